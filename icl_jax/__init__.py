@@ -1,0 +1,1 @@
+"""icl_jax: how a prompt becomes weights."""

@@ -1,0 +1,147 @@
+"""Argument checks with one wording: where, what was expected, what came, what to do.
+
+Shapes and dtypes are static, so they are checked at trace time everywhere. Values are known only
+outside ``jit``: the checks on values look when they can and stay silent on tracers, where the
+caller reads the returned conditioning numbers instead.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from icl_jax.dims import Array
+
+
+def rank(where: str, name: str, array: Any, expected: int, axes: str) -> None:
+    """Raises ValueError unless ``array`` has ``expected`` axes; ``axes`` describes them."""
+    got = jnp.ndim(array)
+    if got != expected:
+        raise ValueError(
+            f"{where}: {name} must have {expected} axes {axes}, got {got} axes (shape "
+            f"{jnp.shape(array)}). Batches go through jax.vmap."
+        )
+
+
+def floating(where: str, name: str, array: Any) -> None:
+    """Raises TypeError unless ``array`` has a floating-point dtype."""
+    dtype = jnp.result_type(array)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"{where}: {name} must be floating point, got {dtype}. Convert it first, for example "
+            f"with {name}.astype(jnp.float32)."
+        )
+
+
+def same_dtype(where: str, **arrays: Any) -> None:
+    """Raises TypeError unless all ``arrays`` share one dtype: we never promote silently."""
+    dtypes = {name: jnp.result_type(array) for name, array in arrays.items()}
+    if len(set(dtypes.values())) > 1:
+        listed = ", ".join(f"{name}: {dtype}" for name, dtype in dtypes.items())
+        raise TypeError(f"{where}: the arguments must share one dtype, got {listed}.")
+
+
+def same_shape(where: str, **arrays: Any) -> None:
+    """Raises ValueError unless all ``arrays`` share one shape."""
+    shapes = {name: jnp.shape(array) for name, array in arrays.items()}
+    if len(set(shapes.values())) > 1:
+        listed = ", ".join(f"{name}: {shape}" for name, shape in shapes.items())
+        raise ValueError(f"{where}: the arguments must share one shape, got {listed}.")
+
+
+def axis_size(where: str, name: str, array: Any, axis: int, expected: int, meaning: str) -> None:
+    """Raises ValueError unless axis ``axis`` of ``array`` has ``expected`` entries."""
+    got = jnp.shape(array)[axis]
+    if got != expected:
+        raise ValueError(
+            f"{where}: axis {axis} of {name} must have {expected} entries ({meaning}), got {got} "
+            f"(shape {jnp.shape(array)})."
+        )
+
+
+def positive_int(where: str, name: str, value: Any) -> None:
+    """Raises ValueError unless ``value`` is an integer of at least 1."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{where}: {name} must be an integer of at least 1, got {value!r}.")
+
+
+def non_negative(where: str, name: str, value: Any) -> None:
+    """Raises ValueError unless ``value`` is a finite real number of at least 0."""
+    if not isinstance(value, int | float | np.number) or not 0 <= value < float("inf"):
+        raise ValueError(f"{where}: {name} must be a finite number of at least 0, got {value!r}.")
+
+
+def positive(where: str, name: str, value: Any) -> None:
+    """Raises ValueError unless ``value`` is a finite real number above 0."""
+    if not isinstance(value, int | float | np.number) or not 0 < value < float("inf"):
+        raise ValueError(f"{where}: {name} must be a finite number above 0, got {value!r}.")
+
+
+def one_of(where: str, name: str, value: Any, choices: Sequence[Any]) -> None:
+    """Raises ValueError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{where}: {name} must be one of {listed}, got {value!r}.")
+
+
+def is_concrete(array: Any) -> bool:
+    """Whether the values of ``array`` can be read here, that is, outside jit, vmap and grad."""
+    return not isinstance(array, jax.core.Tracer)
+
+
+def non_zero_rows(where: str, name: str, array: Array) -> None:
+    """Raises ValueError when a row (last axis) of a concrete ``array`` has length zero.
+
+    A zero-length MLP input cannot be patched: no weight matrix turns zero into anything else.
+    """
+    if array.shape[-1] == 0:
+        raise ValueError(f"{where}: {name} is empty (shape {array.shape}): it has no direction.")
+    if is_concrete(array):
+        rows = np.asarray(array)
+        zero = np.argwhere(~np.any(rows != 0, axis=-1))
+        if zero.size:
+            raise ValueError(
+                f"{where}: {name} has length zero"
+                + (f" at row {tuple(int(i) for i in zero[0])}" if rows.ndim > 1 else "")
+                + ". No weight update changes what a zero input gives, so it has no patch: keep a "
+                "further position (a BOS token, say) or give the kernel a bias patch instead."
+            )
+
+
+def kept_positions(where: str, kept_K: Any, length: int) -> Array:
+    """Returns ``kept_K`` as an int32 array after checking it against a sequence of ``length``.
+
+    Raises:
+      TypeError: the positions are not integers.
+      ValueError: not a non-empty 1-D array; a position outside the sequence; positions that are
+        not strictly increasing; or nothing that is removed.
+    """
+    is_array = isinstance(kept_K, jax.Array | np.ndarray)
+    kept = kept_K if is_array else np.asarray(kept_K)
+    if not np.issubdtype(kept.dtype, np.integer):
+        raise TypeError(f"{where}: kept_K must hold integer positions, got dtype {kept.dtype}.")
+    if kept.ndim != 1 or kept.shape[0] == 0:
+        raise ValueError(
+            f"{where}: kept_K must be a non-empty 1-D array of positions, got shape {kept.shape}."
+        )
+    if kept.shape[0] >= length:
+        raise ValueError(
+            f"{where}: the removed set is empty: kept_K keeps {kept.shape[0]} positions of a "
+            f"sequence of {length}. Keep fewer positions than there are."
+        )
+    if is_concrete(kept):
+        values = np.asarray(kept)
+        outside = values[(values < 0) | (values >= length)]
+        if outside.size:
+            raise ValueError(
+                f"{where}: kept position {int(outside[0])} is outside the sequence: positions "
+                f"run from 0 to {length - 1}. Count from the left; negative indices do not wrap."
+            )
+        if np.any(np.diff(values) <= 0):
+            raise ValueError(
+                f"{where}: kept_K must be strictly increasing (sequence order, no repeats), got "
+                f"{values.tolist()}."
+            )
+    return jnp.asarray(kept, jnp.int32)

@@ -1,0 +1,34 @@
+"""The glossary: what the letters at the end of an array's name mean, and the shared aliases.
+
+A name such as ``kernel_DH`` is read "kernel, of shape (D, H)"; the order of the letters is the
+order of the axes. Trees, scalars, configurations and callables carry no suffix. Which side of the
+context an array belongs to is a word: ``full_`` (everything is there) and ``kept_`` (only the kept
+positions are).
+
+    B  prompts in a batch
+    N  examples, or context tokens: what the query is given
+    M  prefixes of a context: M = N + 1, the empty one included
+    T  positions of a token sequence: context and query
+    K  kept positions of a sequence
+    C  channels of a token before it is embedded
+    D  model width: the residual stream, and what enters the MLP's first kernels
+    H  hidden width of the MLP
+    O  width of the output
+    A  attention heads
+    F  features of one head
+    L  layers
+    R  rank: the number of outer products in a low-rank update
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+Array = jax.Array
+
+#: A pytree of arrays: the parameters of a block or of a stack.
+Params = Any
+
+#: ``apply_fn(params, *arrays) -> arrays``: a model as a pure function.
+ApplyFn = Callable[..., Any]

@@ -1,0 +1,18 @@
+"""Every test runs in the strictest setting: float64 at hand, nothing promoted behind our back."""
+
+import os
+
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Examples are few because each new shape compiles; derandomised so that a failure is everybody's.
+hypothesis.settings.register_profile(
+    "default", max_examples=15, deadline=None, derandomize=True, database=None
+)
+hypothesis.settings.load_profile("default")
