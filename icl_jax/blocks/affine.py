@@ -1,0 +1,52 @@
+"""The affine map ``x W + b``: one dense layer, in the dtype of its input."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from icl_jax.dims import Array
+
+_LECUN = nn.initializers.lecun_normal()
+_ZEROS = nn.initializers.zeros
+
+
+def dense(inputs: Array, kernel: Array, bias: Array | None = None, *, axes: int = 1) -> Array:
+    """``x W + b``: the last ``axes`` axes of ``inputs`` against the first ones of ``kernel``.
+
+    Kernel and bias are cast to the input's dtype; a float32 product is a float32 product on every
+    device.
+    """
+    last = tuple(range(inputs.ndim - axes, inputs.ndim))
+    outputs = jax.lax.dot_general(
+        inputs,
+        kernel.astype(inputs.dtype),
+        ((last, tuple(range(axes))), ((), ())),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    if bias is None:
+        return outputs
+    lead = outputs.ndim - bias.ndim
+    return outputs + bias.astype(outputs.dtype).reshape((1,) * lead + bias.shape)
+
+
+class Affine(nn.Module):
+    """``x W + b`` with a kernel (D_in, ``width``) and, unless told otherwise, a bias.
+
+    ``flax.linen.Dense`` promotes input and kernel to a common dtype; here the input decides, so one
+    tree of float32 parameters serves float64 and bfloat16 runs.
+
+    Attributes:
+      width: of the output.
+      use_bias: whether there is a bias.
+      dtype: of the parameters.
+    """
+
+    width: int
+    use_bias: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        kernel = self.param("kernel", _LECUN, (inputs.shape[-1], self.width), self.dtype)
+        bias = self.param("bias", _ZEROS, (self.width,), self.dtype) if self.use_bias else None
+        return dense(inputs, kernel, bias)

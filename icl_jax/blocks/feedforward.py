@@ -1,0 +1,112 @@
+"""The MLP of a block, opened at its last kernel, where an output patch goes in.
+
+An input patch reaches every kernel that reads the MLP's input through one factor ``E``: the
+unpatched kernels read ``z E`` instead of ``z``.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from icl_jax import checks
+from icl_jax.blocks.affine import Affine
+from icl_jax.dims import Array
+from icl_jax.patches.token import InputFactor, apply_factor
+
+ActivationName = Literal["relu", "gelu", "gelu_tanh", "silu", "tanh", "identity"]
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+    "identity": lambda x: x,
+}
+
+
+class Feedforward(nn.Module):
+    """An MLP ``M(z)`` as its two halves; subclasses define both.
+
+    Attributes:
+      activation: a name in ``ACTIVATIONS``.
+      use_bias: biases on all kernels.
+      dtype: of the parameters; the arithmetic is in the dtype of the input.
+    """
+
+    activation: ActivationName = "relu"
+    use_bias: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    def __call__(self, mlp_input_TD: Array) -> Array:
+        """``M(z)``, (T, D)."""
+        return self.output(self.hidden(mlp_input_TD, None), None, mlp_input_TD.shape[-1])
+
+    def hidden(self, mlp_input_TD: Array, factor: InputFactor | None) -> Array:
+        """The activations (T, H) that enter the last kernel."""
+        raise TypeError(f"{type(self).__name__} must define hidden(mlp_input_TD, factor).")
+
+    def output(self, hidden_TH: Array, factor: InputFactor | None, width: int) -> Array:
+        """The last kernel and its bias, (T, width)."""
+        raise TypeError(f"{type(self).__name__} must define output(hidden_TH, factor, width).")
+
+    @nn.compact
+    def _affine(self, name: str, inputs: Array, width: int) -> Array:
+        return Affine(width, self.use_bias, self.dtype, name=name)(inputs)
+
+    def _act(self, inputs: Array) -> Array:
+        checks.one_of(type(self).__name__, "activation", self.activation, tuple(ACTIVATIONS))
+        return ACTIVATIONS[self.activation](inputs)
+
+
+class Dense(Feedforward):
+    """``z -> act(z W_0 + b_0) -> ... -> a W_down + b_down``, of any depth.
+
+    Attributes:
+      hidden_widths: widths of the hidden layers; ``()`` is a single linear layer.
+    """
+
+    hidden_widths: tuple[int, ...] = (128,)
+
+    def hidden(self, mlp_input_TD: Array, factor: InputFactor | None) -> Array:
+        """The last hidden layer; without one, the MLP's own (unpatched) input."""
+        activations = mlp_input_TD
+        if self.hidden_widths:
+            activations = _patched(activations, factor)
+        for layer, width in enumerate(self.hidden_widths):
+            checks.positive_int("Dense", "hidden_widths", width)
+            activations = self._act(self._affine(f"layer_{layer}", activations, width))
+        return activations
+
+    def output(self, hidden_TH: Array, factor: InputFactor | None, width: int) -> Array:
+        """The down kernel; without a hidden layer it is also the kernel that ``factor`` patches."""
+        inputs = hidden_TH if self.hidden_widths else _patched(hidden_TH, factor)
+        return self._affine("down", inputs, width)
+
+
+class Gated(Feedforward):
+    """``(act(z W_gate) * (z W_up)) W_down`` (Shazeer 2020, arXiv 2002.05202).
+
+    Attributes:
+      hidden_width: H.
+    """
+
+    hidden_width: int = 128
+
+    def hidden(self, mlp_input_TD: Array, factor: InputFactor | None) -> Array:
+        """Gate times up; both read the same patched input."""
+        checks.positive_int("Gated", "hidden_width", self.hidden_width)
+        inputs_TD = _patched(mlp_input_TD, factor)
+        gate_TH = self._act(self._affine("gate", inputs_TD, self.hidden_width))
+        return gate_TH * self._affine("up", inputs_TD, self.hidden_width)
+
+    def output(self, hidden_TH: Array, factor: InputFactor | None, width: int) -> Array:
+        """The down kernel."""
+        return self._affine("down", hidden_TH, width)
+
+
+def _patched(mlp_input_TD: Array, factor: InputFactor | None) -> Array:
+    return mlp_input_TD if factor is None else jax.vmap(apply_factor)(mlp_input_TD, factor)

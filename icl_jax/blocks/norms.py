@@ -1,0 +1,74 @@
+"""Layer and root-mean-square norms, and their linear part once the denominator is frozen."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from icl_jax.dims import Array
+from icl_jax.patches.low_rank import accumulator
+
+NormName = Literal["layer", "rms", "none"]
+NORMS = ("layer", "rms", "none")
+
+
+class Norm(nn.Module):
+    """``gain * centre(x) / sqrt(mean(centre(x)^2) + epsilon) (+ bias)`` over the last axis.
+
+    ``centre`` subtracts the mean for ``layer`` and does nothing for ``rms``; ``none`` is the
+    identity and has no parameters. The statistics are taken in float32 or wider.
+
+    Attributes:
+      kind: ``layer``, ``rms`` or ``none``.
+      epsilon: added to the mean square, in squared units of the input.
+      dtype: of the parameters.
+    """
+
+    kind: NormName = "layer"
+    epsilon: float = 1e-6
+    dtype: jnp.dtype = jnp.float32
+
+    def __call__(self, hidden_TD: Array) -> Array:
+        if self.kind == "none":
+            return hidden_TD
+        centred_TD = self._centre(hidden_TD.astype(accumulator(hidden_TD.dtype)))
+        gain_D, bias_D = self._parameters(hidden_TD.shape[-1])
+        scaled_TD = centred_TD / self._denominator(centred_TD) * _like(gain_D, centred_TD)
+        if bias_D is not None:
+            scaled_TD = scaled_TD + _like(bias_D, centred_TD)
+        return scaled_TD.astype(hidden_TD.dtype)
+
+    def frozen(self, vectors_TD: Array, reference_D: Array) -> Array:
+        """The norm's linear part on each row, with the denominator that ``reference_D`` has.
+
+        ``norm(x) - norm(y) = frozen(x - y, x) + (terms of y's own denominator)``: what makes an
+        attribution through a norm a sum.
+        """
+        if self.kind == "none":
+            return vectors_TD
+        dtype = accumulator(vectors_TD.dtype)
+        gain_D, _ = self._parameters(vectors_TD.shape[-1])
+        denominator = self._denominator(self._centre(reference_D.astype(dtype)))
+        centred_TD = self._centre(vectors_TD.astype(dtype))
+        return (centred_TD / denominator * _like(gain_D, centred_TD)).astype(vectors_TD.dtype)
+
+    @nn.compact
+    def _parameters(self, width: int) -> tuple[Array, Array | None]:
+        gain_D = self.param("scale", nn.initializers.ones, (width,), self.dtype)
+        if self.kind == "rms":
+            return gain_D, None
+        return gain_D, self.param("bias", nn.initializers.zeros, (width,), self.dtype)
+
+    def _centre(self, wide_TD: Array) -> Array:
+        if self.kind == "rms":
+            return wide_TD
+        return wide_TD - jnp.mean(wide_TD, axis=-1, keepdims=True)
+
+    def _denominator(self, centred_TD: Array) -> Array:
+        return jnp.sqrt(jnp.mean(centred_TD**2, axis=-1, keepdims=True) + self.epsilon)
+
+
+def _like(vector_D: Array, rows: Array) -> Array:
+    """``vector_D`` in the dtype of ``rows`` and with as many axes, so that nothing is promoted."""
+    shape = (1,) * (rows.ndim - 1) + vector_D.shape
+    return vector_D.astype(rows.dtype).reshape(shape)

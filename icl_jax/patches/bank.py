@@ -1,0 +1,215 @@
+"""Patches of a whole stack: every kept position in every layer.
+
+By induction over the layers: patch layer 1 so that its output on the kept positions equals its
+output with everything; then layer 2 reads the same input and only its contextual layer differs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from icl_jax import checks
+from icl_jax.dims import Array, Params
+from icl_jax.patches.block import (
+    ContextualBlock,
+    Midpoint,
+    TokenPatch,
+    apply_block,
+    block_patches,
+)
+from icl_jax.patches.output import OutputPolicy
+from icl_jax.patches.token import Conditioning
+
+#: ``closed``: each patch repairs the state that the patched run really has. ``open``: all patches
+#: from the run with everything; rounding adds up over the layers.
+Loop = Literal["closed", "open"]
+LOOPS = ("closed", "open")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Bank:
+    """One patch per kept position and layer.
+
+    Attributes:
+      patches: a ``TokenPatch`` per layer, each with a leading axis K.
+      kept_K: (K,), the kept positions in the full sequence, increasing.
+      conditioning: the numbers (K,) of each layer's patches.
+    """
+
+    patches: tuple[TokenPatch, ...]
+    kept_K: Array
+    conditioning: tuple[Conditioning, ...]
+
+
+def stack_patches(
+    blocks: Sequence[ContextualBlock],
+    params: Sequence[Params],
+    hidden_TD: Array,
+    kept_K: Array | Sequence[int] | np.ndarray,
+    *,
+    positions_T: Array | None = None,
+    present_T: Array | None = None,
+    loop: Loop = "closed",
+    output: OutputPolicy = "auto",
+) -> Bank:
+    """The patches with which a stack, run on the kept positions alone, gives the full run's output.
+
+    Args:
+      blocks: the layers.
+      params: the parameters of each.
+      hidden_TD: (T, D), the embedded sequence, everything there.
+      kept_K: (K,), the positions to keep, increasing; the others are removed.
+      positions_T: (T,), integer position ids; 0..T-1 when left out. Kept tokens keep theirs.
+      present_T: (T,), False where a position is padding; all present when left out.
+      loop: ``closed`` (default) or ``open``.
+      output: which weight carries the residual change.
+
+    Returns:
+      The bank; ``patched_forward`` applies it.
+
+    Raises:
+      ValueError: no layers, as many parameters as layers not given, bad kept positions (see
+        ``checks.kept_positions``), unknown loop or policy, or (outside jit) an MLP input of length
+        zero; inside jit read ``Bank.conditioning`` with ``check_patchable``.
+      TypeError: ``hidden_TD`` is not floating point.
+
+    Source: Goldwaser et al. (arXiv 2511.17864), the layer-by-layer algorithm (closed loop).
+    """
+    _check_stack("stack_patches", blocks, params, hidden_TD)
+    checks.one_of("stack_patches", "loop", loop, LOOPS)
+    kept_K = checks.kept_positions("stack_patches", kept_K, hidden_TD.shape[0])
+    if positions_T is None:
+        positions_T = jnp.arange(hidden_TD.shape[0], dtype=jnp.int32)
+    kept_present_K = None if present_T is None else present_T[kept_K]
+
+    patches, numbers = [], []
+    full_TD, kept_KD = hidden_TD, hidden_TD[kept_K]
+    for block, block_params in zip(blocks, params, strict=True):
+        full = block.contextual(block_params, full_TD, positions_T=positions_T, present_T=present_T)
+        kept = block.contextual(
+            block_params,
+            kept_KD if loop == "closed" else full_TD[kept_K],
+            positions_T=positions_T[kept_K],
+            present_T=kept_present_K,
+        )
+        patch, hidden_KH, number = block_patches(
+            block, block_params, take(full, kept_K), kept, output=output
+        )
+        if loop == "closed":
+            kept_KD = block.output(block_params, kept, hidden_KH, patch)
+        full_TD = apply_block(block, block_params, full)
+        patches.append(patch)
+        numbers.append(number)
+    return Bank(tuple(patches), kept_K, tuple(numbers))
+
+
+def take(midpoint: Midpoint, rows_K: Array) -> Midpoint:
+    """The midpoint at some positions."""
+    residual_TD = midpoint.residual_TD
+    return Midpoint(
+        None if residual_TD is None else residual_TD[rows_K], midpoint.mlp_input_TD[rows_K]
+    )
+
+
+def forward(
+    blocks: Sequence[ContextualBlock],
+    params: Sequence[Params],
+    hidden_TD: Array,
+    *,
+    patches: Sequence[TokenPatch] | None = None,
+    positions_T: Array | None = None,
+    present_T: Array | None = None,
+) -> Array:
+    """Runs a stack, plain or with a patch per row: (T, D) in, (T, D) out.
+
+    Args:
+      blocks: the layers.
+      params: the parameters of each.
+      hidden_TD: (T, D), the embedded tokens.
+      patches: one ``TokenPatch`` per layer with a leading axis T, or None for the plain stack.
+      positions_T: (T,), position ids; 0..T-1 when left out.
+      present_T: (T,), False where a position is padding.
+
+    Raises:
+      ValueError: as many parameters or patches as layers are not given.
+    """
+    _check_stack("forward", blocks, params, hidden_TD)
+    if patches is not None and len(patches) != len(blocks):
+        raise ValueError(
+            f"forward: patches must hold one patch per layer ({len(blocks)}), got {len(patches)}."
+        )
+    for layer, (block, block_params) in enumerate(zip(blocks, params, strict=True)):
+        midpoint = block.contextual(
+            block_params, hidden_TD, positions_T=positions_T, present_T=present_T
+        )
+        patch = None if patches is None else patches[layer]
+        hidden_TD = apply_block(block, block_params, midpoint, patch)
+    return hidden_TD
+
+
+def patched_forward(
+    blocks: Sequence[ContextualBlock],
+    params: Sequence[Params],
+    hidden_TD: Array,
+    bank: Bank,
+    *,
+    positions_T: Array | None = None,
+    present_T: Array | None = None,
+) -> Array:
+    """Runs the patched stack on the kept positions alone; the removed ones are never read.
+
+    Arguments as in ``stack_patches``; ``hidden_TD`` may hold anything at removed positions.
+    Returns the outputs (K, D) at the kept positions.
+    """
+    if positions_T is None:
+        positions_T = jnp.arange(hidden_TD.shape[0], dtype=jnp.int32)
+    return forward(
+        blocks,
+        params,
+        hidden_TD[bank.kept_K],
+        patches=bank.patches,
+        positions_T=positions_T[bank.kept_K],
+        present_T=None if present_T is None else present_T[bank.kept_K],
+    )
+
+
+def check_patchable(bank: Bank) -> None:
+    """Raises ValueError when a patch of a computed bank (batched or not) does not exist.
+
+    Runs on the host, after ``jit``: names the layer and the first kept position whose MLP input had
+    length zero or was not finite.
+    """
+    for layer, (patch, numbers) in enumerate(zip(bank.patches, bank.conditioning, strict=True)):
+        if patch.input is None:
+            continue
+        lengths = np.asarray(numbers.kept_norm)
+        bad = np.argwhere((lengths == 0) | ~np.isfinite(lengths))
+        if bad.size:
+            index = tuple(int(i) for i in bad[0])
+            raise ValueError(
+                f"check_patchable: the MLP input of layer {layer} at index {index} (prompt axes "
+                f"first, then the kept position) has length {lengths[index]}: no weight update "
+                "changes what it gives. Keep a further position, such as a BOS token."
+            )
+
+
+def _check_stack(
+    where: str,
+    blocks: Sequence[ContextualBlock],
+    params: Sequence[Params],
+    hidden_TD: Array,
+) -> None:
+    if not blocks:
+        raise ValueError(f"{where}: blocks is empty; a stack has at least one layer.")
+    if len(blocks) != len(params):
+        raise ValueError(
+            f"{where}: params must hold the parameters of each of the {len(blocks)} blocks, got "
+            f"{len(params)} trees."
+        )
+    checks.rank(where, "hidden_TD", hidden_TD, 2, "(T, D)")
+    checks.floating(where, "hidden_TD", hidden_TD)

@@ -1,0 +1,140 @@
+"""A matrix that is never built: the sum of a few outer products, and its algebra.
+
+Every weight update of this library is a ``LowRank``: a token patch (rank 1), a step of a
+trajectory (rank 1), a peel-off product (rank up to the number of tokens), a contribution of one
+token and head (rank 1). Functions are written for one matrix; batches go through ``jax.vmap``.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from icl_jax import checks
+from icl_jax.dims import Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LowRank:
+    """The update ``dW = sum_r outer(left_r, right_r)`` of a kernel ``W`` of shape (D, H).
+
+    Attributes:
+      left_RD: (R, D), the directions in the kernel's input.
+      right_RH: (R, H), what each direction adds to the kernel's output.
+    """
+
+    left_RD: Array
+    right_RH: Array
+
+
+def accumulator(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype in which a reduction over ``dtype`` runs: float32, or wider where that is."""
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
+
+
+def inner_product(left_D: Array, right_D: Array) -> Array:
+    """The dot product, accumulated and returned in float32 or wider."""
+    dtype = accumulator(left_D.dtype)
+    return jnp.dot(left_D.astype(dtype), right_D.astype(dtype), precision=jax.lax.Precision.HIGHEST)
+
+
+def outer(left_D: Array, right_H: Array) -> LowRank:
+    """The rank-1 update ``outer(left, right)``; left (D,), right (H,)."""
+    checks.rank("outer", "left_D", left_D, 1, "(D)")
+    checks.rank("outer", "right_H", right_H, 1, "(H)")
+    return LowRank(left_D[None, :], right_H[None, :])
+
+
+def add(*updates: LowRank) -> LowRank:
+    """The sum of updates of one kernel: their factors side by side."""
+    return LowRank(
+        jnp.concatenate([update.left_RD for update in updates]),
+        jnp.concatenate([update.right_RH for update in updates]),
+    )
+
+
+def subtract(first: LowRank, second: LowRank) -> LowRank:
+    """``first - second`` as factors."""
+    return add(first, LowRank(second.left_RD, -second.right_RH))
+
+
+def compose(first: LowRank, second: LowRank) -> LowRank:
+    """``E2 E1 - I`` of two factors ``E = I + update`` (D == H): first ``first``, then ``second``.
+
+    ``W -> E1 W -> E2 E1 W``. With ``E = I + L^T R`` the product needs no matrix:
+    ``right_2 + (right_2 left_1^T) right_1`` goes with ``left_2``.
+    """
+    checks.axis_size("compose", "first.right_RH", first.right_RH, 1, first.left_RD.shape[1], "D")
+    checks.same_shape("compose", left=first.left_RD[0], right=second.right_RH[0])
+    overlap_RR = jnp.matmul(second.right_RH, first.left_RD.T, precision=jax.lax.Precision.HIGHEST)
+    carried_RD = jnp.matmul(overlap_RR, first.right_RH, precision=jax.lax.Precision.HIGHEST)
+    return LowRank(
+        jnp.concatenate([first.left_RD, second.left_RD]),
+        jnp.concatenate([first.right_RH, second.right_RH + carried_RD]),
+    )
+
+
+def apply_update(input_D: Array, update: LowRank) -> Array:
+    """``z dW`` (H,) for an input ``z`` (D,), in the dtype of the update."""
+    dtype = accumulator(input_D.dtype)
+    strengths_R = jnp.matmul(
+        update.left_RD.astype(dtype), input_D.astype(dtype), precision=jax.lax.Precision.HIGHEST
+    )
+    result_H = jnp.matmul(
+        strengths_R, update.right_RH.astype(dtype), precision=jax.lax.Precision.HIGHEST
+    )
+    return result_H.astype(update.right_RH.dtype)
+
+
+def frobenius_inner(first: LowRank, second: LowRank) -> Array:
+    """``<dW1, dW2> = sum_rs (left1_r . left2_s)(right1_r . right2_s)``, without either matrix."""
+    dtype = accumulator(first.left_RD.dtype)
+    highest = jax.lax.Precision.HIGHEST
+    lefts_RR = jnp.matmul(
+        first.left_RD.astype(dtype), second.left_RD.T.astype(dtype), precision=highest
+    )
+    rights_RR = jnp.matmul(
+        first.right_RH.astype(dtype), second.right_RH.T.astype(dtype), precision=highest
+    )
+    return jnp.sum(lefts_RR * rights_RR)
+
+
+def dense_inner(update: LowRank, matrix_DH: Array) -> Array:
+    """``<dW, V>`` for a matrix ``V`` (D, H) that exists anyway, such as a descent's update."""
+    dtype = accumulator(update.left_RD.dtype)
+    mapped_RH = jnp.matmul(
+        update.left_RD.astype(dtype), matrix_DH.astype(dtype), precision=jax.lax.Precision.HIGHEST
+    )
+    return jnp.sum(mapped_RH * update.right_RH.astype(dtype))
+
+
+def frobenius_norm(update: LowRank) -> Array:
+    """``|dW|_F``; ``|left| |right|`` at rank 1, through the small core otherwise."""
+    if update.left_RD.shape[0] == 1:
+        left_D, right_H = update.left_RD[0], update.right_RH[0]
+        return jnp.sqrt(inner_product(left_D, left_D)) * jnp.sqrt(inner_product(right_H, right_H))
+    core_RR = _core(update)
+    return jnp.sqrt(jnp.sum(core_RR * core_RR))
+
+
+def singular_values(update: LowRank) -> Array:
+    """The spectrum of ``dW``, largest first: (min(R, D, H),) values of an R x R core."""
+    return jnp.linalg.svd(_core(update), compute_uv=False)[: min(update.left_RD.shape)]
+
+
+def _core(update: LowRank) -> Array:
+    """A small matrix with the singular values of ``dW = left^T right``.
+
+    With ``left^T = Q_l T_l`` and ``right^T = Q_r T_r`` the update is ``Q_l (T_l T_r^T) Q_r^T``. The
+    Gram matrices would give the same numbers squared, and lose half of the digits.
+    """
+    dtype = accumulator(update.left_RD.dtype)
+    left_triangle = jnp.linalg.qr(update.left_RD.T.astype(dtype), mode="r")
+    right_triangle = jnp.linalg.qr(update.right_RH.T.astype(dtype), mode="r")
+    return jnp.matmul(left_triangle, right_triangle.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def as_matrix(update: LowRank) -> Array:
+    """Builds ``dW`` (D, H). Nothing in the library needs it; ask for it by this name only."""
+    return jnp.matmul(update.left_RD.T, update.right_RH, precision=jax.lax.Precision.HIGHEST)

@@ -1,0 +1,97 @@
+"""The output side of a token patch: giving a residual stream its change back.
+
+Where a skip goes around the MLP, the context has also changed the residual stream itself, by
+``r = h_S - h_K``. The input factor cannot restore that: it has to be added after the MLP, by the
+output bias or by the down kernel.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from icl_jax import checks
+from icl_jax.dims import Array
+from icl_jax.patches.low_rank import LowRank, inner_product, outer
+from icl_jax.patches.token import dual_vector
+
+#: Which weight carries the residual change: ``auto`` takes the bias where there is one.
+OutputPolicy = Literal["auto", "bias", "down"]
+OUTPUT_POLICIES = ("auto", "bias", "down")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class BiasPatch:
+    """``b' -> b' + r``: a steering vector.
+
+    Attributes:
+      delta_D: (D,), ``r = h_S - h_K``, in units of the residual stream.
+    """
+
+    delta_D: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class DownPatch:
+    """``W_down -> W_down + outer(v, r)`` with ``v = a / |a|^2``.
+
+    Attributes:
+      v_H: (H,), the dual vector of the hidden activations ``a`` that enter the down kernel.
+      delta_D: (D,), ``r = h_S - h_K``, in units of the residual stream.
+    """
+
+    v_H: Array
+    delta_D: Array
+
+
+def bias_patch(change_D: Array) -> BiasPatch:
+    """The output patch ``db' = r`` of a block whose MLP ends in a bias.
+
+    Source: Dherin et al. 2025 (arXiv 2507.16003), appendix on skip connections.
+    """
+    checks.rank("bias_patch", "change_D", change_D, 1, "(D)")
+    checks.floating("bias_patch", "change_D", change_D)
+    return BiasPatch(change_D)
+
+
+def down_patch(hidden_H: Array, change_D: Array) -> DownPatch:
+    """The output patch ``dW_down = outer(a / |a|^2, r)``: rank 1, least Frobenius norm.
+
+    Args:
+      hidden_H: (H,), ``a``, the down kernel's input in the patched run.
+      change_D: (D,), ``r``, what has to be added to the block's output.
+
+    Raises:
+      ValueError: not two vectors, or (outside jit) ``hidden_H`` has length zero.
+      TypeError: the dtypes differ or are not floating point.
+
+    Source: Goldwaser et al. (arXiv 2511.17864); [D] has only the bias form.
+    """
+    checks.rank("down_patch", "change_D", change_D, 1, "(D)")
+    checks.same_dtype("down_patch", hidden_H=hidden_H, change_D=change_D)
+    return DownPatch(dual_vector(hidden_H), change_D)
+
+
+def down_update(patch: DownPatch) -> LowRank:
+    """The update of the down kernel (H, D) as factors."""
+    return outer(patch.v_H, patch.delta_D)
+
+
+def apply_output(output_D: Array, hidden_H: Array, patch: BiasPatch | DownPatch) -> Array:
+    """The MLP's output (D,) with the patched bias or down kernel, given its hidden activations."""
+    if isinstance(patch, BiasPatch):
+        return output_D + patch.delta_D
+    strength = inner_product(hidden_H, patch.v_H)
+    change_D = (strength * patch.delta_D.astype(strength.dtype)).astype(output_D.dtype)
+    return output_D + change_D
+
+
+def output_norm(patch: BiasPatch | DownPatch) -> Array:
+    """The Frobenius norm of the change of the bias or of the down kernel."""
+    length = jnp.sqrt(inner_product(patch.delta_D, patch.delta_D))
+    if isinstance(patch, BiasPatch):
+        return length
+    return length * jnp.sqrt(inner_product(patch.v_H, patch.v_H))

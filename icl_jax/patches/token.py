@@ -1,0 +1,140 @@
+"""The input side of a token patch: one factor for every kernel that reads the MLP's input.
+
+For a kept position, ``z_S`` is the input of the MLP's first kernel when everything is there and
+``z_K`` when only the kept positions are. ``E = I + outer(v, z_S - z_K)`` with ``v = z_K / |z_K|^2``
+turns any kernel ``W`` into ``E W`` with ``z_K (E W) = z_S W``, whatever follows it.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from icl_jax import checks
+from icl_jax.dims import Array
+from icl_jax.patches.low_rank import LowRank, accumulator, inner_product, outer
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class InputFactor:
+    """The factor ``E = I + outer(v, delta)`` that multiplies each input kernel from the left.
+
+    Two vectors, whatever the width and the number of the kernels (fc, gate, up, router, experts).
+
+    Attributes:
+      v_D: (D,), ``z_K / |z_K|^2``, in units of 1/activation.
+      delta_D: (D,), ``z_S - z_K``, in units of activations.
+    """
+
+    v_D: Array
+    delta_D: Array
+
+
+def dual_vector(input_D: Array) -> Array:
+    """``v = z / |z|^2`` (D,): the shortest vector with ``z . v = 1``.
+
+    A zero ``z`` has none: outside jit it is an error, inside it gives NaN, and never a quiet zero.
+
+    Raises:
+      ValueError: ``input_D`` is not one vector, is empty, or (outside jit) has length zero.
+      TypeError: it is not floating point.
+    """
+    checks.rank("dual_vector", "input_D", input_D, 1, "(D)")
+    checks.floating("dual_vector", "input_D", input_D)
+    checks.non_zero_rows("dual_vector", "input_D", input_D)
+    wide_D = input_D.astype(accumulator(input_D.dtype))
+    # Scaled by the largest entry: |z|^2 of a tiny or a huge z would underflow or overflow.
+    size = jnp.max(jnp.abs(wide_D))
+    unit_D = wide_D / size
+    return (unit_D / inner_product(unit_D, unit_D) / size).astype(input_D.dtype)
+
+
+def input_factor(full_D: Array, kept_D: Array) -> InputFactor:
+    """The input factor of one kept position.
+
+    Args:
+      full_D: (D,), ``z_S``, the MLP's input with the context.
+      kept_D: (D,), ``z_K``, its input without.
+
+    Returns:
+      The pair ``(v, z_S - z_K)``.
+
+    Raises:
+      ValueError: the shapes differ or are not (D,), or (outside jit) ``kept_D`` has length zero.
+      TypeError: the dtypes differ or are not floating point.
+
+    Source: Dherin et al. 2025 (arXiv 2507.16003), Theorem 2.2, with the kernel taken out: their
+      ``dW = outer(v, delta W)`` is ``E W - W`` for every kernel at once.
+    """
+    checks.same_shape("input_factor", full_D=full_D, kept_D=kept_D)
+    checks.same_dtype("input_factor", full_D=full_D, kept_D=kept_D)
+    return InputFactor(dual_vector(kept_D), full_D - kept_D)
+
+
+def kernel_update(factor: InputFactor, kernel_DH: Array) -> LowRank:
+    """The update ``dW = outer(v, delta W)`` of one kernel ``W`` (D, H), as factors.
+
+    Raises:
+      ValueError: the kernel is not a matrix with as many rows as the factor has entries.
+    """
+    checks.rank("kernel_update", "kernel_DH", kernel_DH, 2, "(D, H)")
+    checks.axis_size(
+        "kernel_update", "kernel_DH", kernel_DH, 0, factor.delta_D.shape[-1], "the factor's width"
+    )
+    checks.same_dtype("kernel_update", factor=factor.delta_D, kernel_DH=kernel_DH)
+    right_H = jnp.matmul(factor.delta_D, kernel_DH, precision=jax.lax.Precision.HIGHEST)
+    return outer(factor.v_D, right_H)
+
+
+def token_update(full_D: Array, kept_D: Array, kernel_DH: Array) -> LowRank:
+    """The weight update of one token: ``z_K (W + dW) = z_S W`` exactly.
+
+    Of all matrices with that property it is the one of least Frobenius norm (Dherin et al., v4).
+
+    Args:
+      full_D: (D,), the kernel's input with the context.
+      kept_D: (D,), its input without the context.
+      kernel_DH: (D, H), in the orientation ``y = z W``.
+
+    Returns:
+      ``dW = outer(v, (z_S - z_K) W)``, rank 1.
+
+    Raises:
+      ValueError, TypeError: as ``input_factor`` and ``kernel_update``.
+
+    Source: Dherin et al. 2025 (arXiv 2507.16003), Theorem 2.2.
+    """
+    return kernel_update(input_factor(full_D, kept_D), kernel_DH)
+
+
+def apply_factor(input_D: Array, factor: InputFactor) -> Array:
+    """``z E = z + (z . v) delta`` (D,): what the unpatched kernels have to read.
+
+    ``(z E) W = z (E W)``, so a patched layer costs one product more than a plain one, however many
+    kernels read ``z``.
+    """
+    strength = inner_product(input_D, factor.v_D)
+    dtype = strength.dtype
+    return (input_D.astype(dtype) + strength * factor.delta_D.astype(dtype)).astype(input_D.dtype)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Conditioning:
+    """How hard a patch has to work; reported with every patch, checked on the host.
+
+    Attributes:
+      kept_norm: (), ``|z_K|``, in units of activations; zero means that there is no patch.
+      relative_change: (), ``|z_S - z_K| / |z_K|``.
+    """
+
+    kept_norm: Array
+    relative_change: Array
+
+
+def conditioning(full_D: Array, kept_D: Array) -> Conditioning:
+    """The conditioning numbers of ``input_factor(full_D, kept_D)``, in float32 or wider."""
+    kept_norm = jnp.sqrt(inner_product(kept_D, kept_D))
+    delta_D = full_D - kept_D
+    return Conditioning(kept_norm, jnp.sqrt(inner_product(delta_D, delta_D)) / kept_norm)
