@@ -1,0 +1,160 @@
+"""Every prefix of a context in one pass, and every suffix.
+
+In a causal model the context tokens never see the query, so one pass over the context serves all
+prefixes: the query runs beside it as a second stream of N + 1 probes, the i-th reading ``c_1..c_i``
+and itself, at position i. The work is that of one pass over 2N tokens in place of N + 1 passes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+
+from icl_jax import checks
+from icl_jax.dims import Array, Params
+from icl_jax.patches.bank import forward
+from icl_jax.patches.block import ContextualBlock, Midpoint, apply_block
+
+
+class PrefixBlock(ContextualBlock, Protocol):
+    """A contextual block that can put a probe after every prefix (and suffix) at once."""
+
+    @property
+    def causal(self) -> bool:
+        """Whether position t reads positions up to t only."""
+
+    def prefixes(
+        self, params: Params, context_ND: Array, probes_MD: Array, *, positions_M: Array
+    ) -> tuple[Midpoint, Midpoint]:
+        """Midpoints of the context (N) and of the probes (M = N + 1)."""
+
+    def suffixes(
+        self, params: Params, context_ND: Array, query_D: Array, *, positions_T: Array
+    ) -> Midpoint:
+        """Midpoints (M) of the query after ``c_{i+1}..c_N``, i = 0..N."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PrefixPass:
+    """The query after every prefix, in every layer.
+
+    Attributes:
+      full: per layer, the midpoint of the probes (M, D); row i has read ``c_1..c_i``.
+      kept: per layer, what the midpoint would be had the contextual layer seen the probe alone;
+        with ``full`` it is all that a token patch needs (the patches of ``loop="open"``).
+      output_MD: (M, D), the stack's output at the query after each prefix.
+    """
+
+    full: tuple[Midpoint, ...]
+    kept: tuple[Midpoint, ...]
+    output_MD: Array
+
+
+def prefix_pass(
+    blocks: Sequence[PrefixBlock],
+    params: Sequence[Params],
+    context_ND: Array,
+    query_D: Array,
+) -> PrefixPass:
+    """Runs the query after every prefix of the context, the empty one included.
+
+    Args:
+      blocks: the layers; all of them causal, unless there is only one.
+      params: the parameters of each.
+      context_ND: (N, D), embedded context tokens, at positions 0..N-1.
+      query_D: (D,), the embedded query; after ``c_1..c_i`` it stands at position i.
+
+    Returns:
+      The midpoints and outputs of all M = N + 1 probes.
+
+    Raises:
+      ValueError: shapes that do not match, or a layer that is not causal in a deeper stack: there
+        the context's own states depend on the query.
+
+    Source: Dherin et al. 2025 (arXiv 2507.16003), Proposition 3.1, asks for ``A(C_i, x)`` at every
+      i; that one pass gives them all is worked out for this library.
+    """
+    checks.rank("prefix_pass", "context_ND", context_ND, 2, "(N, D)")
+    checks.rank("prefix_pass", "query_D", query_D, 1, "(D)")
+    checks.axis_size("prefix_pass", "query_D", query_D, 0, context_ND.shape[1], "D")
+    if len(blocks) > 1 and not all(block.causal for block in blocks):
+        raise ValueError(
+            "prefix_pass: a stack of several blocks needs causal contextual layers: in others the "
+            "context's states depend on the query, so no two prefixes share work. Use "
+            "prefix_outputs_by_reruns."
+        )
+    num_prefixes = context_ND.shape[0] + 1
+    positions_M = jnp.arange(num_prefixes, dtype=jnp.int32)
+    probes_MD = jnp.broadcast_to(query_D[None, :], (num_prefixes, query_D.shape[0]))
+
+    full, kept = [], []
+    for block, block_params in zip(blocks, params, strict=True):
+        context, probes = block.prefixes(
+            block_params, context_ND, probes_MD, positions_M=positions_M
+        )
+        full.append(probes)
+        kept.append(lone_midpoints(block, block_params, probes_MD, positions_M))
+        context_ND = apply_block(block, block_params, context)
+        probes_MD = apply_block(block, block_params, probes)
+    return PrefixPass(tuple(full), tuple(kept), probes_MD)
+
+
+def lone_midpoints(
+    block: ContextualBlock, params: Params, hidden_MD: Array, positions_M: Array
+) -> Midpoint:
+    """The midpoint (M, D) of each row read by the contextual layer as a sequence of its own."""
+
+    def alone(hidden_D: Array, position: Array) -> Midpoint:
+        midpoint = block.contextual(params, hidden_D[None, :], positions_T=position[None])
+        return Midpoint(
+            None if midpoint.residual_TD is None else midpoint.residual_TD[0],
+            midpoint.mlp_input_TD[0],
+        )
+
+    return jax.vmap(alone)(hidden_MD, positions_M)
+
+
+def prefix_outputs_by_reruns(
+    blocks: Sequence[ContextualBlock],
+    params: Sequence[Params],
+    context_ND: Array,
+    query_D: Array,
+) -> Array:
+    """The stack's output at the query after each prefix, (M, D), by one run per prefix.
+
+    Works for any contextual layer. It is what ``prefix_pass`` is tested and timed against. Each run
+    is padded to N + 1 tokens (so that one compiled program serves all), one after the other.
+    """
+    num_context = context_ND.shape[0]
+    slots_T = jnp.arange(num_context + 1)
+
+    def run(length: Array) -> Array:
+        # The query stands at position `length`; what lies behind it is absent.
+        hidden_TD = jnp.where(
+            (slots_T < length)[:, None],
+            jnp.concatenate([context_ND, query_D[None, :]]),
+            query_D[None, :],
+        )
+        output_TD = forward(blocks, params, hidden_TD, present_T=slots_T <= length)
+        return output_TD[length]
+
+    return jax.lax.map(run, jnp.arange(num_context + 1))
+
+
+def suffix_midpoints(
+    block: PrefixBlock, params: Params, context_ND: Array, query_D: Array
+) -> Midpoint:
+    """The query's midpoints (M, D) as context tokens are removed from the left.
+
+    Row i has read ``c_{i+1}..c_N``: everything in row 0, nothing but itself in row N. The query
+    keeps its position.
+
+    Source: Dherin et al. 2025 (arXiv 2507.16003v4), Proposition 2.6.
+    """
+    checks.rank("suffix_midpoints", "context_ND", context_ND, 2, "(N, D)")
+    checks.rank("suffix_midpoints", "query_D", query_D, 1, "(D)")
+    positions_T = jnp.arange(context_ND.shape[0] + 1, dtype=jnp.int32)
+    return block.suffixes(params, context_ND, query_D, positions_T=positions_T)
