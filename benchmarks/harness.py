@@ -1,0 +1,119 @@
+"""Times two ways of computing the same thing, side by side in one process."""
+
+import importlib.metadata
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags
+from rich.console import Console
+from rich.table import Table
+
+_JSON = flags.DEFINE_string("json", None, "file that receives the rows as JSON")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "timed runs of each side", lower_bound=1)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way of computing it.
+
+    Attributes:
+      run: computes and returns arrays; called once to warm up, then ``repeats`` times.
+      size_of: what of the result counts as its memory, in bytes; the whole of it when left out.
+    """
+
+    run: Callable[[], Any]
+    size_of: Callable[[Any], int] | None = None
+
+
+def nbytes(tree: Any) -> int:
+    """The bytes of all arrays of a tree."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def compare(
+    name: str, sides: Mapping[str, Side], *, sizes: Mapping[str, int], repeats: int | None = None
+) -> dict[str, Any]:
+    """Times all sides, interleaved, and returns a row.
+
+    The first side is the one that the others are compared with: ``ratio`` is the median time of the
+    second over that of the first, ``bytes_ratio`` the same for memory.
+    """
+    repeats = repeats or _REPEATS.value
+    results = {label: jax.block_until_ready(side.run()) for label, side in sides.items()}
+    size_in_bytes = {
+        label: (side.size_of or nbytes)(results[label]) for label, side in sides.items()
+    }
+    del results
+    seconds: dict[str, list[float]] = {label: [] for label in sides}
+    # Interleaved, so that a slow minute of the machine falls on both.
+    for _ in range(repeats):
+        for label, side in sides.items():
+            start = time.perf_counter()
+            jax.block_until_ready(side.run())
+            seconds[label].append(time.perf_counter() - start)
+    ours, theirs = list(sides)[:2]
+    medians = {label: statistics.median(times) for label, times in seconds.items()}
+    return {
+        "name": name,
+        "ratio": medians[theirs] / medians[ours],
+        "bytes_ratio": size_in_bytes[theirs] / size_in_bytes[ours],
+        "sides": {
+            label: {
+                "seconds": medians[label],
+                "fastest": min(seconds[label]),
+                "slowest": max(seconds[label]),
+                "bytes": size_in_bytes[label],
+            }
+            for label in sides
+        },
+        "sizes": dict(sizes),
+        "repeats": repeats,
+        "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
+        "versions": {
+            "python": platform.python_version(),
+            **{pkg: importlib.metadata.version(pkg) for pkg in ("jax", "jaxlib", "flax", "numpy")},
+        },
+    }
+
+
+def launch(benchmark: Callable[[], list[dict[str, Any]]]) -> None:
+    """Runs a benchmark, prints its rows as a table and writes them where ``--json`` says."""
+
+    def main(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected argument {argv[1]!r}; the flags are in --help")
+        target = Path(_JSON.value) if _JSON.value else None
+        if target is not None and not target.resolve().parent.is_dir():
+            raise app.UsageError(f"--json={target}: the folder {target.parent} does not exist")
+        rows = benchmark()
+        _print(rows)
+        if target is not None:
+            target.write_text(json.dumps(rows, indent=2) + "\n")
+
+    app.run(main)
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    table = Table(title="median of interleaved runs", title_style="dim")
+    for column in ("benchmark", "side", "seconds", "memory", "ratio"):
+        table.add_column(column, justify="left" if column in ("benchmark", "side") else "right")
+    for row in rows:
+        for index, (label, side) in enumerate(row["sides"].items()):
+            ratio = ""
+            if index == 1:
+                ratio = f"time {row['ratio']:.3g}, memory {row['bytes_ratio']:.3g}"
+            table.add_row(
+                row["name"] if index == 0 else "",
+                label,
+                f"{side['seconds']:.4g}",
+                f"{side['bytes'] / 2**20:.4g} MiB",
+                ratio,
+            )
+    Console().print(table)
