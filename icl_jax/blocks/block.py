@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from icl_jax import checks
+from icl_jax.blocks.attention import Attention
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.feedforward import Feedforward
 from icl_jax.blocks.norms import NORMS, Norm, NormName
@@ -115,28 +116,41 @@ class Block(nn.Module):
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
-    ) -> tuple[Array, Array]:
-        """The contextual layer's sum over heads and tokens, opened (attention only)."""
+    ) -> tuple[Array, Array, Array]:
+        """The contextual layer's sum over heads and tokens, opened (attention only).
+
+        Returns:
+          Weights (A, T, T), what each head passes on from each token (A, T, D), and the sum with
+          the skip (T, D), which is what a norm in front of the MLP reads.
+
+        Raises:
+          TypeError: the contextual layer is no such sum.
+        """
         layer = self.contextual_layer
-        if not hasattr(layer, "parts"):
+        if not isinstance(layer, Attention):
             raise TypeError(
                 f"Block.parts: {type(layer).__name__} is not a sum over heads and tokens; use a "
                 "SoftmaxAttention or LinearAttention block."
             )
-        return layer.parts(self._read(hidden_TD), positions_T=positions_T, present_T=present_T)
+        read_TD = self._read(hidden_TD)
+        weights_ATT, passed_ATD = layer.parts(read_TD, positions_T=positions_T, present_T=present_T)
+        mixed_TD = layer(read_TD, positions_T=positions_T, present_T=present_T)
+        sum_TD = mixed_TD if self.wiring == "no_skip" else hidden_TD + mixed_TD
+        return weights_ATT, passed_ATD, sum_TD
 
-    def frozen_norm(self, vectors_ND: Array, reference_D: Array) -> Array:
-        """The map from a change of ``x + A(x)`` (or ``A(x)``) to one of the MLP's input.
+    def to_mlp_input(self, changes_ND: Array, reference_D: Array) -> Array:
+        """Maps changes (N, D) of the contextual layer's output to changes of the MLP's input.
 
-        Linear, because the norm in between keeps the denominator it has at ``reference_D``.
+        Linear: a norm in between keeps the denominator it has at ``reference_D`` (D,), the sum of
+        skip and contextual layer with everything there. In a parallel block nothing gets through.
         """
         if self.wiring == "pre_norm":
-            return self.norm_2.frozen(vectors_ND, reference_D)
+            return self.norm_2.frozen(changes_ND, reference_D)
         if self.wiring == "post_norm":
-            return self.norm_1.frozen(vectors_ND, reference_D)
+            return self.norm_1.frozen(changes_ND, reference_D)
         if self.wiring == "parallel":
-            return jnp.zeros_like(vectors_ND)
-        return vectors_ND
+            return jnp.zeros_like(changes_ND)
+        return changes_ND
 
     def _read(self, hidden_TD: Array) -> Array:
         """What the contextual layer reads."""

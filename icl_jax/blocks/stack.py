@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from icl_jax import checks
 from icl_jax.blocks.affine import Affine
+from icl_jax.blocks.attention import SoftmaxAttention
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.norms import Norm, NormName
 from icl_jax.dims import Array, Params
@@ -95,6 +96,16 @@ class FlaxBlock:
         """Whether position t reads positions up to t only."""
         return self.module.contextual_layer.causal
 
+    @property
+    def normalised(self) -> bool:
+        """Whether the contextual layer's weights sum to 1 over what is there (softmax)."""
+        return isinstance(self.module.contextual_layer, SoftmaxAttention)
+
+    @property
+    def has_norm(self) -> bool:
+        """Whether a norm stands between the contextual layer and the MLP's input."""
+        return self.module.norm != "none" and self.module.wiring in ("pre_norm", "post_norm")
+
     def contextual(
         self,
         params: Params,
@@ -137,13 +148,13 @@ class FlaxBlock:
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, Array, Array]:
         """See ``Block.parts``."""
         return self._apply(params, "parts", hidden_TD, positions_T=positions_T, present_T=present_T)
 
-    def frozen_norm(self, params: Params, vectors_ND: Array, reference_D: Array) -> Array:
-        """See ``Block.frozen_norm``."""
-        return self._apply(params, "frozen_norm", vectors_ND, reference_D)
+    def to_mlp_input(self, params: Params, changes_ND: Array, reference_D: Array) -> Array:
+        """See ``Block.to_mlp_input``."""
+        return self._apply(params, "to_mlp_input", changes_ND, reference_D)
 
     def _apply(self, params: Params, method: str, *args: Any, **kwargs: Any) -> Any:
         return self.module.apply({"params": params}, *args, method=method, **kwargs)

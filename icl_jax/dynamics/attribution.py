@@ -7,13 +7,16 @@ as they are and ``passed_j`` alone counts. No gradients, no heuristics: the cont
 the update.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
 from icl_jax import checks
-from icl_jax.dims import Array
+from icl_jax.dims import Array, Params
+from icl_jax.patches.block import ContextualBlock
 from icl_jax.patches.low_rank import LowRank, inner_product, outer
 from icl_jax.patches.token import dual_vector
 
@@ -84,33 +87,93 @@ def attention_contributions(
     return removed_AT[..., None] * (passed_ATD - kept_output_AD[:, None, :])
 
 
-def attribute_update(
-    contributions_ATD: Array, full_D: Array, kept_D: Array, *, has_norm: bool
+class AttentionBlock(ContextualBlock, Protocol):
+    """A contextual block whose contextual layer is a sum over heads and tokens."""
+
+    @property
+    def normalised(self) -> bool:
+        """Whether the weights of the sum are renormalised when tokens go (softmax)."""
+
+    @property
+    def has_norm(self) -> bool:
+        """Whether a norm stands between the sum and the MLP's input."""
+
+    def parts(
+        self,
+        params: Params,
+        hidden_TD: Array,
+        *,
+        positions_T: Array | None = None,
+        present_T: Array | None = None,
+    ) -> tuple[Array, Array, Array]:
+        """Weights (A, T, T), what is passed on (A, T, D), and the sum with the skip (T, D)."""
+
+    def to_mlp_input(self, params: Params, changes_ND: Array, reference_D: Array) -> Array:
+        """Changes of the sum as changes of the MLP's input, the norm's denominator frozen."""
+
+
+def attribute_block(
+    block: AttentionBlock,
+    params: Params,
+    hidden_TD: Array,
+    kept_K: Array | Sequence[int],
+    *,
+    positions_T: Array | None = None,
+    present_T: Array | None = None,
 ) -> Attribution:
-    """Attributes a token update to heads and tokens.
+    """Attributes the input patch of every kept position of one block to heads and removed tokens.
 
     Args:
-      contributions_ATD: (A, T, D), ``attention_contributions``, mapped to the MLP's input: through
-        the norm with its denominator frozen at the value it has with the context, if there is one.
-      full_D: (D,), ``z_S``.
-      kept_D: (D,), ``z_K``.
-      has_norm: whether a norm stands between the attention and the MLP's kernel.
+      block: an attention block.
+      params: its parameters.
+      hidden_TD: (T, D), the embedded sequence, everything there.
+      kept_K: (K,), the kept positions, increasing.
+      positions_T: (T,), position ids; 0..T-1 when left out.
+      present_T: (T,), False where a position is padding.
 
     Returns:
-      The attribution; ``contribution_update`` gives each part as factors.
+      The attributions, with a leading axis K.
 
     Raises:
-      ValueError, TypeError: as ``dual_vector``; shapes or dtypes that do not match.
+      ValueError: bad kept positions (``checks.kept_positions``), a parallel block (whose MLP input
+        does not change), or (outside jit) an MLP input of length zero.
+      TypeError: the contextual layer is no sum over heads and tokens.
     """
-    checks.rank("attribute_update", "contributions_ATD", contributions_ATD, 3, "(A, T, D)")
-    checks.same_shape("attribute_update", full_D=full_D, kept_D=kept_D)
-    checks.same_dtype(
-        "attribute_update", contributions_ATD=contributions_ATD, full_D=full_D, kept_D=kept_D
+    if not block.patches_input:
+        raise ValueError(
+            "attribute_block: a parallel block's MLP reads nothing of the context, so its input "
+            "patch is zero and there is nothing to attribute."
+        )
+    kept_K = checks.kept_positions("attribute_block", kept_K, hidden_TD.shape[0])
+    if positions_T is None:
+        positions_T = jnp.arange(hidden_TD.shape[0], dtype=jnp.int32)
+    full = block.contextual(params, hidden_TD, positions_T=positions_T, present_T=present_T)
+    kept = block.contextual(
+        params,
+        hidden_TD[kept_K],
+        positions_T=positions_T[kept_K],
+        present_T=None if present_T is None else present_T[kept_K],
     )
-    remainder_D = jnp.zeros_like(full_D)
-    if has_norm:
-        remainder_D = (full_D - kept_D) - jnp.sum(contributions_ATD, axis=(0, 1))
-    return Attribution(dual_vector(kept_D), contributions_ATD, remainder_D)
+    weights_ATT, passed_ATD, sum_TD = block.parts(
+        params, hidden_TD, positions_T=positions_T, present_T=present_T
+    )
+    kept_T = jnp.zeros(hidden_TD.shape[0], bool).at[kept_K].set(True)
+
+    def one(position: Array, kept_D: Array) -> Attribution:
+        changes_ATD = attention_contributions(
+            weights_ATT[:, position], passed_ATD, kept_T, normalised=block.normalised
+        )
+        rows_ND = changes_ATD.reshape(-1, changes_ATD.shape[-1])
+        mapped_ND = block.to_mlp_input(params, rows_ND, sum_TD[position])
+        contributions_ATD = mapped_ND.reshape(changes_ATD.shape)
+        remainder_D = jnp.zeros_like(kept_D)
+        if block.has_norm:
+            change_D = full.mlp_input_TD[position] - kept_D
+            remainder_D = change_D - jnp.sum(contributions_ATD, axis=(0, 1))
+        return Attribution(dual_vector(kept_D), contributions_ATD, remainder_D)
+
+    checks.non_zero_rows("attribute_block", "the MLP's input", kept.mlp_input_TD)
+    return jax.vmap(one)(kept_K, kept.mlp_input_TD)
 
 
 def contribution_update(
@@ -154,3 +217,12 @@ def contribution_shares(attribution: Attribution, kernel_DH: Array) -> Array:
     total_H = jnp.matmul(total_D, kernel_DH, precision=highest)
     mapped_ATH = jnp.matmul(attribution.contributions_ATD, kernel_DH, precision=highest)
     return jnp.matmul(mapped_ATH, total_H, precision=highest) / inner_product(total_H, total_H)
+
+
+def remainder_share(attribution: Attribution, kernel_DH: Array) -> Array:
+    """The signed share of the remainder in ``dW``: what no token and no head accounts for."""
+    highest = jax.lax.Precision.HIGHEST
+    total_D = jnp.sum(attribution.contributions_ATD, axis=(0, 1)) + attribution.remainder_D
+    total_H = jnp.matmul(total_D, kernel_DH, precision=highest)
+    rest_H = jnp.matmul(attribution.remainder_D, kernel_DH, precision=highest)
+    return inner_product(rest_H, total_H) / inner_product(total_H, total_H)
