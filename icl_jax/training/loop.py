@@ -1,0 +1,203 @@
+"""The training loop: several steps per dispatch, fresh data every step, exact after any kill.
+
+The data of step ``s`` is drawn from ``fold_in(key, s)`` and the state of step ``s`` is all that a
+checkpoint holds, so a run is a function of its key: stopped anywhere and started again it gives
+the same parameters and the same metrics, bit for bit, on the same machine. (XLA must be
+deterministic: it is on CPU and TPU, and on GPU with ``--xla_gpu_deterministic_ops=true``.)
+"""
+
+import contextlib
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from icl_jax import checks
+from icl_jax.dims import Array, Params
+from icl_jax.training.checkpoints import Checkpoints
+from icl_jax.training.metrics import Row, append_rows, columns, keep_rows
+from icl_jax.training.progress import progress, silence
+from icl_jax.training.step import Init, Loss, TrainState, advance, initial_state
+
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss, its gradient or the parameters stopped being finite.
+
+    Attributes:
+      step: the first step where that shows, counted from 1.
+      checkpoint: the step of the last checkpoint, which is finite; None where there is none.
+    """
+
+    def __init__(self, message: str, *, step: int, checkpoint: int | None) -> None:
+        super().__init__(message)
+        self.step = step
+        self.checkpoint = checkpoint
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training gives.
+
+    Attributes:
+      params: the parameters after the last step.
+      metrics: name -> (num_steps,), a value per step: ``step`` (from 1), ``loss`` and
+        ``gradient_norm`` (before the step's update), and what the loss adds.
+    """
+
+    params: Params
+    metrics: dict[str, np.ndarray]
+
+
+def train(
+    init: Init,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    key: Array,
+    *,
+    num_steps: int,
+    steps_per_call: int = 50,
+    workdir: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 500,
+    show_progress: bool = True,
+) -> Trained:
+    """Trains from fresh data, resuming what ``workdir`` holds.
+
+    Args:
+      init: ``init(key) -> params``.
+      loss: ``loss(params, key) -> (loss, metrics)``; ``loss`` is a scalar and ``metrics`` a dict of
+        scalars. It draws its batch from ``key``. Compiled once per function object: pass the same
+        object, not a fresh lambda, to train twice without compiling twice.
+      optimizer: any optax transformation.
+      key: a typed PRNG key, the seed of everything.
+      num_steps: steps in all, the ones before a kill included.
+      steps_per_call: steps per dispatch; the host looks at the metrics in between.
+      workdir: where ``metrics.jsonl`` and ``checkpoints/`` go; None keeps nothing on disk.
+      checkpoint_every: steps between checkpoints, taken at the end of a dispatch. The last step
+        always has one.
+      show_progress: whether to show a progress bar (or, off a terminal, a line now and then).
+
+    Returns:
+      The parameters and the metrics of all steps.
+
+    Raises:
+      TrainingDivergedError: something is not finite. No such state is ever checkpointed.
+      ValueError: a count below 1; a metric that is no scalar or has a taken name; a checkpoint in
+        ``workdir`` of another state or key, or of a later step.
+      TypeError: ``key`` is no typed PRNG key, or the loss no scalar.
+    """
+    for name, value in [
+        ("num_steps", num_steps),
+        ("steps_per_call", steps_per_call),
+        ("checkpoint_every", checkpoint_every),
+    ]:
+        checks.positive_int("train", name, value)
+    if not jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key):
+        raise TypeError("train: key must be a typed PRNG key; make it with jax.random.key(seed).")
+
+    state = initial_state(init, optimizer, key)
+    step = 0
+    rows: list[Row] = []
+    with contextlib.ExitStack() as stack:
+        checkpoints = None
+        if workdir is not None:
+            log = Path(workdir) / METRICS
+            checkpoints = stack.enter_context(Checkpoints(Path(workdir) / CHECKPOINTS))
+            state, step = _resume(checkpoints, state, key, num_steps)
+            rows = keep_rows(log, step)
+            _check_rows(log, rows, step)
+        report = stack.enter_context((progress if show_progress else silence)(step, num_steps))
+
+        while step < num_steps:
+            count = min(steps_per_call, num_steps - step)
+            state, table, is_finite = advance(
+                state, key, count, loss=loss, optimizer=optimizer, capacity=steps_per_call
+            )
+            new_rows = _to_rows(jax.device_get(table), step, count)
+            bad = _first_bad(new_rows, bool(is_finite))
+            rows += new_rows[:bad]
+            if checkpoints is not None:
+                append_rows(log, new_rows[:bad])
+            if bad is not None:
+                raise _diverged(new_rows[bad], rows, checkpoints)
+            step += count
+            # The metrics are on disk by now: a checkpoint never runs ahead of them.
+            if checkpoints is not None and (
+                step == num_steps or step // checkpoint_every > (step - count) // checkpoint_every
+            ):
+                checkpoints.save(step, _saved_tree(state, key))
+            report(step, new_rows[-1]["loss"])
+    return Trained(state.params, columns(rows))
+
+
+def _saved_tree(state: TrainState, key: Array) -> dict[str, Any]:
+    return {"state": state, "key": jax.random.key_data(key)}
+
+
+def _resume(
+    checkpoints: Checkpoints, state: TrainState, key: Array, num_steps: int
+) -> tuple[TrainState, int]:
+    """The newest saved state and its step; ``state`` and 0 where nothing is saved."""
+    step = checkpoints.latest_step()
+    if step is None:
+        return state, 0
+    if step > num_steps:
+        raise ValueError(
+            f"train: {checkpoints.folder} is at step {step} already, beyond num_steps={num_steps}. "
+            "Train in another folder."
+        )
+    expected = _saved_tree(state, key)
+    restored = checkpoints.restore(step, expected)
+    if not np.array_equal(restored["key"], expected["key"]):
+        raise ValueError(
+            f"train: {checkpoints.folder} was trained from another key. Train in another folder, "
+            "or with the seed that it began with."
+        )
+    return restored["state"], step
+
+
+def _check_rows(log: Path, rows: list[Row], step: int) -> None:
+    if [row["step"] for row in rows] != list(range(1, step + 1)):
+        raise ValueError(
+            f"train: {log} lacks rows up to step {step}, where the checkpoint is. Put the file "
+            "back, or train in another folder."
+        )
+
+
+def _to_rows(table: dict[str, np.ndarray], step: int, count: int) -> list[Row]:
+    names = ["loss", "gradient_norm", *sorted(table.keys() - {"loss", "gradient_norm"})]
+    values = {"step": list(range(step + 1, step + count + 1))}
+    values |= {name: table[name][:count].tolist() for name in names}
+    return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+
+
+def _first_bad(rows: list[Row], is_finite: bool) -> int | None:
+    """The first row that is not finite; the last one where only the parameters are not."""
+    for index, row in enumerate(rows):
+        if not (math.isfinite(row["loss"]) and math.isfinite(row["gradient_norm"])):
+            return index
+    return None if is_finite else len(rows) - 1
+
+
+def _diverged(bad: Row, rows: list[Row], checkpoints: Checkpoints | None) -> TrainingDivergedError:
+    saved = checkpoints.latest_step() if checkpoints else None
+    before = (
+        f"{rows[-1]['loss']:.4g} at step {rows[-1]['step']}" if rows else "none, it is the first"
+    )
+    kept = f"step {saved} in {checkpoints.folder}" if checkpoints and saved else "none"
+    return TrainingDivergedError(
+        f"training diverged at step {bad['step']}: loss {bad['loss']:.4g}, gradient norm "
+        f"{bad['gradient_norm']:.4g}; the loss before: {before}; last good checkpoint: {kept}. "
+        "Lower learning_rate, raise warmup_steps or set gradient_clip, and train in another "
+        "folder.",
+        step=int(bad["step"]),
+        checkpoint=saved,
+    )

@@ -1,0 +1,61 @@
+"""Metrics on disk: JSON lines, one object per step, cut back to the checkpoint on resume."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from icl_jax.records import atomic_file
+
+#: One line: the step and its numbers.
+Row = dict[str, int | float]
+
+
+def append_rows(path: Path, rows: Iterable[Mapping[str, int | float]]) -> None:
+    """Appends rows, and returns when they are on disk.
+
+    JSON has no word for what is not finite: that is written as ``"nan"``, ``"inf"`` or ``"-inf"``,
+    which ``float`` reads, and so does ``read_rows``.
+    """
+    with path.open("ab") as file:
+        file.write(_encode(rows))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Reads the rows up to the first that was not written to its end; no file, no rows."""
+    rows = []
+    if path.is_file():
+        for line in path.read_text().splitlines(keepends=True):
+            if not line.endswith("\n"):
+                break
+            row = json.loads(line)
+            rows.append({k: float(v) if isinstance(v, str) else v for k, v in row.items()})
+    return rows
+
+
+def keep_rows(path: Path, last_step: int) -> list[Row]:
+    """Drops the rows after ``last_step``, in one step, and returns the ones that stay."""
+    rows = [row for row in read_rows(path) if row["step"] <= last_step]
+    with atomic_file(path) as file:
+        file.write(_encode(rows))
+    return rows
+
+
+def columns(rows: Iterable[Mapping[str, int | float]]) -> dict[str, np.ndarray]:
+    """Rows to columns: each metric as an array with one entry per row."""
+    rows = list(rows)
+    return {name: np.asarray([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+
+
+def _encode(rows: Iterable[Mapping[str, int | float]]) -> bytes:
+    lines = [json.dumps({k: _finite(v) for k, v in row.items()}, allow_nan=False) for row in rows]
+    return "".join(line + "\n" for line in lines).encode()
+
+
+def _finite(value: int | float) -> int | float | str:
+    return value if math.isfinite(value) else str(value)
