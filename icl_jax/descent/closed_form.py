@@ -1,0 +1,208 @@
+"""The oracles: what a statistician predicts for the query from the same examples.
+
+Every oracle maps ``(inputs_ND, targets_N, query_D)`` to a scalar. ``present_N`` says which examples
+the context holds (None: all); the values of the others are never read, not even a NaN. So all
+prefixes of a context are one ``vmap`` over masks. With no example present every oracle says 0.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import jax
+import jax.numpy as jnp
+
+from icl_jax import checks
+from icl_jax.dims import Array
+
+#: ``oracle(inputs_ND, targets_N, query_D, *, present_N=None) -> ()``
+Oracle = Callable[..., Array]
+
+
+def zero(
+    inputs_ND: Array, targets_N: Array, query_D: Array, *, present_N: Array | None = None
+) -> Array:
+    """Predicts 0, whatever the examples: the floor that a learner has to beat."""
+    _present("zero", inputs_ND, targets_N, query_D, present_N)
+    return jnp.zeros((), query_D.dtype)
+
+
+def averaging(
+    inputs_ND: Array, targets_N: Array, query_D: Array, *, present_N: Array | None = None
+) -> Array:
+    """``query . w`` with ``w = mean_i y_i x_i``: least squares that takes ``E[x x^T] = I``.
+
+    Source: Garg et al. 2022 (arXiv 2208.01066), section 3.
+    """
+    inputs_ND, targets_N, present_N = _present(
+        "averaging", inputs_ND, targets_N, query_D, present_N
+    )
+    weights_D = _product(targets_N, inputs_ND) / jnp.maximum(_count(present_N, query_D), 1)
+    return _product(weights_D, query_D)
+
+
+def least_squares(
+    inputs_ND: Array, targets_N: Array, query_D: Array, *, present_N: Array | None = None
+) -> Array:
+    """``query . w`` with the least-norm minimiser ``w`` of ``sum_i (y_i - x_i . w)^2``.
+
+    Args:
+      inputs_ND: (N, D) in float32 or float64; N may be smaller than D.
+      targets_N: (N,).
+      query_D: (D,).
+      present_N: (N,) booleans, the examples in the context.
+
+    Returns:
+      The prediction, ().
+
+    Raises:
+      ValueError: shapes that disagree.
+      TypeError: dtypes that disagree, or are narrower than float32.
+
+    Source: Garg et al. 2022 (arXiv 2208.01066), section 3.
+    """
+    inputs_ND, targets_N, present_N = _present(
+        "least_squares", inputs_ND, targets_N, query_D, present_N
+    )
+    left, values_R, right = _spectrum(inputs_ND, targets_N)
+    # NumPy's cutoff, max(n, D) eps. Where the rank ends, rounding was measured to leave up to 0.14
+    # of it (float32; repeated and parallel examples, copied columns; D from 2 to 20, N to 200). The
+    # n counts the examples present: counting all N would drop true directions around n = D.
+    length = jnp.maximum(_count(present_N, query_D), query_D.shape[0])
+    cutoff = jnp.finfo(query_D.dtype).eps * length * jnp.max(values_R, initial=0)
+    kept_R = values_R > cutoff
+    inverse_R = jnp.where(kept_R, 1 / jnp.where(kept_R, values_R, 1), 0)
+    return _product(left * inverse_R, _product(right, query_D))
+
+
+def ridge(
+    inputs_ND: Array,
+    targets_N: Array,
+    query_D: Array,
+    *,
+    present_N: Array | None = None,
+    weight: float = 1.0,
+) -> Array:
+    """``query . w`` with the ``w`` that minimises ``sum_i (y_i - x_i . w)^2 + weight |w|^2``.
+
+    With ``weight = bayes_ridge_weight(...)`` it is Bayes-optimal on a noisy linear task.
+
+    Raises:
+      ValueError: shapes that disagree, or a ``weight`` that is not above 0 (``least_squares`` is
+        the limit).
+      TypeError: dtypes that disagree, or are narrower than float32.
+    """
+    checks.positive("ridge", "weight", weight)
+    inputs_ND, targets_N, _ = _present("ridge", inputs_ND, targets_N, query_D, present_N)
+    left, values_R, right = _spectrum(inputs_ND, targets_N)
+    return _product(left * values_R / (values_R**2 + weight), _product(right, query_D))
+
+
+def bayes_ridge_weight(*, noise_std: float, weight_std: float = 1.0) -> float:
+    """The ridge weight ``noise_std^2 / weight_std^2`` of the posterior mean.
+
+    For labels ``w . x + N(0, noise_std^2)`` with the prior ``w ~ N(0, weight_std^2 I)``, whatever
+    the distribution of the inputs. Without noise the posterior mean is ``least_squares``.
+    """
+    checks.positive("bayes_ridge_weight", "noise_std", noise_std)
+    checks.positive("bayes_ridge_weight", "weight_std", weight_std)
+    return (noise_std / weight_std) ** 2
+
+
+def nearest_neighbours(
+    inputs_ND: Array,
+    targets_N: Array,
+    query_D: Array,
+    *,
+    present_N: Array | None = None,
+    num_neighbours: int = 3,
+) -> Array:
+    """The mean label of the ``num_neighbours`` closest examples, or of all when there are fewer.
+
+    Of examples at the same distance the earlier one counts as closer.
+
+    Source: Garg et al. 2022 (arXiv 2208.01066), section 3 (3 neighbours).
+    """
+    checks.positive_int("nearest_neighbours", "num_neighbours", num_neighbours)
+    inputs_ND, targets_N, present_N = _present(
+        "nearest_neighbours", inputs_ND, targets_N, query_D, present_N
+    )
+    distances_N = jnp.sum((inputs_ND - query_D[None, :]) ** 2, axis=1)
+    ranked_N = jnp.argsort(jnp.where(present_N, distances_N, jnp.inf), stable=True)
+    closest = ranked_N[:num_neighbours]
+    total = jnp.sum(targets_N[closest])  # The labels of absent examples are zero by now.
+    return total / jnp.maximum(_count(present_N[closest], query_D), 1)
+
+
+#: The oracles by name, at their defaults.
+ORACLES: Mapping[str, Oracle] = MappingProxyType(
+    {
+        "zero": zero,
+        "averaging": averaging,
+        "least_squares": least_squares,
+        "ridge": ridge,
+        "nearest_neighbours": nearest_neighbours,
+    }
+)
+
+
+def prefix_predictions(oracle: Oracle, inputs_ND: Array, targets_N: Array, query_D: Array) -> Array:
+    """What ``oracle`` predicts after the first 0, 1, ..., N examples: (N + 1,)."""
+    checks.rank("prefix_predictions", "inputs_ND", inputs_ND, 2, "(N, D)")
+    num_examples = inputs_ND.shape[0]
+    present_MN = jnp.tri(num_examples + 1, num_examples, -1, dtype=bool)
+    return jax.vmap(lambda present_N: oracle(inputs_ND, targets_N, query_D, present_N=present_N))(
+        present_MN
+    )
+
+
+def _present(
+    where: str, inputs_ND: Array, targets_N: Array, query_D: Array, present_N: Array | None
+) -> tuple[Array, Array, Array]:
+    """Checks the arguments of an oracle and zeroes the examples that are absent."""
+    checks.rank(where, "inputs_ND", inputs_ND, 2, "(N, D)")
+    checks.rank(where, "targets_N", targets_N, 1, "(N)")
+    checks.rank(where, "query_D", query_D, 1, "(D)")
+    num_examples, width = inputs_ND.shape
+    checks.axis_size(where, "targets_N", targets_N, 0, num_examples, "one per example")
+    checks.axis_size(where, "query_D", query_D, 0, width, "the width of an input")
+    checks.floating(where, "query_D", query_D)
+    checks.same_dtype(where, inputs_ND=inputs_ND, targets_N=targets_N, query_D=query_D)
+    if jnp.finfo(query_D.dtype).bits < 32:
+        raise TypeError(
+            f"{where}: the oracles need float32 or float64, got {query_D.dtype}. Convert the "
+            "prompt first, for example with .astype(jnp.float32)."
+        )
+    if present_N is None:
+        return inputs_ND, targets_N, jnp.ones((num_examples,), bool)
+    checks.rank(where, "present_N", present_N, 1, "(N)")
+    checks.axis_size(where, "present_N", present_N, 0, num_examples, "one per example")
+    if present_N.dtype != bool:
+        raise TypeError(f"{where}: present_N must be boolean, got {present_N.dtype}.")
+    return (
+        jnp.where(present_N[:, None], inputs_ND, 0),
+        jnp.where(present_N, targets_N, 0),
+        present_N,
+    )
+
+
+def _spectrum(inputs_ND: Array, targets_N: Array) -> tuple[Array, Array, Array]:
+    """With ``X = U diag(s) V^T``: ``U^T y`` (R,), ``s`` (R,) and ``V^T`` (R, D), R <= D.
+
+    The triangle of ``[X | y]`` holds all that a fit needs of N examples, and leaves a decomposition
+    of D columns. Normal equations would be cheaper and lose half of the digits, which in float32 is
+    all of them near n = D.
+    """
+    width = inputs_ND.shape[1]
+    triangle = jnp.linalg.qr(jnp.concatenate([inputs_ND, targets_N[:, None]], axis=1), mode="r")[
+        :width
+    ]
+    left, values_R, right = jnp.linalg.svd(triangle[:, :width], full_matrices=False)
+    return _product(triangle[:, width], left), values_R, right
+
+
+def _product(left: Array, right: Array) -> Array:
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+
+
+def _count(present_N: Array, like: Array) -> Array:
+    return jnp.sum(present_N, dtype=like.dtype)

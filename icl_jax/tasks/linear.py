@@ -1,0 +1,92 @@
+"""Linear functions of Gaussian inputs, isotropic or with a given covariance."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from icl_jax import checks
+from icl_jax.dims import Array
+from icl_jax.tasks.prompt import Prompt, check_sample, noisy_prompt
+
+
+@dataclass(frozen=True)
+class LinearRegression:
+    """``y = w . x + noise`` with ``w ~ N(0, weight_std^2 I)`` and ``x ~ N(0, covariance)``.
+
+    The examples carry the noise, the query's target does not.
+
+    Attributes:
+      input_width: D.
+      noise_std: standard deviation of the noise on the examples' labels.
+      covariance: of the inputs, as a nested tuple (D rows of D numbers) so that the task stays
+        hashable; None is the identity. It may be singular: inputs then lie in a subspace.
+      weight_std: standard deviation of each weight.
+
+    Raises:
+      ValueError: a size, a standard deviation or the covariance is not what it has to be.
+      TypeError: the covariance is not a tuple.
+
+    Source: Garg et al. 2022 (arXiv 2208.01066), sections 3 and 4; Dherin et al. 2025 (arXiv
+    2507.16003), section 4, is the noiseless isotropic case.
+    """
+
+    input_width: int
+    noise_std: float = 0.0
+    covariance: tuple[tuple[float, ...], ...] | None = None
+    weight_std: float = 1.0
+
+    def __post_init__(self) -> None:
+        checks.positive_int("LinearRegression", "input_width", self.input_width)
+        checks.non_negative("LinearRegression", "noise_std", self.noise_std)
+        checks.positive("LinearRegression", "weight_std", self.weight_std)
+        if self.covariance is not None:
+            _check_covariance(self.covariance, self.input_width)
+
+    def sample(self, key: Array, *, num_examples: int, dtype: Any = jnp.float32) -> Prompt:
+        """Draws weights, inputs and noise."""
+        check_sample("LinearRegression.sample", num_examples, dtype)
+        inputs_key, weights_key, noise_key = jax.random.split(key, 3)
+        highest = jax.lax.Precision.HIGHEST
+        inputs_TD = jax.random.normal(inputs_key, (num_examples + 1, self.input_width), dtype)
+        if self.covariance is not None:
+            root_DD = jnp.asarray(_square_root(self.covariance), dtype)
+            inputs_TD = jnp.matmul(inputs_TD, root_DD, precision=highest)
+        weights_D = self.weight_std * jax.random.normal(weights_key, (self.input_width,), dtype)
+        values_T = jnp.matmul(inputs_TD, weights_D, precision=highest)
+        return noisy_prompt(noise_key, inputs_TD, values_T, self.noise_std)
+
+
+def _check_covariance(covariance: tuple[tuple[float, ...], ...], width: int) -> None:
+    where = "LinearRegression: covariance"
+    if not isinstance(covariance, tuple) or not all(isinstance(row, tuple) for row in covariance):
+        raise TypeError(
+            f"{where} must be a tuple of tuples, got {type(covariance).__name__}. Convert a matrix "
+            "with tuple(map(tuple, matrix.tolist()))."
+        )
+    if len(covariance) != width or any(len(row) != width for row in covariance):
+        raise ValueError(
+            f"{where} must have {width} rows of {width} numbers (input_width), got rows of "
+            f"{[len(row) for row in covariance]}."
+        )
+    matrix_DD = np.array(covariance, np.float64)
+    if not np.all(np.isfinite(matrix_DD)) or not np.allclose(matrix_DD, matrix_DD.T, atol=0.0):
+        raise ValueError(f"{where} must be finite and symmetric, got {covariance}.")
+    spectrum_D = np.linalg.eigvalsh(matrix_DD)
+    if spectrum_D[0] < -_rounding(spectrum_D):
+        raise ValueError(
+            f"{where} must be positive semi-definite, got the eigenvalue {spectrum_D[0]:.3g}."
+        )
+
+
+def _square_root(covariance: tuple[tuple[float, ...], ...]) -> np.ndarray:
+    """The symmetric root, at trace time; unlike a Cholesky factor it exists when singular."""
+    spectrum_D, vectors_DD = np.linalg.eigh(np.array(covariance, np.float64))
+    return (vectors_DD * np.sqrt(np.maximum(spectrum_D, 0.0))) @ vectors_DD.T
+
+
+def _rounding(spectrum_D: np.ndarray) -> float:
+    """How far below zero rounding puts an eigenvalue that is zero."""
+    return float(10 * len(spectrum_D) * np.finfo(np.float64).eps * np.max(np.abs(spectrum_D)))

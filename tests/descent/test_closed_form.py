@@ -1,0 +1,227 @@
+"""The oracles against NumPy, loops and their own definitions."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from icl_jax.descent.closed_form import (
+    ORACLES,
+    averaging,
+    bayes_ridge_weight,
+    least_squares,
+    nearest_neighbours,
+    prefix_predictions,
+    ridge,
+    zero,
+)
+
+NAMES = tuple(ORACLES)
+
+
+def _problem(num_examples, width, dtype=np.float64, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = ((num_examples, width), (num_examples,), (width,))
+    return tuple(rng.normal(size=shape).astype(dtype) for shape in shapes)
+
+
+@functools.cache
+def _prefixes(name):
+    return _compiled(functools.partial(prefix_predictions, ORACLES[name]))
+
+
+@functools.cache
+def _oracle(name):
+    return _compiled(ORACLES[name])
+
+
+def _compiled(function):
+    # These run for microseconds, so we don't optimise them.
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def _slow(name, inputs, targets, query):
+    """The definitions, in NumPy and float64."""
+    if len(targets) == 0 or name == "zero":
+        return 0.0
+    if name == "averaging":
+        return np.mean([y * x for x, y in zip(inputs, targets, strict=True)], axis=0) @ query
+    if name == "least_squares":
+        return query @ np.linalg.lstsq(inputs, targets, rcond=None)[0]
+    if name == "ridge":
+        return query @ np.linalg.solve(inputs.T @ inputs + np.eye(len(query)), inputs.T @ targets)
+    order = sorted(range(len(targets)), key=lambda i: np.linalg.norm(inputs[i] - query))
+    return np.mean([targets[i] for i in order[:3]])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_prefix_agrees_with_the_definition(name):
+    # Targets that are not linear: an interpolating and a smoothing fit differ.
+    for inputs, targets, query in (_problem(12, 5), _problem(7, 2, seed=1), _problem(3, 5, seed=2)):
+        expected = [_slow(name, inputs[:n], targets[:n], query) for n in range(len(targets) + 1)]
+        np.testing.assert_allclose(_prefixes(name)(inputs, targets, query), expected, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_mask_is_the_same_as_leaving_the_rows_out(name):
+    inputs, targets, query = _problem(6, 2)
+    present = np.array([0, 1, 1, 0, 1, 1], bool)
+    masked = _oracle(name)(inputs, targets, query, present_N=present)
+    chosen = _oracle(name)(inputs[present], targets[present], query)
+    np.testing.assert_allclose(masked, chosen, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_absent_rows_are_never_read(name):
+    inputs, targets, query = _problem(6, 2)
+    present = np.arange(6) < 2
+    spoilt_inputs, spoilt_targets = inputs.copy(), targets.copy()
+    spoilt_inputs[2:], spoilt_targets[2:] = np.nan, np.inf
+    clean = _oracle(name)(inputs, targets, query, present_N=present)
+    spoilt = _oracle(name)(spoilt_inputs, spoilt_targets, query, present_N=present)
+    np.testing.assert_array_equal(spoilt, clean)
+    if name != "zero":
+        every = _oracle(name)(inputs, targets, query)
+        assert abs(float(every - clean)) > 1e-6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prefix_predictions_are_one_call_per_prefix(name):
+    inputs, targets, query = _problem(2, 2)
+    alone = [ORACLES[name](inputs[:n], targets[:n], query) for n in range(3)]
+    batched = prefix_predictions(ORACLES[name], inputs, targets, query)
+    np.testing.assert_allclose(batched, jnp.stack(alone), atol=1e-13)
+    np.testing.assert_allclose(_prefixes(name)(inputs, targets, query), batched, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_empty_context_gives_zero(name):
+    empty = ORACLES[name](jnp.zeros((0, 3)), jnp.zeros((0,)), jnp.ones(3))
+    assert empty.shape == () and empty == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prompts_of_a_batch_do_not_read_each_other(name):
+    problems = [_problem(6, 2, seed=seed) for seed in range(3)]
+    batch = [np.stack(arrays) for arrays in zip(*problems, strict=True)]
+    together = _compiled(jax.vmap(ORACLES[name]))(*batch)
+    alone = [_oracle(name)(*problem) for problem in problems]
+    np.testing.assert_allclose(together, jnp.stack(alone), atol=1e-13)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_predictions_have_the_dtype_of_the_prompt(name):
+    for dtype in (np.float32, np.float64):
+        prediction = jax.eval_shape(ORACLES[name], *_problem(4, 2, dtype))
+        assert (prediction.shape, prediction.dtype) == ((), dtype)
+
+
+@pytest.mark.parametrize("width, num_examples", [(2, 50), (20, 200)])
+def test_float32_least_squares_is_as_accurate_as_its_data_allow(width, num_examples):
+    for seed in range(3):
+        inputs, targets, query = _problem(num_examples, width, np.float32, seed)
+        targets = inputs @ np.ones(width, np.float32)
+        predictions = np.asarray(_prefixes("least_squares")(inputs, targets, query), np.float64)
+        for n in range(1, num_examples + 1):
+            wide = inputs[:n].astype(np.float64)
+            weights = np.linalg.lstsq(wide, targets[:n].astype(np.float64), rcond=None)[0]
+            # Backward stability: the error is eps times condition, times the length of the sums.
+            # Normal equations have the square of the condition, up to 1e5 at n = D.
+            scale = np.linalg.norm(weights) * np.linalg.norm(query)
+            bound = np.finfo(np.float32).eps * np.linalg.cond(wide) * np.sqrt(n) * scale
+            assert abs(predictions[n] - weights @ query) < 4 * bound
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_least_squares_takes_the_least_norm_where_examples_repeat_or_line_up(dtype):
+    inputs, targets, query = _problem(30, 4, dtype)
+    inputs[3:] = inputs[np.arange(27) % 3] * 2.0 ** (np.arange(27) % 5)[:, None].astype(dtype)
+    targets[3:] = targets[np.arange(27) % 3] * 2.0 ** (np.arange(27) % 5).astype(dtype)
+    weights = np.linalg.pinv(inputs[:3].astype(np.float64)) @ targets[:3].astype(np.float64)
+    predictions = _prefixes("least_squares")(inputs, targets, query)[3:]
+    np.testing.assert_allclose(predictions, weights @ query, rtol=200 * np.finfo(dtype).eps)
+
+
+def test_least_squares_does_not_change_with_the_units():
+    inputs, targets, query = _problem(6, 3, np.float32)
+    tiny = np.float32(2.0**-40)
+    fit = _oracle("least_squares")
+    scaled = fit(inputs * tiny, targets, query * tiny)
+    np.testing.assert_allclose(scaled, fit(inputs, targets, query), rtol=1e-5)
+
+
+def test_all_zero_inputs_give_zero():
+    for name in ("least_squares", "ridge", "averaging"):
+        assert _oracle(name)(np.zeros((6, 2)), np.ones(6), np.ones(2)) == 0
+
+
+def test_ridge_goes_from_least_squares_to_zero_as_its_weight_grows():
+    inputs, targets, query = _problem(8, 3)
+    target = least_squares(inputs, targets, query)
+    np.testing.assert_allclose(ridge(inputs, targets, query, weight=1e-12), target, atol=1e-10)
+    np.testing.assert_allclose(ridge(inputs, targets, query, weight=1e12), 0, atol=1e-10)
+    assert abs(ridge(inputs, targets, query, weight=5.0) - target) > 1e-3
+
+
+def test_the_bayes_weight_beats_half_and_double_of_it():
+    rng = np.random.default_rng(0)
+    noise_std, weight_std, width, num_examples = 1.5, 0.5, 4, 8
+    inputs = rng.normal(size=(4000, num_examples, width))
+    queries = rng.normal(size=(4000, width))
+    weights = weight_std * rng.normal(size=(4000, width))
+    noise = noise_std * rng.normal(size=(4000, num_examples))
+    targets = np.einsum("bnd,bd->bn", inputs, weights) + noise
+    truth = np.einsum("bd,bd->b", queries, weights)
+    best = bayes_ridge_weight(noise_std=noise_std, weight_std=weight_std)
+    assert best == 9.0
+
+    def loss(weight):
+        oracle = _compiled(jax.vmap(functools.partial(ridge, weight=weight)))
+        return float(np.mean((oracle(inputs, targets, queries) - truth) ** 2))
+
+    assert loss(best) < min(loss(best / 2), loss(best * 2))
+
+
+def test_neighbours_are_counted_from_the_query():
+    inputs = jnp.array([[0.0], [1.0], [2.0], [10.0]])
+    targets = jnp.array([1.0, 2.0, 4.0, 100.0])
+    for count, expected in ((1, 2.0), (3, 7 / 3), (9, 26.75)):
+        prediction = nearest_neighbours(inputs, targets, jnp.array([1.4]), num_neighbours=count)
+        np.testing.assert_allclose(prediction, expected, rtol=1e-15)
+
+
+def test_of_equally_close_examples_the_earlier_counts():
+    inputs, targets = jnp.array([[1.0], [-1.0]]), jnp.array([5.0, 7.0])
+    assert nearest_neighbours(inputs, targets, jnp.zeros(1), num_neighbours=1) == 5
+
+
+def test_disagreeing_arguments_are_named():
+    inputs, targets, query = _problem(4, 2)
+    with pytest.raises(ValueError, match=r"zero: inputs_ND must have 2 axes \(N, D\), got 3"):
+        zero(inputs[None], targets, query)
+    with pytest.raises(ValueError, match=r"averaging: axis 0 of targets_N must have 4 entries"):
+        averaging(inputs, targets[:3], query)
+    with pytest.raises(ValueError, match=r"ridge: axis 0 of query_D must have 2 entries"):
+        ridge(inputs, targets, query[:1])
+    with pytest.raises(TypeError, match=r"least_squares: the arguments must share one dtype"):
+        least_squares(inputs, targets, query.astype(np.float32))
+    with pytest.raises(TypeError, match=r"need float32 or float64, got bfloat16"):
+        zero(*(jnp.asarray(array, jnp.bfloat16) for array in (inputs, targets, query)))
+    with pytest.raises(TypeError, match=r"zero: present_N must be boolean, got int64"):
+        zero(inputs, targets, query, present_N=jnp.ones(4, jnp.int64))
+    with pytest.raises(ValueError, match=r"axis 0 of present_N must have 4 entries"):
+        zero(inputs, targets, query, present_N=jnp.ones(3, bool))
+    with pytest.raises(ValueError, match=r"prefix_predictions: inputs_ND must have 2 axes"):
+        prefix_predictions(zero, inputs[None], targets, query)
+
+
+def test_options_out_of_range_are_refused():
+    problem = _problem(4, 2)
+    with pytest.raises(ValueError, match=r"ridge: weight must be a finite number above 0, got 0"):
+        ridge(*problem, weight=0)
+    with pytest.raises(ValueError, match=r"num_neighbours must be an integer .*got 0"):
+        nearest_neighbours(*problem, num_neighbours=0)
+    with pytest.raises(ValueError, match=r"noise_std must be a finite number above 0, got 0"):
+        bayes_ridge_weight(noise_std=0)
