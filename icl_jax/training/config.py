@@ -21,7 +21,7 @@ class TrainingConfig:
     batch_size: int = field(default=256, metadata={"help": "fresh prompts per step"})
     optimizer: OptimizerName = field(default="adam", metadata={"help": "optax optimizer"})
     learning_rate: float = field(default=1e-3, metadata={"help": "at the end of the warm-up"})
-    warmup_steps: int = field(default=100, metadata={"help": "steps of linear rise from 0"})
+    warmup_steps: int = field(default=20, metadata={"help": "steps of linear rise from 0"})
     schedule: ScheduleName = field(
         default="cosine", metadata={"help": "after the warm-up; cosine ends at 0"}
     )
