@@ -159,10 +159,14 @@ def test_all_zero_inputs_give_zero():
 
 def test_ridge_goes_from_least_squares_to_zero_as_its_weight_grows():
     inputs, targets, query = _problem(8, 3)
-    target = least_squares(inputs, targets, query)
-    np.testing.assert_allclose(ridge(inputs, targets, query, weight=1e-12), target, atol=1e-10)
-    np.testing.assert_allclose(ridge(inputs, targets, query, weight=1e12), 0, atol=1e-10)
-    assert abs(ridge(inputs, targets, query, weight=5.0) - target) > 1e-3
+    target = _oracle("least_squares")(inputs, targets, query)
+    near, between, far = (
+        _compiled(functools.partial(ridge, weight=weight))(inputs, targets, query)
+        for weight in (1e-12, 5.0, 1e12)
+    )
+    np.testing.assert_allclose(near, target, atol=1e-10)
+    np.testing.assert_allclose(far, 0, atol=1e-10)
+    assert abs(float(between - target)) > 1e-3 and abs(float(between)) > 1e-3
 
 
 def test_the_bayes_weight_beats_half_and_double_of_it():
@@ -185,11 +189,11 @@ def test_the_bayes_weight_beats_half_and_double_of_it():
 
 
 def test_neighbours_are_counted_from_the_query():
-    inputs = jnp.array([[0.0], [1.0], [2.0], [10.0]])
-    targets = jnp.array([1.0, 2.0, 4.0, 100.0])
+    inputs = np.array([[0.0], [1.0], [2.0], [10.0]])
+    targets = np.array([1.0, 2.0, 4.0, 100.0])
     for count, expected in ((1, 2.0), (3, 7 / 3), (9, 26.75)):
-        prediction = nearest_neighbours(inputs, targets, jnp.array([1.4]), num_neighbours=count)
-        np.testing.assert_allclose(prediction, expected, rtol=1e-15)
+        oracle = _compiled(functools.partial(nearest_neighbours, num_neighbours=count))
+        np.testing.assert_allclose(oracle(inputs, targets, np.array([1.4])), expected, rtol=1e-15)
 
 
 def test_of_equally_close_examples_the_earlier_counts():

@@ -80,6 +80,20 @@ def test_columns_restrict_what_is_drawn(draw):
     assert np.all(is_bmi | is_s5) and is_bmi.any() and is_s5.any()
 
 
+def test_features_and_target_are_flipped_as_often_as_not_each_by_itself(draw):
+    features, targets = load_split("train")
+    bmi = features[:, FEATURES.index("bmi")]
+    prompts = draw(Diabetes(1, columns=("bmi",)), num_prompts=400, num_examples=1)
+    known = np.abs(np.stack([bmi, targets], axis=1))
+    seen = np.abs(np.stack([prompts.query_D[:, 0], prompts.query_target], axis=1))
+    rows = np.argmax(np.all(seen[:, None] == known[None], axis=2), axis=1)
+    np.testing.assert_array_equal(seen, known[rows])
+    flips = np.sign([prompts.query_D[:, 0] * bmi[rows], prompts.query_target * targets[rows]])
+    # Signs of mean zero, and their product too: each mean deviates by 1 / sqrt(400).
+    for signs in (*flips, flips[0] * flips[1]):
+        assert abs(signs.mean()) < 4 / 20
+
+
 def test_without_examples_zero_is_the_best_guess_and_with_them_it_is_not(draw):
     prompts = draw(Diabetes(2, columns=("bmi", "s5")), num_prompts=1000, num_examples=50)
     targets_B = prompts.query_target
