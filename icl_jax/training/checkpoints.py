@@ -30,6 +30,7 @@ class Checkpoints:
         self._folder = folder.absolute()  # Orbax refuses relative paths.
         self._manager = ocp.CheckpointManager(
             self._folder,
+            item_handlers=ocp.StandardCheckpointHandler(),
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
                 cleanup_tmp_directories=True,

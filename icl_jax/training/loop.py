@@ -91,7 +91,7 @@ def train(
     Raises:
       TrainingDivergedError: something is not finite. No such state is ever checkpointed.
       ValueError: a count below 1; a metric that is no scalar or has a taken name; a checkpoint in
-        ``workdir`` of another state or key, or of a later step.
+        ``workdir`` of another state, key or set of metrics, or of a later step.
       TypeError: ``key`` is no typed PRNG key, or the loss no scalar.
     """
     for name, value in [
@@ -113,7 +113,6 @@ def train(
             checkpoints = stack.enter_context(Checkpoints(Path(workdir) / CHECKPOINTS))
             state, step = _resume(checkpoints, state, key, num_steps)
             rows = keep_rows(log, step)
-            _check_rows(log, rows, step)
         report = stack.enter_context((progress if show_progress else silence)(step, num_steps))
 
         while step < num_steps:
@@ -122,6 +121,7 @@ def train(
                 state, key, count, loss=loss, optimizer=optimizer, capacity=steps_per_call
             )
             new_rows = _to_rows(jax.device_get(table), step, count)
+            _check_names(rows, new_rows)
             bad = _first_bad(new_rows, bool(is_finite))
             rows += new_rows[:bad]
             if checkpoints is not None:
@@ -164,11 +164,12 @@ def _resume(
     return restored["state"], step
 
 
-def _check_rows(log: Path, rows: list[Row], step: int) -> None:
-    if [row["step"] for row in rows] != list(range(1, step + 1)):
+def _check_names(rows: list[Row], new_rows: list[Row]) -> None:
+    if rows and rows[-1].keys() != new_rows[0].keys():
         raise ValueError(
-            f"train: {log} lacks rows up to step {step}, where the checkpoint is. Put the file "
-            "back, or train in another folder."
+            f"train: the loss gives the metrics {sorted(new_rows[0])}, but the run has "
+            f"{sorted(rows[-1])}. Resume with the loss that it began with, or train in another "
+            "folder."
         )
 
 

@@ -39,8 +39,17 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def keep_rows(path: Path, last_step: int) -> list[Row]:
-    """Drops the rows after ``last_step``, in one step, and returns the ones that stay."""
+    """Drops the rows after ``last_step``, in one step, and returns the ones that stay.
+
+    Raises:
+      ValueError: one of the steps 1 to ``last_step`` has no row; the file stays as it is.
+    """
     rows = [row for row in read_rows(path) if row["step"] <= last_step]
+    if [row["step"] for row in rows] != list(range(1, last_step + 1)):
+        raise ValueError(
+            f"keep_rows: {path} does not hold one row for each step up to {last_step}, where the "
+            "checkpoint is. Put the file back, or train in another folder."
+        )
     with atomic_file(path) as file:
         file.write(_encode(rows))
     return rows

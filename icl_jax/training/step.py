@@ -70,11 +70,12 @@ def advance(
     def one_step(state: TrainState) -> tuple[TrainState, dict[str, Array]]:
         step_key = jax.random.fold_in(data_key, state.step)
         (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, step_key)
-        row = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
-        _check_metrics(metrics, row)
-        with jax.numpy_dtype_promotion("standard"):  # optax multiplies floats by integer counts.
+        # Optax multiplies floats by integer counts, and sums norms over leaves of any dtype.
+        with jax.numpy_dtype_promotion("standard"):
+            row = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
             change, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, change)
+        _check_metrics(metrics, row)
         return TrainState(state.step + 1, params, opt_state), {**row, **metrics}
 
     def record(index: Array, carry: tuple[TrainState, dict[str, Array]]) -> Any:

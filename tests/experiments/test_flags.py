@@ -1,0 +1,261 @@
+"""A dataclass becomes a command line that reads well and refuses what it cannot run."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import jax
+import pytest
+
+from experiments.flags import UsageError, describe, launch, option, parse
+from icl_jax.records import WorkdirError, open_run
+from icl_jax.training.config import TrainingConfig
+from icl_jax.training.loop import TrainingDivergedError
+
+Task = Literal["linear", "sparse"]
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A learner and its training."""
+
+    task: Task = option("linear", "what the prompts teach")
+    widths: tuple[int, ...] = option((128,), "hidden widths")
+    causal: bool = option(True, "reads backwards only")
+    clip: float | None = option(1.0, "largest norm")
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is compared.
+
+    And a second paragraph.
+    """
+
+    num_prompts: int = option(100, "test prompts")
+    rate: float = option(0.1, "of the descent")
+    label: str = option("paper", "of the figure")
+    learner: Learner = field(default_factory=Learner)
+
+    def __post_init__(self):
+        if self.num_prompts < 2:
+            raise ValueError(f"Config: num_prompts must be at least 2, got {self.num_prompts}.")
+
+    @classmethod
+    def quick(cls):
+        return cls(num_prompts=8, learner=Learner(training=TrainingConfig(num_steps=50)))
+
+
+def read(*flags):
+    return parse(Config, ["experiments/descent.py", *flags])
+
+
+def outcome(capsys, *flags, run=lambda config, workdir: None, **options):
+    """The exit code (None without one), and both outputs."""
+    code = None
+    try:
+        launch(Config, run, "The question?", argv=["experiments/descent.py", *flags], **options)
+    except SystemExit as stop:
+        code = stop.code
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err
+
+
+def test_without_flags_the_configuration_is_the_default():
+    assert read("--workdir=x").config == Config()
+    assert read("--workdir=x").workdir == Path("x")
+
+
+def test_every_type_of_field_is_read():
+    config = read(
+        "--num_prompts=7",
+        "--rate=1e-3",
+        "--label=a b=c",
+        "--learner.task=sparse",
+        "--learner.widths=64,32",
+        "--nolearner.causal",
+        "--learner.clip=none",
+        "--learner.training.num_steps",
+        "300",
+    ).config
+    assert config == Config(
+        num_prompts=7,
+        rate=1e-3,
+        label="a b=c",
+        learner=Learner(
+            task="sparse",
+            widths=(64, 32),
+            causal=False,
+            clip=None,
+            training=TrainingConfig(num_steps=300),
+        ),
+    )
+    assert read("--learner.clip=0.5").config.learner.clip == 0.5
+    assert read("--learner.causal=false").config.learner.causal is False
+    assert read("--learner.causal").config.learner.causal is True
+
+
+def test_quick_is_the_base_and_only_given_flags_override_it():
+    assert read("--quick").config == Config.quick()
+    config = read("--quick", "--learner.training.batch_size=4").config
+    assert config.num_prompts == 8
+    assert config.learner.training == TrainingConfig(num_steps=50, batch_size=4)
+    # A value that happens to be the default still counts as given.
+    assert read("--quick", "--num_prompts=100").config.num_prompts == 100
+    assert read("--noquick").config == Config()
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--wordir=x", "unknown flag --wordir. Did you mean --workdir?"),
+        ("--num_steps=5", "unknown flag --num_steps. Did you mean --learner.training.num_steps?"),
+        ("--learner.traning.seed=5", "Did you mean --learner.training.seed"),
+        ("--zzzzzz=1", "unknown flag --zzzzzz. See --help."),
+        ("--learner.task=sparce", "--learner.task=sparce: must be one of linear, sparse. Did you "),
+        ("--num_prompts=1e3", "--num_prompts=1e3: must be an integer."),
+        ("--rate=fast", "--rate=fast: must be a number."),
+        ("--learner.widths=64,x", "--learner.widths=64,x: must be an integer."),
+        ("--learner.clip=some", "--learner.clip=some: must be a number."),
+        ("--learner.causal=maybe", "--learner.causal=maybe: must be one of true, false."),
+        ("--num_prompts=1", "--num_prompts=1: Config: num_prompts must be at least 2, got 1."),
+        (
+            "--learner.training.warmup_steps=9000",
+            "--learner.training.warmup_steps=9000: TrainingConfig: warmup_steps must be at least 0 "
+            "and below num_steps=5000, got 9000. Warm up for fewer steps, or train for more.",
+        ),
+        ("prompts=3", "unexpected argument 'prompts=3'; flags are written --name=value."),
+        ("--rate", "Missing value for flag --rate"),
+    ],
+)
+def test_what_cannot_be_run_is_named_in_one_line_with_exit_code_2(capsys, flag, message):
+    ran = []
+    code, out, err = outcome(capsys, flag, run=lambda config, workdir: ran.append(1))
+    assert code == 2
+    assert out == ""
+    assert err.startswith("descent: error: ") and err.count("\n") == 1
+    assert message in err
+    assert not ran
+
+
+def test_of_several_flags_the_wrong_one_is_blamed():
+    with pytest.raises(UsageError, match="^--learner.training.batch_size=0: TrainingConfig: batch"):
+        read("--learner.training.seed=3", "--learner.training.batch_size=0", "--rate=2")
+
+
+def test_quick_with_a_flag_that_does_not_fit_it_is_refused():
+    assert read("--learner.training.warmup_steps=60").config.learner.training.warmup_steps == 60
+    with pytest.raises(UsageError, match="warmup_steps=60: .* below num_steps=50"):
+        read("--quick", "--learner.training.warmup_steps=60")
+
+
+def test_the_workdir_is_required_unless_the_experiment_says_otherwise(capsys):
+    code, _, err = outcome(capsys, "--quick")
+    assert code == 2 and "--workdir=DIR is missing" in err and "--workdir=runs/descent" in err
+    seen = []
+    code, _, _ = outcome(
+        capsys, run=lambda config, workdir: seen.append(workdir), needs_workdir=False
+    )
+    assert code is None and seen == [None]
+
+
+def test_help_shows_the_question_and_every_flag_with_its_default(capsys):
+    code, out, err = outcome(capsys, "--help")
+    assert code == 0 and err == ""
+    assert out.startswith("The question?\n")
+    for line in [
+        "Usage: python -m experiments.descent [flags]",
+        "This experiment: What is compared",
+        "learner: A learner and its training",
+        "  --num_prompts=INT                         test prompts (default: 100; quick: 8)",
+        "  --learner.task=NAME                       what the prompts teach (linear, sparse; "
+        "default: linear)",
+        "  --learner.widths=INT,...                  hidden widths (default: 128)",
+        "  --[no]learner.causal                      reads backwards only (default: true)",
+        "  --learner.clip=FLOAT|none                 largest norm (default: 1.0)",
+    ]:
+        assert line in out.splitlines()
+    assert "--learner.training.num_steps=INT" in out
+    assert "logtostderr" not in out  # One of absl's own.
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_help_says_when_the_workdir_is_optional():
+    assert "(required)" in describe(Config, "", "descent")
+    assert "(optional)" in describe(Config, "", "descent", needs_workdir=False)
+
+
+def test_run_gets_the_configuration_and_float64(capsys):
+    seen = []
+
+    def run(config, workdir):
+        seen.append((config, workdir, jax.config.jax_enable_x64))
+
+    jax.config.update("jax_enable_x64", False)
+    try:
+        code, _, err = outcome(capsys, "--workdir=x", "--rate=2", run=run)
+    finally:
+        jax.config.update("jax_enable_x64", True)
+    assert (code, err) == (None, "")
+    assert seen == [(Config(rate=2.0), Path("x"), True)]
+
+
+def test_a_workdir_of_another_configuration_is_refused_in_one_line(capsys, tmp_path):
+    def run(config, workdir):
+        open_run(workdir, config, experiment="descent")
+
+    where = f"--workdir={tmp_path}"
+    assert outcome(capsys, where, run=run)[0] is None
+    assert outcome(capsys, where, run=run)[0] is None
+    code, _, err = outcome(capsys, where, "--quick", run=run)
+    assert code == 2 and err.count("\n") == 1
+    assert "num_prompts: 100 -> 8; learner.training.num_steps: 5000 -> 50" in err
+    with pytest.raises(WorkdirError):
+        run(Config.quick(), tmp_path)
+
+
+def raising(error):
+    def run(config, workdir):
+        raise error
+
+    return run
+
+
+def test_how_a_run_ends_is_told_by_its_exit_code(capsys):
+    diverged = TrainingDivergedError("training diverged at step 3.", step=3, checkpoint=None)
+    code, _, err = outcome(capsys, "--workdir=x", run=raising(diverged))
+    assert (code, err) == (1, "descent: error: training diverged at step 3.\n")
+    code, _, err = outcome(capsys, "--workdir=x", run=raising(KeyboardInterrupt()))
+    assert code == 130 and "the same command goes on" in err
+
+
+def test_a_bug_keeps_its_traceback(capsys):
+    with pytest.raises(ZeroDivisionError):
+        outcome(capsys, "--workdir=x", run=raising(ZeroDivisionError()))
+
+
+@dataclass(frozen=True)
+class Unflaggable:
+    """Holds what no flag can."""
+
+    table: dict[str, int] = field(default_factory=dict)
+
+
+def test_a_field_that_cannot_be_a_flag_is_an_error_that_names_it():
+    with pytest.raises(TypeError, match=r"^table: dict\[str, int\] cannot be a flag. Use int"):
+        parse(Unflaggable, ["x"])
+
+
+@dataclass(frozen=True)
+class Plain:
+    """No quick configuration."""
+
+    seed: int = option(0, "of everything")
+
+
+def test_without_a_quick_configuration_there_is_no_such_flag():
+    assert parse(Plain, ["x", "--seed=4"]).config == Plain(seed=4)
+    with pytest.raises(UsageError, match="unknown flag --quick"):
+        parse(Plain, ["x", "--quick"])
+    assert "--quick" not in describe(Plain, "", "x")

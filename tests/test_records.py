@@ -1,0 +1,245 @@
+"""Run folders: what goes in comes out, half-written files never show, other runs are refused."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from icl_jax import records
+from icl_jax.records import Run, WorkdirError, open_run
+
+
+@dataclass(frozen=True)
+class Inner:
+    widths: tuple[int, ...] = (128,)
+    rate: float | None = 0.1
+
+
+@dataclass(frozen=True)
+class Config:
+    num_steps: int = 10
+    inner: Inner = field(default_factory=Inner)
+
+
+def open_here(folder, config=None, experiment="descent", **kwargs):
+    return open_run(folder, config or Config(), experiment=experiment, **kwargs)
+
+
+def test_a_new_run_records_its_complete_configuration_and_versions(tmp_path):
+    run = open_here(tmp_path / "new" / "run", provenance={"commit": "1a2b"})
+    assert run.load_json("config.json") == {
+        "experiment": "descent",
+        "config": {"num_steps": 10, "inner": {"widths": [128], "rate": 0.1}},
+    }
+    provenance = run.load_json("provenance.json")
+    assert provenance["versions"]["jax"] == jax.__version__
+    assert provenance["versions"]["numpy"] == np.__version__
+    assert provenance["device"]["count"] == jax.device_count()
+    assert provenance["commit"] == "1a2b"
+    assert provenance["earlier"] == []
+
+
+def test_the_same_configuration_reopens_its_run_and_finds_what_it_wrote(tmp_path):
+    run = open_here(tmp_path)
+    assert not run.has("convergence.npz")
+    run.save_arrays("convergence.npz", {"losses_N": np.arange(3.0)})
+    again = open_here(tmp_path)
+    assert again.has("convergence.npz")
+    assert again.load_json("provenance.json")["earlier"] == []
+
+
+def test_another_environment_is_added_to_the_provenance(tmp_path):
+    open_here(tmp_path, provenance={"commit": "old"})
+    run = open_here(tmp_path, provenance={"commit": "new"})
+    provenance = run.load_json("provenance.json")
+    assert provenance["commit"] == "new"
+    assert [entry["commit"] for entry in provenance["earlier"]] == ["old"]
+
+
+def test_another_configuration_is_refused_and_its_differences_are_named(tmp_path):
+    open_here(tmp_path)
+    other = Config(num_steps=20, inner=Inner(widths=(64, 64)))
+    with pytest.raises(WorkdirError) as caught:
+        open_here(tmp_path, other)
+    message = str(caught.value)
+    assert "num_steps: 10 -> 20" in message
+    assert "inner.widths: [128] -> [64, 64]" in message
+    assert "rate" not in message
+    assert "another --workdir, or delete" in message
+    assert Run(tmp_path).load_json("config.json")["config"]["num_steps"] == 10
+
+
+def test_another_experiment_is_refused(tmp_path):
+    open_here(tmp_path)
+    with pytest.raises(ValueError, match="experiment: descent -> alignment"):
+        open_here(tmp_path, experiment="alignment")
+
+
+def test_a_file_is_no_workdir(tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(WorkdirError, match="notes is a file. Choose another --workdir"):
+        open_here(tmp_path / "notes")
+    with pytest.raises(WorkdirError, match="cannot be written .*Choose another --workdir"):
+        open_here(tmp_path / "notes" / "below")
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+def test_somebody_elses_folder_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(WorkdirError, match="no run folder .it holds 'thesis.tex'"):
+        open_here(tmp_path)
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+def test_somebody_elses_config_json_is_left_alone(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(WorkdirError, match="a config.json that no run wrote"):
+        open_here(tmp_path)
+    assert os.listdir(tmp_path) == ["config.json"]
+
+
+def test_a_folder_without_write_permission_is_refused(tmp_path):
+    # In a process of its own, which gives up being root, who may write everywhere.
+    script = (
+        "import os, sys; from icl_jax.records import *; from dataclasses import make_dataclass\n"
+        "os.chmod(sys.argv[1], 0o555)\n"
+        "os.chdir(sys.argv[1])\n"
+        "jax.devices()\n"
+        "if os.geteuid() == 0: os.seteuid(65534)\n"
+        "try: open_run('.', make_dataclass('C', [])(), experiment='e')\n"
+        "except WorkdirError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert "cannot be written (Permission denied). Choose another --workdir." in done.stdout
+
+
+def test_a_run_killed_while_it_opened_opens_again(tmp_path):
+    (tmp_path / ".config.json.partial").write_text('{"experi')
+    (tmp_path / "provenance.json").write_text('{"versions": {}, "earlier": []}')
+    run = open_here(tmp_path)
+    assert run.load_json("config.json")["experiment"] == "descent"
+
+
+ARRAYS = {
+    "bfloat16": jnp.asarray([[1.5, -2.0]], jnp.bfloat16),
+    "float8": jnp.asarray([0.5, 1.0], jnp.float8_e4m3fn),
+    "float32": jnp.asarray([1.0, jnp.nan, jnp.inf], jnp.float32),
+    "float64": np.linspace(0.0, 1.0, 7).reshape(7, 1),
+    "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "strided": jnp.arange(10, dtype=jnp.bfloat16)[::3],
+    "bf16 scalar": jnp.asarray(3.0, jnp.bfloat16),
+    "complex": np.asarray([1 + 2j]),
+    "int8": np.asarray([-1, 2], np.int8),
+    "flags": np.asarray([True, False]),
+    "names": np.asarray(["query", "context"]),
+    "empty": np.zeros((0, 3), np.float32),
+    "file": np.asarray(1),
+    "trained.losses/mean": np.asarray(2.0, np.float32),
+}
+
+
+def test_arrays_come_back_with_their_names_dtypes_shapes_and_bits(tmp_path):
+    run = open_here(tmp_path)
+    run.save_arrays("deep/er.npz", ARRAYS)
+    loaded = run.load_arrays("deep/er.npz")
+    assert list(loaded) == list(ARRAYS)
+    for name, array in ARRAYS.items():
+        expected = np.asarray(array)
+        assert loaded[name].dtype == expected.dtype, name
+        assert loaded[name].shape == expected.shape, name
+        assert loaded[name].tobytes() == expected.tobytes(), name
+
+
+def test_the_same_arrays_make_the_same_file(tmp_path):
+    run = open_here(tmp_path)
+    run.save_arrays("a.npz", ARRAYS)
+    run.save_arrays("b.npz", ARRAYS)
+    assert run.path("a.npz").read_bytes() == run.path("b.npz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(jax.random.key(0), r"save jax.random.key_data\(bad\)"), ([{}], "bad is no array .list")],
+)
+def test_what_is_no_array_is_refused(tmp_path, value, message):
+    run = open_here(tmp_path)
+    with pytest.raises(TypeError, match=message):
+        run.save_arrays("x.npz", {"bad": value})
+    assert not run.has("x.npz")
+
+
+def test_a_summary_of_numpy_and_jax_values_becomes_plain_json(tmp_path):
+    run = open_here(tmp_path)
+    summary = {
+        "losses": jnp.asarray([1.5, 2.5], jnp.float32),
+        "half": jnp.asarray(0.5, jnp.bfloat16),
+        "count": np.int64(3),
+        "good": np.bool_(True),
+        "config": Inner(),
+        "pairs": [(1, None), ("a", {"b": np.float32(0.25)})],
+        "where": tmp_path,
+    }
+    run.save_json("summary.json", summary)
+    assert run.load_json("summary.json") == {
+        "losses": [1.5, 2.5],
+        "half": 0.5,
+        "count": 3,
+        "good": True,
+        "config": {"widths": [128], "rate": 0.1},
+        "pairs": [[1, None], ["a", {"b": 0.25}]],
+        "where": str(tmp_path),
+    }
+
+
+@pytest.mark.parametrize("bad", [float("nan"), np.float32("inf"), jnp.asarray([0.0, jnp.nan])])
+def test_a_number_that_is_not_finite_is_refused_by_name(tmp_path, bad):
+    run = open_here(tmp_path)
+    run.save_json("summary.json", {"old": 1})
+    where = r"descent.losses\[1\]" + (r"\[1\]" if np.ndim(bad) else "")
+    with pytest.raises(ValueError, match=f"^{where} is (nan|inf), which JSON cannot hold"):
+        run.save_json("summary.json", {"descent": {"losses": [1.0, bad]}})
+    assert run.load_json("summary.json") == {"old": 1}
+
+
+def test_what_json_has_no_word_for_is_refused_by_name():
+    with pytest.raises(TypeError, match="a.b is a set"):
+        records.plain({"a": {"b": {1}}})
+    with pytest.raises(TypeError, match="a has the key 3"):
+        records.plain({"a": {3: 1}})
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), records.atomic_file(path) as file:
+        file.write(b"half of the n")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["page.html"]
+
+
+def test_a_file_appears_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "page.html"
+    with records.atomic_file(path) as file:
+        file.write(b"all of it")
+        assert not path.exists()
+    assert path.read_text() == "all of it"
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../other/config.json", ""])
+def test_a_name_stays_inside_the_folder(tmp_path, name):
+    with pytest.raises(ValueError, match="not a path inside the run folder"):
+        Run(tmp_path).path(name)
+
+
+def test_json_files_can_be_read_without_this_library(tmp_path):
+    run = open_here(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()) == run.load_json("config.json")

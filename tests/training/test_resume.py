@@ -1,0 +1,87 @@
+"""A training that is killed and started again ends bit for bit as if nothing had happened."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TRAINEE = Path(__file__).parent / "trainee.py"
+NUM_STEPS = 403
+
+
+def start(folder, *kill):
+    command = [sys.executable, str(TRAINEE), str(folder / "run"), str(folder / "params.npz"), *kill]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def finish(folder):
+    process = start(folder)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return errors
+
+
+def num_rows(folder):
+    path = folder / "run" / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def checkpoints(folder):
+    return sorted(
+        int(p.name) for p in (folder / "run" / "checkpoints").iterdir() if p.name.isdigit()
+    )
+
+
+def half_written(folder):
+    return [p.name for p in (folder / "run" / "checkpoints").iterdir() if not p.name.isdigit()]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    errors = finish(folder)
+    assert num_rows(folder) == NUM_STEPS
+    progress = [line.split()[0] for line in errors.splitlines()]
+    assert set(progress) == {"step"} and len(progress) <= 10, errors  # And nothing from orbax.
+    return folder
+
+
+def assert_same_outcome(folder, uninterrupted):
+    for name in ("params.npz", "run/metrics.jsonl"):
+        assert (folder / name).read_bytes() == (uninterrupted / name).read_bytes(), name
+
+
+def test_killed_in_mid_training_it_resumes_bit_for_bit(tmp_path, uninterrupted):
+    process = start(tmp_path)
+    deadline = time.monotonic() + 60
+    while num_rows(tmp_path) < 100:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert 100 <= num_rows(tmp_path) < NUM_STEPS
+    assert 0 < checkpoints(tmp_path)[-1] < NUM_STEPS
+    assert not (tmp_path / "params.npz").exists()
+
+    finish(tmp_path)
+    assert_same_outcome(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("rename", ["5", "6"])
+def test_killed_while_it_writes_a_checkpoint_it_resumes_bit_for_bit(
+    tmp_path, uninterrupted, rename
+):
+    process = start(tmp_path, rename)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert checkpoints(tmp_path) == [20, 40]
+    assert half_written(tmp_path) != []
+    assert num_rows(tmp_path) == 60
+
+    finish(tmp_path)
+    assert_same_outcome(tmp_path, uninterrupted)
+    assert half_written(tmp_path) == []
