@@ -20,97 +20,20 @@ the face that ships inside matplotlib, which is wider than common system faces, 
 matplotlib is optional (``pip install "icl_jax[experiments]"``) and imported when a figure is drawn.
 """
 
-import contextlib
 import dataclasses
-import io
-import re
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-Role = Literal["main", "second", "reference", "control"]
-ROLES: tuple[str, ...] = get_args(Role)
+from icl_jax.report import style
+from icl_jax.report.style import Role
 
-#: The width of a figure in inches: 720 CSS pixels.
-WIDTH = 7.5
-#: From this many points on, a cloud is embedded as an image instead of one path per point.
-MAX_VECTOR_POINTS = 2000
+#: Above this many points, clouds are embedded as an image instead of one path per point.
+MAX_VECTOR_POINTS = 1000
 #: Up to this many cells per side, a heat map can carry its numbers.
 MAX_ANNOTATED_CELLS = 10
-
-_INK = "#222222"
-_GRID = "#e4e4e4"
-_FONTS = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
-_MEASURED_FONT = "DejaVu Sans"
-
-# Variants within one role; a role's hues are the colour-blind-safe ones of Okabe and Ito, darkened.
-_COLOURS = {
-    "main": ("#0b5c94", "#3f97d1", "#083a5e"),
-    "second": ("#d1600a", "#b0487f", "#0f8265"),
-    "reference": ("#111111", "#111111", "#111111"),
-    "control": ("#8c8c8c", "#a9a9a9", "#6e6e6e"),
-}
-_LINES: dict[str, tuple[Any, ...]] = {
-    "main": ("-", (0, (7, 1.5)), (0, (3, 1))),
-    "second": ((0, (5, 2)), (0, (5, 1.5, 1.5, 1.5)), (0, (2, 1))),
-    "reference": ((0, (1, 1.6)), (0, (4, 1.5, 1, 1.5)), (0, (8, 2))),
-    "control": ("-", (0, (4, 2)), (0, (1, 1.5))),
-}
-_MARKERS = {
-    "main": ("o", "s", "^"),
-    "second": ("D", "v", "P"),
-    "reference": ("", "", ""),
-    "control": ("x", "+", "d"),
-}
-_POINTS = {**_MARKERS, "reference": ("|", "_", "1")}
-_HATCHES = {
-    "main": ("", "///", "..."),
-    "second": ("\\\\\\", "xxx", "ooo"),
-    "reference": ("---", "|||", "+++"),
-    "control": ("", "///", "..."),
-}
-_WIDTHS = {"main": 2.0, "second": 1.7, "reference": 1.3, "control": 1.4}
-
-_STYLE = {
-    "font.family": _MEASURED_FONT,
-    "font.size": 9.0,
-    "text.color": _INK,
-    "axes.edgecolor": "#777777",
-    "axes.labelcolor": _INK,
-    "axes.linewidth": 0.7,
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 7.0,
-    "axes.labelsize": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.unicode_minus": True,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.7,
-    "xtick.color": "#555555",
-    "ytick.color": "#555555",
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-    "xtick.labelsize": 8.5,
-    "ytick.labelsize": 8.5,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "legend.handlelength": 3.2,
-    "legend.columnspacing": 1.6,
-    "lines.markersize": 4.5,
-    "hatch.linewidth": 0.6,
-    "hatch.color": "#ffffff",
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "svg.fonttype": "none",
-    "svg.hashsalt": "icl_jax",
-    "svg.image_inline": True,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,99 +105,91 @@ class Reference:
     panel: int | None = None
 
 
-def curves(panels: Sequence[Panel]) -> str:
+def curves(panels: Sequence[Panel], *, share_y: bool = False) -> str:
     """Lines with interval bands, in panels side by side (at most three in a row).
 
     Args:
       panels: at least one; the legend below is shared.
+      share_y: gives all panels one vertical range, for values that are to be compared across.
 
     Returns:
       The figure as SVG text.
 
     Raises:
-      ValueError: no panels, a panel without curves, lengths that differ, an unknown role, or an x
-        at or below 0 on a logarithmic axis.
+      ValueError: no panels, a panel without curves, lengths that differ, an unknown role, an x at
+        or below 0 on a logarithmic axis, or panels that cannot share an axis.
       ImportError: matplotlib is not installed.
     """
     where = "curves"
     _not_empty(where, "panels", panels)
-    looks = _Looks(where)
+    looks = style.Looks(where)
     data = []
     for panel in panels:
         _not_empty(where, f"curves of panel {panel.title!r}", panel.curves)
+        _check_limits(where, panel)
         data.append([_curve_arrays(where, curve, panel) for curve in panel.curves])
         for curve in panel.curves:
             looks.add(curve.label, curve.role)
+    if share_y and len({(panel.y_label, panel.log_y) for panel in panels}) > 1:
+        raise ValueError(
+            f"{where}: share_y needs the same y_label and log_y in all panels, got "
+            f"{[(panel.y_label, panel.log_y) for panel in panels]}."
+        )
 
-    with _figure(len(panels)) as (figure, axes):
+    with style.new_figure(len(panels), share_y=share_y) as (figure, axes):
         entries: dict[str, Any] = {}
         off_scale = None
-        for axis, panel, arrays in zip(axes, panels, data, strict=True):
-            _decorate(axis, panel.title, panel.x_label, panel.y_label, panel.log_x, panel.log_y)
+        bottoms = [_smallest_positive(arrays) for arrays in data]
+        if share_y:
+            bottoms = [min(bottoms)] * len(panels)
+        for p, (axis, panel, arrays) in enumerate(zip(axes, panels, data, strict=True)):
+            y_label = "" if share_y and p % style.num_columns(len(panels)) else panel.y_label
+            style.decorate(axis, panel.title, panel.x_label, y_label, panel.log_x, panel.log_y)
             # Controls first: what we claim something about lies on top.
-            order = sorted(
-                range(len(panel.curves)), key=lambda i: -ROLES.index(panel.curves[i].role)
-            )
-            for i in order:
+            for i in _back_to_front(panel.curves):
                 curve, (x, y, low, high) = panel.curves[i], arrays[i]
                 look = looks[curve.label]
-                hidden = np.zeros(y.shape, bool)
-                if panel.log_y:
-                    hidden = y <= 0
-                    y = np.where(hidden, np.nan, y)
+                hidden = (y <= 0) & panel.log_y
                 (line,) = axis.plot(
                     x,
-                    y,
+                    np.where(hidden, np.nan, y),
                     color=look.colour,
                     linestyle=look.line,
                     linewidth=look.width,
                     marker=look.marker,
                     markevery=max(1, -(-len(x) // 10)),
                     markerfacecolor=look.colour if look.filled else "white",
-                    label=curve.label,
                 )
                 entries.setdefault(curve.label, line)
                 if low is not None and high is not None:
                     if panel.log_y:
-                        tiny = np.finfo(np.float64).tiny
-                        high = np.where(high > 0, high, np.nan)
-                        low = np.where(low > 0, low, np.where(np.isnan(low), np.nan, tiny))
-                    shown = np.nanmin(np.where(np.isfinite(y), y, np.nan), initial=np.inf)
-                    # A lower end at or below 0 must not stretch a logarithmic axis to 1e-308.
-                    band = axis.fill_between(
-                        x, low, high, color=look.colour, alpha=0.16, linewidth=0
-                    )
-                    if panel.log_y and np.any(low < shown * 1e-3):
-                        band.remove()
-                        floor = shown * 1e-3
-                        axis.fill_between(
-                            x,
-                            np.maximum(low, floor),
-                            high,
-                            color=look.colour,
-                            alpha=0.16,
-                            linewidth=0,
-                        )
+                        # An interval that reaches 0 runs through the lower edge.
+                        low = np.maximum(low, bottoms[p] * 1e-2)
+                        high = np.maximum(high, bottoms[p] * 1e-2)
+                    axis.fill_between(x, low, high, color=look.colour, alpha=0.16, linewidth=0)
                 if hidden.any():
-                    off_scale = axis.plot(
+                    (off_scale,) = axis.plot(
                         x[hidden],
                         np.zeros(int(hidden.sum())),
                         linestyle="",
                         marker="v",
-                        markersize=4.5,
+                        markersize=5.0,
                         markerfacecolor="white",
                         markeredgecolor=look.colour,
                         transform=axis.get_xaxis_transform(),
                         clip_on=False,
                         zorder=5,
-                    )[0]
+                    )
             if panel.y_limits is not None:
                 axis.set_ylim(*panel.y_limits)
-            _ticks(axis, panel.log_x, panel.log_y)
+            elif panel.log_y:
+                axis.set_ylim(bottom=bottoms[p] * 0.75)
+        for axis, panel in zip(axes, panels, strict=True):
+            style.set_ticks(axis, panel.log_x, panel.log_y)
         if off_scale is not None:
             entries["0 or below (off the scale)"] = off_scale
-        _legend(figure, looks.order(entries))
-        return _svg(figure)
+        style.add_legend(figure, looks.order(entries))
+        return style.to_svg(figure)
 
 
 def dots(
@@ -337,11 +252,9 @@ def dots(
                 f"{reference.value} ({reference.label!r})."
             )
 
-    positive = np.concatenate(
-        [array[array > 0], [reference.value for reference in references] or [], []]
-    )
+    positive = np.array([*array[array > 0], *(reference.value for reference in references)])
     if positive.size == 0:
-        positive = np.array([1e-1, 1.0])
+        positive = np.array([0.1, 1.0])
     first = int(np.floor(np.log10(positive.min()) - 0.15))
     last = int(np.ceil(np.log10(positive.max()) + 0.15))
     has_zero = bool(np.any(array == 0))
@@ -349,19 +262,24 @@ def dots(
     zero_at, break_at = 10.0 ** (first - gap), 10.0 ** (first - gap / 2)
     left = 10.0 ** (first - 1.6 * gap) if has_zero else 10.0**first
 
-    height = 0.95 + 0.29 * len(rows)
-    with _figure(len(titles), panel_height=height, share_y=True) as (figure, axes):
+    # Several controls stand beside each other within their row: near 1 they would hide each other.
+    shifts = np.zeros(len(groups))
+    if len(groups) > 2:
+        shifts[1:] = np.linspace(-0.2, 0.2, len(groups) - 1)
+
+    height = 0.95 + 0.32 * len(rows)
+    with style.new_figure(len(titles), panel_height=height, share_y=True) as (figure, axes):
         entries: dict[str, Any] = {}
         for p, (axis, title) in enumerate(zip(axes, titles, strict=True)):
             here = [r for r in references if r.panel is None or r.panel == p]
-            _decorate(axis, title, x_label, "", True, False)
+            style.decorate(axis, title, x_label, "", True, False)
             axis.set_title(title, pad=7.0 + 11.0 * min(len(here), 2))
             axis.set_xlim(left, 10.0**last)
             axis.set_ylim(len(rows) - 0.4, -0.6)
             axis.set_yticks(range(len(rows)), rows)
             axis.tick_params(axis="y", length=0)
-            axis.grid(axis="y", linewidth=5.0, color="#f5f5f5")
-            _log_ticks(axis.xaxis, first, last, zero_at if has_zero else None)
+            axis.grid(axis="y", linewidth=12.0, color="#f6f6f6")
+            style.set_log_ticks(axis.xaxis, first, last, zero_at if has_zero else None)
             if has_zero:
                 axis.axvline(break_at, color="#999999", linewidth=0.8, linestyle=(0, (2, 2)))
             for i, reference in enumerate(here):
@@ -385,20 +303,19 @@ def dots(
                 shown = ~np.isnan(x)
                 (marks,) = axis.plot(
                     np.where(x == 0, zero_at, x)[shown],
-                    np.arange(len(rows))[shown],
+                    (np.arange(len(rows)) + shifts[g])[shown],
                     linestyle="",
                     marker=look.point,
-                    markersize=6.5,
+                    markersize=5.8,
                     markeredgewidth=1.4,
                     markerfacecolor=look.colour if look.filled else "none",
                     markeredgecolor=look.colour,
                     clip_on=False,
                     zorder=3 + (g == 0),
-                    label=groups[g],
                 )
                 entries.setdefault(groups[g], marks)
-        _legend(figure, {group: entries[group] for group in groups})
-        return _svg(figure)
+        style.add_legend(figure, {group: entries[group] for group in groups}, handle=1.2)
+        return style.to_svg(figure)
 
 
 def heatmaps(
@@ -476,9 +393,12 @@ def heatmaps(
     reach = max(-low, high)
 
     columns = min(len(arrays), 4)
+    # Cells are square unless that would make a panel a strip or a tower.
     tallest = max(array.shape[0] / array.shape[1] for array in arrays)
-    height = float(np.clip(tallest * (WIDTH - 1.2) / columns, 1.1, 3.6)) + 0.75
-    with _figure(len(arrays), panel_height=height, columns=columns) as (figure, axes):
+    square = all(0.5 <= array.shape[0] / array.shape[1] <= 2 for array in arrays)
+    panel_width = (style.WIDTH - 1.0) / columns - 0.35
+    height = float(np.clip(tallest * panel_width, 1.3, 3.6)) + 0.35
+    with style.new_figure(len(arrays), panel_height=height, columns=columns) as (figure, axes):
         from matplotlib.colors import LinearSegmentedColormap
 
         stops = (
@@ -490,7 +410,7 @@ def heatmaps(
         image = None
         for i, (axis, array, title) in enumerate(zip(axes, arrays, titles, strict=True)):
             first_column = i % columns == 0
-            _decorate(axis, title, x_label, y_label if first_column else "", False, False)
+            style.decorate(axis, title, x_label, y_label if first_column else "", False, False)
             axis.grid(False)
             axis.tick_params(length=2)
             image = axis.imshow(
@@ -499,13 +419,13 @@ def heatmaps(
                 vmin=-reach if diverging else low,
                 vmax=reach if diverging else high,
                 interpolation="none",
-                aspect="auto" if max(array.shape) > 4 * min(array.shape) else "equal",
+                aspect="equal" if square else "auto",
             )
             for spine in axis.spines.values():
                 spine.set_visible(True)
                 spine.set_color("#bbbbbb")
-            _name_ticks(axis.xaxis, x_ticks)
-            _name_ticks(axis.yaxis, y_ticks)
+            style.name_ticks(axis.xaxis, x_ticks)
+            style.name_ticks(axis.yaxis, y_ticks)
             if annotate:
                 for (row, column), value in np.ndenumerate(array):
                     share = abs(value) / reach if diverging else (value - low) / (high - low)
@@ -516,14 +436,14 @@ def heatmaps(
                         ha="center",
                         va="center",
                         fontsize=7.5,
-                        color="white" if share > 0.55 else _INK,
+                        color="white" if share > 0.55 else style.INK,
                     )
-        bar = figure.colorbar(image, ax=list(axes), shrink=0.85, pad=0.02, fraction=0.05)
+        bar = figure.colorbar(image, ax=list(axes), pad=0.02, fraction=0.05, aspect=16)
         bar.ax.set_ylim(low, high)
         bar.set_label(value_label)
         bar.outline.set_edgecolor("#bbbbbb")
         bar.solids.set_edgecolor("face")
-        return _svg(figure)
+        return style.to_svg(figure)
 
 
 def scatter(
@@ -561,7 +481,7 @@ def scatter(
     _not_empty(where, "clouds", clouds)
     if bins < 0:
         raise ValueError(f"{where}: bins must be at least 0, got {bins}.")
-    looks = _Looks(where)
+    looks = style.Looks(where)
     data = []
     for cloud in clouds:
         looks.add(cloud.label, cloud.role)
@@ -575,13 +495,12 @@ def scatter(
                 _above_zero(where, f"{name} of {cloud.label!r}", array)
         data.append((x, y))
 
-    with _figure(1, panel_height=3.7) as (figure, (axis,)):
-        _decorate(axis, title, x_label, y_label, log_x, log_y)
+    with style.new_figure(1, panel_height=3.7) as (figure, (axis,)):
+        style.decorate(axis, title, x_label, y_label, log_x, log_y)
         entries: dict[str, Any] = {}
-        order = sorted(range(len(clouds)), key=lambda i: -ROLES.index(clouds[i].role))
-        for i in order:
+        many = sum(len(x) for x, _ in data) > MAX_VECTOR_POINTS
+        for i in _back_to_front(clouds):
             look, (x, y) = looks[clouds[i].label], data[i]
-            many = len(x) > MAX_VECTOR_POINTS
             (points,) = axis.plot(
                 x,
                 y,
@@ -597,13 +516,11 @@ def scatter(
             entries[clouds[i].label] = points
             if bins and len(x):
                 groups = np.array_split(np.argsort(x, kind="stable"), min(bins, len(x)))
+                means = [[axis_values[group].mean() for group in groups] for axis_values in (x, y)]
+                # A white casing keeps the line apart from its own points.
+                axis.plot(*means, color="white", linewidth=look.width + 2.4, zorder=4)
                 axis.plot(
-                    [x[group].mean() for group in groups],
-                    [y[group].mean() for group in groups],
-                    color=look.colour,
-                    linestyle=look.line,
-                    linewidth=look.width,
-                    zorder=4,
+                    *means, color=look.colour, linestyle=look.line, linewidth=look.width, zorder=4
                 )
         if diagonal:
             ends = [
@@ -612,9 +529,12 @@ def scatter(
             ]
             (line,) = axis.plot(ends, ends, color="#111111", linewidth=1.0, linestyle=(0, (1, 1.6)))
             entries["y = x"] = line
-        _ticks(axis, log_x, log_y)
-        _legend(figure, looks.order(entries))
-        return _svg(figure)
+        if bins:
+            (line,) = axis.plot([], [], color=style.INK, linewidth=style.WIDTHS["main"])
+            entries[f"lines: means of {bins} bins"] = line
+        style.set_ticks(axis, log_x, log_y)
+        style.add_legend(figure, looks.order(entries), handle=1.6)
+        return style.to_svg(figure)
 
 
 def bars(
@@ -667,8 +587,8 @@ def bars(
     for reference in references:
         _check_reference(where, reference, 1)
 
-    with _figure(1, panel_height=2.9) as (figure, (axis,)):
-        _decorate(axis, title, "", y_label, False, False)
+    with style.new_figure(1, panel_height=2.9) as (figure, (axis,)):
+        style.decorate(axis, title, "", y_label, False, False)
         axis.grid(axis="x", visible=False)
         width = 0.8 / len(groups)
         entries: dict[str, Any] = {}
@@ -680,9 +600,9 @@ def bars(
                 at,
                 np.nan_to_num(height),
                 width * 0.92,
-                color=look.colour,
-                edgecolor="white",
-                linewidth=0,
+                facecolor="white" if look.outline else look.colour,
+                edgecolor=look.colour if look.outline else "white",
+                linewidth=1.0 if look.outline else 0.0,
                 hatch=look.hatch,
             )
             if "low" in arrays:
@@ -693,7 +613,7 @@ def bars(
                     height[shown],
                     np.maximum(ends[:, shown], 0.0),
                     fmt="none",
-                    ecolor=_INK,
+                    ecolor=style.INK,
                     elinewidth=1.0,
                     capsize=2.5,
                 )
@@ -711,210 +631,25 @@ def bars(
         axis.axhline(0.0, color="#777777", linewidth=0.7)
         axis.set_xticks(range(len(categories)), categories)
         axis.tick_params(axis="x", length=0)
-        _legend(figure, entries)
-        return _svg(figure)
+        style.add_legend(figure, entries, handle=1.6)
+        return style.to_svg(figure)
 
 
-# --- the shared look -----------------------------------------------------------------------------
+def _back_to_front(series: Sequence[Curve] | Sequence[Cloud]) -> list[int]:
+    """The order of drawing: controls first, what we claim something about last."""
+    return sorted(range(len(series)), key=lambda i: -style.ROLES.index(series[i].role))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Look:
-    """How one series is drawn."""
-
-    colour: str
-    line: Any
-    marker: str
-    point: str
-    hatch: str
-    width: float
-    filled: bool
-
-
-class _Looks:
-    """Gives each label of a figure its look: by role, then by order of appearance within it."""
-
-    def __init__(self, where: str):
-        self._where = where
-        self._roles: dict[str, str] = {}
-        self._looks: dict[str, _Look] = {}
-
-    def add(self, label: str, role: str) -> None:
-        if role not in ROLES:
-            raise ValueError(
-                f"{self._where}: role of {label!r} must be one of "
-                f"{', '.join(map(repr, ROLES))}, got {role!r}."
-            )
-        if label in self._roles:
-            if self._roles[label] != role:
-                raise ValueError(
-                    f"{self._where}: label {label!r} has role {self._roles[label]!r} and role "
-                    f"{role!r}. One label is one condition: rename one of them."
-                )
-            return
-        i = list(self._roles.values()).count(role) % 3
-        self._roles[label] = role
-        self._looks[label] = _Look(
-            colour=_COLOURS[role][i],
-            line=_LINES[role][i],
-            marker=_MARKERS[role][i],
-            point=_POINTS[role][i],
-            hatch=_HATCHES[role][i],
-            width=_WIDTHS[role],
-            filled=role == "main",
-        )
-
-    def __getitem__(self, label: str) -> _Look:
-        return self._looks[label]
-
-    def order(self, entries: dict[str, Any]) -> dict[str, Any]:
-        """Legend entries in the order in which the caller listed the series."""
-        known = {label: entries[label] for label in self._looks if label in entries}
-        return known | {label: entry for label, entry in entries.items() if label not in known}
-
-
-def _group_looks(where: str, groups: Sequence[str], roles: Sequence[str] | None) -> _Looks:
+def _group_looks(where: str, groups: Sequence[str], roles: Sequence[str] | None) -> style.Looks:
     if roles is None:
         roles = ["main"] + ["control"] * (len(groups) - 1)
     _same_length(where, groups=groups, roles=roles)
     if len(set(groups)) != len(groups):
         raise ValueError(f"{where}: groups must have different names, got {list(groups)}.")
-    looks = _Looks(where)
+    looks = style.Looks(where)
     for group, role in zip(groups, roles, strict=True):
         looks.add(group, role)
     return looks
-
-
-def _import_matplotlib() -> Any:
-    try:
-        import matplotlib
-        import matplotlib.figure
-    except ImportError as error:
-        raise ImportError(
-            "icl_jax.report.figures draws with matplotlib, which is not installed. Install it "
-            'with: pip install "icl_jax[experiments]"'
-        ) from error
-    return matplotlib
-
-
-@contextlib.contextmanager
-def _figure(
-    panels: int,
-    *,
-    panel_height: float = 2.75,
-    columns: int | None = None,
-    share_y: bool = False,
-) -> Iterator[tuple[Any, list[Any]]]:
-    """A figure of ``panels`` axes under our style, whatever a user's matplotlibrc says."""
-    matplotlib = _import_matplotlib()
-    if columns is None:
-        columns = 2 if panels == 4 else min(panels, 3)
-    rows = -(-panels // columns)
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
-        figure = matplotlib.figure.Figure(
-            figsize=(WIDTH, rows * panel_height + 0.35), layout="constrained"
-        )
-        figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05, wspace=0.03, hspace=0.05)
-        grid = figure.subplots(rows, columns, squeeze=False, sharey=share_y).ravel()
-        for unused in grid[panels:]:
-            unused.remove()
-        yield figure, list(grid[:panels])
-
-
-def _decorate(axis: Any, title: str, x_label: str, y_label: str, log_x: bool, log_y: bool) -> None:
-    axis.set_title(title)
-    axis.set_xlabel(x_label)
-    axis.set_ylabel(y_label)
-    if log_x:
-        axis.set_xscale("log")
-    if log_y:
-        axis.set_yscale("log")
-
-
-def _ticks(axis: Any, log_x: bool, log_y: bool) -> None:
-    for log, one, limits in (
-        (log_x, axis.xaxis, axis.get_xlim),
-        (log_y, axis.yaxis, axis.get_ylim),
-    ):
-        if log:
-            first, last = np.log10(limits())
-            _log_ticks(one, first, last, None)
-
-
-def _log_ticks(axis: Any, first: float, last: float, zero_at: float | None) -> None:
-    """Whole decades, at most about seven; within two decades also 2 and 5 of each."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
-
-    decades = np.arange(np.ceil(first - 1e-9), np.floor(last + 1e-9) + 1)
-    short = last - first < 2.0
-    if short:
-        steps = (1, 2, 5) if last - first > 0.5 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
-        whole = np.arange(np.floor(first), np.ceil(last) + 1)
-        ticks = [step * 10.0**decade for decade in whole for step in steps]
-        ticks = [tick for tick in ticks if first - 1e-9 <= np.log10(tick) <= last + 1e-9]
-    else:
-        stride = int(np.ceil(len(decades) / 7))
-        ticks = [10.0**decade for decade in decades if decade % stride == 0]
-    plain = -3 <= first and last <= 4
-    if zero_at is not None:
-        ticks = [zero_at, *ticks]
-
-    def text(value: float, _: Any) -> str:
-        if zero_at is not None and value == zero_at:
-            return "0"
-        if plain:
-            return f"{value:g}"
-        exponent = int(np.floor(np.log10(value) + 1e-9))
-        digits = value / 10.0**exponent
-        power = "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-        return power if abs(digits - 1) < 1e-6 else f"{digits:g}·{power}"
-
-    axis.set_major_locator(FixedLocator(ticks))
-    axis.set_major_formatter(FuncFormatter(text))
-    axis.set_minor_locator(FixedLocator([] if short else [10.0**decade for decade in decades]))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _name_ticks(axis: Any, names: Sequence[str] | None) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    if names is None:
-        axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    else:
-        axis.set_ticks(range(len(names)), names)
-
-
-def _legend(figure: Any, entries: dict[str, Any]) -> None:
-    """One legend below all panels; none where a single unnamed series needs no name."""
-    entries = {label: entry for label, entry in entries.items() if label}
-    if not entries:
-        return
-    widest = max(len(label) for label in entries)
-    figure.legend(
-        list(entries.values()),
-        list(entries),
-        loc="outside lower center",
-        ncols=max(1, min(len(entries), 105 // (widest + 9))),
-    )
-
-
-def _svg(figure: Any) -> str:
-    """The figure as an ``<svg>`` element: no prologue, no date, no style that leaks into a page."""
-    buffer = io.StringIO()
-    figure.savefig(
-        buffer,
-        format="svg",
-        dpi=200,
-        metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
-    )
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"\s*<defs>\s*<style[^>]*>[^<]*</style>\s*</defs>", "", text, count=1)
-    text = text.replace("<svg ", '<svg style="stroke-linejoin: round; stroke-linecap: butt" ', 1)
-    return text.replace(f"'{_MEASURED_FONT}'", _FONTS)
 
 
 # --- checks --------------------------------------------------------------------------------------
@@ -971,6 +706,22 @@ def _check_reference(where: str, reference: Reference, panels: int) -> None:
             f"{where}: panel of reference {reference.label!r} must be from 0 to {panels - 1}, got "
             f"{reference.panel}."
         )
+
+
+def _check_limits(where: str, panel: Panel) -> None:
+    if panel.y_limits is not None:
+        low, high = panel.y_limits
+        if not low < high or (panel.log_y and low <= 0):
+            raise ValueError(
+                f"{where}: y_limits of panel {panel.title!r} must be (low, high) with low below "
+                f"high{' and above 0' if panel.log_y else ''}, got {panel.y_limits}."
+            )
+
+
+def _smallest_positive(arrays: Sequence[tuple[Any, ...]]) -> float:
+    """The smallest value above 0 among the lines and lower ends of a panel's curves."""
+    values = np.concatenate([a for _, y, low, _ in arrays for a in (y, low) if a is not None])
+    return float(np.min(values[values > 0], initial=np.inf)) if np.any(values > 0) else 0.1
 
 
 def _curve_arrays(where: str, curve: Curve, panel: Panel) -> tuple[Any, Any, Any, Any]:

@@ -259,11 +259,9 @@ def _strip(highlights: Sequence[tuple[str, Cell, Cell]]) -> str:
         return ""
     cards = []
     for label, value, control in highlights:
-        compared = number(control)
-        below = f'<dd class="control">{_inline(compared)}</dd>' if compared else ""
         cards.append(
             f'<div><dt>{_inline(label)}</dt><dd class="value">{_inline(number(value))}</dd>'
-            f"{below}</div>"
+            f'<dd class="control">{_inline(number(control))}</dd></div>'
         )
     return '<dl class="strip">\n' + "\n".join(cards) + "\n</dl>"
 
@@ -305,9 +303,8 @@ def _inline_svg(svg: str, prefix: str, label: str) -> str:
     """An SVG element fit for a page: ids of its own, a name for screen readers, no fixed size."""
     svg = svg[svg.index("<svg") :].strip()
     # Anchors have no underscore and each prefix has one, so no id can meet another.
-    svg = re.sub(r'(\sid=")', rf"\g<1>{prefix}", svg)
-    svg = re.sub(r'((?:xlink:)?href="#)', rf"\g<1>{prefix}", svg)
-    svg = re.sub(r"(url\(\s*['\"]?#)", rf"\g<1>{prefix}", svg)
+    names = re.compile(r"""(\sid="|href="\#|url\(\s*['"]?\#)""")
+    svg = re.sub(r"<[^>]*>", lambda tag: names.sub(rf"\g<1>{prefix}", tag[0]), svg)
     end = svg.index(">")
     root = re.sub(r'\s(?:width|height)="[^"]*"', "", svg[:end])
     return f'{root} role="img" aria-label="{html.escape(label)}"{svg[end:]}'
@@ -328,9 +325,9 @@ _CSS = """\
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
 body {
-  margin: 0 auto; padding: 4.5rem 1.5rem 5rem; max-width: 51rem;
+  margin: 0 auto; padding: 4.5rem 1.5rem 5rem; max-width: 48rem;
   background: var(--paper); color: var(--ink);
-  font: 1.0625rem/1.65 Charter, "Bitstream Charter", "Iowan Old Style", "Source Serif 4",
+  font: 1.09rem/1.62 Charter, "Bitstream Charter", "Iowan Old Style", "Source Serif 4",
     "Palatino Linotype", Georgia, serif;
   text-rendering: optimizeLegibility; hyphens: manual;
 }
@@ -341,11 +338,11 @@ h1 { margin: 0 0 1.25rem; font-size: 2.1rem; line-height: 1.2; letter-spacing: -
   font-weight: 680; text-wrap: balance; }
 h2 { margin: 0 0 1.1rem; font-size: 1.3rem; line-height: 1.3; letter-spacing: -0.005em;
   font-weight: 650; text-wrap: balance; }
-p { margin: 0 0 1rem; max-width: 42rem; overflow-wrap: break-word; }
+p { margin: 0 0 1rem; overflow-wrap: break-word; }
 a { color: var(--accent); text-underline-offset: 0.15em; text-decoration-thickness: 1px; }
 code { font: 0.86em/1.4 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
   background: var(--tint); padding: 0.1em 0.3em; border-radius: 3px; overflow-wrap: anywhere; }
-.strip { display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr));
+.strip { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr));
   gap: 1.5rem 2rem; margin: 2.5rem 0; padding: 1.5rem 0; border: solid var(--line);
   border-width: 1px 0; }
 .strip div { display: flex; flex-direction: column; }
@@ -378,6 +375,9 @@ td { border-bottom: 1px solid var(--line); }
 footer { margin-top: 5rem; padding-top: 1.25rem; border-top: 1px solid var(--line);
   font-size: 0.82rem; line-height: 1.55; color: var(--quiet); }
 footer p { margin-bottom: 0.5rem; }
+@media (min-width: 50rem) {
+  .plate { margin-left: -1rem; margin-right: -1rem; }
+}
 @media (max-width: 36rem) {
   body { padding: 2.25rem 1.1rem 3rem; font-size: 1rem; }
   h1 { font-size: 1.65rem; }
@@ -392,7 +392,7 @@ footer p { margin-bottom: 0.5rem; }
   body { padding: 0; max-width: none; font-size: 10.5pt; }
   nav { display: none; }
   section { margin-top: 2rem; }
-  .plate { border: 0; padding: 0; overflow: visible; }
+  .plate { border: 0; padding: 0; margin-left: 0; margin-right: 0; overflow: visible; }
   .plate svg { min-width: 0; }
   h2, caption { break-after: avoid; }
   figure .plate, tr, .strip { break-inside: avoid; }

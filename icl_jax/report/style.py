@@ -1,0 +1,286 @@
+"""The one look of all figures: roles, colours, axes, ticks, legend, and the way to SVG text."""
+
+import contextlib
+import dataclasses
+import io
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+Role = Literal["main", "second", "reference", "control"]
+ROLES: tuple[str, ...] = get_args(Role)
+
+#: The width of a figure in inches: 720 CSS pixels.
+WIDTH = 7.5
+
+INK = "#222222"
+_GRID = "#e4e4e4"
+_FONTS = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
+_MEASURED_FONT = "DejaVu Sans"
+
+# Variants within one role; a role's hues are the colour-blind-safe ones of Okabe and Ito, darkened.
+_COLOURS = {
+    "main": ("#0b5c94", "#3f97d1", "#083a5e"),
+    "second": ("#d1600a", "#b0487f", "#0f8265"),
+    "reference": ("#111111", "#111111", "#111111"),
+    "control": ("#8c8c8c", "#a9a9a9", "#6e6e6e"),
+}
+_LINES: dict[str, tuple[Any, ...]] = {
+    "main": ("-", (0, (7, 1.5)), (0, (3, 1))),
+    "second": ((0, (5, 2)), (0, (5, 1.5, 1.5, 1.5)), (0, (2, 1))),
+    "reference": ((0, (1, 1.6)), (0, (4, 1.5, 1, 1.5)), (0, (8, 2))),
+    "control": ("-", (0, (4, 2)), (0, (1, 1.5))),
+}
+_MARKERS = {
+    "main": ("o", "s", "^"),
+    "second": ("D", "v", "P"),
+    "reference": ("", "", ""),
+    "control": ("x", "+", "d"),
+}
+_POINTS = {**_MARKERS, "reference": ("|", "_", "1")}
+# The bars of a reference are outlines.
+_HATCHES = {
+    "main": ("", "///", "..."),
+    "second": ("\\\\\\", "xxx", "ooo"),
+    "reference": ("", "///", "..."),
+    "control": ("", "///", "..."),
+}
+WIDTHS = {"main": 2.0, "second": 1.7, "reference": 1.3, "control": 1.4}
+
+_STYLE = {
+    "font.family": _MEASURED_FONT,
+    "font.size": 9.0,
+    "text.color": INK,
+    "axes.edgecolor": "#777777",
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 7.0,
+    "axes.labelsize": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.7,
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "legend.handlelength": 3.2,
+    "legend.columnspacing": 1.6,
+    "lines.markersize": 4.5,
+    "hatch.linewidth": 0.6,
+    "hatch.color": "#ffffff",
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    # Labels are words: a dollar sign in one is a dollar sign.
+    "text.parse_math": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "icl_jax",
+    "svg.image_inline": True,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """How one series is drawn."""
+
+    colour: str
+    line: Any
+    marker: str
+    point: str
+    hatch: str
+    width: float
+    filled: bool
+    outline: bool
+
+
+class Looks:
+    """Gives each label of a figure its look: by role, then by order of appearance within it."""
+
+    def __init__(self, where: str):
+        self._where = where
+        self._roles: dict[str, str] = {}
+        self._looks: dict[str, Look] = {}
+
+    def add(self, label: str, role: str) -> None:
+        if role not in ROLES:
+            raise ValueError(
+                f"{self._where}: role of {label!r} must be one of "
+                f"{', '.join(map(repr, ROLES))}, got {role!r}."
+            )
+        if label in self._roles:
+            if self._roles[label] != role:
+                raise ValueError(
+                    f"{self._where}: label {label!r} has role {self._roles[label]!r} and role "
+                    f"{role!r}. One label is one condition: rename one of them."
+                )
+            return
+        i = list(self._roles.values()).count(role) % 3
+        self._roles[label] = role
+        self._looks[label] = Look(
+            colour=_COLOURS[role][i],
+            line=_LINES[role][i],
+            marker=_MARKERS[role][i],
+            point=_POINTS[role][i],
+            hatch=_HATCHES[role][i],
+            width=WIDTHS[role],
+            filled=role == "main",
+            outline=role == "reference",
+        )
+
+    def __getitem__(self, label: str) -> Look:
+        return self._looks[label]
+
+    def order(self, entries: dict[str, Any]) -> dict[str, Any]:
+        """Legend entries in the order in which the caller listed the series."""
+        known = {label: entries[label] for label in self._looks if label in entries}
+        return known | {label: entry for label, entry in entries.items() if label not in known}
+
+
+def import_matplotlib() -> Any:
+    try:
+        import matplotlib
+        import matplotlib.figure
+    except ImportError as error:
+        raise ImportError(
+            "icl_jax.report.figures draws with matplotlib, which is not installed. Install it "
+            'with: pip install "icl_jax[experiments]"'
+        ) from error
+    return matplotlib
+
+
+@contextlib.contextmanager
+def new_figure(
+    panels: int,
+    *,
+    panel_height: float = 2.75,
+    columns: int | None = None,
+    share_y: bool = False,
+) -> Iterator[tuple[Any, list[Any]]]:
+    """A figure of ``panels`` axes under our style, whatever a user's matplotlibrc says."""
+    matplotlib = import_matplotlib()
+    columns = num_columns(panels) if columns is None else columns
+    rows = -(-panels // columns)
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        figure = matplotlib.figure.Figure(
+            figsize=(WIDTH, rows * panel_height + 0.35), layout="constrained"
+        )
+        figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05, wspace=0.03, hspace=0.05)
+        grid = figure.subplots(rows, columns, squeeze=False, sharey=share_y).ravel()
+        for unused in grid[panels:]:
+            unused.remove()
+        yield figure, list(grid[:panels])
+
+
+def num_columns(panels: int) -> int:
+    return 2 if panels == 4 else min(panels, 3)
+
+
+def decorate(axis: Any, title: str, x_label: str, y_label: str, log_x: bool, log_y: bool) -> None:
+    axis.set_title(title)
+    axis.set_xlabel(x_label)
+    axis.set_ylabel(y_label)
+    if log_x:
+        axis.set_xscale("log")
+    if log_y:
+        axis.set_yscale("log")
+
+
+def set_ticks(axis: Any, log_x: bool, log_y: bool) -> None:
+    for log, one, limits in (
+        (log_x, axis.xaxis, axis.get_xlim),
+        (log_y, axis.yaxis, axis.get_ylim),
+    ):
+        if log:
+            first, last = np.log10(limits())
+            set_log_ticks(one, first, last, None)
+
+
+def set_log_ticks(axis: Any, first: float, last: float, zero_at: float | None) -> None:
+    """Whole decades, at most about seven; within three decades also steps in between."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+
+    decades = np.arange(np.ceil(first - 1e-9), np.floor(last + 1e-9) + 1)
+    span = last - first
+    short = span < 3.0
+    if short:
+        steps = (1, 3) if span > 1.5 else (1, 2, 5) if span > 0.6 else tuple(range(1, 10))
+        if span < 0.2:
+            steps = tuple(np.arange(1.0, 10.0, 0.1))
+        whole = np.arange(np.floor(first), np.ceil(last) + 1)
+        ticks = [step * 10.0**decade for decade in whole for step in steps]
+        ticks = [tick for tick in ticks if first - 1e-9 <= np.log10(tick) <= last + 1e-9]
+    else:
+        stride = int(np.ceil(len(decades) / 7))
+        ticks = [10.0**decade for decade in decades if decade % stride == 0]
+    plain = -3 <= first and last <= 4
+    if zero_at is not None:
+        ticks = [zero_at, *ticks]
+
+    def text(value: float, _: Any) -> str:
+        if zero_at is not None and value == zero_at:
+            return "0"
+        if plain:
+            return f"{value:g}"
+        exponent = int(np.floor(np.log10(value) + 1e-9))
+        digits = value / 10.0**exponent
+        power = "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+        return power if abs(digits - 1) < 1e-6 else f"{digits:g}·{power}"
+
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(FuncFormatter(text))
+    axis.set_minor_locator(FixedLocator([] if short else [10.0**decade for decade in decades]))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def name_ticks(axis: Any, names: Sequence[str] | None) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    if names is None:
+        axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    else:
+        axis.set_ticks(range(len(names)), names)
+
+
+def add_legend(figure: Any, entries: dict[str, Any], handle: float = 3.2) -> None:
+    """One legend below all panels, in as many rows as its labels need."""
+    # Some 108 characters fit the width; a handle and the space around it take about ten.
+    lengths = [len(label) + 10 for label in entries]
+    fits = sum(lengths) <= 108
+    figure.legend(
+        list(entries.values()),
+        list(entries),
+        loc="outside lower center",
+        ncols=len(entries) if fits else max(1, min(len(entries), 108 // max(lengths))),
+        handlelength=handle,
+    )
+
+
+def to_svg(figure: Any) -> str:
+    """The figure as an ``<svg>`` element: no prologue, no date, no style that leaks into a page."""
+    buffer = io.StringIO()
+    figure.savefig(
+        buffer,
+        format="svg",
+        dpi=160,
+        metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+    )
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"\s*<defs>\s*<style[^>]*>[^<]*</style>\s*</defs>", "", text, count=1)
+    text = text.replace("<svg ", '<svg style="stroke-linejoin: round; stroke-linecap: butt" ', 1)
+    return text.replace(f"'{_MEASURED_FONT}'", _FONTS)
