@@ -146,7 +146,7 @@ def test_a_figure_refers_to_nothing_outside(draw):
 def test_a_figure_leaves_the_global_settings_of_matplotlib_alone():
     import matplotlib
 
-    with matplotlib.rc_context({"font.size": 33.0, "axes.grid": False}):
+    with matplotlib.rc_context({"font.size": 33.0, "xtick.major.size": 20.0}):
         before = dict(matplotlib.rcParams)
         styled = _draw_curves()
         assert dict(matplotlib.rcParams) == before
