@@ -394,7 +394,7 @@ footer p { margin-bottom: 0.5rem; }
   section { margin-top: 2rem; }
   .plate { border: 0; padding: 0; margin-left: 0; margin-right: 0; overflow: visible; }
   .plate svg { min-width: 0; }
-  h2, caption { break-after: avoid; }
+  h2, caption, .plate { break-after: avoid; }
   figure .plate, tr, .strip { break-inside: avoid; }
 }
 """
