@@ -54,8 +54,8 @@ def test_a_half_written_checkpoint_is_ignored_and_swept_away(tmp_path):
     (half / "commit_success.txt").unlink()
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step() == 10
-        checkpoints.save(20, state)
-        assert checkpoints.latest_step() == 20
+        checkpoints.save(30, state)
+        assert checkpoints.latest_step() == 30
     assert not half.exists()
 
 

@@ -119,6 +119,18 @@ def test_it_compiles_once_whatever_the_number_of_dispatches():
     quiet(loss=traced, num_steps=40)
 
 
+def test_weakly_typed_parameters_do_not_make_it_compile_again():
+    def weak(key):
+        return {**init(key), "scale": jax.lax.full((), 1.0)}
+
+    def scaled(params, key):
+        value, metrics = loss(params, key)
+        return value * params["scale"].astype(value.dtype) ** 2, metrics
+
+    assert jax.eval_shape(weak, KEY)["scale"].weak_type
+    quiet(init=weak, loss=chex.assert_max_traces(scaled, n=2))
+
+
 def test_resuming_compiles_nothing_anew(tmp_path):
     traced = chex.assert_max_traces(loss, n=2)
     quiet(loss=traced, workdir=tmp_path, num_steps=10)
