@@ -1,0 +1,265 @@
+"""Does the context do to the weights what gradient descent does?
+
+The same block, the same examples, the same query. On one side the implicit weights ``W_i`` after i
+examples in the context; on the other the same kernel fine-tuned with an optax optimiser on these i
+examples, each taken as a query without context, one step each, at the learning rate that is best
+on tasks held out for the search. Their query losses, and the angle between their weight updates;
+beside them least squares, the untrained learner, shuffled labels and a random update.
+
+    python -m experiments.descent --workdir=runs/descent
+
+About one minute on 2 cores. Expected: both losses fall with i, the implicit one faster; a small
+angle cosine, to be read against its nulls only.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.conduct import Outcome, finish, measured, start
+from experiments.flags import launch, option
+from experiments.learner import (
+    Learner,
+    LearnerConfig,
+    embed,
+    first_kernel,
+    obtain,
+    quick_learner,
+    read_out,
+    test_prompts,
+    with_kernel,
+)
+from icl_jax import checks
+from icl_jax.blocks.stack import Stack, functional
+from icl_jax.descent.closed_form import ORACLES, prefix_predictions
+from icl_jax.descent.finetune import finetune
+from icl_jax.descent.line_search import rate_grid, tune_learning_rate
+from icl_jax.dims import Array, Params
+from icl_jax.dynamics.anchored import anchored_trajectory
+from icl_jax.dynamics.prefixes import lone_midpoints, prefix_pass
+from icl_jax.measures.function_space import squared_error
+from icl_jax.measures.intervals import bootstrap_mean
+from icl_jax.measures.nulls import random_update, shuffled_labels
+from icl_jax.measures.weight_space import cosine
+from icl_jax.patches.block import Midpoint, apply_block, block_patches
+from icl_jax.patches.low_rank import LowRank
+from icl_jax.report.figures import Curve, Panel, curves
+from icl_jax.report.page import Section, Table
+from icl_jax.tasks.prompt import Prompt, example_queries, prompt_tokens
+
+OptimizerName = Literal["sgd", "momentum", "adam"]
+OPTIMIZERS = {
+    "sgd": optax.sgd,
+    "momentum": functools.partial(optax.sgd, momentum=0.9),
+    "adam": optax.adam,
+}
+
+
+COSINES = ("cosine", "random_cosine", "shuffled_cosine")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What descends, on how many prompts."""
+
+    num_prompts: int = option(200, "test prompts, one run each")
+    num_search_prompts: int = option(100, "held-out prompts of the learning rate's line search")
+    optimizer: OptimizerName = option("sgd", "what fine-tunes the kernel")
+    lowest_rate: float = option(1e-4, "of the line search")
+    highest_rate: float = option(10.0, "of the line search")
+    num_rates: int = option(26, "of the line search, evenly spaced in the logarithm")
+    seed: int = option(2, "of the test prompts, the nulls and the resampling")
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("num_prompts", "num_search_prompts", "num_rates"):
+            checks.positive_int("descent", name, getattr(self, name))
+        checks.one_of("descent", "optimizer", self.optimizer, tuple(OPTIMIZERS))
+        if self.learner.stack.depth != 1:
+            raise ValueError(
+                f"descent: learner.stack.depth must be 1, got {self.learner.stack.depth}: the "
+                "comparison is of one block's first kernel."
+            )
+
+    @classmethod
+    def quick(cls) -> "Config":
+        """A short training and fewer prompts."""
+        return cls(
+            num_prompts=100, num_search_prompts=50, num_rates=16, learner=quick_learner()
+        )
+
+
+def implicit(stack: Stack, params: Params, prompt: Prompt) -> tuple[Any, Array]:
+    """The anchored updates after every prefix, and the lone query's predictions with them (M,)."""
+    (block,), (block_params,) = functional(stack, params)
+    hidden_TD = embed(stack, params, prompt_tokens(prompt))
+    prefixes = prefix_pass((block,), (block_params,), hidden_TD[:-1], hidden_TD[-1])
+    full, kept = prefixes.full[0], prefixes.kept[0]
+    trajectory = anchored_trajectory(full.mlp_input_TD, first_kernel(params))
+    patches, _, _ = block_patches(block, block_params, full, kept)
+    predictions_M = read_out(stack, params, apply_block(block, block_params, kept, patches))
+    return trajectory.updates, predictions_M
+
+
+def descend(
+    stack: Stack, params: Params, prompt: Prompt, optimizer: optax.GradientTransformation
+) -> tuple[Array, Array]:
+    """Fine-tunes the first kernel: its updates (M, D, H), and the lone query's predictions (M,)."""
+    (block,), (block_params,) = functional(stack, params)
+
+    def alone(tokens_NC: Array) -> Midpoint:
+        hidden_ND = embed(stack, params, tokens_NC)
+        return lone_midpoints(
+            block, block_params, hidden_ND, jnp.zeros(hidden_ND.shape[0], jnp.int32)
+        )
+
+    def predict(kernel_DH: Array, midpoint: Midpoint) -> Array:
+        one_row = jax.tree.map(lambda leaf: leaf[None], midpoint)
+        output_1D = apply_block(block, with_kernel(block_params, kernel_DH), one_row)
+        return read_out(stack, params, output_1D)[0]
+
+    def loss(kernel_DH: Array, example: tuple[Midpoint, Array]) -> Array:
+        midpoint, target = example
+        return squared_error(predict(kernel_DH, midpoint), target)
+
+    # The contextual layer is not trained, so what it makes of each lone example is fixed.
+    examples = (alone(example_queries(prompt)), prompt.targets_N)
+    start_DH = first_kernel(params)
+    trajectory = finetune(loss, start_DH, examples, optimizer)
+    query = jax.tree.map(lambda leaf: leaf[0], alone(prompt_tokens(prompt)[-1:]))
+    predictions_M = jax.vmap(lambda kernel_DH: predict(kernel_DH, query))(trajectory.weights)
+    return trajectory.weights - start_DH[None], predictions_M
+
+
+def query_losses(predictions_M: Array, prompt: Prompt) -> Array:
+    """The squared error (M,) of each prediction of the query's label."""
+    return squared_error(
+        predictions_M, jnp.broadcast_to(prompt.query_target, predictions_M.shape)
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("stack", "optimizer"))
+def search(
+    stack: Stack, params: Params, prompts: Prompt, optimizer: OptimizerName, rates_X: Array
+) -> Any:
+    """The learning rate of the lowest query loss, averaged over prompts and context sizes >= 1."""
+
+    def score(rate: Array) -> Array:
+        def run(prompt: Prompt) -> Array:
+            _, predictions_M = descend(stack, params, prompt, OPTIMIZERS[optimizer](rate))
+            return query_losses(predictions_M, prompt)[1:].mean()
+
+        return jax.vmap(run)(prompts).mean()
+
+    return tune_learning_rate(score, rates_X)
+
+
+@functools.partial(jax.jit, static_argnames=("stack", "optimizer"))
+def face_to_face(
+    stack: Stack,
+    params: Params,
+    prompts: Prompt,
+    optimizer: OptimizerName,
+    rate: Array,
+    key: Array,
+) -> dict[str, Array]:
+    """Losses and cosines after every prefix, for every prompt: (B, M) each, cosines from i = 1."""
+
+    def one(inputs: tuple[Prompt, Array]) -> dict[str, Array]:
+        prompt, prompt_key = inputs
+        shuffle_key, random_key = jax.random.split(prompt_key)
+        updates, implicit_M = implicit(stack, params, prompt)
+        descents_MDH, finetuned_M = descend(stack, params, prompt, OPTIMIZERS[optimizer](rate))
+        confused = dataclasses.replace(
+            prompt, targets_N=shuffled_labels(shuffle_key, prompt.targets_N)
+        )
+        confused_MDH, confused_M = descend(stack, params, confused, OPTIMIZERS[optimizer](rate))
+        keys_M = jax.random.split(random_key, implicit_M.shape[0])
+        randoms = jax.vmap(random_update)(keys_M, updates)
+
+        def angles(first: LowRank, second_MDH: Array) -> Array:
+            # At i = 0 nothing has moved, and nothing has no direction.
+            later = jax.tree.map(lambda leaf: leaf[1:], first)
+            return jax.vmap(cosine)(later, second_MDH[1:])
+
+        return {
+            "implicit_loss": query_losses(implicit_M, prompt),
+            "finetuned_loss": query_losses(finetuned_M, prompt),
+            "shuffled_loss": query_losses(confused_M, prompt),
+            "cosine": angles(updates, descents_MDH),
+            "shuffled_cosine": angles(updates, confused_MDH),
+            "random_cosine": angles(randoms, descents_MDH),
+        }
+
+    keys_B = jax.random.split(key, prompts.query_target.shape[0])
+    # In small groups: every prompt holds N + 1 whole kernels, twice.
+    return jax.lax.map(one, (prompts, keys_B), batch_size=16)
+
+
+@functools.partial(jax.jit, static_argnames="name")
+def oracle_losses(name: str, prompts: Prompt) -> Array:
+    """Query losses (B, M) of a closed-form predictor after every prefix."""
+
+    def losses(prompt: Prompt) -> Array:
+        predictions_M = prefix_predictions(
+            ORACLES[name], prompt.inputs_ND, prompt.targets_N, prompt.query_D
+        )
+        return query_losses(predictions_M, prompt)
+
+    return jax.vmap(losses)(prompts)
+
+
+def measure(config: Config, learner: Learner) -> dict[str, Any]:
+    """Both sides for the trained learner; both sides again for the untrained one."""
+    prompts = test_prompts(learner, config.seed, config.num_prompts)
+    held_out = test_prompts(learner, config.seed + 1, config.num_search_prompts)
+    key = jax.random.key(config.seed)
+    rates_X = rate_grid(config.lowest_rate, config.highest_rate, config.num_rates, jnp.float32)
+    # One at a time: see low_rank._triangle for what batched LAPACK calls do side by side.
+    arrays: dict[str, Any] = {
+        f"{name}_loss": jax.block_until_ready(oracle_losses(name, prompts)) for name in ORACLES
+    }
+    for prefix, params in (("", learner.trained), ("untrained_", learner.untrained)):
+        found = search(learner.stack, params, held_out, config.optimizer, rates_X)
+        arrays |= {
+            f"{prefix}rate": found.best_rate,
+            f"{prefix}rate_at_edge": found.at_edge,
+            f"{prefix}search_scores": found.scores_X,
+        }
+        numbers = face_to_face(
+            learner.stack, params, prompts, config.optimizer, found.best_rate, key
+        )
+        arrays |= {f"{prefix}{name}": array for name, array in numbers.items()}
+    return arrays | {"rates": rates_X}
+
+
+def summarise(config: Config, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Means over prompts; cosines are those after all examples, with 95% intervals."""
+    key = jax.random.key(config.seed)
+    num_sizes = arrays["implicit_loss"].shape[1]
+    losses = {
+        name: arrays[name].mean(axis=0) for name in arrays if name.endswith("_loss")
+    }
+    summary: dict[str, Any] = {
+        "num_prompts": config.num_prompts,
+        "context_sizes": np.arange(num_sizes),
+        **losses,
+        "untrained_loss": losses["untrained_implicit_loss"],
+        "optimizer": config.optimizer,
+        "learning_rate": arrays["rate"],
+        "learning_rate_at_edge": bool(arrays["rate_at_edge"]),
+        "untrained_learning_rate": arrays["untrained_rate"],
+    }
+    for name in COSINES:
+        interval = bootstrap_mean(key, jnp.asarray(arrays[name][:, -1]))
+        summary[name] = interval.mean
+        summary[f"{name}_interval"] = [interval.low, interval.high]
+    return summary

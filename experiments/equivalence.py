@@ -1,0 +1,139 @@
+"""Is a context exactly a low-rank change of the MLP's weights?
+
+For every wiring of a block, every contextual layer and a 10-layer stack: run the query with its
+context, then run the query alone with patched weights, and compare the outputs. Beside it stand
+the same query with the original weights (unpatched), with the patch of another prompt (shuffled)
+and with a random patch of the same size (random).
+
+    python -m experiments.equivalence --workdir=runs/equivalence
+
+About 40 seconds on 2 cores. Expected: patched below 1e-5 in float32 and below 1e-12 in float64;
+every control above 1e-2. The identity is algebra: it holds for these random weights as it does for
+trained ones, and says nothing yet about what a trained model uses it for.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.flags import launch, option
+from experiments.conduct import Outcome, finish, measured, start
+from experiments.learner import embed
+from icl_jax.blocks.config import LAYERS, StackConfig, build_stack
+from icl_jax.blocks.stack import FlaxBlock, Stack, cast, functional
+from icl_jax.dims import Array, Params
+from icl_jax.measures.function_space import relative_error
+from icl_jax.measures.nulls import another_prompts, random_vector
+from icl_jax.patches.bank import Bank, Loop, check_patchable, forward, patched_forward, stack_patches
+from icl_jax.patches.block import TokenPatch
+from icl_jax.report.figures import dots
+from icl_jax.report.page import Section, Table
+from icl_jax.tasks.prompt import prompt_tokens, sample_prompts
+from icl_jax.tasks.catalogue import make_task
+
+WIRINGS = ("no_skip", "skip", "pre_norm", "post_norm", "parallel")
+PRECISIONS = ("float32", "float64")
+CONDITIONS = ("patched", "unpatched", "shuffled", "random")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is compared, and on how many prompts."""
+
+    num_prompts: int = option(100, "prompts per case")
+    num_examples: int = option(50, "context examples per prompt")
+    input_width: int = option(2, "dimension of the regression inputs")
+    depth: int = option(10, "layers of the deep stack")
+    seed: int = option(0, "of prompts and weights")
+    stack: StackConfig = field(default_factory=StackConfig)
+
+    @classmethod
+    def quick(cls) -> "Config":
+        """The same cases on fewer prompts."""
+        return cls(num_prompts=32, num_examples=20)
+
+
+def cases(config: Config) -> dict[str, StackConfig]:
+    """The stacks that are compared: name -> configuration."""
+    base = config.stack
+    wirings = {name: dataclasses.replace(base, wiring=name) for name in WIRINGS}
+    deep = dataclasses.replace(base, wiring="pre_norm", depth=config.depth)
+    return {**wirings, f"stack{config.depth}": deep}
+
+
+def layer_cases(config: Config) -> dict[str, StackConfig]:
+    """One pre-norm block for each contextual layer."""
+    base = dataclasses.replace(config.stack, wiring="pre_norm")
+    return {name: dataclasses.replace(base, layer=name) for name in LAYERS}
+
+
+@functools.partial(jax.jit, static_argnames="stack")
+def compare(stack: Stack, params: Params, tokens_BTC: Array, key: Array) -> dict[str, Array]:
+    """Relative errors of the patched run and its controls at the query, and conditioning numbers.
+
+    Args:
+      stack: the model.
+      params: its parameters.
+      tokens_BTC: (B, T, C), one prompt each; everything but the last token is removed.
+      key: of the random patches.
+
+    Returns:
+      ``patched``, ``open_loop`` and the controls: relative Frobenius errors over all prompts.
+    """
+    blocks, block_params = functional(stack, params)
+    query_K = jnp.asarray([tokens_BTC.shape[1] - 1], jnp.int32)
+    hidden_BTD = jax.vmap(lambda tokens_TC: embed(stack, params, tokens_TC))(tokens_BTC)
+
+    def plain(hidden_TD: Array) -> Array:
+        return forward(blocks, block_params, hidden_TD)[query_K]
+
+    def alone(hidden_TD: Array) -> Array:
+        return forward(blocks, block_params, hidden_TD[query_K], positions_T=query_K)
+
+    def bank(hidden_TD: Array, loop: Loop) -> Bank:
+        return stack_patches(blocks, block_params, hidden_TD, query_K, loop=loop)
+
+    def patched(hidden_TD: Array, prompt_bank: Bank) -> Array:
+        return patched_forward(blocks, block_params, hidden_TD, prompt_bank)
+
+    banks = jax.vmap(lambda hidden_TD: bank(hidden_TD, "closed"))(hidden_BTD)
+    open_banks = jax.vmap(lambda hidden_TD: bank(hidden_TD, "open"))(hidden_BTD)
+    random_banks = jax.vmap(random_bank)(jax.random.split(key, hidden_BTD.shape[0]), banks)
+    expected_BKD = jax.vmap(plain)(hidden_BTD)
+    outputs = {
+        "patched": jax.vmap(patched)(hidden_BTD, banks),
+        "open_loop": jax.vmap(patched)(hidden_BTD, open_banks),
+        "unpatched": jax.vmap(alone)(hidden_BTD),
+        "shuffled": jax.vmap(patched)(hidden_BTD, another_prompts(banks)),
+        "random": jax.vmap(patched)(hidden_BTD, random_banks),
+    }
+    numbers = {name: relative_error(output, expected_BKD) for name, output in outputs.items()}
+    numbers["least_kept_norm"] = jnp.min(jnp.stack([c.kept_norm for c in banks.conditioning]))
+    numbers["largest_relative_change"] = jnp.max(
+        jnp.stack([c.relative_change for c in banks.conditioning])
+    )
+    return numbers
+
+
+def random_bank(key: Array, bank: Bank) -> Bank:
+    """A bank of the same sizes whose changes point anywhere."""
+    patches = []
+    for layer, patch in enumerate(bank.patches):
+        keys = jax.random.split(jax.random.fold_in(key, layer), 2)
+        patches.append(
+            TokenPatch(_random_delta(keys[0], patch.input), _random_delta(keys[1], patch.output))
+        )
+    return dataclasses.replace(bank, patches=tuple(patches))
+
+
+def _random_delta(key: Array, part: Any) -> Any:
+    if part is None:
+        return None
+    keys_K = jax.random.split(key, part.delta_D.shape[0])
+    return dataclasses.replace(part, delta_D=jax.vmap(random_vector)(keys_K, part.delta_D))
