@@ -58,6 +58,8 @@ def launch(
       config_type: a frozen dataclass whose fields all have defaults; ``quick()``, where it has
         one, is the small configuration behind ``--quick``.
       run: ``run(config, workdir)``, with ``workdir`` a Path (None where none is needed or given).
+        A configuration refuses its own values in ``__post_init__``; what ``run`` alone can refuse
+        is a ``WorkdirError`` or a ``UsageError``. Any other error is a bug and keeps its traceback.
       doc: the module's docstring, which opens ``--help``.
       argv: the command line, the program's name first; ``sys.argv`` unless given.
       needs_workdir: whether ``--workdir`` must be given.
@@ -85,10 +87,10 @@ def launch(
     jax.config.update("jax_enable_x64", True)
     try:
         run(parsed.config, parsed.workdir)
-    except WorkdirError as error:
+    except (UsageError, WorkdirError) as error:
         _fail(name, error, 2)
     except TrainingDivergedError as error:
-        _fail(name, error, 1)
+        _fail(name, f"{error}{_learning_rates(parsed.config)}", 1)
     except KeyboardInterrupt:
         _fail(name, "interrupted; the same command goes on from the last checkpoint.", 130)
 
@@ -307,6 +309,13 @@ def _unknown(flag: str, names: list[str]) -> str:
 def _nearest(text: str, choices: list[str]) -> str:
     near = difflib.get_close_matches(text, choices, n=1)
     return f" Did you mean {near[0]}?" if near else ""
+
+
+def _learning_rates(config: Any) -> str:
+    """The flags of the trainings' learning rates, as they are set."""
+    rates = [item for item in _items(config) if item.name.endswith("training.learning_rate")]
+    listed = " ".join(f"--{item.name}={_show(item.default)}" for item in rates)
+    return f" This run had {listed}." if rates else ""
 
 
 def _fail(name: str, error: Exception | str, code: int) -> NoReturn:

@@ -227,7 +227,10 @@ def _make_folder(run: Run) -> None:
 
 
 def _check_same_run(run: Run, asked: Mapping[str, Any]) -> None:
-    found = json.loads(run.path(CONFIG).read_text())
+    try:
+        found = run.load_json(CONFIG)
+    except ValueError:  # No JSON, or no text at all.
+        found = None
     if not isinstance(found, dict) or found.keys() != asked.keys():
         raise WorkdirError(
             f"workdir {run.workdir} holds a {CONFIG} that no run wrote. Choose another --workdir."

@@ -97,8 +97,9 @@ def test_somebody_elses_folder_is_left_alone(tmp_path):
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
-def test_somebody_elses_config_json_is_left_alone(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+@pytest.mark.parametrize("content", [b'{"model_type": "bert"}', b"[1]", b"{half", b"\xff\xfe"])
+def test_somebody_elses_config_json_is_left_alone(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(WorkdirError, match="a config.json that no run wrote"):
         open_here(tmp_path)
     assert os.listdir(tmp_path) == ["config.json"]

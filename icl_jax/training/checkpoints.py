@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from icl_jax.records import WorkdirError
+
 
 class Checkpoints:
     """The checkpoints in one folder; a context manager, because orbax holds threads.
@@ -75,7 +77,7 @@ class Checkpoints:
           The saved pytree, bit for bit.
 
         Raises:
-          ValueError: the checkpoint has other leaves, shapes or dtypes; the message names them.
+          WorkdirError: the checkpoint has other leaves, shapes or dtypes; the message names them.
         """
         # Asked first, because orbax casts other dtypes without a word.
         saved = dict(_describe(self._manager.item_metadata(step).tree))
@@ -86,7 +88,7 @@ class Checkpoints:
             if saved.get(name) != expected.get(name)
         ]
         if differing:
-            raise ValueError(
+            raise WorkdirError(
                 f"Checkpoints.restore: the checkpoint of step {step} in {self._folder} holds "
                 f"another state (saved -> expected: {'; '.join(differing)}). Restore it with the "
                 "model, the optimizer and the precision that wrote it, or start in another folder."

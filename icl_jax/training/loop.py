@@ -20,6 +20,7 @@ import optax
 
 from icl_jax import checks
 from icl_jax.dims import Array, Params
+from icl_jax.records import WorkdirError
 from icl_jax.training.checkpoints import Checkpoints
 from icl_jax.training.metrics import Row, append_rows, columns, keep_rows
 from icl_jax.training.progress import progress, silence
@@ -90,8 +91,9 @@ def train(
 
     Raises:
       TrainingDivergedError: something is not finite. No such state is ever checkpointed.
-      ValueError: a count below 1; a metric that is no scalar or has a taken name; a checkpoint in
-        ``workdir`` of another state, key or set of metrics, or of a later step.
+      ValueError: a count below 1; a metric that is no scalar or has a taken name.
+      WorkdirError (a ValueError): ``workdir`` holds a training of another state, key or set of
+        metrics, one of more steps, or one whose metrics are gone.
       TypeError: ``key`` is no typed PRNG key, or the loss no scalar.
     """
     for name, value in [
@@ -150,14 +152,14 @@ def _resume(
     if step is None:
         return state, 0
     if step > num_steps:
-        raise ValueError(
+        raise WorkdirError(
             f"train: {checkpoints.folder} is at step {step} already, beyond num_steps={num_steps}. "
             "Train in another folder."
         )
     expected = _saved_tree(state, key)
     restored = checkpoints.restore(step, expected)
     if not np.array_equal(restored["key"], expected["key"]):
-        raise ValueError(
+        raise WorkdirError(
             f"train: {checkpoints.folder} was trained from another key. Train in another folder, "
             "or with the seed that it began with."
         )
@@ -166,7 +168,7 @@ def _resume(
 
 def _check_names(rows: list[Row], new_rows: list[Row]) -> None:
     if rows and rows[-1].keys() != new_rows[0].keys():
-        raise ValueError(
+        raise WorkdirError(
             f"train: the loss gives the metrics {sorted(new_rows[0])}, but the run has "
             f"{sorted(rows[-1])}. Resume with the loss that it began with, or train in another "
             "folder."

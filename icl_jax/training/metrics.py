@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from icl_jax.records import atomic_file
+from icl_jax.records import WorkdirError, atomic_file
 
 #: One line: the step and its numbers.
 Row = dict[str, int | float]
@@ -42,11 +42,11 @@ def keep_rows(path: Path, last_step: int) -> list[Row]:
     """Drops the rows after ``last_step``, in one step, and returns the ones that stay.
 
     Raises:
-      ValueError: one of the steps 1 to ``last_step`` has no row; the file stays as it is.
+      WorkdirError: one of the steps 1 to ``last_step`` has no row; the file stays as it is.
     """
     rows = [row for row in read_rows(path) if row["step"] <= last_step]
     if [row["step"] for row in rows] != list(range(1, last_step + 1)):
-        raise ValueError(
+        raise WorkdirError(
             f"keep_rows: {path} does not hold one row for each step up to {last_step}, where the "
             "checkpoint is. Put the file back, or train in another folder."
         )

@@ -224,15 +224,23 @@ def raising(error):
 
 def test_how_a_run_ends_is_told_by_its_exit_code(capsys):
     diverged = TrainingDivergedError("training diverged at step 3.", step=3, checkpoint=None)
-    code, _, err = outcome(capsys, "--workdir=x", run=raising(diverged))
-    assert (code, err) == (1, "descent: error: training diverged at step 3.\n")
+    faster = "--learner.training.learning_rate=0.01"
+    code, _, err = outcome(capsys, "--workdir=x", faster, run=raising(diverged))
+    assert code == 1
+    assert err == (
+        "descent: error: training diverged at step 3. This run had "
+        "--learner.training.learning_rate=0.01.\n"
+    )
+    code, _, err = outcome(capsys, "--workdir=x", run=raising(UsageError("too late for that.")))
+    assert (code, err) == (2, "descent: error: too late for that.\n")
     code, _, err = outcome(capsys, "--workdir=x", run=raising(KeyboardInterrupt()))
     assert code == 130 and "the same command goes on" in err
 
 
-def test_a_bug_keeps_its_traceback(capsys):
-    with pytest.raises(ZeroDivisionError):
-        outcome(capsys, "--workdir=x", run=raising(ZeroDivisionError()))
+@pytest.mark.parametrize("bug", [ZeroDivisionError, ValueError])
+def test_a_bug_keeps_its_traceback(capsys, bug):
+    with pytest.raises(bug):
+        outcome(capsys, "--workdir=x", run=raising(bug()))
 
 
 @dataclass(frozen=True)

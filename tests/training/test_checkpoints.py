@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from icl_jax.records import WorkdirError
 from icl_jax.training.checkpoints import Checkpoints
 from icl_jax.training.step import TrainState
 
@@ -62,7 +63,7 @@ def test_a_half_written_checkpoint_is_ignored_and_swept_away(tmp_path):
 def test_another_shape_is_refused_by_name(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(7, make_state(width=3))
-        with pytest.raises(ValueError) as caught:
+        with pytest.raises(WorkdirError) as caught:
             checkpoints.restore(7, make_state(width=5))
     message = str(caught.value)
     assert "params.blocks.0.kernel: float32[4,3] -> float32[4,5]" in message
@@ -73,7 +74,7 @@ def test_another_shape_is_refused_by_name(tmp_path):
 def test_another_dtype_is_refused_by_name(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(7, make_state(dtype=jnp.float64))
-        with pytest.raises(ValueError, match=r"kernel: float64\[4,3\] -> float32\[4,3\]"):
+        with pytest.raises(WorkdirError, match=r"kernel: float64\[4,3\] -> float32\[4,3\]"):
             checkpoints.restore(7, make_state())
 
 
@@ -81,7 +82,7 @@ def test_another_structure_is_refused_by_name(tmp_path):
     state = make_state()
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(7, {"state": state})
-        with pytest.raises(ValueError, match=r"state.step: int32\[\] -> absent"):
+        with pytest.raises(WorkdirError, match=r"state.step: int32\[\] -> absent"):
             checkpoints.restore(7, {"state": state.params})
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from icl_jax.records import WorkdirError
 from icl_jax.training.checkpoints import Checkpoints
 from icl_jax.training.loop import TrainingDivergedError, train
 from icl_jax.training.metrics import read_rows
@@ -213,27 +214,27 @@ def test_parameters_that_overflow_at_the_very_last_step_are_not_checkpointed(tmp
 
 def test_another_key_does_not_go_on_with_this_run(tmp_path):
     quiet(workdir=tmp_path)
-    with pytest.raises(ValueError, match="was trained from another key"):
+    with pytest.raises(WorkdirError, match="was trained from another key"):
         quiet(workdir=tmp_path, num_steps=30, key=jax.random.key(4))
 
 
 def test_another_model_does_not_go_on_with_this_run(tmp_path):
     quiet(workdir=tmp_path)
-    with pytest.raises(ValueError, match=r"weights_D: float64\[4\] -> float64\[5\]"):
+    with pytest.raises(WorkdirError, match=r"weights_D: float64\[4\] -> float64\[5\]"):
         quiet(workdir=tmp_path, init=lambda key: {"weights_D": jnp.zeros((5,), jnp.float64)})
 
 
 def test_other_metrics_do_not_go_on_in_this_file(tmp_path):
     quiet(workdir=tmp_path, num_steps=10)
     before = (tmp_path / "metrics.jsonl").read_bytes()
-    with pytest.raises(ValueError, match=r"the metrics .*'step'\], but the run has .*'worst'\]"):
+    with pytest.raises(WorkdirError, match=r"the metrics .*'step'\], but the run has .*'worst'\]"):
         quiet(workdir=tmp_path, loss=lambda params, key: (loss(params, key)[0], {}))
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
 def test_a_run_does_not_go_backwards(tmp_path):
     quiet(workdir=tmp_path)
-    with pytest.raises(ValueError, match="at step 20 already, beyond num_steps=10"):
+    with pytest.raises(WorkdirError, match="at step 20 already, beyond num_steps=10"):
         quiet(workdir=tmp_path, num_steps=10)
 
 
@@ -241,7 +242,7 @@ def test_lost_metrics_are_noticed(tmp_path):
     quiet(workdir=tmp_path)
     (tmp_path / "metrics.jsonl").unlink()
     with pytest.raises(
-        ValueError, match="metrics.jsonl does not hold one row for each step up to 20"
+        WorkdirError, match="metrics.jsonl does not hold one row for each step up to 20"
     ):
         quiet(workdir=tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from icl_jax.records import WorkdirError
 from icl_jax.training.metrics import append_rows, columns, keep_rows, read_rows
 
 ROWS = [{"step": step, "loss": 0.1 * step} for step in range(1, 6)]
@@ -49,7 +50,7 @@ def test_a_missing_row_is_an_error_that_changes_nothing(tmp_path):
     path = tmp_path / "metrics.jsonl"
     append_rows(path, ROWS[:2] + ROWS[3:])
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="one row for each step up to 5.*Put the file back"):
+    with pytest.raises(WorkdirError, match="one row for each step up to 5.*Put the file back"):
         keep_rows(path, 5)
     assert path.read_bytes() == before
 
