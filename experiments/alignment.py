@@ -43,7 +43,7 @@ from icl_jax.patches.block import apply_block
 from icl_jax.patches.low_rank import frobenius_norm
 from icl_jax.patches.token import kernel_update, token_update
 from icl_jax.report.figures import heatmaps
-from icl_jax.report.page import Section, Table
+from icl_jax.report.page import Section, Table, number
 from icl_jax.tasks.prompt import prompt_tokens
 
 MODELS = ("trained", "untrained")
@@ -125,3 +125,112 @@ def token_alignments(blocks: Any, block_params: Any, hidden_TD: Array) -> Array:
         matrices.append(alignment(updates))
         hidden_TD = apply_block(block, params, full)
     return jnp.stack(matrices)
+
+
+def measure(config: Config, learner: Learner) -> dict[str, Array]:
+    """The alignments of both models on the same prompts."""
+    prompts = test_prompts(learner, config.seed, config.num_prompts)
+    tokens_BTC = jax.vmap(prompt_tokens)(prompts)
+    key = jax.random.key(config.seed)
+    arrays = {}
+    for model in MODELS:
+        numbers = align(learner.stack, getattr(learner, model), tokens_BTC, key)
+        arrays |= {f"{model}.{name}": array for name, array in numbers.items()}
+    return arrays
+
+
+def summarise(config: Config, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Mean off-diagonal cosines, with 95% intervals over prompts for the block alignment."""
+    key = jax.random.key(config.seed)
+    summary: dict[str, Any] = {"num_prompts": config.num_prompts}
+    for model, prefix in zip(MODELS, ("", "untrained_"), strict=True):
+        blocks = bootstrap_mean(key, jnp.asarray(arrays[f"{model}.block_mean"]))
+        summary |= {
+            f"{prefix}token_alignment": arrays[f"{model}.token_mean"].mean(axis=0),
+            f"{prefix}block_alignment": blocks.mean,
+            f"{prefix}block_alignment_interval": [blocks.low, blocks.high],
+            f"{prefix}random_block_alignment": arrays[f"{model}.random_block_mean"].mean(),
+            f"{prefix}update_norms": arrays[f"{model}.norms"].mean(axis=0),
+        }
+    return summary
+
+
+def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
+    """Token alignment in the first, middle and last block; block alignment."""
+    summary = summarise(config, arrays)
+    depth = config.learner.stack.depth
+    shown = (0, depth // 2, depth - 1)
+    tokens = [arrays[f"{m}.token_alignment"][layer] for m in MODELS for layer in shown]
+    titles = [f"{m}, block {layer + 1}" for m in MODELS for layer in shown]
+    rows = [
+        (
+            f"block {layer + 1}",
+            summary["token_alignment"][layer],
+            summary["untrained_token_alignment"][layer],
+            summary["update_norms"][layer],
+            summary["untrained_update_norms"][layer],
+        )
+        for layer in range(depth)
+    ]
+    return [
+        Section(
+            "Tokens of one block pull the same way",
+            "The cosine between the weight updates of every two positions of a block, averaged "
+            f"over {config.num_prompts} prompts, with the lone query as the common anchor. Away "
+            f"from the diagonal it is {number(summary['token_alignment'].mean())} on average in "
+            f"the trained stack and {number(summary['untrained_token_alignment'].mean())} before "
+            "training; independent random updates would give 0. All updates of a block share their "
+            "left vector, so much of the alignment is in the construction, not in what was "
+            "learned: compare with the untrained stack.",
+            figure=heatmaps(
+                tokens,
+                titles,
+                x_label="position",
+                y_label="position",
+                value_label="cosine",
+                low=-1.0,
+                high=1.0,
+            ),
+            tables=[
+                Table(
+                    ("", "trained", "untrained", "|dW| trained", "|dW| untrained"),
+                    rows,
+                    "Mean cosine between two positions, and the norm of the query's update.",
+                )
+            ],
+            anchor="token-alignment",
+        ),
+        Section(
+            "Blocks do not",
+            "The same between the query's updates in different blocks: "
+            f"{number(summary['block_alignment'])} (95% interval "
+            f"{number(summary['block_alignment_interval'][0])} to "
+            f"{number(summary['block_alignment_interval'][1])}) trained, "
+            f"{number(summary['untrained_block_alignment'])} untrained, "
+            f"{number(summary['random_block_alignment'])} for random updates. Blocks have bases of "
+            "their own: a common direction of their kernels would be a coincidence.",
+            figure=heatmaps(
+                [arrays[f"{model}.block_alignment"] for model in MODELS],
+                list(MODELS),
+                x_label="block",
+                y_label="block",
+                value_label="cosine",
+                low=-1.0,
+                high=1.0,
+            ),
+            anchor="block-alignment",
+        ),
+    ]
+
+
+def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
+    """Trains the stack (or finds it in ``learners``), compares its updates, reports."""
+    record = start(workdir, "alignment", config)
+    learner = obtain(config.learner, learners or workdir / "learners")
+    arrays = measured(record, lambda: measure(config, learner))
+    outcome = Outcome(summarise(config, arrays), sections(config, arrays))
+    return finish(record, "Do tokens and blocks pull the same way?", __doc__, outcome)
+
+
+if __name__ == "__main__":
+    launch(Config, run, __doc__)

@@ -45,8 +45,8 @@ from icl_jax.dynamics.attribution import (
 from icl_jax.measures.nulls import another_prompts
 from icl_jax.patches.low_rank import LowRank, frobenius_norm, subtract
 from icl_jax.patches.token import token_update
-from icl_jax.report.figures import Curve, Panel, curves
-from icl_jax.report.page import Section, Table
+from icl_jax.report.figures import Curve, Panel, Role, curves
+from icl_jax.report.page import Section, Table, number
 from icl_jax.tasks.prompt import Prompt, prompt_tokens
 
 MODELS = ("trained", "untrained")
@@ -110,3 +110,130 @@ def take_apart(stack: Stack, params: Params, prompts: Prompt) -> dict[str, Array
         "norms": jax.vmap(lambda parts: contribution_norms(parts, kernel_DH))(attributions),
         "distances": jnp.linalg.norm(prompts.inputs_ND - prompts.query_D[:, None, :], axis=-1),
     }
+
+
+def measure(config: Config, learner: Learner) -> dict[str, Array]:
+    """The taken-apart updates of both models on the same prompts."""
+    prompts = test_prompts(learner, config.seed, config.num_prompts)
+    arrays = {}
+    for model in MODELS:
+        numbers = take_apart(learner.stack, getattr(learner, model), prompts)
+        arrays |= {f"{model}.{name}": array for name, array in numbers.items()}
+    return arrays
+
+
+def share_by_distance(
+    arrays: Mapping[str, np.ndarray], model: str, num_bins: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean distance and mean share of an example, in groups of equal size from near to far.
+
+    Shares are divided by 1/N: 1 is what an example has when all count alike.
+    """
+    shares_BN = arrays[f"{model}.shares"].sum(axis=1)[:, :-1]
+    distances_BN = arrays[f"{model}.distances"]
+    order = np.argsort(distances_BN.ravel())
+    groups = np.array_split(order, num_bins)
+    distance = np.asarray([distances_BN.ravel()[group].mean() for group in groups])
+    share = np.asarray([shares_BN.ravel()[group].mean() for group in groups])
+    return distance, share * shares_BN.shape[1]
+
+
+def summarise(config: Config, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The additivity error is the largest over prompts; its control the smallest."""
+    summary: dict[str, Any] = {"num_prompts": config.num_prompts}
+    for model, prefix in zip(MODELS, ("", "untrained_"), strict=True):
+        shares_BAT = arrays[f"{model}.shares"]
+        distance, share = share_by_distance(arrays, model, config.num_bins)
+        summary |= {
+            f"{prefix}additivity_error": arrays[f"{model}.additivity_error"].max(),
+            f"{prefix}shuffled_error": arrays[f"{model}.shuffled_error"].min(),
+            f"{prefix}remainder": np.abs(arrays[f"{model}.remainder"]).mean(),
+            f"{prefix}head_shares": shares_BAT.sum(axis=2).mean(axis=0),
+            f"{prefix}distance_groups": distance,
+            f"{prefix}share_by_distance": share,
+        }
+    return summary
+
+
+def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
+    """Who wrote the update: examples by distance, and heads."""
+    summary = summarise(config, arrays)
+    near, far = summary["share_by_distance"][0], summary["share_by_distance"][-1]
+    null_near, null_far = (summary["untrained_share_by_distance"][i] for i in (0, -1))
+    roles: dict[str, Role] = {"trained": "main", "untrained": "control"}
+    return [
+        Section(
+            "Who wrote the update: tokens and heads",
+            "The update of the query is a sum over context examples and heads. Added up again, "
+            f"the contributions of {config.num_prompts} prompts miss the update by at most "
+            f"{number(summary['additivity_error'])} (relative, float32); the sum of another "
+            f"prompt misses by at least {number(summary['shuffled_error'])}. What no token "
+            f"accounts for (the remainder, where a norm stands before the kernel) is "
+            f"{number(summary['remainder'])} of the update. The examples nearest to the query "
+            f"have {number(near)} times an even share and the farthest {number(far)} times; "
+            f"before training it is {number(null_near)} and {number(null_far)}.",
+            figure=curves(
+                [
+                    Panel(
+                        "share of an example by its distance",
+                        [
+                            Curve(
+                                model,
+                                *share_by_distance(arrays, model, config.num_bins),
+                                role=roles[model],
+                            )
+                            for model in MODELS
+                        ],
+                        "distance of the example from the query",
+                        "share of the update, in units of 1/N",
+                    ),
+                    Panel(
+                        "share of a head",
+                        [
+                            Curve(
+                                model,
+                                np.arange(1, len(heads) + 1),
+                                np.sort(heads)[::-1],
+                                role=roles[model],
+                            )
+                            for model, heads in (
+                                ("trained", summary["head_shares"]),
+                                ("untrained", summary["untrained_head_shares"]),
+                            )
+                        ],
+                        "head, largest share first",
+                        "share of the update",
+                    ),
+                ]
+            ),
+            tables=[
+                Table(
+                    ("learner", "additivity error", "another prompt's sum", "remainder"),
+                    [
+                        (
+                            model,
+                            summary[f"{prefix}additivity_error"],
+                            summary[f"{prefix}shuffled_error"],
+                            summary[f"{prefix}remainder"],
+                        )
+                        for model, prefix in zip(MODELS, ("", "untrained_"), strict=True)
+                    ],
+                    "Relative Frobenius errors: the largest, and for the control the smallest.",
+                )
+            ],
+            anchor="attribution",
+        )
+    ]
+
+
+def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
+    """Trains the learner (or finds it in ``learners``), takes its updates apart, reports."""
+    record = start(workdir, "attribution", config)
+    learner = obtain(config.learner, learners or workdir / "learners")
+    arrays = measured(record, lambda: measure(config, learner))
+    outcome = Outcome(summarise(config, arrays), sections(config, arrays))
+    return finish(record, "Which examples wrote the update?", __doc__, outcome)
+
+
+if __name__ == "__main__":
+    launch(Config, run, __doc__)

@@ -5,19 +5,21 @@ disk), ``summarise`` (numbers from the arrays) and ``sections`` (pictures from t
 """
 
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from rich.console import Console
+from rich.progress import track
 
 from icl_jax.records import Run, open_run
-from icl_jax.report.page import Section, write_page
+from icl_jax.report.page import Highlight, Section, write_page
 from icl_jax.report.terminal import print_table
 
 Arrays = dict[str, np.ndarray]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -60,18 +62,49 @@ def measured(run: Run, measure: Callable[[], Mapping[str, Any]]) -> Arrays:
     return run.load_arrays("arrays.npz")
 
 
-def finish(run: Run, title: str, introduction: str, outcome: Outcome) -> Outcome:
-    """Writes ``summary.json`` and ``report.html``, and prints the tables."""
+def each(items: Collection[Item], what: str) -> Iterator[Item]:
+    """The items one by one, behind a progress bar on a terminal."""
+    console = Console(stderr=True)
+    yield from track(items, what, console=console, disable=not console.is_terminal)
+
+
+def finish(
+    run: Run,
+    title: str,
+    introduction: str | None,
+    outcome: Outcome,
+    *,
+    highlights: Sequence[Highlight] = (),
+    print_tables: bool = True,
+) -> Outcome:
+    """Writes ``summary.json`` and ``report.html``, and prints the tables.
+
+    ``introduction`` is the experiment's docstring; the page shows it without its command lines.
+    """
     run.save_json("summary.json", outcome.summary)
     write_page(
         run.path("report.html"),
         title=title,
-        introduction=introduction,
+        introduction=_prose(introduction or ""),
         sections=outcome.sections,
+        highlights=highlights,
+        footer=_footer(run),
     )
     console = Console()
-    for section in outcome.sections:
+    for section in outcome.sections if print_tables else ():
         for table in section.tables:
             print_table(table, console)
-    console.print(f"Report: {run.path('report.html')}")
+    console.print(f"Report: {run.path('report.html')}", soft_wrap=True)
     return outcome
+
+
+def _prose(docstring: str) -> str:
+    """The paragraphs of a docstring that are no indented commands."""
+    paragraphs = docstring.strip().split("\n\n")
+    return "\n\n".join(text for text in paragraphs if not text.startswith(" "))
+
+
+def _footer(run: Run) -> str:
+    about = run.load_json("provenance.json")
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return f"Commit {about['commit']}; {about['device']}; {versions}."

@@ -47,8 +47,8 @@ from icl_jax.patches.low_rank import (
     singular_values,
     subtract,
 )
-from icl_jax.report.figures import Curve, Panel, curves
-from icl_jax.report.page import Section, Table
+from icl_jax.report.figures import Curve, Panel, Role, curves
+from icl_jax.report.page import Section, Table, number
 from icl_jax.tasks.prompt import prompt_tokens
 
 MODELS = ("trained", "untrained")
@@ -145,3 +145,133 @@ def summarise(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
             f"{prefix}peel_cosine": arrays[f"{model}.peel_cosine"].mean(),
         }
     return summary
+
+
+def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
+    """Step norms, then the two trajectories against each other."""
+    summary = summarise(arrays)
+    examples = config.learner.num_examples
+    steps_N = np.arange(1, examples + 1)
+    roles = {"trained": "main", "untrained": "control"}
+
+    def curve(model: str, name: str, label: str, role: str | None = None) -> Curve:
+        interval = bootstrap_mean(
+            jax.random.key(config.seed), jnp.asarray(arrays[f"{model}.{name}"])
+        )
+        x = steps_N if interval.mean.shape[0] == examples else np.arange(examples + 1)
+        mean, low, high = (np.asarray(part) for part in interval)
+        return Curve(label, x, mean, low, high, role=role or roles[model])
+
+    rows = [
+        (
+            model,
+            summary[f"{prefix}step_norms"][0],
+            summary[f"{prefix}step_norms"][-1],
+            summary[f"{prefix}decay_exponent"],
+            summary[f"{prefix}peel_cosine"],
+            summary[f"{prefix}peel_distance"],
+            summary[f"{prefix}peel_output_gap"],
+            summary[f"{prefix}peel_effective_rank"],
+        )
+        for model, prefix in zip(MODELS, ("", "untrained_"), strict=True)
+    ]
+    return [
+        Section(
+            f"The weights settle as the context grows (N = {examples})",
+            "Each further example moves the implicit weights less. From the first step to the last "
+            f"the mean step shrinks from {number(rows[0][1])} to {number(rows[0][2])} in the "
+            f"trained learner and from {number(rows[1][1])} to {number(rows[1][2])} in the "
+            "untrained one. Over the second half of the context the steps fall like i to the power "
+            f"{number(rows[0][3])} (trained) and {number(rows[1][3])} (untrained). An average over "
+            "i tokens changes by about 1/i when one more comes, whatever the model has learned: "
+            "settling alone is no sign of learning, only what differs from the grey curve is.",
+            figure=curves(
+                [
+                    Panel(
+                        "step norm",
+                        [curve(m, "step_norms", m) for m in MODELS],
+                        "context example i",
+                        "|W_i - W_(i-1)|_F",
+                        log_x=True,
+                        log_y=True,
+                    ),
+                    Panel(
+                        "distance from the start",
+                        [curve(m, "update_norms", m) for m in MODELS],
+                        "context examples i",
+                        "|W_i - W_0|_F",
+                    ),
+                ]
+            ),
+            anchor=f"convergence-{examples}",
+        ),
+        Section(
+            f"Two trajectories, one output (N = {examples})",
+            "The anchored update, of rank 1, and the product of N peel-off factors do the same to "
+            "the query: the outputs of the patched kernel differ by at most "
+            f"{number(rows[0][6])} (relative). They are not the same matrix: their distance is "
+            f"{number(rows[0][5])} of the anchored update's norm ({number(rows[1][5])} untrained), "
+            f"at a cosine of {number(rows[0][4])}, and the peel-off update has an effective rank "
+            f"of {number(rows[0][7])}. Which weights a context writes is a choice of path; what "
+            "they do to this query is not.",
+            figure=curves(
+                [
+                    Panel(
+                        "step norms of the two",
+                        [
+                            curve("trained", "step_norms", "anchored, trained"),
+                            curve("trained", "peel_step_norms", "peel-off, trained", "second"),
+                            curve("untrained", "peel_step_norms", "peel-off, untrained"),
+                        ],
+                        "step i",
+                        "|W_i - W_(i-1)|_F",
+                        log_y=True,
+                    ),
+                    Panel(
+                        "spectrum of the peel-off update",
+                        [
+                            _spectrum(arrays, "trained", "trained", "second"),
+                            _spectrum(arrays, "untrained", "untrained", "control"),
+                        ],
+                        "index",
+                        "singular value",
+                    ),
+                ]
+            ),
+            tables=[
+                Table(
+                    (
+                        "learner",
+                        "first step",
+                        "last step",
+                        "decay exponent",
+                        "cosine of the two",
+                        "their distance",
+                        "output gap",
+                        "effective rank",
+                    ),
+                    rows,
+                    f"Means over {config.num_prompts} prompts; the output gap is a maximum.",
+                )
+            ],
+            anchor=f"peel-off-{examples}",
+        ),
+    ]
+
+
+def _spectrum(arrays: Mapping[str, np.ndarray], model: str, label: str, role: Role) -> Curve:
+    mean_R = arrays[f"{model}.peel_spectrum"].mean(axis=0)[:12]
+    return Curve(label, np.arange(1, len(mean_R) + 1), mean_R, role=role)
+
+
+def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
+    """Trains the learner (or finds it in ``learners``), follows it, writes summary and report."""
+    record = start(workdir, "convergence", config)
+    learner = obtain(config.learner, learners or workdir / "learners")
+    arrays = measured(record, lambda: measure(config, learner))
+    outcome = Outcome(summarise(arrays), sections(config, arrays))
+    return finish(record, "Do the implicit weights settle?", __doc__, outcome)
+
+
+if __name__ == "__main__":
+    launch(Config, run, __doc__)

@@ -28,6 +28,7 @@ from icl_jax.tasks.catalogue import TaskName, make_task
 from icl_jax.tasks.prompt import Prompt, Task, prompt_tokens, sample_prompts
 from icl_jax.training.config import TrainingConfig, make_optimizer
 from icl_jax.training.loop import train
+from icl_jax.training.step import initial_params
 
 #: Separates the test prompts' keys from the training's, whatever the seeds.
 TEST_STREAM = 2**31 - 1
@@ -42,7 +43,9 @@ class LearnerConfig:
     num_examples: int = option(50, "examples N per prompt")
     noise_std: float = option(0.0, "standard deviation of the label noise")
     stack: StackConfig = field(default_factory=StackConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(num_steps=2000, batch_size=64, learning_rate=3e-3)
+    )
 
     def __post_init__(self) -> None:
         checks.positive_int("LearnerConfig", "num_examples", self.num_examples)
@@ -72,7 +75,9 @@ class Learner:
 
 def quick_learner(**changes: Any) -> LearnerConfig:
     """A learner that is trained in seconds."""
-    training = TrainingConfig(num_steps=400, batch_size=32, steps_per_call=50)
+    training = TrainingConfig(
+        num_steps=400, batch_size=32, learning_rate=3e-3, checkpoint_every=200
+    )
     return dataclasses.replace(LearnerConfig(training=training, num_examples=20), **changes)
 
 
@@ -170,7 +175,7 @@ def obtain(config: LearnerConfig, learners: Path) -> Learner:
         stack,
         make_task(config.task, config.input_width, noise_std=config.noise_std, split="test"),
         trained=result.params,
-        untrained=initial(jax.random.split(key)[0]),
+        untrained=initial_params(initial, key),
         history=result.metrics,
     )
 
