@@ -235,6 +235,31 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path):
     assert path.read_text() == "all of it"
 
 
+def test_who_reads_the_old_file_goes_on_reading_the_old_file(tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text("old")
+    with path.open() as reader:
+        with records.atomic_file(path) as file:
+            file.write(b"new")
+        assert reader.read() == "old"
+    assert path.read_text() == "new"
+
+
+def test_a_file_is_on_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    calls = []
+    for name in ("fsync", "replace"):
+        original = getattr(os, name)
+
+        def noted(*args, name=name, original=original):
+            calls.append(name)
+            return original(*args)
+
+        monkeypatch.setattr(os, name, noted)
+    with records.atomic_file(tmp_path / "page.html") as file:
+        file.write(b"new")
+    assert calls == ["fsync", "replace"]
+
+
 @pytest.mark.parametrize("name", ["/etc/passwd", "../other/config.json", ""])
 def test_a_name_stays_inside_the_folder(tmp_path, name):
     with pytest.raises(ValueError, match="not a path inside the run folder"):

@@ -11,7 +11,7 @@ from icl_jax.records import WorkdirError
 from icl_jax.training.checkpoints import Checkpoints
 from icl_jax.training.loop import TrainingDivergedError, train
 from icl_jax.training.metrics import read_rows
-from icl_jax.training.step import TrainState, initial_params
+from icl_jax.training.step import TrainState, advance, initial_params, initial_state
 
 KEY = jax.random.key(3)
 ADAM = optax.adam(0.1)
@@ -136,6 +136,12 @@ def test_resuming_compiles_nothing_anew(tmp_path):
     traced = chex.assert_max_traces(loss, n=2)
     quiet(loss=traced, workdir=tmp_path, num_steps=10)
     quiet(loss=traced, workdir=tmp_path, num_steps=23)
+
+
+def test_a_dispatch_takes_over_the_memory_of_the_state():
+    state = initial_state(init, ADAM, KEY)
+    advance(state, KEY, 5, loss=loss, optimizer=ADAM, capacity=5)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 
 def test_parameters_of_any_dtype_keep_it():
