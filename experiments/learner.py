@@ -42,6 +42,7 @@ class LearnerConfig:
     input_width: int = option(2, "dimension d of the inputs")
     num_examples: int = option(50, "examples N per prompt")
     noise_std: float = option(0.0, "standard deviation of the label noise")
+    watch: bool = option(True, "predict each training batch by patched weights, too")
     stack: StackConfig = field(default_factory=StackConfig)
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(num_steps=2000, batch_size=64, learning_rate=3e-3)
@@ -86,9 +87,9 @@ def deep_learner(quick: bool = False) -> LearnerConfig:
     stack = StackConfig(wiring="pre_norm", depth=10)
     if quick:
         training = TrainingConfig(num_steps=60, batch_size=16, steps_per_call=20)
-        return LearnerConfig(stack=stack, training=training, num_examples=20)
+        return LearnerConfig(stack=stack, training=training, num_examples=20, watch=False)
     training = TrainingConfig(num_steps=600, batch_size=32, learning_rate=1e-3, steps_per_call=20)
-    return LearnerConfig(stack=stack, training=training)
+    return LearnerConfig(stack=stack, training=training, watch=False)
 
 
 def embed(stack: Stack, params: Params, tokens_TC: Array) -> Array:
@@ -148,6 +149,7 @@ def test_prompts(learner: Learner, seed: int, num_prompts: int) -> Prompt:
     )
 
 
+@functools.lru_cache(maxsize=8)
 def obtain(config: LearnerConfig, learners: Path) -> Learner:
     """Trains the learner of a configuration, or finishes or reads back the one on disk.
 
@@ -174,7 +176,9 @@ def obtain(config: LearnerConfig, learners: Path) -> Learner:
         config,
         stack,
         make_task(config.task, config.input_width, noise_std=config.noise_std, split="test"),
-        trained=result.params,
+        # Through the host: parameters from a checkpoint are committed to their device and fresh
+        # ones are not, and jit compiles a program for each kind.
+        trained=jax.device_put(jax.device_get(result.params)),
         untrained=initial_params(initial, key),
         history=result.metrics,
     )
@@ -196,6 +200,9 @@ def _loss(
         num_examples=config.num_examples,
     )
     tokens_BTC = jax.vmap(prompt_tokens)(prompts)
+    if not config.watch:
+        outputs_BTO = jax.vmap(lambda t: stack.apply({"params": params}, t))(tokens_BTC)
+        return jnp.mean(squared_error(outputs_BTO[:, -1, 0], prompts.query_target)), {}
     predicted = jax.vmap(functools.partial(predictions, stack, params))(tokens_BTC)
     losses = {
         name: jnp.mean(squared_error(values_B, prompts.query_target))

@@ -50,6 +50,10 @@ class Config:
 
     def __post_init__(self) -> None:
         checks.positive_int("training", "num_prompts", self.num_prompts)
+        if not self.learner.watch:
+            raise ValueError(
+                "training: learner.watch must be true: the patched loss is what is compared here."
+            )
 
     @classmethod
     def quick(cls) -> "Config":

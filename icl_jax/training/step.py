@@ -33,13 +33,11 @@ class TrainState:
     opt_state: Any
 
 
-@functools.partial(jax.jit, static_argnames="init")
 def initial_params(init: Init, key: Array) -> Params:
     """The parameters that ``train`` starts from, given the same ``init`` and ``key``."""
     return init(jax.random.split(key)[0])
 
 
-@functools.partial(jax.jit, static_argnames=("init", "optimizer"))
 def initial_state(init: Init, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
     """The state before the first step."""
     params = initial_params(init, key)
