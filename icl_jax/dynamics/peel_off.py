@@ -37,7 +37,7 @@ def peel_off_trajectory(inputs_MD: Array, kernel_DH: Array) -> PeelOffTrajectory
     """The weights as the context is peeled off the query.
 
     The product ``E_N ... E_1`` with ``E_r = I + outer(v_r, d_r)`` is ``I + sum_r outer(v_r, g_r)``
-    where ``g_r = d_r + sum_{s<r} (d_r . v_s) g_s``: one triangular solve, and no D x D matrix.
+    where ``g_r = d_r + sum_{s<r} (d_r . v_s) g_s``: N small steps, and no D x D matrix.
 
     Args:
       inputs_MD: (M, D), ``a^(0)..a^(N)``: the kernel's input at the query with everything there
@@ -69,15 +69,26 @@ def peel_off_trajectory(inputs_MD: Array, kernel_DH: Array) -> PeelOffTrajectory
     deltas_ND = inputs_MD[:-1] - inputs_MD[1:]
     lefts_ND = jax.vmap(dual_vector)(inputs_MD[1:])
     overlaps_NN = jnp.tril(jnp.matmul(deltas_ND, lefts_ND.T, precision=highest), -1)
-    factors_ND = jax.scipy.linalg.solve_triangular(
-        jnp.eye(deltas_ND.shape[0], dtype=deltas_ND.dtype) - overlaps_NN,
-        deltas_ND,
-        lower=True,
-        unit_diagonal=True,
-    )
+    factors_ND = _forward_substitution(overlaps_NN, deltas_ND)
     update = LowRank(lefts_ND, jnp.matmul(factors_ND, kernel_DH, precision=highest))
     terms = LowRank(update.left_RD[:, None, :], update.right_RH[:, None, :])
     return PeelOffTrajectory(update, jax.vmap(frobenius_norm)(terms))
+
+
+def _forward_substitution(overlaps_NN: Array, deltas_ND: Array) -> Array:
+    """``g = d + L g`` for a strictly lower triangular ``L``, row by row.
+
+    A scan in place of LAPACK's triangular solve, for the reason given in ``low_rank._triangle``.
+    """
+
+    def step(done_ND: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        row, overlaps_N, delta_D = inputs
+        carried_D = jnp.matmul(overlaps_N, done_ND, precision=jax.lax.Precision.HIGHEST)
+        return done_ND.at[row].set(delta_D + carried_D), None
+
+    rows_N = jnp.arange(deltas_ND.shape[0])
+    start_ND = jnp.zeros_like(deltas_ND)
+    return jax.lax.scan(step, start_ND, (rows_N, overlaps_NN, deltas_ND))[0]
 
 
 def first_factors(update: LowRank, count: Array | int) -> LowRank:
