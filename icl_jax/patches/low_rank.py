@@ -146,10 +146,13 @@ def _triangle(rows_RD: Array) -> Array:
         index, row_D = inputs
         first_R = jnp.matmul(basis_RD, row_D, precision=highest)
         rest_D = row_D - jnp.matmul(first_R, basis_RD, precision=highest)
+        before = jnp.sum(rest_D * rest_D)
         second_R = jnp.matmul(basis_RD, rest_D, precision=highest)
         rest_D = rest_D - jnp.matmul(second_R, basis_RD, precision=highest)
         square = jnp.sum(rest_D * rest_D)
-        present = square > 0
+        # A remainder that the second pass shrinks was rounding inside the span (always so once
+        # there are more rows than dimensions): it is no new direction, and must not become one.
+        present = square > before / 4
         length = jnp.sqrt(jnp.where(present, square, jnp.ones_like(square)))
         new_D = jnp.where(present, rest_D / length, jnp.zeros_like(rest_D))
         length = jnp.where(present, length, jnp.zeros_like(length))
