@@ -132,7 +132,7 @@ def measure(config: Config, learner: Learner) -> dict[str, Array]:
     prompts = test_prompts(learner, config.seed, config.num_prompts)
     tokens_BTC = jax.vmap(prompt_tokens)(prompts)
     key = jax.random.key(config.seed)
-    arrays = {}
+    arrays: dict[str, Array] = {}
     for model in MODELS:
         numbers = align(learner.stack, getattr(learner, model), tokens_BTC, key)
         arrays |= {f"{model}.{name}": array for name, array in numbers.items()}

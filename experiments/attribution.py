@@ -6,8 +6,9 @@ is exact up to one extra term, the remainder, which is reported.
 
     python -m experiments.attribution --workdir=runs/attribution
 
-About one minute on 2 cores. Expected: contributions that add up to the update to float32 rounding;
-a trained learner that reads the examples close to the query most, an untrained one that does not.
+About one minute on 2 cores. Expected: contributions that add up to the update to float32 rounding.
+Examples far from the query have the larger shares, before training as after it: what an example
+passes on grows with its size. What training adds is the difference from the untrained curve.
 """
 
 import functools
@@ -115,7 +116,7 @@ def take_apart(stack: Stack, params: Params, prompts: Prompt) -> dict[str, Array
 def measure(config: Config, learner: Learner) -> dict[str, Array]:
     """The taken-apart updates of both models on the same prompts."""
     prompts = test_prompts(learner, config.seed, config.num_prompts)
-    arrays = {}
+    arrays: dict[str, Array] = {}
     for model in MODELS:
         numbers = take_apart(learner.stack, getattr(learner, model), prompts)
         arrays |= {f"{model}.{name}": array for name, array in numbers.items()}

@@ -111,7 +111,7 @@ def measure(config: Config, learner: Learner) -> dict[str, Array]:
     """The trajectories of both models on the same prompts."""
     prompts = test_prompts(learner, config.seed, config.num_prompts)
     tokens_BTC = jax.vmap(prompt_tokens)(prompts)
-    arrays = {}
+    arrays: dict[str, Array] = {}
     for model in MODELS:
         numbers = follow(learner.stack, getattr(learner, model), tokens_BTC)
         arrays |= {f"{model}.{name}": array for name, array in numbers.items()}
@@ -152,9 +152,9 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
     summary = summarise(arrays)
     examples = config.learner.num_examples
     steps_N = np.arange(1, examples + 1)
-    roles = {"trained": "main", "untrained": "control"}
+    roles: dict[str, Role] = {"trained": "main", "untrained": "control"}
 
-    def curve(model: str, name: str, label: str, role: str | None = None) -> Curve:
+    def curve(model: str, name: str, label: str, role: Role | None = None) -> Curve:
         interval = bootstrap_mean(
             jax.random.key(config.seed), jnp.asarray(arrays[f"{model}.{name}"])
         )

@@ -8,8 +8,9 @@ beside them least squares, the untrained learner, shuffled labels and a random u
 
     python -m experiments.descent --workdir=runs/descent
 
-About one minute on 2 cores. Expected: both losses fall with i, the implicit one faster; a small
-angle cosine, to be read against its nulls only.
+About one minute on 2 cores. Expected: both losses fall with i. Descent ends lower: its rate is tuned
+for this task, and it trains the kernel on clean labels. The updates have a cosine of 0.2 to 0.3,
+ten times that of the nulls and far from 1: related, not the same.
 """
 
 import dataclasses

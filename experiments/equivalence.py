@@ -26,6 +26,7 @@ import numpy as np
 from experiments.conduct import Outcome, each, finish, measured, start
 from experiments.flags import launch, option
 from experiments.learner import embed
+from icl_jax.blocks.block import WIRINGS
 from icl_jax.blocks.config import LAYERS, StackConfig, build_stack
 from icl_jax.blocks.stack import Stack, cast, functional
 from icl_jax.dims import Array, Params
@@ -44,7 +45,6 @@ from icl_jax.report.page import Section, Table, number
 from icl_jax.tasks.catalogue import make_task
 from icl_jax.tasks.prompt import Prompt, prompt_tokens, sample_prompts
 
-WIRINGS = ("no_skip", "skip", "pre_norm", "post_norm", "parallel")
 PRECISIONS = ("float32", "float64")
 CONDITIONS = ("patched", "unpatched", "shuffled", "random")
 
@@ -69,7 +69,7 @@ class Config:
 def cases(config: Config) -> dict[str, StackConfig]:
     """The stacks that are compared: name -> configuration."""
     base = config.stack
-    wirings = {name: dataclasses.replace(base, wiring=name) for name in WIRINGS}
+    wirings: dict[str, StackConfig] = {name: dataclasses.replace(base, wiring=name) for name in WIRINGS}
     deep = dataclasses.replace(base, wiring="pre_norm", depth=config.depth)
     return {**wirings, f"stack{config.depth}": deep}
 

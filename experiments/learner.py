@@ -94,12 +94,14 @@ def deep_learner(quick: bool = False) -> LearnerConfig:
 
 def embed(stack: Stack, params: Params, tokens_TC: Array) -> Array:
     """The residual stream (T, D) before the first block."""
-    return stack.apply({"params": params}, tokens_TC, method="embed")
+    hidden_TD: Any = stack.apply({"params": params}, tokens_TC, method="embed")
+    return hidden_TD
 
 
 def read_out(stack: Stack, params: Params, hidden_TD: Array) -> Array:
     """Predictions (T,) from the residual stream after the last block."""
-    return stack.apply({"params": params}, hidden_TD, method="readout")[:, 0]
+    outputs_TO: Any = stack.apply({"params": params}, hidden_TD, method="readout")
+    return outputs_TO[:, 0]
 
 
 def kernel_of(block_params: Params) -> Array:
@@ -118,6 +120,12 @@ def with_kernel(block_params: Params, kernel_DH: Array) -> Params:
     mlp = block_params["mlp"]
     name = "gate" if "gate" in mlp else "layer_0"
     return {**block_params, "mlp": {**mlp, name: {**mlp[name], "kernel": kernel_DH}}}
+
+
+def predict(stack: Stack, params: Params, tokens_TC: Array) -> Array:
+    """The query's label as the learner predicts it, ()."""
+    outputs_TO: Any = stack.apply({"params": params}, tokens_TC)
+    return outputs_TO[-1, 0]
 
 
 def predictions(stack: Stack, params: Params, tokens_TC: Array) -> dict[str, Array]:
@@ -201,8 +209,8 @@ def _loss(
     )
     tokens_BTC = jax.vmap(prompt_tokens)(prompts)
     if not config.watch:
-        outputs_BTO = jax.vmap(lambda t: stack.apply({"params": params}, t))(tokens_BTC)
-        return jnp.mean(squared_error(outputs_BTO[:, -1, 0], prompts.query_target)), {}
+        predicted_B = jax.vmap(functools.partial(predict, stack, params))(tokens_BTC)
+        return jnp.mean(squared_error(predicted_B, prompts.query_target)), {}
     predicted = jax.vmap(functools.partial(predictions, stack, params))(tokens_BTC)
     losses = {
         name: jnp.mean(squared_error(values_B, prompts.query_target))

@@ -24,7 +24,7 @@ from icl_jax.patches.output import apply_output
 from icl_jax.patches.token import InputFactor
 
 Wiring = Literal["no_skip", "skip", "pre_norm", "post_norm", "parallel"]
-WIRINGS = ("no_skip", "skip", "pre_norm", "post_norm", "parallel")
+WIRINGS: tuple[Wiring, ...] = ("no_skip", "skip", "pre_norm", "post_norm", "parallel")
 
 
 class Block(nn.Module):

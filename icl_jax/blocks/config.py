@@ -17,7 +17,7 @@ from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
 from icl_jax.blocks.stack import Stack, repeat
 
 LayerName = Literal["attention", "linear_attention", "state_space", "recurrent"]
-LAYERS = ("attention", "linear_attention", "state_space", "recurrent")
+LAYERS: tuple[LayerName, ...] = ("attention", "linear_attention", "state_space", "recurrent")
 MlpName = Literal["dense", "gated"]
 MLPS = ("dense", "gated")
 

@@ -4,11 +4,15 @@ That a patch reproduces an output is algebra and holds for random weights; that 
 another means little until a random one does not. So the nulls are part of the measure.
 """
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 
 from icl_jax.dims import Array
 from icl_jax.patches.low_rank import LowRank, accumulator, frobenius_norm
+
+Tree = TypeVar("Tree")
 
 
 def random_update(key: Array, like: LowRank) -> LowRank:
@@ -27,7 +31,7 @@ def random_vector(key: Array, like_D: Array) -> Array:
     return (_direction(key, like_D.shape[-1], dtype) * length).astype(like_D.dtype)
 
 
-def another_prompts(batch: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+def another_prompts(batch: Tree) -> Tree:
     """A batched tree with every prompt given what belongs to the one before it."""
     return jax.tree.map(lambda leaf: jnp.roll(leaf, 1, axis=0), batch)
 
