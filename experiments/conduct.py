@@ -7,6 +7,7 @@ disk), ``summarise`` (numbers from the arrays) and ``sections`` (pictures from t
 import subprocess
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,7 +80,7 @@ def finish(
 ) -> Outcome:
     """Writes ``summary.json`` and ``report.html``, and prints the tables.
 
-    ``introduction`` is the experiment's docstring; the page shows it without its command lines.
+    ``introduction`` is the experiment's docstring; the page shows what stands before its commands.
     """
     run.save_json("summary.json", outcome.summary)
     write_page(
@@ -99,9 +100,9 @@ def finish(
 
 
 def _prose(docstring: str) -> str:
-    """The paragraphs of a docstring that are no indented commands."""
+    """What a docstring says before its indented command lines."""
     paragraphs = docstring.strip().split("\n\n")
-    return "\n\n".join(text for text in paragraphs if not text.startswith(" "))
+    return "\n\n".join(takewhile(lambda text: not text.startswith(" "), paragraphs))
 
 
 def _footer(run: Run) -> str:

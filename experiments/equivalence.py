@@ -69,7 +69,9 @@ class Config:
 def cases(config: Config) -> dict[str, StackConfig]:
     """The stacks that are compared: name -> configuration."""
     base = config.stack
-    wirings: dict[str, StackConfig] = {name: dataclasses.replace(base, wiring=name) for name in WIRINGS}
+    wirings: dict[str, StackConfig] = {
+        name: dataclasses.replace(base, wiring=name) for name in WIRINGS
+    }
     deep = dataclasses.replace(base, wiring="pre_norm", depth=config.depth)
     return {**wirings, f"stack{config.depth}": deep}
 
@@ -235,10 +237,10 @@ def sections(config: Config, summary: Mapping[str, Any]) -> list[Section]:
             ),
             tables=[
                 Table(
-                    ("precision", "case", "patched", "open loop", *groups[1:], "|z_S - z_K|/|z_K|"),
+                    ("precision", "case", "patched", "open loop", *groups[1:], "change"),
                     rows,
-                    "Relative Frobenius error against the run with the context; the last column is "
-                    "the largest relative change that a patch had to make.",
+                    "Relative Frobenius error against the run with the context; change: the "
+                    "largest |z_S - z_K| / |z_K|, what a patch had to make up for.",
                 )
             ],
             anchor="equivalence",

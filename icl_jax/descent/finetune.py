@@ -56,7 +56,9 @@ def finetune(
     def step(carry: tuple[Params, Any], example: Any) -> tuple[tuple[Params, Any], Any]:
         current, state = carry
         value, gradient = jax.value_and_grad(loss)(current, example)
-        change, state = optimizer.update(gradient, state, current)
+        # optax mixes dtypes (a step count with a moment), which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            change, state = optimizer.update(gradient, state, current)
         current = optax.apply_updates(current, change)
         return (current, state), (current, value)
 

@@ -1,0 +1,1 @@
+"""Sweeps and multi-host runs: this package starts experiments by module name, each in a process."""

@@ -1,0 +1,148 @@
+"""The main job, made tiny: every key that is promised, every number where it has to be."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from experiments import alignment, attribution, convergence, descent, paper, training
+from experiments.learner import LearnerConfig, obtain
+from icl_jax.blocks.config import StackConfig
+from icl_jax.records import WorkdirError
+from icl_jax.training.config import TrainingConfig
+
+WIRINGS = ("no_skip", "skip", "pre_norm", "post_norm", "parallel", "stack10")
+LAYERS = ("attention", "linear_attention", "state_space", "recurrent")
+
+
+def tiny(**stack):
+    training_config = TrainingConfig(
+        num_steps=60, batch_size=16, learning_rate=3e-3, steps_per_call=20
+    )
+    return LearnerConfig(
+        num_examples=8, stack=StackConfig(**stack), training=training_config, watch=not stack
+    )
+
+
+CONFIG = paper.Config(
+    num_prompts=100,
+    num_tasks=8,
+    long_examples=0,
+    learner=tiny(),
+    deep=tiny(wiring="pre_norm", depth=2),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("paper") / "run"
+    paper.run(CONFIG, workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-5), ("float64", 1e-12)])
+@pytest.mark.parametrize("wiring", WIRINGS)
+def test_patched_is_exact_and_the_controls_are_not(summary, precision, bound, wiring):
+    errors = summary["equivalence"][precision][wiring]
+    assert errors["patched"] <= bound
+    assert errors["open_loop"] <= bound
+    for control in ("unpatched", "shuffled", "random"):
+        assert errors[control] >= 1e-2
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_every_contextual_layer_is_exact(summary, layer):
+    errors = summary["equivalence"]["layers"][layer]
+    assert errors["patched"] <= 1e-12
+    assert min(errors["unpatched"], errors["shuffled"], errors["random"]) >= 1e-2
+
+
+def test_training_is_compared_with_the_closed_forms(summary):
+    losses = summary["training"]
+    assert losses["final_loss"] < losses["initial_loss"]
+    assert losses["least_squares_loss"] < 1e-6 < losses["zero_loss"]
+    assert losses["largest_patched_gap"] < 1e-4
+    np.testing.assert_allclose(losses["final_patched_loss"], losses["final_loss"], rtol=1e-4)
+
+
+def test_step_norms_have_a_value_per_example(summary):
+    steps = summary["convergence"]["step_norms"]
+    assert len(steps) == len(summary["convergence"]["untrained_step_norms"]) == 8
+    assert all(step > 0 for step in steps)
+    assert summary["convergence"]["num_prompts"] >= 100
+    assert summary["convergence"]["peel_output_gap"] < 1e-4
+    assert summary["convergence"]["peel_distance"] > 1e-2
+
+
+def test_descent_has_a_value_per_context_size(summary):
+    found = summary["descent"]
+    assert found["context_sizes"] == list(range(9))
+    for name in ("implicit", "finetuned", "least_squares", "untrained"):
+        assert len(found[f"{name}_loss"]) == 9
+    assert found["num_prompts"] >= 100
+    assert abs(found["random_cosine"]) < 0.1
+    assert found["finetuned_loss"][-1] < found["finetuned_loss"][0]
+    # Nothing has been seen: both sides stand on the same weights.
+    np.testing.assert_allclose(found["implicit_loss"][0], found["finetuned_loss"][0], rtol=1e-4)
+
+
+def test_the_implicit_loss_is_that_of_the_context(summary, folder):
+    config = descent.Config(num_prompts=CONFIG.num_prompts, learner=CONFIG.learner)
+    learner = obtain(CONFIG.learner, folder / "learners")
+    prompts = training.test_prompts(learner, config.seed, config.num_prompts)
+    by_context = training.losses(learner.stack, learner.trained, prompts)["context"]
+    np.testing.assert_allclose(summary["descent"]["implicit_loss"][-1], by_context, rtol=1e-4)
+
+
+def test_attribution_adds_up_and_another_prompts_does_not(summary):
+    assert summary["attribution"]["additivity_error"] <= 1e-5
+    assert summary["attribution"]["shuffled_error"] >= 1e-2
+
+
+def test_alignment_is_within_its_range(summary):
+    found = summary["alignment"]
+    assert len(found["token_alignment"]) == 2
+    assert all(-1 <= value <= 1 for value in found["token_alignment"])
+    assert -1 <= found["block_alignment"] <= 1
+
+
+def test_the_report_stands_alone(folder):
+    page = (folder / "report.html").read_text()
+    assert page.count("<svg") >= 8
+    assert 'src="http' not in page
+    assert 'href="http' not in page
+
+
+def test_a_finished_run_is_read_back_and_not_measured_again(folder, summary, monkeypatch):
+    for module in (convergence, descent, attribution, alignment, training):
+        monkeypatch.setattr(module, "measure", None)
+    assert paper.run(CONFIG, folder).summary.keys() == summary.keys()
+    assert json.loads((folder / "summary.json").read_text()) == summary
+
+
+def test_a_run_that_lost_a_stage_measures_that_stage_again(folder, summary):
+    (folder / "attribution" / "arrays.npz").unlink()
+    paper.run(CONFIG, folder)
+    assert json.loads((folder / "summary.json").read_text()) == summary
+
+
+def test_a_folder_of_another_configuration_is_refused_before_any_work(folder):
+    with pytest.raises(WorkdirError, match="num_prompts"):
+        paper.run(dataclasses.replace(CONFIG, num_prompts=101), folder)
+
+
+def test_settings_that_cannot_work_are_refused():
+    with pytest.raises(ValueError, match="learner.stack.depth must be 1"):
+        descent.Config(learner=tiny(wiring="skip", depth=2))
+    with pytest.raises(ValueError, match="depth must be at least 2"):
+        alignment.Config(learner=tiny())
+    with pytest.raises(ValueError, match="no sum over tokens and heads"):
+        attribution.Config(learner=tiny(layer="recurrent"))
+    with pytest.raises(ValueError, match="num_prompts must be an integer"):
+        paper.Config(num_prompts=0)
