@@ -9,8 +9,8 @@ beside them least squares, the untrained learner, shuffled labels and a random u
     python -m experiments.descent --workdir=runs/descent
 
 About one minute on 2 cores. Expected: both losses fall with i. Descent ends lower, at a rate tuned
-for it. The updates have a cosine of 0.2 to 0.3, ten times that of the nulls and far from 1: related,
-not the same.
+for it. The updates have a cosine of 0.2 to 0.3, several times that of the nulls and far from 1:
+related, not the same.
 """
 
 import dataclasses

@@ -83,11 +83,11 @@ def quick_learner(**changes: Any) -> LearnerConfig:
 
 
 def deep_learner(quick: bool = False) -> LearnerConfig:
-    """The 10-layer pre-norm stack."""
-    stack = StackConfig(wiring="pre_norm", depth=10)
+    """The 10-layer pre-norm stack; a quick one has 4 layers."""
+    stack = StackConfig(wiring="pre_norm", depth=4 if quick else 10)
     if quick:
         training = TrainingConfig(num_steps=60, batch_size=16, steps_per_call=20)
-        return LearnerConfig(stack=stack, training=training, num_examples=20, watch=False)
+        return LearnerConfig(num_examples=20, stack=stack, training=training, watch=False)
     training = TrainingConfig(num_steps=600, batch_size=32, learning_rate=1e-3, steps_per_call=20)
     return LearnerConfig(stack=stack, training=training, watch=False)
 

@@ -1,6 +1,6 @@
 """A task by its name, as experiments choose one with a flag."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from icl_jax import checks
 from icl_jax.tasks.linear import LinearRegression
@@ -11,7 +11,7 @@ from icl_jax.tasks.tabular import Diabetes
 from icl_jax.tasks.trees import DecisionTree
 
 TaskName = Literal["linear", "sparse", "network", "tree", "diabetes"]
-TASKS = ("linear", "sparse", "network", "tree", "diabetes")
+TASKS: tuple[TaskName, ...] = get_args(TaskName)
 
 
 def make_task(name: str, input_width: int, *, noise_std: float = 0.0, split: str = "train") -> Task:

@@ -11,31 +11,36 @@ from icl_jax import checks
 from icl_jax.dims import Array
 from icl_jax.tasks.prompt import Prompt, check_sample, noisy_prompt
 
+#: Tuples, so that a task stays hashable: the D variances of independent coordinates, or D rows.
+Covariance = tuple[float, ...] | tuple[tuple[float, ...], ...]
+
 
 @dataclass(frozen=True)
 class LinearRegression:
     """``y = w . x + noise`` with ``w ~ N(0, weight_std^2 I)`` and ``x ~ N(0, covariance)``.
 
-    The examples carry the noise, the query's target does not.
+    The examples carry the noise, the query's target does not: a perfect predictor has loss zero.
 
     Attributes:
       input_width: D.
       noise_std: standard deviation of the noise on the examples' labels.
-      covariance: of the inputs, as a nested tuple (D rows of D numbers) so that the task stays
-        hashable; None is the identity. It may be singular: inputs then lie in a subspace.
+      covariance: of the inputs; None is the identity, D numbers are its diagonal (the eigenvalues
+        of a skewed but axis-aligned distribution), D rows of D numbers the whole matrix. It may be
+        singular: inputs then lie in a subspace.
       weight_std: standard deviation of each weight.
 
     Raises:
       ValueError: a size, a standard deviation or the covariance is not what it has to be.
       TypeError: the covariance is not a tuple.
 
-    Source: Garg et al. 2022 (arXiv 2208.01066), sections 3 and 4; Dherin et al. 2025 (arXiv
-    2507.16003), section 4, is the noiseless isotropic case.
+    Source: Garg et al. 2022 (arXiv 2208.01066), sections 3 and 4; their code adds the noise to the
+    label of the query as well, which raises every loss by ``noise_std^2``. Dherin et al. 2025
+    (arXiv 2507.16003), section 4, is the noiseless isotropic case.
     """
 
     input_width: int
     noise_std: float = 0.0
-    covariance: tuple[tuple[float, ...], ...] | None = None
+    covariance: Covariance | None = None
     weight_std: float = 1.0
 
     def __post_init__(self) -> None:
@@ -59,19 +64,22 @@ class LinearRegression:
         return noisy_prompt(noise_key, inputs_TD, values_T, self.noise_std)
 
 
-def _check_covariance(covariance: tuple[tuple[float, ...], ...], width: int) -> None:
+def _check_covariance(covariance: Covariance, width: int) -> None:
     where = "LinearRegression: covariance"
-    if not isinstance(covariance, tuple) or not all(isinstance(row, tuple) for row in covariance):
+    if not isinstance(covariance, tuple) or any(isinstance(r, list | np.ndarray) for r in covariance):
         raise TypeError(
-            f"{where} must be a tuple of tuples, got {type(covariance).__name__}. Convert a matrix "
-            "with tuple(map(tuple, matrix.tolist()))."
+            f"{where} must be made of tuples, which can be hashed, got {type(covariance).__name__}. "
+            "Convert an array with tuple(eigenvalues.tolist()) or "
+            "tuple(map(tuple, matrix.tolist()))."
         )
-    if len(covariance) != width or any(len(row) != width for row in covariance):
+    lengths = [len(row) if isinstance(row, tuple) else 1 for row in covariance]
+    nested = any(isinstance(row, tuple) for row in covariance)
+    if lengths != [width if nested else 1] * width:
         raise ValueError(
-            f"{where} must have {width} rows of {width} numbers (input_width), got rows of "
-            f"{[len(row) for row in covariance]}."
+            f"{where} must be {width} numbers, or {width} rows of {width} numbers (input_width), "
+            f"got {len(covariance)} entries of {lengths} numbers."
         )
-    matrix_DD = np.array(covariance, np.float64)
+    matrix_DD = _matrix(covariance)
     if not np.all(np.isfinite(matrix_DD)) or not np.allclose(matrix_DD, matrix_DD.T, atol=0.0):
         raise ValueError(f"{where} must be finite and symmetric, got {covariance}.")
     spectrum_D = np.linalg.eigvalsh(matrix_DD)
@@ -81,9 +89,14 @@ def _check_covariance(covariance: tuple[tuple[float, ...], ...], width: int) -> 
         )
 
 
-def _square_root(covariance: tuple[tuple[float, ...], ...]) -> np.ndarray:
+def _matrix(covariance: Covariance) -> np.ndarray:
+    array = np.array(covariance, np.float64)
+    return np.diag(array) if array.ndim == 1 else array
+
+
+def _square_root(covariance: Covariance) -> np.ndarray:
     """The symmetric root, at trace time; unlike a Cholesky factor it exists when singular."""
-    spectrum_D, vectors_DD = np.linalg.eigh(np.array(covariance, np.float64))
+    spectrum_D, vectors_DD = np.linalg.eigh(_matrix(covariance))
     return (vectors_DD * np.sqrt(np.maximum(spectrum_D, 0.0))) @ vectors_DD.T
 
 

@@ -23,7 +23,8 @@ class Prompt:
       inputs_ND: (N, D), the inputs of the examples.
       targets_N: (N,), their labels, with the task's noise.
       query_D: (D,), the input whose label is asked for.
-      query_target: (), what a prediction is scored against: the function's value, without noise.
+      query_target: (), what a prediction is scored against: the function's value, without noise
+        (real data know only noisy ones).
     """
 
     inputs_ND: Array

@@ -36,7 +36,8 @@ def test_an_optimizer_keeps_its_state_from_step_to_step(optimizer):
     inputs_ND, targets_N = _examples()
     weights, state = jnp.zeros(3), optimizer.init(jnp.zeros(3))
     for example in zip(inputs_ND, targets_N, strict=True):
-        change, state = optimizer.update(jax.grad(_loss)(weights, example), state, weights)
+        with jax.numpy_dtype_promotion("standard"):
+            change, state = optimizer.update(jax.grad(_loss)(weights, example), state, weights)
         weights = optax.apply_updates(weights, change)
     trajectory = finetune(_loss, jnp.zeros(3), (inputs_ND, targets_N), optimizer)
     np.testing.assert_allclose(trajectory.weights[-1], weights, rtol=1e-10)
