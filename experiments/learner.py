@@ -50,7 +50,15 @@ class LearnerConfig:
 
     def __post_init__(self) -> None:
         checks.positive_int("LearnerConfig", "num_examples", self.num_examples)
-        make_task(self.task, self.input_width, noise_std=self.noise_std)
+        # A task may refuse the number of examples (real rows are finite): ask it now.
+        jax.eval_shape(
+            functools.partial(self.make_task().sample, num_examples=self.num_examples),
+            jax.eval_shape(jax.random.key, 0),
+        )
+
+    def make_task(self, split: str = "train") -> Task:
+        """Where the prompts come from; real rows differ between training and test."""
+        return make_task(self.task, self.input_width, noise_std=self.noise_std, split=split)
 
 
 @dataclass(frozen=True)
@@ -183,7 +191,7 @@ def obtain(config: LearnerConfig, learners: Path) -> Learner:
     return Learner(
         config,
         stack,
-        make_task(config.task, config.input_width, noise_std=config.noise_std, split="test"),
+        config.make_task(split="test"),
         # Through the host: parameters from a checkpoint are committed to their device and fresh
         # ones are not, and jit compiles a program for each kind.
         trained=jax.device_put(jax.device_get(result.params)),
@@ -202,7 +210,7 @@ def _loss(
 ) -> tuple[Array, dict[str, Array]]:
     """The mean squared error on a fresh batch, and that of the patched weights on the same."""
     prompts = sample_prompts(
-        make_task(config.task, config.input_width, noise_std=config.noise_std),
+        config.make_task(),
         key,
         num_prompts=config.training.batch_size,
         num_examples=config.num_examples,

@@ -41,6 +41,7 @@ class Config:
         for name in ("num_prompts", "num_tasks"):
             checks.positive_int("paper", name, getattr(self, name))
         checks.non_negative("paper", "long_examples", self.long_examples)
+        plan(self)  # What an experiment cannot work with is said before the first one starts.
 
     @classmethod
     def quick(cls) -> "Config":

@@ -1,0 +1,45 @@
+"""Benchmarks run, agree with themselves, and write the rows that they promise. No times are tested."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+SMALL = {
+    "token_patches": ["--batch=2", "--positions=3", "--width=16"],
+    "prefixes": ["--length=70", "--layers=2", "--width=16", "--reruns=1"],
+}
+
+
+def _run(name, *flags):
+    command = [sys.executable, str(FOLDER / f"{name}.py"), "--repeats=1", *SMALL[name], *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_rows_hold_both_sides_and_their_ratio(name, tmp_path):
+    done = _run(name, f"--json={tmp_path / 'rows.json'}")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert rows
+    for row in rows:
+        first, second = row["sides"].values()
+        assert row["ratio"] == pytest.approx(second["seconds"] / first["seconds"])
+        assert first["bytes"] > 0 and second["bytes"] > 0
+        assert row["sizes"] and row["device"] and row["versions"]["jax"]
+
+
+def test_factors_take_the_memory_of_two_vectors(tmp_path):
+    _run("token_patches", f"--json={tmp_path / 'rows.json'}")
+    (row,) = json.loads((tmp_path / "rows.json").read_text())
+    assert row["sides"]["factors"]["bytes"] == 2 * 3 * 2 * 16 * 4
+    assert row["sides"]["matrices"]["bytes"] == 2 * 3 * 16 * 64 * 4
+
+
+def test_a_folder_that_is_not_there_is_said_before_any_timing():
+    done = _run("token_patches", "--json=/nowhere/rows.json")
+    assert done.returncode != 0
+    assert "/nowhere does not exist" in done.stdout + done.stderr
