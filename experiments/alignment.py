@@ -21,15 +21,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.conduct import Outcome, finish, measured, start
+from experiments.conduct import Outcome
 from experiments.flags import launch, option
 from experiments.learner import (
     Learner,
     LearnerConfig,
     deep_learner,
     embed,
+    examine,
     kernel_of,
-    obtain,
     test_prompts,
 )
 from icl_jax import checks
@@ -223,13 +223,23 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
     ]
 
 
+def report(config: Config, arrays: Mapping[str, np.ndarray]) -> Outcome:
+    """The numbers and the pictures."""
+    return Outcome(summarise(config, arrays), sections(config, arrays))
+
+
 def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
     """Trains the stack (or finds it in ``learners``), compares its updates, reports."""
-    record = start(workdir, "alignment", config)
-    learner = obtain(config.learner, learners or workdir / "learners")
-    arrays = measured(record, lambda: measure(config, learner))
-    outcome = Outcome(summarise(config, arrays), sections(config, arrays))
-    return finish(record, "Do tokens and blocks pull the same way?", __doc__, outcome)
+    folders = (workdir, learners)
+    return examine(
+        "alignment",
+        "Do tokens and blocks pull the same way?",
+        __doc__,
+        config,
+        folders,
+        measure,
+        report,
+    )
 
 
 if __name__ == "__main__":

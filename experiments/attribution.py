@@ -21,14 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.conduct import Outcome, finish, measured, start
+from experiments.conduct import Outcome
 from experiments.flags import launch, option
 from experiments.learner import (
     Learner,
     LearnerConfig,
     embed,
+    examine,
     first_kernel,
-    obtain,
     quick_learner,
     test_prompts,
 )
@@ -227,13 +227,17 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
     ]
 
 
+def report(config: Config, arrays: Mapping[str, np.ndarray]) -> Outcome:
+    """The numbers and the pictures."""
+    return Outcome(summarise(config, arrays), sections(config, arrays))
+
+
 def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
     """Trains the learner (or finds it in ``learners``), takes its updates apart, reports."""
-    record = start(workdir, "attribution", config)
-    learner = obtain(config.learner, learners or workdir / "learners")
-    arrays = measured(record, lambda: measure(config, learner))
-    outcome = Outcome(summarise(config, arrays), sections(config, arrays))
-    return finish(record, "Which examples wrote the update?", __doc__, outcome)
+    folders = (workdir, learners)
+    return examine(
+        "attribution", "Which examples wrote the update?", __doc__, config, folders, measure, report
+    )
 
 
 if __name__ == "__main__":

@@ -22,14 +22,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.conduct import Outcome, finish, measured, start
+from experiments.conduct import Outcome
 from experiments.flags import launch, option
 from experiments.learner import (
     Learner,
     LearnerConfig,
     embed,
+    examine,
     first_kernel,
-    obtain,
     quick_learner,
     test_prompts,
 )
@@ -126,7 +126,7 @@ def decay_exponent(values_N: np.ndarray) -> float:
     return float(slope)
 
 
-def summarise(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def summarise(config: Config, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Means over prompts; ``step_norms`` is that of the trained learner."""
     summary: dict[str, Any] = {"num_prompts": len(arrays["trained.step_size"])}
     for model, prefix in zip(MODELS, ("", "untrained_"), strict=True):
@@ -149,7 +149,7 @@ def summarise(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
     """Step norms, then the two trajectories against each other."""
-    summary = summarise(arrays)
+    summary = summarise(config, arrays)
     examples = config.learner.num_examples
     steps_N = np.arange(1, examples + 1)
     roles: dict[str, Role] = {"trained": "main", "untrained": "control"}
@@ -264,13 +264,17 @@ def _spectrum(arrays: Mapping[str, np.ndarray], model: str, label: str, role: Ro
     return Curve(label, np.arange(1, len(mean_R) + 1), mean_R, role=role)
 
 
+def report(config: Config, arrays: Mapping[str, np.ndarray]) -> Outcome:
+    """The numbers and the pictures."""
+    return Outcome(summarise(config, arrays), sections(config, arrays))
+
+
 def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
     """Trains the learner (or finds it in ``learners``), follows it, writes summary and report."""
-    record = start(workdir, "convergence", config)
-    learner = obtain(config.learner, learners or workdir / "learners")
-    arrays = measured(record, lambda: measure(config, learner))
-    outcome = Outcome(summarise(arrays), sections(config, arrays))
-    return finish(record, "Do the implicit weights settle?", __doc__, outcome)
+    folders = (workdir, learners)
+    return examine(
+        "convergence", "Do the implicit weights settle?", __doc__, config, folders, measure, report
+    )
 
 
 if __name__ == "__main__":

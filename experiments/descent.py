@@ -25,14 +25,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.conduct import Outcome, finish, measured, start
+from experiments.conduct import Outcome
 from experiments.flags import launch, option
 from experiments.learner import (
     Learner,
     LearnerConfig,
     embed,
+    examine,
     first_kernel,
-    obtain,
     quick_learner,
     read_out,
     test_prompts,
@@ -352,13 +352,15 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
     ]
 
 
+def report(config: Config, arrays: Mapping[str, np.ndarray]) -> Outcome:
+    """The numbers and the pictures."""
+    return Outcome(summarise(config, arrays), sections(config, arrays))
+
+
 def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
     """Trains the learner (or finds it in ``learners``), compares, writes summary and report."""
-    record = start(workdir, "descent", config)
-    learner = obtain(config.learner, learners or workdir / "learners")
-    arrays = measured(record, lambda: measure(config, learner))
-    outcome = Outcome(summarise(config, arrays), sections(config, arrays))
-    return finish(record, "In context and by gradient descent", __doc__, outcome)
+    title, folders = "In context and by gradient descent", (workdir, learners)
+    return examine("descent", title, __doc__, config, folders, measure, report)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ predicted by the query alone with patched weights: two curves that have to lie o
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.conduct import start
+from experiments.conduct import Arrays, Outcome, finish, measured, start
 from experiments.flags import option
 from icl_jax import checks
 from icl_jax.blocks.config import StackConfig, build_stack
@@ -198,6 +199,33 @@ def obtain(config: LearnerConfig, learners: Path) -> Learner:
         untrained=initial_params(initial, key),
         history=result.metrics,
     )
+
+
+def examine(
+    name: str,
+    title: str,
+    doc: str | None,
+    config: Any,
+    folders: tuple[Path, Path | None],
+    measure: Callable[[Any, Learner], Mapping[str, Any]],
+    report: Callable[[Any, Arrays], Outcome],
+) -> Outcome:
+    """An experiment on a learner, from its folder to its report.
+
+    Args:
+      name: of the experiment.
+      title: of its page.
+      doc: its docstring.
+      config: its configuration, with the learner's in ``config.learner``.
+      folders: its own, and the one where learners are kept (``learners`` in its own when None).
+      measure: ``measure(config, learner)``, the arrays; skipped when they are on disk.
+      report: ``report(config, arrays)``, what they say.
+    """
+    workdir, learners = folders
+    record = start(workdir, name, config)
+    learner = obtain(config.learner, learners or workdir / "learners")
+    arrays = measured(record, lambda: measure(config, learner))
+    return finish(record, title, doc, report(config, arrays))
 
 
 def _initial(stack: Stack, config: LearnerConfig, key: Array) -> Params:

@@ -20,12 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.conduct import Outcome, finish, measured, start
+from experiments.conduct import Outcome
 from experiments.flags import launch, option
 from experiments.learner import (
     Learner,
     LearnerConfig,
-    obtain,
+    examine,
     predictions,
     quick_learner,
     test_prompts,
@@ -97,7 +97,7 @@ def measure(config: Config, learner: Learner) -> dict[str, Any]:
     }
 
 
-def summarise(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def summarise(config: Config, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The test losses, their ratio, and how far apart the two training curves are."""
     summary: dict[str, Any] = {
         n: float(x)
@@ -114,7 +114,7 @@ def summarise(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
     """The training curves and the table of test losses."""
-    summary = summarise(arrays)
+    summary = summarise(config, arrays)
     examples = config.learner.num_examples
     return [
         Section(
@@ -169,13 +169,17 @@ def _smoothed(arrays: Mapping[str, np.ndarray], name: str, label: str, role: Rol
     return Curve(label, step, value, role=role)
 
 
+def report(config: Config, arrays: Mapping[str, np.ndarray]) -> Outcome:
+    """The numbers and the pictures."""
+    return Outcome(summarise(config, arrays), sections(config, arrays))
+
+
 def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
     """Trains the learner (or finds it in ``learners``), tests it, writes summary and report."""
-    record = start(workdir, "training", config)
-    learner = obtain(config.learner, learners or workdir / "learners")
-    arrays = measured(record, lambda: measure(config, learner))
-    outcome = Outcome(summarise(arrays), sections(config, arrays))
-    return finish(record, "Does the learner learn in context?", __doc__, outcome)
+    folders = (workdir, learners)
+    return examine(
+        "training", "Does the learner learn in context?", __doc__, config, folders, measure, report
+    )
 
 
 if __name__ == "__main__":
