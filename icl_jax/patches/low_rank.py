@@ -39,6 +39,16 @@ def inner_product(left_D: Array, right_D: Array) -> Array:
     return jnp.dot(left_D.astype(dtype), right_D.astype(dtype), precision=jax.lax.Precision.HIGHEST)
 
 
+def vector_norm(vector_D: Array) -> Array:
+    """``|x|`` in float32 or wider; tiny and huge entries neither underflow nor overflow."""
+    wide_D = vector_D.astype(accumulator(vector_D.dtype))
+    largest = jnp.max(jnp.abs(wide_D))
+    # Scaled by the largest entry, unless there is none to scale by.
+    size = jnp.where(largest > 0, largest, jnp.ones_like(largest))
+    unit_D = wide_D / size
+    return size * jnp.sqrt(inner_product(unit_D, unit_D))
+
+
 def outer(left_D: Array, right_H: Array) -> LowRank:
     """The rank-1 update ``outer(left, right)``; left (D,), right (H,)."""
     checks.rank("outer", "left_D", left_D, 1, "(D)")
@@ -113,7 +123,7 @@ def frobenius_norm(update: LowRank) -> Array:
     """``|dW|_F``; ``|left| |right|`` at rank 1, through the triangle of the left side otherwise."""
     if update.left_RD.shape[0] == 1:
         left_D, right_H = update.left_RD[0], update.right_RH[0]
-        return jnp.sqrt(inner_product(left_D, left_D)) * jnp.sqrt(inner_product(right_H, right_H))
+        return vector_norm(left_D) * vector_norm(right_H)
     triangle_RR = _triangle(update.left_RD)
     right_RH = update.right_RH.astype(triangle_RR.dtype)
     mapped_RH = jnp.matmul(triangle_RR.T, right_RH, precision=jax.lax.Precision.HIGHEST)
@@ -152,7 +162,8 @@ def _triangle(rows_RD: Array) -> Array:
         square = jnp.sum(rest_D * rest_D)
         # A remainder that the second pass shrinks was rounding inside the span (always so once
         # there are more rows than dimensions): it is no new direction, and must not become one.
-        present = square > before / 4
+        # (Asked this way round, a NaN is present and spreads.)
+        present = ~(square <= before / 4)
         length = jnp.sqrt(jnp.where(present, square, jnp.ones_like(square)))
         new_D = jnp.where(present, rest_D / length, jnp.zeros_like(rest_D))
         length = jnp.where(present, length, jnp.zeros_like(length))

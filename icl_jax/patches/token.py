@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array
-from icl_jax.patches.low_rank import LowRank, accumulator, inner_product, outer
+from icl_jax.patches.low_rank import LowRank, accumulator, inner_product, outer, vector_norm
 
 
 @jax.tree_util.register_dataclass
@@ -135,6 +135,5 @@ class Conditioning:
 
 def conditioning(full_D: Array, kept_D: Array) -> Conditioning:
     """The conditioning numbers of ``input_factor(full_D, kept_D)``, in float32 or wider."""
-    kept_norm = jnp.sqrt(inner_product(kept_D, kept_D))
-    delta_D = full_D - kept_D
-    return Conditioning(kept_norm, jnp.sqrt(inner_product(delta_D, delta_D)) / kept_norm)
+    kept_norm = vector_norm(kept_D)
+    return Conditioning(kept_norm, vector_norm(full_D - kept_D) / kept_norm)

@@ -1,0 +1,224 @@
+"""Low-rank algebra against the same algebra on matrices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from icl_jax.patches import low_rank
+from icl_jax.patches.low_rank import (
+    LowRank,
+    accumulator,
+    add,
+    apply_update,
+    as_matrix,
+    compose,
+    dense_inner,
+    frobenius_inner,
+    inner_product,
+    outer,
+    subtract,
+)
+from tests.helpers import (
+    assert_close,
+    assert_trees_close,
+    compiled,
+    eps,
+    normal,
+    relative_error,
+    seeds,
+)
+
+frobenius_norm = compiled(low_rank.frobenius_norm)
+singular_values = compiled(low_rank.singular_values)
+
+#: Rank, D, H: rank one, more, square, and more terms than either side has dimensions.
+SHAPES = ((1, 5, 7), (3, 6, 6), (9, 5, 7))
+shapes = st.sampled_from(SHAPES)
+
+
+def random_update(seed, rank, width_in, width_out, dtype=jnp.float64):
+    return LowRank(
+        normal(seed, rank, width_in, dtype=dtype), normal(seed + 1, rank, width_out, dtype=dtype)
+    )
+
+
+def matrix(update):
+    """The oracle: the sum of outer products, written out in NumPy."""
+    left_RD, right_RH = np.asarray(update.left_RD), np.asarray(update.right_RH)
+    return sum(np.outer(left, right) for left, right in zip(left_RD, right_RH, strict=True))
+
+
+@given(shapes, seeds())
+def test_every_operation_equals_the_same_operation_on_matrices(shape, seed):
+    rank, width_in, width_out = shape
+    first = random_update(seed, *shape)
+    second = random_update(seed + 2, 2, width_in, width_out)
+    input_D, dense_DH = normal(seed + 4, width_in), normal(seed + 5, width_in, width_out)
+    first_DH, second_DH = matrix(first), matrix(second)
+    length = rank * (width_in + width_out)
+
+    assert_close(as_matrix(first), first_DH, length)
+    assert_close(as_matrix(add(first, second, first)), 2 * first_DH + second_DH, length)
+    assert_close(as_matrix(subtract(first, second)), first_DH - second_DH, length)
+    assert_close(apply_update(input_D, first), input_D @ first_DH, length, condition=4)
+    assert_close(frobenius_norm(first), np.linalg.norm(first_DH), length)
+    # An inner product may cancel: the error is relative to the product of the lengths.
+    scale = np.linalg.norm(first_DH) * np.linalg.norm(second_DH)
+    error = abs(frobenius_inner(first, second) - np.sum(first_DH * second_DH))
+    assert error <= eps("float64", length) * scale
+    scale = np.linalg.norm(first_DH) * np.linalg.norm(dense_DH)
+    error = abs(dense_inner(first, dense_DH) - np.sum(first_DH * np.asarray(dense_DH)))
+    assert error <= eps("float64", length) * scale
+
+
+@given(shapes, seeds())
+def test_singular_values_are_those_of_the_matrix(shape, seed):
+    update = random_update(seed, *shape)
+    values = singular_values(update)
+    want = np.linalg.svd(matrix(update), compute_uv=False)[: min(shape)]
+    assert values.shape == (min(shape),)
+    assert np.all(np.diff(values) <= 0)
+    assert_close(values, want, sum(shape))
+
+
+@given(st.sampled_from(((1, 1), (2, 3), (7, 4))), seeds())
+def test_compose_multiplies_the_factors_in_the_order_of_their_names(ranks, seed):
+    first = random_update(seed, ranks[0], 6, 6)
+    second = random_update(seed + 2, ranks[1], 6, 6)
+    identity = np.eye(6)
+    product = (identity + matrix(second)) @ (identity + matrix(first))
+    composed = compose(first, second)
+    assert composed.left_RD.shape == (sum(ranks), 6)
+    assert_close(as_matrix(composed), product - identity, 6 * sum(ranks))
+    other = (identity + matrix(first)) @ (identity + matrix(second))
+    assert relative_error(as_matrix(composed), other - identity) > 1e-2
+
+
+def test_terms_that_cancel_leave_a_norm_of_rounding_size():
+    update = random_update(0, 3, 6, 6)
+    nothing = subtract(update, update)
+    bound = eps("float64", 18) * float(frobenius_norm(update))
+    assert frobenius_norm(nothing) <= bound
+    assert np.all(singular_values(nothing) <= bound)
+
+
+def test_a_small_difference_keeps_its_digits():
+    # Gram matrices would give |a - b|^2 with an absolute error of eps, hence |a - b| to 1e-8 only.
+    left_D, right_H, small_H = normal(0, 6), normal(1, 5), 1e-9 * normal(2, 5)
+    difference = subtract(outer(left_D, right_H + small_H), outer(left_D, right_H))
+    want = np.linalg.norm(left_D) * np.linalg.norm((right_H + small_H) - right_H)
+    assert_close(frobenius_norm(difference), want, 11, condition=1e9)
+    assert_close(singular_values(difference)[0], want, 11, condition=1e9)
+
+
+def test_dependent_and_zero_rows_count_once():
+    left_D, right_H = normal(0, 6), normal(1, 5)
+    lefts_RD = jnp.stack([left_D, jnp.zeros(6), 2 * left_D, -left_D])
+    rights_RH = jnp.stack([right_H, right_H, right_H, right_H])
+    update = LowRank(lefts_RD, rights_RH)
+    want = 2 * np.linalg.norm(left_D) * np.linalg.norm(right_H)
+    assert_close(frobenius_norm(update), want, 24)
+    values = singular_values(update)
+    assert_close(values[0], want, 24)
+    assert np.all(values[1:] <= eps("float64", 24) * want)
+
+
+@pytest.mark.parametrize("rank", (1, 3))
+def test_a_nan_is_never_hidden(rank):
+    update = random_update(0, rank, 6, 6)
+    for broken in (
+        LowRank(update.left_RD.at[0, 2].set(jnp.nan), update.right_RH),
+        LowRank(update.left_RD, update.right_RH.at[-1, 2].set(jnp.nan)),
+    ):
+        assert np.isnan(frobenius_norm(broken))
+        assert np.all(np.isnan(singular_values(broken)))
+
+
+def test_an_update_of_zeros_has_norm_and_spectrum_zero():
+    for rank in (1, 3):
+        update = LowRank(jnp.zeros((rank, 6)), jnp.zeros((rank, 6)))
+        assert frobenius_norm(update) == 0
+        np.testing.assert_array_equal(singular_values(update), jnp.zeros(rank))
+
+
+@pytest.mark.parametrize("rank", (1, 4))
+def test_the_gradient_of_the_norm_is_that_of_the_matrix_norm(rank):
+    update = random_update(3, rank, 6, 5)
+    got = compiled(jax.grad(frobenius_norm))(update)
+    want = compiled(jax.grad(lambda u: jnp.sqrt(jnp.sum(jnp.square(u.left_RD.T @ u.right_RH)))))(
+        update
+    )
+    assert_trees_close(got, want, 30, condition=4)
+
+
+def test_low_precision_accumulates_in_float32():
+    # 4096 products of 1 and then 4096 of 2^-9: summed in bfloat16 the small ones would all be lost.
+    ones_D, small_D = jnp.ones(4096, jnp.bfloat16), jnp.full(4096, 2.0**-9, jnp.bfloat16)
+    left_D = jnp.concatenate([ones_D, small_D])
+    right_D = jnp.ones(8192, jnp.bfloat16)
+    assert accumulator(jnp.bfloat16) == jnp.float32
+    assert accumulator(jnp.float16) == jnp.float32
+    assert accumulator(jnp.float64) == jnp.float64
+    total = inner_product(left_D, right_D)
+    assert total.dtype == jnp.float32 and total == 4104
+
+    update = outer(left_D, jnp.ones(3, jnp.bfloat16))
+    assert dense_inner(update, jnp.ones((8192, 3), jnp.bfloat16)) == 3 * 4104
+    assert frobenius_inner(update, outer(right_D, jnp.ones(3, jnp.bfloat16))) == 3 * 4104
+    # The result is rounded once, to bfloat16: 4104 lies between 4096 and 4112.
+    applied_H = apply_update(right_D, update)
+    assert applied_H.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(applied_H, jnp.full(3, 4104, jnp.bfloat16))
+
+
+@pytest.mark.parametrize("dtype", ("bfloat16", "float32"))
+@pytest.mark.parametrize("rank", (1, 5))
+def test_norms_of_low_precision_updates_are_accurate_in_float32(dtype, rank):
+    update = random_update(0, rank, 40, 30, dtype)
+    wide = jax.tree.map(lambda array: array.astype(jnp.float64), update)
+    norm = frobenius_norm(update)
+    assert norm.dtype == jnp.float32
+    assert_close(norm, np.float32(np.linalg.norm(matrix(wide))), 70)
+    assert singular_values(update).dtype == jnp.float32
+
+
+def test_vmap_is_a_loop():
+    batch = LowRank(normal(0, 4, 3, 6), normal(1, 4, 3, 6))
+    inputs_BD = normal(2, 4, 6)
+    for function in (frobenius_norm, singular_values, as_matrix):
+        together = compiled(jax.vmap(function))(batch)
+        alone = [function(jax.tree.map(lambda array, i=i: array[i], batch)) for i in range(4)]
+        assert_close(together, jnp.stack(alone), 18)
+    together = compiled(jax.vmap(apply_update))(inputs_BD, batch)
+    alone = [
+        apply_update(inputs_BD[i], jax.tree.map(lambda array, i=i: array[i], batch))
+        for i in range(4)
+    ]
+    assert_close(together, jnp.stack(alone), 18)
+
+
+def test_jit_is_eager():
+    update = random_update(0, 3, 6, 6)
+    assert_close(frobenius_norm(update), low_rank.frobenius_norm(update), 18)
+    assert_close(singular_values(update), low_rank.singular_values(update), 18)
+
+
+def test_other_members_of_the_batch_do_not_matter():
+    batch = LowRank(normal(0, 4, 3, 6), normal(1, 4, 3, 6))
+    spoilt = jax.tree.map(lambda array: array.at[1:].set(jnp.nan), batch)
+    norms = compiled(jax.vmap(frobenius_norm))
+    assert norms(batch)[0] == norms(spoilt)[0]
+
+
+def test_errors_name_the_function_and_the_shape():
+    with pytest.raises(ValueError, match=r"outer: left_D must have 1 axes \(D\), got 2 axes"):
+        outer(jnp.ones((2, 3)), jnp.ones(3))
+    with pytest.raises(ValueError, match=r"outer: right_H must have 1 axes"):
+        outer(jnp.ones(3), jnp.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"compose: axis 1 of first.right_RH must have 6 entries"):
+        compose(random_update(0, 1, 6, 5), random_update(0, 1, 6, 6))
+    with pytest.raises(ValueError, match=r"compose: the arguments must share one shape"):
+        compose(random_update(0, 1, 6, 6), random_update(0, 1, 5, 5))

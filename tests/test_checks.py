@@ -1,0 +1,155 @@
+"""Every check says where, what was expected, what came, and what to do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from icl_jax import checks
+
+
+class TestShapesAndDtypes:
+    def test_rank(self):
+        checks.rank("f", "x_TD", jnp.ones((2, 3)), 2, "(T, D)")
+        with pytest.raises(ValueError) as error:
+            checks.rank("f", "x_TD", jnp.ones(3), 2, "(T, D)")
+        assert str(error.value) == (
+            "f: x_TD must have 2 axes (T, D), got 1 axes (shape (3,)). Batches go through jax.vmap."
+        )
+
+    def test_rank_is_checked_while_tracing(self):
+        with pytest.raises(ValueError, match="f: x must have 1 axes"):
+            jax.eval_shape(lambda x: checks.rank("f", "x", x, 1, "(D)"), jnp.ones((2, 3)))
+
+    @pytest.mark.parametrize("dtype", ("bfloat16", "float16", "float32", "float64"))
+    def test_floating_takes_every_floating_dtype(self, dtype):
+        checks.floating("f", "x", jnp.ones(2, dtype))
+
+    @pytest.mark.parametrize("dtype", ("int32", "bool", "complex64"))
+    def test_floating_refuses_the_others(self, dtype):
+        with pytest.raises(TypeError, match=f"f: x must be floating point, got {dtype}. Convert"):
+            checks.floating("f", "x", jnp.ones(2, dtype))
+
+    def test_same_dtype(self):
+        checks.same_dtype("f", x=jnp.ones(2), y=jnp.zeros(5))
+        with pytest.raises(TypeError, match="must share one dtype, got x: float64, y: float32"):
+            checks.same_dtype("f", x=jnp.ones(2), y=jnp.ones(2, jnp.float32))
+
+    def test_same_shape(self):
+        checks.same_shape("f", x=jnp.ones(2), y=jnp.zeros(2))
+        with pytest.raises(ValueError, match=r"must share one shape, got x: \(2,\), y: \(3,\)"):
+            checks.same_shape("f", x=jnp.ones(2), y=jnp.ones(3))
+
+    def test_axis_size(self):
+        checks.axis_size("f", "x", jnp.ones((2, 3)), 1, 3, "the width")
+        with pytest.raises(ValueError) as error:
+            checks.axis_size("f", "x", jnp.ones((2, 3)), 0, 3, "the width")
+        assert str(error.value) == (
+            "f: axis 0 of x must have 3 entries (the width), got 2 (shape (2, 3))."
+        )
+
+
+class TestNumbersAndNames:
+    @pytest.mark.parametrize("value", (1, 7, np.int64(3)))
+    def test_positive_int_accepts(self, value):
+        checks.positive_int("f", "count", value)
+
+    @pytest.mark.parametrize("value", (0, -1, 1.0, True, "1", None))
+    def test_positive_int_refuses(self, value):
+        with pytest.raises(ValueError, match=f"count must be an integer .* 1, got {value!r}"):
+            checks.positive_int("f", "count", value)
+
+    @pytest.mark.parametrize("value", (0, 0.0, 1e-9, np.float32(3)))
+    def test_non_negative_accepts(self, value):
+        checks.non_negative("f", "noise", value)
+
+    @pytest.mark.parametrize("value", (-1, float("nan"), float("inf"), "1", None))
+    def test_non_negative_refuses(self, value):
+        with pytest.raises(ValueError, match="f: noise must be a finite number of at least 0"):
+            checks.non_negative("f", "noise", value)
+
+    @pytest.mark.parametrize("value", (1, 1e-9, np.float32(3)))
+    def test_positive_accepts(self, value):
+        checks.positive("f", "rate", value)
+
+    @pytest.mark.parametrize("value", (0, 0.0, -1, float("nan"), float("inf"), "1", None))
+    def test_positive_refuses(self, value):
+        with pytest.raises(ValueError, match="f: rate must be a finite number above 0"):
+            checks.positive("f", "rate", value)
+
+    def test_one_of(self):
+        checks.one_of("f", "loop", "open", ("open", "closed"))
+        with pytest.raises(ValueError) as error:
+            checks.one_of("f", "loop", "ajar", ("open", "closed"))
+        assert str(error.value) == "f: loop must be one of 'open', 'closed', got 'ajar'."
+
+
+class TestValues:
+    def test_values_are_concrete_outside_transformations_only(self):
+        assert checks.is_concrete(jnp.ones(2)) and checks.is_concrete(np.ones(2))
+        seen = []
+        jax.jit(lambda x: seen.append(checks.is_concrete(x)))(jnp.ones(2))
+        assert seen == [False]
+
+    def test_a_zero_vector_is_refused(self):
+        with pytest.raises(ValueError, match="f: z has length zero. No weight update changes"):
+            checks.non_zero_rows("f", "z", jnp.zeros(3))
+
+    def test_a_zero_row_is_named(self):
+        rows = jnp.ones((2, 4, 3)).at[1, 2].set(0)
+        with pytest.raises(ValueError, match=r"f: z has length zero at row \(1, 2\). .* BOS token"):
+            checks.non_zero_rows("f", "z", rows)
+
+    def test_a_vector_without_entries_is_refused(self):
+        with pytest.raises(ValueError, match=r"f: z is empty \(shape \(0,\)\)"):
+            checks.non_zero_rows("f", "z", jnp.zeros(0))
+
+    def test_non_zero_rows_pass_and_tracers_pass(self):
+        checks.non_zero_rows("f", "z", jnp.ones(3))
+        checks.non_zero_rows("f", "z", jnp.full((2, 3), 1e-300))
+        checks.non_zero_rows("f", "z", jnp.eye(3, dtype=jnp.bfloat16))
+        jax.jit(lambda z: checks.non_zero_rows("f", "z", z))(jnp.zeros(3))
+
+
+class TestKeptPositions:
+    @pytest.mark.parametrize("kept", ([0], [4], [0, 2, 4], (1, 3), np.array([2]), jnp.array([0])))
+    def test_good_positions_come_back_as_int32(self, kept):
+        got = checks.kept_positions("f", kept, 5)
+        assert got.dtype == jnp.int32
+        np.testing.assert_array_equal(got, np.asarray(kept))
+
+    @pytest.mark.parametrize("kept, position", (([5], 5), ([0, 9], 9), ([-1], -1)))
+    def test_a_position_outside_the_sequence(self, kept, position):
+        message = (
+            f"f: kept position {position} is outside the sequence: positions run from 0 to 4. "
+            "Count from the left; negative indices do not wrap."
+        )
+        with pytest.raises(ValueError) as error:
+            checks.kept_positions("f", kept, 5)
+        assert str(error.value) == message
+
+    @pytest.mark.parametrize("kept", ([2, 1], [1, 1], [0, 3, 2]))
+    def test_positions_out_of_order_or_repeated(self, kept):
+        with pytest.raises(ValueError, match="must be strictly increasing .* got \\["):
+            checks.kept_positions("f", kept, 5)
+
+    @pytest.mark.parametrize("kept", ([0, 1, 2], [0, 1, 2, 3]))
+    def test_an_empty_removed_set(self, kept):
+        with pytest.raises(ValueError, match="f: the removed set is empty: kept_K keeps . posit"):
+            checks.kept_positions("f", kept, 3)
+
+    @pytest.mark.parametrize("kept", (np.zeros((1, 1), int), np.zeros(0, int), 3))
+    def test_no_list_of_positions(self, kept):
+        with pytest.raises(ValueError, match="must be a non-empty 1-D array of positions"):
+            checks.kept_positions("f", kept, 5)
+
+    @pytest.mark.parametrize("kept", ([0.0], [True, False], np.ones(2, np.float32)))
+    def test_positions_that_are_no_integers(self, kept):
+        with pytest.raises(TypeError, match="f: kept_K must hold integer positions, got dtype"):
+            checks.kept_positions("f", kept, 5)
+
+    def test_what_is_static_is_checked_while_tracing_too(self):
+        positions = jnp.array([7, 7])
+        jax.jit(lambda kept: checks.kept_positions("f", kept, 5))(positions)
+        with pytest.raises(ValueError, match="the removed set is empty"):
+            jax.jit(lambda kept: checks.kept_positions("f", kept, 2))(positions)

@@ -1,0 +1,121 @@
+"""The arrows between the folders: who imports whom, read from the source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import icl_jax
+
+ROOT = Path(icl_jax.__file__).parent
+SOURCES = sorted(ROOT.rglob("*.py"))
+
+#: What a folder may import from icl_jax; folders that are not listed may import anything.
+ALLOWED = {
+    "dims": (),
+    "checks": ("dims",),
+    "records": (),
+    "tasks": ("checks", "dims"),
+    "patches": ("checks", "dims", "kernels"),
+    "dynamics": ("checks", "dims", "kernels", "patches"),
+    "measures": ("checks", "dims", "kernels", "patches", "dynamics"),
+    "descent": ("checks", "dims", "patches", "dynamics", "measures"),
+    "blocks": ("checks", "dims", "kernels", "patches"),
+    "training": ("checks", "dims", "records"),
+    "report": (),
+}
+
+#: Frameworks that the array-only half does not know.
+ARRAY_ONLY = ("patches", "dynamics", "measures", "descent")
+
+
+def imports(source: str) -> set[str]:
+    """The dotted names that a file imports, wherever in the file it does."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports are not used here"
+            # Both readings: `from icl_jax import checks` and `from icl_jax.checks import rank`.
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def reaches(names: set[str], *prefixes: str) -> set[str]:
+    """Those of ``names`` that are, or lie under, one of the prefixes."""
+    return {n for n in names for p in prefixes if n == p or n.startswith(p + ".")}
+
+
+def part_of(path: Path) -> str:
+    """The folder of icl_jax that a file belongs to, or its own name at the top."""
+    relative = path.relative_to(ROOT)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def own_parts(names: set[str]) -> set[str]:
+    """The parts of icl_jax among imported names."""
+    parts = {name.split(".")[1] for name in names if name.startswith("icl_jax.")}
+    return {part for part in parts if (ROOT / part).is_dir() or (ROOT / f"{part}.py").exists()}
+
+
+@pytest.fixture(params=SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def source(request):
+    return request.param
+
+
+def test_the_reader_of_imports_sees_all_of_them():
+    text = "import os.path\ndef f():\n    from icl_jax.blocks import stack as s, block\n"
+    assert imports(text) == {
+        "os.path",
+        "icl_jax.blocks",
+        "icl_jax.blocks.stack",
+        "icl_jax.blocks.block",
+    }
+    assert own_parts(imports(text)) == {"blocks"}
+    assert reaches({"flax.linen", "flaxen"}, "flax") == {"flax.linen"}
+    assert {"blocks", "patches", "dynamics", "tasks"} <= {part_of(path) for path in SOURCES}
+
+
+def test_arrows_between_the_folders_point_left(source):
+    part = part_of(source)
+    if part not in ALLOWED:
+        pytest.skip(f"{part} may import anything")
+    wrong = own_parts(imports(source.read_text())) - {part, *ALLOWED[part]}
+    assert not wrong, f"{part} must not import {sorted(wrong)}"
+
+
+def test_the_array_only_half_knows_no_framework(source):
+    if part_of(source) in ARRAY_ONLY:
+        names = imports(source.read_text())
+        wrong = reaches(names, "flax", "equinox", "haiku", "icl_jax.blocks")
+        assert not wrong
+
+
+def test_records_know_jax_and_numpy_only():
+    names = imports((ROOT / "records.py").read_text())
+    third_party = reaches(names, "flax", "optax", "chex", "orbax", "absl", "rich", "matplotlib")
+    assert not third_party | reaches(names, "sklearn", "icl_jax")
+
+
+def test_nothing_imports_what_lies_outside_or_reads_flags_or_the_clock(source):
+    names = imports(source.read_text())
+    wrong = reaches(names, "experiments", "launch", "benchmarks", "tests", "absl.flags", "absl.app")
+    assert not wrong | reaches(names, "time", "datetime")
+
+
+def test_nothing_reads_the_environment(source):
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            name = f"{node.value.id}.{node.attr}"
+            assert name not in ("os.environ", "os.getenv", "os.environb"), f"line {node.lineno}"
+    assert not reaches(imports(source.read_text()), "os.environ", "os.getenv")
+
+
+def test_every_public_function_and_class_has_a_docstring(source):
+    tree = ast.parse(source.read_text())
+    assert ast.get_docstring(tree), "the module"
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{node.name} (line {node.lineno}) has no docstring"
