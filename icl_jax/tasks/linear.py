@@ -66,18 +66,18 @@ class LinearRegression:
 
 def _check_covariance(covariance: Covariance, width: int) -> None:
     where = "LinearRegression: covariance"
-    if not isinstance(covariance, tuple) or any(isinstance(r, list | np.ndarray) for r in covariance):
+    entries = tuple | float | int | np.number
+    if not isinstance(covariance, tuple) or not all(isinstance(e, entries) for e in covariance):
         raise TypeError(
-            f"{where} must be made of tuples, which can be hashed, got {type(covariance).__name__}. "
-            "Convert an array with tuple(eigenvalues.tolist()) or "
+            f"{where} must be a tuple of numbers or of tuples, so that the task can be hashed, got "
+            f"{covariance!r}. Convert an array with tuple(variances.tolist()) or "
             "tuple(map(tuple, matrix.tolist()))."
         )
-    lengths = [len(row) if isinstance(row, tuple) else 1 for row in covariance]
-    nested = any(isinstance(row, tuple) for row in covariance)
-    if lengths != [width if nested else 1] * width:
+    shapes = [np.shape(entry) for entry in covariance]
+    if shapes not in ([()] * width, [(width,)] * width):
         raise ValueError(
-            f"{where} must be {width} numbers, or {width} rows of {width} numbers (input_width), "
-            f"got {len(covariance)} entries of {lengths} numbers."
+            f"{where} must have {width} numbers or {width} rows of {width} numbers (input_width), "
+            f"got {len(covariance)} entries of shapes {shapes}."
         )
     matrix_DD = _matrix(covariance)
     if not np.all(np.isfinite(matrix_DD)) or not np.allclose(matrix_DD, matrix_DD.T, atol=0.0):

@@ -5,7 +5,9 @@ import pytest
 
 from icl_jax.tasks.linear import LinearRegression
 
+VARIANCES = (2.0, 1.0, 0.2)
 COVARIANCE = ((2.0, 0.5, 0.0), (0.5, 1.0, -0.3), (0.0, -0.3, 0.2))
+MATRICES = {None: np.eye(3), VARIANCES: np.diag(VARIANCES), COVARIANCE: np.array(COVARIANCE)}
 
 
 @pytest.fixture
@@ -25,9 +27,9 @@ def _weights(prompts):
     )
 
 
-@pytest.mark.parametrize("covariance", [None, COVARIANCE])
+@pytest.mark.parametrize("covariance", MATRICES)
 def test_without_noise_one_linear_function_explains_examples_and_query(sample, covariance):
-    prompts = sample(LinearRegression(3, covariance=covariance))
+    prompts = sample(LinearRegression(3, covariance=covariance), num_examples=20000)
     weights_BD = _weights(prompts)
     np.testing.assert_allclose(
         np.einsum("bnd,bd->bn", prompts.inputs_ND, weights_BD), prompts.targets_N, atol=1e-12
@@ -37,11 +39,11 @@ def test_without_noise_one_linear_function_explains_examples_and_query(sample, c
     )
 
 
-@pytest.mark.parametrize("covariance", [None, COVARIANCE])
+@pytest.mark.parametrize("covariance", MATRICES)
 def test_inputs_have_the_covariance_asked_for(sample, covariance):
     prompt = sample(LinearRegression(3, covariance=covariance), num_examples=20000)
     inputs_ND = np.asarray(prompt.inputs_ND[0])
-    expected_DD = np.eye(3) if covariance is None else np.array(covariance)
+    expected_DD = MATRICES[covariance]
     # An entry of the sample covariance deviates by sqrt((c_ii c_jj + c_ij^2) / N).
     variances_D = np.diag(expected_DD)
     std_DD = np.sqrt((np.outer(variances_D, variances_D) + expected_DD**2) / 20000)
@@ -68,10 +70,14 @@ def test_a_singular_covariance_keeps_inputs_in_its_subspace(sample):
 
 
 def test_a_covariance_that_is_none_is_refused():
-    with pytest.raises(TypeError, match=r"covariance must be a tuple of tuples, got ndarray"):
-        LinearRegression(2, covariance=np.eye(2))
-    with pytest.raises(ValueError, match=r"must have 2 rows of 2 numbers .*got rows of \[1, 2\]"):
-        LinearRegression(2, covariance=((1.0,), (0.0, 1.0)))
+    for unhashable in (np.eye(2), [1.0, 2.0], ([1.0, 0.0], [0.0, 1.0])):
+        with pytest.raises(TypeError, match=r"must be a tuple of numbers or of tuples"):
+            LinearRegression(2, covariance=unhashable)
+    for misshapen in (((1.0,), (0.0, 1.0)), ((1.0,), (1.0,)), (1.0, (0.0, 1.0)), (1.0, 1.0, 1.0)):
+        with pytest.raises(ValueError, match=r"must have 2 numbers or 2 rows of 2 numbers"):
+            LinearRegression(2, covariance=misshapen)
+    with pytest.raises(ValueError, match=r"positive semi-definite, got the eigenvalue -2"):
+        LinearRegression(2, covariance=(1.0, -2.0))
     with pytest.raises(ValueError, match=r"must be finite and symmetric"):
         LinearRegression(2, covariance=((1.0, 0.5), (0.0, 1.0)))
     with pytest.raises(ValueError, match=r"must be finite and symmetric"):
