@@ -164,8 +164,9 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
     roles: dict[str, Role] = {"trained": "main", "untrained": "control"}
     return [
         Section(
-            "Who wrote the update: tokens and heads",
-            "The update of the query is a sum over context examples and heads. Added up again, "
+            f"Who wrote the update: tokens and heads ({config.learner.stack.wiring})",
+            "The update of the query (in the first block) is a sum over context examples and heads. "
+            "Added up again, "
             f"the contributions of {config.num_prompts} prompts miss the update by at most "
             f"{number(summary['additivity_error'])} (relative, float32); the sum of another "
             f"prompt misses by at least {number(summary['shuffled_error'])}. What no token "
@@ -222,7 +223,7 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
                     "Relative Frobenius errors: the largest, and for the control the smallest.",
                 )
             ],
-            anchor="attribution",
+            anchor=f"attribution-{config.learner.stack.wiring}",
         )
     ]
 

@@ -244,14 +244,17 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
                         "learner",
                         "first step",
                         "last step",
-                        "decay exponent",
-                        "cosine of the two",
-                        "their distance",
+                        "exponent",
+                        "cosine",
+                        "distance",
                         "output gap",
-                        "effective rank",
+                        "rank",
                     ),
                     rows,
-                    f"Means over {config.num_prompts} prompts; the output gap is a maximum.",
+                    f"Means over {config.num_prompts} prompts. First and last step of the anchored "
+                    "trajectory and the exponent of its decay; cosine and relative distance of the "
+                    "two final updates; the largest relative gap of their outputs; the effective "
+                    "rank of the peel-off update.",
                 )
             ],
             anchor=f"peel-off-{examples}",

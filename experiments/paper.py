@@ -94,6 +94,11 @@ def plan(config: Config) -> dict[str, tuple[Any, Any]]:
             attribution,
             attribution.Config(num_prompts=config.num_prompts, learner=short),
         ),
+        # The first block of the deep stack: here a norm stands between attention and kernel.
+        "attribution_norm": (
+            attribution,
+            attribution.Config(num_prompts=config.num_tasks, learner=config.deep),
+        ),
     }
     return stages
 
