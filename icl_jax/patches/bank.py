@@ -21,7 +21,7 @@ from icl_jax.patches.block import (
     apply_block,
     block_patches,
 )
-from icl_jax.patches.output import OutputPolicy
+from icl_jax.patches.output import DownPatch, OutputPolicy
 from icl_jax.patches.token import Conditioning
 
 #: ``closed``: each patch repairs the state that the patched run really has. ``open``: all patches
@@ -163,9 +163,15 @@ def patched_forward(
 ) -> Array:
     """Runs the patched stack on the kept positions alone; the removed ones are never read.
 
-    Arguments as in ``stack_patches``; ``hidden_TD`` may hold anything at removed positions.
-    Returns the outputs (K, D) at the kept positions.
+    Arguments as in ``stack_patches``; ``hidden_TD`` is the whole sequence (T, D), and may hold
+    anything at removed positions. Returns the outputs (K, D) at the kept positions.
+
+    Raises:
+      ValueError: ``hidden_TD`` is no sequence that the kept positions are a part of.
     """
+    checks.rank("patched_forward", "hidden_TD", hidden_TD, 2, "(T, D)")
+    # Indices outside an array are clamped in JAX: the kept rows alone would be read as others.
+    checks.kept_positions("patched_forward", bank.kept_K, hidden_TD.shape[0])
     if positions_T is None:
         positions_T = jnp.arange(hidden_TD.shape[0], dtype=jnp.int32)
     return forward(
@@ -181,21 +187,30 @@ def patched_forward(
 def check_patchable(bank: Bank) -> None:
     """Raises ValueError when a patch of a computed bank (batched or not) does not exist.
 
-    Runs on the host, after ``jit``: names the layer and the first kept position whose MLP input had
-    length zero or was not finite.
+    Runs on the host, after ``jit``: names the layer and the first kept position whose MLP input, or
+    hidden activations under a patched down kernel, had length zero or were not finite.
     """
     for layer, (patch, numbers) in enumerate(zip(bank.patches, bank.conditioning, strict=True)):
-        if patch.input is None:
-            continue
-        lengths = np.asarray(numbers.kept_norm)
-        bad = np.argwhere((lengths == 0) | ~np.isfinite(lengths))
-        if bad.size:
-            index = tuple(int(i) for i in bad[0])
-            raise ValueError(
-                f"check_patchable: the MLP input of layer {layer} at index {index} (prompt axes "
-                f"first, then the kept position) has length {lengths[index]}: no weight update "
-                "changes what it gives. Keep a further position, such as a BOS token."
-            )
+        if patch.input is not None:
+            lengths = np.asarray(numbers.kept_norm)
+            bad = np.argwhere((lengths == 0) | ~np.isfinite(lengths))
+            if len(bad):
+                index = tuple(int(i) for i in bad[0])
+                raise ValueError(
+                    f"check_patchable: the MLP input of layer {layer} at index {index} (prompt "
+                    f"axes first, then the kept position) has length {lengths[index]}: no weight "
+                    "update changes what it gives. Keep a further position, such as a BOS token."
+                )
+        if isinstance(patch.output, DownPatch):
+            bad = np.argwhere(~np.all(np.isfinite(np.asarray(patch.output.v_H)), axis=-1))
+            if len(bad):
+                index = tuple(int(i) for i in bad[0])
+                raise ValueError(
+                    f"check_patchable: the hidden activations of layer {layer} at index {index} "
+                    "(prompt axes first, then the kept position) have length zero or are not "
+                    "finite: no update of the down kernel puts the residual change back. Use "
+                    "output='bias' on a block with an output bias, or keep a further position."
+                )
 
 
 def _check_stack(

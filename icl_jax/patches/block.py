@@ -109,7 +109,8 @@ def block_patches(
 
     Raises:
       ValueError: an unknown policy, ``bias`` on a block without an output bias, or (outside jit)
-        an MLP input of length zero.
+        an MLP input of length zero, or hidden activations of length zero where the down kernel
+        carries the residual change.
 
     Source: Dherin et al. 2025, Theorem 2.2 and appendix; Goldwaser et al. (arXiv 2511.17864) for
       blocks without biases and for parallel blocks.
@@ -129,6 +130,7 @@ def block_patches(
     if full.residual_TD is not None and kept.residual_TD is not None:
         change_KD = full.residual_TD - kept.residual_TD
         if output == "down" or not block.has_output_bias:
+            checks.non_zero_rows("block_patches", "the down kernel's input", hidden_KH)
             output_patch = jax.vmap(down_patch)(hidden_KH, change_KD)
         else:
             output_patch = jax.vmap(bias_patch)(change_KD)

@@ -1,4 +1,4 @@
-"""Benchmarks run, agree with themselves, and write the rows that they promise. No times are tested."""
+"""Benchmarks run and write the rows that they promise. No times are tested."""
 
 import json
 import subprocess

@@ -147,7 +147,7 @@ def test_an_update_of_zeros_has_norm_and_spectrum_zero():
 @pytest.mark.parametrize("rank", (1, 4))
 def test_the_gradient_of_the_norm_is_that_of_the_matrix_norm(rank):
     update = random_update(3, rank, 6, 5)
-    got = compiled(jax.grad(frobenius_norm))(update)
+    got = compiled(jax.grad(low_rank.frobenius_norm))(update)
     want = compiled(jax.grad(lambda u: jnp.sqrt(jnp.sum(jnp.square(u.left_RD.T @ u.right_RH)))))(
         update
     )
@@ -188,7 +188,7 @@ def test_norms_of_low_precision_updates_are_accurate_in_float32(dtype, rank):
 def test_vmap_is_a_loop():
     batch = LowRank(normal(0, 4, 3, 6), normal(1, 4, 3, 6))
     inputs_BD = normal(2, 4, 6)
-    for function in (frobenius_norm, singular_values, as_matrix):
+    for function in (low_rank.frobenius_norm, low_rank.singular_values, as_matrix):
         together = compiled(jax.vmap(function))(batch)
         alone = [function(jax.tree.map(lambda array, i=i: array[i], batch)) for i in range(4)]
         assert_close(together, jnp.stack(alone), 18)
@@ -209,7 +209,7 @@ def test_jit_is_eager():
 def test_other_members_of_the_batch_do_not_matter():
     batch = LowRank(normal(0, 4, 3, 6), normal(1, 4, 3, 6))
     spoilt = jax.tree.map(lambda array: array.at[1:].set(jnp.nan), batch)
-    norms = compiled(jax.vmap(frobenius_norm))
+    norms = compiled(jax.vmap(low_rank.frobenius_norm))
     assert norms(batch)[0] == norms(spoilt)[0]
 
 
