@@ -115,7 +115,7 @@ def random_params(module: nn.Module, seed: int, *inputs: Any) -> Any:
         name, stop = path[-1].key, start + math.prod(leaf.shape)
         noise = draws[start:stop].reshape(leaf.shape)
         start = stop
-        if len(leaf.shape) == 1 or name.endswith("bias"):
+        if len(leaf.shape) < 2 or name.endswith("bias"):
             value = 0.3 * noise + (name in ("scale", "skip"))
         else:
             fan_in = math.prod(leaf.shape[:-1]) if name == "out" else leaf.shape[0]

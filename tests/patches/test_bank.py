@@ -1,0 +1,558 @@
+"""A stack with patches, run on the kept positions alone, is the stack run on everything."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import chex
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from icl_jax.blocks.block import WIRINGS, Block
+from icl_jax.blocks.contextual import ContextualLayer
+from icl_jax.blocks.feedforward import Dense
+from icl_jax.dynamics.prefixes import prefix_outputs_by_reruns, prefix_pass
+from icl_jax.patches.bank import (
+    LOOPS,
+    check_patchable,
+    forward,
+    patched_forward,
+    stack_patches,
+)
+from icl_jax.patches.block import Midpoint, TokenPatch
+from icl_jax.patches.low_rank import as_matrix
+from icl_jax.patches.output import BiasPatch, DownPatch, apply_output, down_update
+from icl_jax.patches.token import InputFactor, apply_factor, kernel_update
+from tests.helpers import (
+    LAYERS,
+    MLPS,
+    assert_close,
+    assert_trees_close,
+    cases,
+    compiled,
+    eps,
+    make_model,
+    normal,
+    relative_error,
+)
+
+#: What a control has to miss by: a patch that does nothing useful is wrong in the second digit.
+MISS = 1e-2
+
+
+def only(hidden_TD, kept_K):
+    """The sequence with NaN wherever it is not kept: nothing may be read there."""
+    kept_K = jnp.asarray(kept_K)
+    return jnp.full_like(hidden_TD, jnp.nan).at[kept_K].set(hidden_TD[kept_K])
+
+
+def other_direction(vectors_KD, seed):
+    """Random vectors with the norms of the given ones."""
+    noise_KD = normal(seed, *vectors_KD.shape, dtype=vectors_KD.dtype)
+    lengths_K1 = [jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (vectors_KD, noise_KD)]
+    return noise_KD * (lengths_K1[0] / lengths_K1[1])
+
+
+def random_patch(patch, seed):
+    """A rank-1 patch of the same norms in random directions."""
+    return jax.tree.map(lambda vectors_KD: other_direction(vectors_KD, seed), patch)
+
+
+def condition(bank):
+    """How many times longer than the result the quantities are that cancel in the patched run."""
+    return 1 + max(float(jnp.max(numbers.relative_change)) for numbers in bank.conditioning)
+
+
+class TestPatchedEqualsFull:
+    @settings(max_examples=25)
+    @given(cases(), st.sampled_from(LOOPS), st.sampled_from(("auto", "down")))
+    def test_in_float32_and_float64(self, case, loop, output):
+        model = case.model
+        run = (model.blocks, model.block_params)
+        hidden_TD = model.embed(case.tokens())
+        bank = stack_patches(*run, hidden_TD, case.kept, loop=loop, output=output)
+        want_KD = forward(*run, hidden_TD)[bank.kept_K]
+        got_KD = patched_forward(*run, only(hidden_TD, case.kept), bank)
+        assert_close(got_KD, want_KD, case.reduction, condition=condition(bank))
+
+        plain_KD = patched_forward(*run, hidden_TD, replace(bank, patches=None))
+        if relative_error(plain_KD, want_KD) == 0:
+            # Nothing that is kept reads anything that is removed (the first tokens of a causal
+            # model): the patches must then be nothing at all, or rounding.
+            for patch in bank.patches:
+                if patch.input is not None:
+                    assert jnp.all(jnp.abs(patch.input.delta_D) < eps(case.dtype, case.reduction))
+            return
+        # No patch, another prompt's, and a random one of the same norm.
+        other = stack_patches(*run, model.embed(case.tokens(1)), case.kept, loop=loop)
+        noise = random_patch(bank.patches, case.seed)
+        shuffled_KD = patched_forward(*run, hidden_TD, replace(bank, patches=other.patches))
+        random_KD = patched_forward(*run, hidden_TD, replace(bank, patches=noise))
+        for control_KD in (plain_KD, shuffled_KD, random_KD):
+            assert relative_error(control_KD, want_KD) > MISS
+
+    @settings(max_examples=8)
+    @given(cases(dtypes=("bfloat16",)), st.sampled_from(LOOPS))
+    def test_in_bfloat16_to_bfloat16(self, case, loop):
+        model = case.model
+        run = (model.blocks, model.block_params)
+        hidden_TD = model.embed(case.tokens())
+        bank = stack_patches(*run, hidden_TD, case.kept, loop=loop)
+        want_KD = forward(*run, hidden_TD)[bank.kept_K]
+        got_KD = patched_forward(*run, only(hidden_TD, case.kept), bank)
+        assert got_KD.dtype == jnp.bfloat16
+        # Reductions run in float32: only the activations between the layers are rounded, and each
+        # of at most 3 layers rounds them a dozen times.
+        bound = eps("bfloat16", 1, condition=condition(bank))
+        assert relative_error(got_KD, want_KD) < bound
+        assert bound < 1 or condition(bank) > 16
+
+    def test_through_a_deep_stack_the_closed_loop_repairs_what_the_open_one_adds_up(self):
+        model = make_model(Block(LAYERS["attention"], MLPS["dense"], "pre_norm", "layer"), 12)
+        hidden_TD = model.embed(normal(1, 6, 3, dtype="float32"))
+        run = (model.blocks, model.block_params)
+
+        @compiled
+        def errors(hidden_TD):
+            full_TD = forward(*run, hidden_TD)
+            banks = [stack_patches(*run, hidden_TD, [0, 5], loop=loop) for loop in LOOPS]
+            return full_TD[jnp.array([0, 5])], [
+                patched_forward(*run, hidden_TD, bank) for bank in banks
+            ]
+
+        want_KD, (closed_KD, open_KD) = errors(hidden_TD)
+        assert_close(closed_KD, want_KD, 12 * 30)
+        assert_close(open_KD, want_KD, 12 * 30, condition=10)
+        assert relative_error(closed_KD, want_KD) <= relative_error(open_KD, want_KD)
+
+
+def materialised(params, patch, *, row=0):
+    """The parameters of one block with the matrices of one position's patch added in."""
+    mlp = {name: dict(leaves) for name, leaves in params["mlp"].items()}
+    first = {"layer_0", "gate", "up"} & set(mlp) or {"down"}
+    if patch.input is not None:
+        factor = InputFactor(patch.input.v_D[row], patch.input.delta_D[row])
+        for name in first:
+            update_DH = as_matrix(kernel_update(factor, mlp[name]["kernel"]))
+            mlp[name]["kernel"] = mlp[name]["kernel"] + update_DH
+    if isinstance(patch.output, BiasPatch):
+        mlp["down"]["bias"] = mlp["down"]["bias"] + patch.output.delta_D[row]
+    elif isinstance(patch.output, DownPatch):
+        output = DownPatch(patch.output.v_H[row], patch.output.delta_D[row])
+        mlp["down"]["kernel"] = mlp["down"]["kernel"] + as_matrix(down_update(output))
+    return {**params, "mlp": mlp}
+
+
+class TestLiterally:
+    """The matrices go into the parameter tree, and the ordinary model runs on the query alone."""
+
+    @pytest.mark.parametrize("wiring", WIRINGS)
+    @pytest.mark.parametrize(
+        "mlp, output", (("gated", "down"), ("deep_bias", "bias"), ("linear", "down"))
+    )
+    def test_the_patched_model_needs_no_library(self, wiring, mlp, output):
+        model = make_model(Block(LAYERS["attention"], MLPS[mlp], wiring, "rms"), depth=2)
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), model.params)
+        tokens_TC = normal(5, 6, 3)
+        hidden_TD = model.embed(tokens_TC)
+        layers = [params[f"blocks_{i}"] for i in range(2)]
+        bank = stack_patches(model.blocks, layers, hidden_TD, [5], output=output)
+        patched = dict(params)
+        for i, patch in enumerate(bank.patches):
+            patched[f"blocks_{i}"] = materialised(layers[i], patch)
+
+        want = model.stack.apply({"params": params}, tokens_TC)[-1:]
+        got = model.stack.apply({"params": patched}, tokens_TC[-1:])
+        assert_close(got, want, 60, condition=10 * condition(bank))
+        unpatched = model.stack.apply({"params": params}, tokens_TC[-1:])
+        assert relative_error(unpatched, want) > MISS
+
+    def test_the_first_patch_without_the_second_is_not_enough(self):
+        model = make_model(Block(LAYERS["attention"], MLPS["dense"], "pre_norm", "rms"), depth=2)
+        hidden_TD = model.embed(normal(5, 6, 3))
+        run = (model.blocks, model.block_params)
+        bank = stack_patches(*run, hidden_TD, [5])
+        want_KD = forward(*run, hidden_TD)[-1:]
+        for layer in range(2):
+            half = [jax.tree.map(jnp.zeros_like, patch) for patch in bank.patches]
+            half[layer] = bank.patches[layer]
+            got_KD = patched_forward(*run, hidden_TD, replace(bank, patches=tuple(half)))
+            assert relative_error(got_KD, want_KD) > MISS
+        for part in ("input", "output"):
+            half = tuple(
+                replace(p, **{part: jax.tree.map(jnp.zeros_like, getattr(p, part))})
+                for p in bank.patches
+            )
+            got_KD = patched_forward(*run, hidden_TD, replace(bank, patches=half))
+            assert relative_error(got_KD, want_KD) > MISS
+
+
+ATTENTION = make_model(Block(LAYERS["attention_rotary"], MLPS["dense_bias"], "pre_norm"), depth=2)
+RUN = (ATTENTION.blocks, ATTENTION.block_params)
+
+
+class TestPositionsAndPadding:
+    hidden_TD = ATTENTION.embed(normal(3, 6, 3))
+
+    def test_kept_tokens_keep_their_position_ids(self):
+        kept = [0, 2, 5]
+        bank = stack_patches(*RUN, self.hidden_TD, kept)
+        want_KD = forward(*RUN, self.hidden_TD)[jnp.array(kept)]
+        assert_close(patched_forward(*RUN, self.hidden_TD, bank), want_KD, 60, condition=10)
+        wrong_K = jnp.arange(3, dtype=jnp.int32)
+        wrong_KD = forward(
+            *RUN, self.hidden_TD[jnp.array(kept)], patches=bank.patches, positions_T=wrong_K
+        )
+        assert relative_error(wrong_KD, want_KD) > MISS
+
+    def test_position_ids_of_ones_own_are_used(self):
+        positions_T, kept = jnp.array([3, 4, 7, 20, 21, 30]), [1, 4]
+        bank = stack_patches(*RUN, self.hidden_TD, kept, positions_T=positions_T)
+        want_KD = forward(*RUN, self.hidden_TD, positions_T=positions_T)[jnp.array(kept)]
+        got_KD = patched_forward(*RUN, self.hidden_TD, bank, positions_T=positions_T)
+        assert_close(got_KD, want_KD, 60, condition=10)
+        assert relative_error(patched_forward(*RUN, self.hidden_TD, bank), want_KD) > MISS
+
+    @pytest.mark.parametrize("layer", ("attention_bidirectional", "linear_attention", "recurrent"))
+    def test_padding_is_as_good_as_absent(self, layer):
+        model = make_model(Block(LAYERS[layer], MLPS["dense_bias"], "post_norm"))
+        run = (model.blocks, model.block_params)
+        tokens_TC, present_T = normal(3, 6, 3), jnp.array([True, False, True, True, False, True])
+        there = jnp.array([0, 2, 3, 5])
+        hidden_TD = model.embed(tokens_TC)
+        noisy_TD = hidden_TD.at[jnp.array([1, 4])].set(100.0)
+        padded = stack_patches(*run, noisy_TD, [0, 5], present_T=present_T)
+        short = stack_patches(*run, hidden_TD[there], [0, 3], positions_T=there)
+        assert_trees_close(padded.patches, short.patches, 30, condition=10)
+        got_KD = patched_forward(*run, noisy_TD, padded, present_T=present_T)
+        want_KD = forward(*run, hidden_TD[there], positions_T=there)[jnp.array([0, 3])]
+        assert_close(got_KD, want_KD, 30, condition=10)
+
+    def test_the_smallest_sequence_keeps_one_of_two(self):
+        for kept in ([0], [1]):
+            bank = stack_patches(*RUN, self.hidden_TD[:2], kept)
+            want_KD = forward(*RUN, self.hidden_TD[:2])[jnp.array(kept)]
+            assert_close(patched_forward(*RUN, self.hidden_TD[:2], bank), want_KD, 60, condition=10)
+
+    def test_a_query_that_equals_every_context_token_needs_no_patch(self):
+        model = make_model(Block(LAYERS["attention"], MLPS["dense_bias"], "skip", "none"))
+        hidden_TD = jnp.tile(model.embed(normal(3, 1, 3)), (5, 1))
+        bank = stack_patches(model.blocks, model.block_params, hidden_TD, [4])
+        scale = jnp.max(jnp.abs(hidden_TD))
+        for vector in (bank.patches[0].input.delta_D, bank.patches[0].output.delta_D):
+            assert jnp.max(jnp.abs(vector)) < eps("float64", 30) * scale
+
+
+class TestBatches:
+    hidden_BTD = jax.vmap(ATTENTION.embed)(normal(4, 3, 6, 3))
+    kept_BK = jnp.array([[0, 5], [2, 3], [1, 4]], jnp.int32)
+
+    @staticmethod
+    def patched(hidden_TD, kept_K):
+        bank = stack_patches(*RUN, hidden_TD, kept_K)
+        return bank, patched_forward(*RUN, hidden_TD, bank), forward(*RUN, hidden_TD)[kept_K]
+
+    def test_each_prompt_may_keep_its_own_positions(self):
+        batch = compiled(jax.vmap(self.patched))(self.hidden_BTD, self.kept_BK)
+        bank, got_BKD, want_BKD = batch
+        check_patchable(bank)
+        assert_close(got_BKD, want_BKD, 60, condition=10)
+        alone = [self.patched(self.hidden_BTD[b], self.kept_BK[b]) for b in range(3)]
+        stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *alone)
+        assert_trees_close(batch, stacked, 60, condition=10)
+        # Another prompt's patches, at the same rows, miss.
+        wrong = jax.tree.map(lambda rows: jnp.roll(rows, 1, axis=0), bank.patches)
+        shuffled_BKD = jax.vmap(lambda h, b: patched_forward(*RUN, h, b))(
+            self.hidden_BTD, replace(bank, patches=wrong)
+        )
+        for b in range(3):
+            assert relative_error(shuffled_BKD[b], want_BKD[b]) > MISS
+
+    def test_other_prompts_in_the_batch_do_not_matter(self):
+        function = compiled(jax.vmap(self.patched))
+        _, got_BKD, _ = function(self.hidden_BTD, self.kept_BK)
+        _, spoilt_BKD, _ = function(self.hidden_BTD.at[1:].set(jnp.nan), self.kept_BK)
+        np.testing.assert_array_equal(got_BKD[0], spoilt_BKD[0])
+
+    def test_gradients_flow_through_the_patched_run(self):
+        def loss(hidden_TD, function):
+            return jnp.sum(function(hidden_TD) ** 2)
+
+        def patched(hidden_TD):
+            return self.patched(hidden_TD, jnp.array([0, 5]))[1]
+
+        def full(hidden_TD):
+            return forward(*RUN, hidden_TD)[jnp.array([0, 5])]
+
+        gradient = compiled(jax.grad(loss), static_argnums=1)
+        # The two runs are the same function of the prompt, so their gradients agree as well.
+        got, want = (gradient(self.hidden_BTD[0], function) for function in (patched, full))
+        assert_close(got, want, 60, condition=100)
+
+    def test_the_layers_are_static_arguments_that_trace_once(self):
+        chex.clear_trace_counter()
+
+        @chex.assert_max_traces(n=1)
+        def banks(blocks, params, hidden_TD, kept_K):
+            return stack_patches(blocks, params, hidden_TD, kept_K)
+
+        jitted = jax.jit(banks, static_argnums=0)
+        for seed in range(3):
+            # Built anew each time: equal modules are equal static arguments.
+            block = Block(LAYERS["attention_rotary"], MLPS["dense_bias"], "pre_norm")
+            model = make_model(block, depth=2, seed=seed)
+            hidden_TD = model.embed(normal(seed, 6, 3))
+            kept_K = jnp.array([seed, 5], jnp.int32)
+            jitted(model.blocks, model.block_params, hidden_TD, kept_K)
+
+
+class MovingAverage(ContextualLayer):
+    """A user's own layer: an exponential moving average with a learned rate."""
+
+    @nn.compact
+    def __call__(self, hidden_TD, *, positions_T=None, present_T=None):
+        logit = self.param("logit", lambda key: jnp.zeros((), jnp.float32))
+        rate = jax.nn.sigmoid(logit.astype(hidden_TD.dtype))
+        if present_T is None:
+            present_T = jnp.ones(hidden_TD.shape[0], bool)
+
+        def step(mean_D, inputs):
+            token_D, present = inputs
+            mean_D = jnp.where(present, rate * mean_D + (1 - rate) * token_D, mean_D)
+            return mean_D, mean_D
+
+        return jax.lax.scan(step, jnp.zeros_like(hidden_TD[0]), (hidden_TD, present_T))[1]
+
+
+class TestLayersAndBlocksOfOnesOwn:
+    @pytest.mark.parametrize("wiring", WIRINGS)
+    def test_a_contextual_layer_plugs_in(self, wiring):
+        model = make_model(Block(MovingAverage(), MLPS["gated"], wiring), depth=2)
+        run = (model.blocks, model.block_params)
+        hidden_TD = model.embed(normal(1, 6, 3))
+        bank = stack_patches(*run, hidden_TD, [2, 5])
+        want_KD = forward(*run, hidden_TD)[jnp.array([2, 5])]
+        got_KD = patched_forward(*run, only(hidden_TD, [2, 5]), bank)
+        assert_close(got_KD, want_KD, 60, condition=condition(bank))
+        plain_KD = forward(*run, hidden_TD[jnp.array([2, 5])])
+        assert relative_error(plain_KD, want_KD) > MISS
+
+    def test_its_prefixes_come_from_the_base_class(self):
+        model = make_model(Block(MovingAverage(), MLPS["dense"], "pre_norm"), depth=2)
+        run = (model.blocks, model.block_params)
+        hidden_TD = model.embed(normal(1, 6, 3))
+        got = prefix_pass(*run, hidden_TD[:-1], hidden_TD[-1]).output_MD
+        want = prefix_outputs_by_reruns(*run, hidden_TD[:-1], hidden_TD[-1])
+        assert_close(got, want, 60)
+
+    def test_a_block_of_plain_functions(self):
+        run = ((PlainBlock(),) * 2, [plain_params(seed) for seed in (0, 10)])
+        assert_patches_work(run, normal(1, 6, 8))
+
+    def test_a_block_of_equinox_modules(self):
+        # The module is the parameters: a pytree; the block says how to call it.
+        run = ((EquinoxBlock(),) * 2, [equinox_params(seed) for seed in (0, 10)])
+        assert_patches_work(run, normal(1, 6, 8))
+
+
+def assert_patches_work(run, hidden_TD):
+    """Patched equals full for two kept positions, and does not without the patch."""
+    for loop in LOOPS:
+        bank = stack_patches(*run, hidden_TD, [0, 5], loop=loop)
+        want_KD = forward(*run, hidden_TD)[jnp.array([0, 5])]
+        got_KD = patched_forward(*run, only(hidden_TD, [0, 5]), bank)
+        assert_close(got_KD, want_KD, 60, condition=condition(bank))
+        assert relative_error(forward(*run, hidden_TD[jnp.array([0, 5])]), want_KD) > MISS
+
+
+@dataclass(frozen=True)
+class PlainBlock:
+    """Mean pooling and a two-layer MLP with a skip, in plain JAX."""
+
+    patches_input: ClassVar[bool] = True
+    has_output_bias: ClassVar[bool] = False
+
+    def contextual(self, params, hidden_TD, *, positions_T=None, present_T=None):
+        mean_1D = jnp.mean(hidden_TD, axis=0, keepdims=True)
+        residual_TD = hidden_TD + jnp.tanh(mean_1D @ params["mix"])
+        return Midpoint(residual_TD, residual_TD)
+
+    def hidden(self, params, mlp_input_TD, factor):
+        if factor is not None:
+            mlp_input_TD = jax.vmap(apply_factor)(mlp_input_TD, factor)
+        return jax.nn.gelu(mlp_input_TD @ params["in"])
+
+    def output(self, params, midpoint, hidden_TH, patch):
+        output_TD = hidden_TH @ params["out"]
+        if patch is not None and patch.output is not None:
+            output_TD = jax.vmap(apply_output)(output_TD, hidden_TH, patch.output)
+        return midpoint.residual_TD + output_TD
+
+
+def plain_params(seed):
+    return {
+        "mix": normal(seed, 8, 8),
+        "in": normal(seed + 1, 8, 16) / 3,
+        "out": normal(seed + 2, 16, 8) / 4,
+    }
+
+
+class EquinoxParams(eqx.Module):
+    """What an Equinox user has: a module that is a pytree of its own parameters."""
+
+    attention: eqx.nn.MultiheadAttention
+    first: eqx.nn.Linear
+    second: eqx.nn.Linear
+
+
+def equinox_params(seed):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    return EquinoxParams(
+        eqx.nn.MultiheadAttention(2, 8, key=keys[0], dtype=jnp.float64),
+        eqx.nn.Linear(8, 16, key=keys[1], dtype=jnp.float64),
+        eqx.nn.Linear(16, 8, key=keys[2], dtype=jnp.float64),
+    )
+
+
+@dataclass(frozen=True)
+class EquinoxBlock:
+    """Bidirectional attention and an MLP with biases, from Equinox layers."""
+
+    patches_input: ClassVar[bool] = True
+    has_output_bias: ClassVar[bool] = True
+
+    def contextual(self, params, hidden_TD, *, positions_T=None, present_T=None):
+        residual_TD = hidden_TD + params.attention(hidden_TD, hidden_TD, hidden_TD)
+        return Midpoint(residual_TD, residual_TD)
+
+    def hidden(self, params, mlp_input_TD, factor):
+        if factor is not None:
+            mlp_input_TD = jax.vmap(apply_factor)(mlp_input_TD, factor)
+        return jnp.tanh(jax.vmap(params.first)(mlp_input_TD))
+
+    def output(self, params, midpoint, hidden_TH, patch):
+        output_TD = jax.vmap(params.second)(hidden_TH)
+        if patch is not None and patch.output is not None:
+            output_TD = jax.vmap(apply_output)(output_TD, hidden_TH, patch.output)
+        return midpoint.residual_TD + output_TD
+
+
+def dead_model(wiring="skip"):
+    """A model whose hidden activations are all zero: ReLU under a large negative bias."""
+    model = make_model(Block(LAYERS["attention"], Dense(hidden_widths=(16,)), wiring, "none"))
+    params = jax.tree.map(lambda leaf: leaf, model.block_params[0])
+    params["mlp"]["layer_0"]["bias"] = jnp.full(16, -1e3, jnp.float32)
+    return model, (model.blocks, [params])
+
+
+class TestPatchesThatDoNotExist:
+    def test_check_patchable_accepts_a_good_bank(self):
+        check_patchable(stack_patches(*RUN, TestPositionsAndPadding.hidden_TD, [5]))
+
+    def zero_input(self):
+        """Only the removed tokens say anything: the lone query's MLP input is zero."""
+        model = make_model(Block(LAYERS["attention"], MLPS["dense_bias"], "no_skip", "none"))
+        hidden_TD = normal(0, 4, 8).at[3].set(0.0)
+        return (model.blocks, model.block_params), hidden_TD
+
+    def test_a_zero_input_is_refused_outside_jit(self):
+        run, hidden_TD = self.zero_input()
+        with pytest.raises(ValueError, match="the MLP's input has length zero at row .0,."):
+            stack_patches(*run, hidden_TD, [3])
+
+    def test_check_patchable_names_layer_prompt_and_position(self):
+        run, hidden_TD = self.zero_input()
+        hidden_BTD = jnp.stack([normal(1, 4, 8), hidden_TD])
+        banks = compiled(jax.vmap(lambda hidden_TD: stack_patches(*run, hidden_TD, [2, 3])))
+        # Attention that keeps another token is not zero; at the first position alone it is.
+        check_patchable(banks(hidden_BTD))
+        alone = compiled(jax.vmap(lambda hidden_TD: stack_patches(*run, hidden_TD, [3])))
+        with pytest.raises(ValueError, match=r"input of layer 0 at index \(1, 0\) .* length 0.0"):
+            check_patchable(alone(hidden_BTD))
+        with pytest.raises(ValueError, match=r"at index \(0, 0\) .* has length nan"):
+            check_patchable(alone(hidden_BTD.at[0].set(jnp.nan)))
+
+    def test_dead_hidden_units_have_no_down_patch(self):
+        _, run = dead_model()
+        hidden_TD = normal(0, 4, 8)
+        with pytest.raises(ValueError, match="the down kernel's input has length zero at row .0,."):
+            stack_patches(*run, hidden_TD, [3], output="down")
+        bank = jax.jit(lambda x: stack_patches(*run, x, [3], output="down"))(hidden_TD)
+        with pytest.raises(ValueError, match=r"hidden activations of layer 0 at index \(0,\)"):
+            check_patchable(bank)
+
+    def test_dead_hidden_units_leave_the_bias_patch_exact(self):
+        _, run = dead_model()
+        hidden_TD = normal(0, 4, 8)
+        bank = stack_patches(*run, hidden_TD, [3])
+        check_patchable(bank)
+        assert_close(patched_forward(*run, hidden_TD, bank), forward(*run, hidden_TD)[3:], 30)
+
+    def test_a_parallel_block_has_no_input_patch_to_fail(self):
+        model = make_model(Block(LAYERS["attention"], MLPS["dense_bias"], "parallel", "none"))
+        hidden_TD = normal(0, 4, 8).at[3].set(0.0)
+        bank = stack_patches(model.blocks, model.block_params, hidden_TD, [3])
+        assert bank.patches[0].input is None
+        check_patchable(bank)
+
+
+class TestErrors:
+    hidden_TD = TestPositionsAndPadding.hidden_TD
+
+    def test_kept_positions_are_checked(self):
+        with pytest.raises(ValueError, match="stack_patches: kept position 6 is outside the sequ"):
+            stack_patches(*RUN, self.hidden_TD, [0, 6])
+        with pytest.raises(ValueError, match="stack_patches: the removed set is empty"):
+            stack_patches(*RUN, self.hidden_TD, range(6))
+        with pytest.raises(TypeError, match="stack_patches: kept_K must hold integer positions"):
+            stack_patches(*RUN, self.hidden_TD, [0.5])
+
+    def test_loop_and_policy_are_checked(self):
+        with pytest.raises(ValueError, match="loop must be one of 'closed', 'open', got 'ajar'"):
+            stack_patches(*RUN, self.hidden_TD, [5], loop="ajar")
+        with pytest.raises(ValueError, match="output must be one of 'auto', 'bias', 'down', got"):
+            stack_patches(*RUN, self.hidden_TD, [5], output="scale")
+
+    def test_a_bias_patch_needs_a_bias(self):
+        model = make_model(Block(LAYERS["attention"], MLPS["dense"], "skip", "none"))
+        with pytest.raises(ValueError, match="output='bias' needs a block whose MLP ends in a bia"):
+            stack_patches(model.blocks, model.block_params, self.hidden_TD, [5], output="bias")
+
+    def test_the_sequence_is_checked(self):
+        with pytest.raises(ValueError, match=r"hidden_TD must have 2 axes \(T, D\), got 3 axes"):
+            stack_patches(*RUN, self.hidden_TD[None], [5])
+        with pytest.raises(TypeError, match="hidden_TD must be floating point, got int32"):
+            stack_patches(*RUN, jnp.ones((6, 8), jnp.int32), [5])
+
+    def test_layers_and_parameters_are_counted(self):
+        with pytest.raises(ValueError, match="blocks is empty; a stack has at least one layer"):
+            stack_patches((), (), self.hidden_TD, [5])
+        with pytest.raises(ValueError, match="of each of the 2 blocks, got 1 trees"):
+            forward(RUN[0], RUN[1][:1], self.hidden_TD)
+        bank = stack_patches(*RUN, self.hidden_TD, [5])
+        with pytest.raises(ValueError, match=r"one patch per layer \(2\), got 1"):
+            forward(*RUN, self.hidden_TD[5:], patches=bank.patches[:1])
+
+    def test_the_kept_rows_alone_are_not_the_sequence(self):
+        # JAX clamps indices: row 5 of two rows would quietly be row 1.
+        bank = stack_patches(*RUN, self.hidden_TD, [0, 5])
+        with pytest.raises(ValueError, match="patched_forward: the removed set is empty"):
+            patched_forward(*RUN, self.hidden_TD[jnp.array([0, 5])], bank)
+        with pytest.raises(ValueError, match="patched_forward: kept position 5 is outside"):
+            patched_forward(*RUN, self.hidden_TD[:4], bank)
+
+
+def test_a_bank_is_two_vectors_per_side_position_and_layer():
+    hidden_TD = TestPositionsAndPadding.hidden_TD
+    for output, kind, width in (("auto", BiasPatch, None), ("down", DownPatch, 16)):
+        bank = stack_patches(*RUN, hidden_TD, [0, 5], output=output)
+        assert len(bank.patches) == 2
+        for patch in bank.patches:
+            assert isinstance(patch, TokenPatch) and isinstance(patch.output, kind)
+            assert patch.input.v_D.shape == patch.input.delta_D.shape == (2, 8)
+            assert width is None or patch.output.v_H.shape == (2, width)
