@@ -168,8 +168,8 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
             "The update of the query, in the first block, is a sum over context examples and "
             f"heads. Added up again, the contributions of {config.num_prompts} prompts miss the "
             f"update by at most {number(summary['additivity_error'])} (relative, float32); the "
-            f"sum of another prompt misses by at least {number(summary['shuffled_error'])}. What no token "
-            f"accounts for (the remainder, where a norm stands before the kernel) is "
+            f"sum of another prompt misses by at least {number(summary['shuffled_error'])}. What "
+            "no token accounts for (the remainder, where a norm stands before the kernel) is "
             f"{number(summary['remainder'])} of the update. The examples nearest to the query "
             f"have {number(near)} times an even share and the farthest {number(far)} times; "
             f"before training it is {number(null_near)} and {number(null_far)}.",
