@@ -101,7 +101,7 @@ def non_zero_rows(where: str, name: str, array: Array) -> None:
     if is_concrete(array):
         rows = np.asarray(array)
         zero = np.argwhere(~np.any(rows != 0, axis=-1))
-        if zero.size:
+        if len(zero):  # Not .size, which is 0 for the one row () of a single vector.
             raise ValueError(
                 f"{where}: {name} has length zero"
                 + (f" at row {tuple(int(i) for i in zero[0])}" if rows.ndim > 1 else "")
