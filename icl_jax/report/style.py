@@ -1,16 +1,12 @@
-"""The one look of all figures: roles, colours, axes, ticks, legend, and the way to SVG text."""
+"""What all figures share: their face, axes, ticks, legend, and the way to SVG text."""
 
 import contextlib
-import dataclasses
 import io
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
-
-Role = Literal["main", "second", "reference", "control"]
-ROLES: tuple[str, ...] = get_args(Role)
 
 #: The width of a figure in inches: 720 CSS pixels.
 WIDTH = 7.5
@@ -20,34 +16,8 @@ _GRID = "#e4e4e4"
 _FONTS = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
 _MEASURED_FONT = "DejaVu Sans"
 
-# Variants within one role; a role's hues are the colour-blind-safe ones of Okabe and Ito, darkened.
-_COLOURS = {
-    "main": ("#0b5c94", "#3f97d1", "#083a5e"),
-    "second": ("#d1600a", "#b0487f", "#0f8265"),
-    "reference": ("#111111", "#111111", "#111111"),
-    "control": ("#8c8c8c", "#a9a9a9", "#6e6e6e"),
-}
-_LINES: dict[str, tuple[Any, ...]] = {
-    "main": ("-", (0, (7, 1.5)), (0, (3, 1))),
-    "second": ((0, (5, 2)), (0, (5, 1.5, 1.5, 1.5)), (0, (2, 1))),
-    "reference": ((0, (1, 1.6)), (0, (4, 1.5, 1, 1.5)), (0, (8, 2))),
-    "control": ("-", (0, (4, 2)), (0, (1, 1.5))),
-}
-_MARKERS = {
-    "main": ("o", "s", "^"),
-    "second": ("D", "v", "P"),
-    "reference": ("", "", ""),
-    "control": ("x", "+", "d"),
-}
-_POINTS = {**_MARKERS, "reference": ("|", "_", "1")}
-# The bars of a reference are outlines.
-_HATCHES = {
-    "main": ("", "///", "..."),
-    "second": ("\\\\\\", "xxx", "ooo"),
-    "reference": ("", "///", "..."),
-    "control": ("", "///", "..."),
-}
-WIDTHS = {"main": 2.0, "second": 1.7, "reference": 1.3, "control": 1.4}
+#: A rule across a panel: a tolerance, a diagonal.
+RULE: dict[str, Any] = {"color": "#111111", "linewidth": 1.0, "linestyle": (0, (1, 1.6))}
 
 _STYLE = {
     "font.family": _MEASURED_FONT,
@@ -91,64 +61,8 @@ _STYLE = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Look:
-    """How one series is drawn."""
-
-    colour: str
-    line: Any
-    marker: str
-    point: str
-    hatch: str
-    width: float
-    filled: bool
-    outline: bool
-
-
-class Looks:
-    """Gives each label of a figure its look: by role, then by order of appearance within it."""
-
-    def __init__(self, where: str):
-        self._where = where
-        self._roles: dict[str, str] = {}
-        self._looks: dict[str, Look] = {}
-
-    def add(self, label: str, role: str) -> None:
-        if role not in ROLES:
-            raise ValueError(
-                f"{self._where}: role of {label!r} must be one of "
-                f"{', '.join(map(repr, ROLES))}, got {role!r}."
-            )
-        if label in self._roles:
-            if self._roles[label] != role:
-                raise ValueError(
-                    f"{self._where}: label {label!r} has role {self._roles[label]!r} and role "
-                    f"{role!r}. One label is one condition: rename one of them."
-                )
-            return
-        i = list(self._roles.values()).count(role) % 3
-        self._roles[label] = role
-        self._looks[label] = Look(
-            colour=_COLOURS[role][i],
-            line=_LINES[role][i],
-            marker=_MARKERS[role][i],
-            point=_POINTS[role][i],
-            hatch=_HATCHES[role][i],
-            width=WIDTHS[role],
-            filled=role == "main",
-            outline=role == "reference",
-        )
-
-    def __getitem__(self, label: str) -> Look:
-        return self._looks[label]
-
-    def order(self, entries: dict[str, Any]) -> dict[str, Any]:
-        """Legend entries in the order in which the caller listed the series."""
-        known = {label: entries[label] for label in self._looks if label in entries}
-        return known | {label: entry for label, entry in entries.items() if label not in known}
-
-
 def import_matplotlib() -> Any:
+    """matplotlib, or an ImportError that says what to install."""
     try:
         import matplotlib
         import matplotlib.figure
@@ -186,10 +100,12 @@ def new_figure(
 
 
 def num_columns(panels: int) -> int:
+    """Panels per row: at most three, and four stand two by two."""
     return 2 if panels == 4 else min(panels, 3)
 
 
 def decorate(axis: Any, title: str, x_label: str, y_label: str, log_x: bool, log_y: bool) -> None:
+    """Titles, labels and scales of one pair of axes."""
     axis.set_title(title)
     axis.set_xlabel(x_label)
     axis.set_ylabel(y_label)
@@ -200,6 +116,7 @@ def decorate(axis: Any, title: str, x_label: str, y_label: str, log_x: bool, log
 
 
 def set_ticks(axis: Any, log_x: bool, log_y: bool) -> None:
+    """Our ticks on the axes that are logarithmic; call it once the limits are final."""
     for log, one, limits in (
         (log_x, axis.xaxis, axis.get_xlim),
         (log_y, axis.yaxis, axis.get_ylim),
@@ -247,6 +164,7 @@ def set_log_ticks(axis: Any, first: float, last: float, zero_at: float | None) -
 
 
 def name_ticks(axis: Any, names: Sequence[str] | None) -> None:
+    """A name per row or column of a matrix; without names, whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
     if names is None:
