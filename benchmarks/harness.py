@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from rich.console import Console
 from rich.table import Table
 
@@ -89,6 +89,7 @@ def launch(benchmark: Callable[[], list[dict[str, Any]]]) -> None:
     def main(argv: list[str]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected argument {argv[1]!r}; the flags are in --help")
+        logging.set_verbosity(logging.WARNING)
         target = Path(_JSON.value) if _JSON.value else None
         if target is not None and not target.resolve().parent.is_dir():
             raise app.UsageError(f"--json={target}: the folder {target.parent} does not exist")
