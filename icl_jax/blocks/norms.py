@@ -5,6 +5,7 @@ from typing import Literal
 import jax.numpy as jnp
 from flax import linen as nn
 
+from icl_jax import checks
 from icl_jax.dims import Array
 from icl_jax.patches.low_rank import accumulator
 
@@ -28,7 +29,11 @@ class Norm(nn.Module):
     epsilon: float = 1e-6
     dtype: jnp.dtype = jnp.float32
 
+    def setup(self) -> None:
+        checks.one_of("Norm", "kind", self.kind, NORMS)
+
     def __call__(self, hidden_TD: Array) -> Array:
+        """The norm of each row."""
         if self.kind == "none":
             return hidden_TD
         centred_TD = self._centre(hidden_TD.astype(accumulator(hidden_TD.dtype)))
@@ -49,6 +54,8 @@ class Norm(nn.Module):
         dtype = accumulator(vectors_TD.dtype)
         gain_D, _ = self._parameters(vectors_TD.shape[-1])
         denominator = self._denominator(self._centre(reference_D.astype(dtype)))
+        # One denominator for all rows: without axes it meets them at any rank.
+        denominator = jnp.squeeze(denominator, axis=-1)
         centred_TD = self._centre(vectors_TD.astype(dtype))
         return (centred_TD / denominator * _like(gain_D, centred_TD)).astype(vectors_TD.dtype)
 

@@ -57,7 +57,7 @@ class StateSpace(ContextualLayer):
         decay_S, into_DS, out_SD, skip_D = self._parameters(context_ND)
         drive_NS = dense(context_ND, into_DS)
         states_NS = _scan(jnp.broadcast_to(decay_S, drive_NS.shape), drive_NS)
-        before_MS = jnp.concatenate([jnp.zeros_like(drive_NS[:1]), states_NS])
+        before_MS = jnp.concatenate([_no_state(drive_NS), states_NS])
         stepped_MS = decay_S * before_MS + dense(probes_MD, into_DS)
         return (
             dense(states_NS, out_SD) + context_ND * skip_D,
@@ -75,7 +75,7 @@ class StateSpace(ContextualLayer):
         steps_left_N = jnp.arange(context_ND.shape[0] - 1, -1, -1, dtype=decay_1S.dtype)
         shares_NS = decay_1S ** steps_left_N[:, None] * drive_NS
         from_right_NS = jax.lax.associative_scan(jnp.add, shares_NS, reverse=True)
-        before_MS = jnp.concatenate([from_right_NS, jnp.zeros_like(drive_NS[:1])])
+        before_MS = jnp.concatenate([from_right_NS, _no_state(drive_NS)])
         stepped_MS = decay_1S * before_MS + dense(query_D[None, :], into_DS)
         return dense(stepped_MS, out_SD) + query_D[None, :] * skip_1D
 
@@ -103,6 +103,11 @@ class StateSpace(ContextualLayer):
         slowest = jnp.log(1 - jnp.asarray(self.slowest, dtype))
         decays = 1 - jnp.exp(jnp.linspace(jnp.log(jnp.asarray(0.5, dtype)), slowest, shape[0]))
         return jnp.log(decays / (1 - decays)).astype(dtype)
+
+
+def _no_state(states_NS: Array) -> Array:
+    """The state (1, S) before the first token; there may be no token at all."""
+    return jnp.zeros((1, states_NS.shape[1]), states_NS.dtype)
 
 
 def _scan(decay_TS: Array, drive_TS: Array) -> Array:
@@ -147,7 +152,7 @@ class GatedRecurrent(ContextualLayer):
         """One scan: probe i takes one step from the state after ``c_1..c_i``."""
         kernels = self._kernels(context_ND.shape[-1])
         states_NS = _gated_states(kernels, context_ND, None)
-        before_MS = jnp.concatenate([jnp.zeros_like(states_NS[:1]), states_NS])
+        before_MS = jnp.concatenate([_no_state(states_NS), states_NS])
         drive_MG = dense(probes_MD, kernels.into_DG, kernels.bias_G)
         stepped_MS = _gated_step(kernels, before_MS, drive_MG)
         return dense(states_NS, kernels.out_SD), dense(stepped_MS, kernels.out_SD)

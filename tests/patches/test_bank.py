@@ -81,12 +81,9 @@ class TestPatchedEqualsFull:
         assert_close(got_KD, want_KD, case.reduction, condition=condition(bank))
 
         plain_KD = patched_forward(*run, hidden_TD, replace(bank, patches=None))
-        if relative_error(plain_KD, want_KD) == 0:
-            # Nothing that is kept reads anything that is removed (the first tokens of a causal
-            # model): the patches must then be nothing at all, or rounding.
-            for patch in bank.patches:
-                if patch.input is not None:
-                    assert jnp.all(jnp.abs(patch.input.delta_D) < eps(case.dtype, case.reduction))
+        if LAYERS[case.layer].causal and case.kept == tuple(range(len(case.kept))):
+            # The first tokens of a causal model read nothing that is removed.
+            assert_close(plain_KD, want_KD, case.reduction)
             return
         # No patch, another prompt's, and a random one of the same norm.
         other = stack_patches(*run, model.embed(case.tokens(1)), case.kept, loop=loop)

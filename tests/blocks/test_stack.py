@@ -1,0 +1,187 @@
+"""Stacks, the way from Flax to pure functions, and configurations."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from icl_jax.blocks.block import WIRINGS, Block
+from icl_jax.blocks.config import LAYERS as LAYER_NAMES
+from icl_jax.blocks.config import StackConfig, build_stack
+from icl_jax.blocks.stack import Stack, cast, functional, repeat
+from icl_jax.patches.bank import forward
+from tests.helpers import LAYERS, MLPS, assert_close, compiled, make_model, normal
+
+BLOCK = Block(LAYERS["attention"], MLPS["dense_bias"], "pre_norm")
+TOKENS_TC = normal(1, 6, 3)
+
+
+class TestStack:
+    @pytest.mark.parametrize("layer", ("attention_rotary", "recurrent"))
+    def test_is_embedding_blocks_norm_and_readout(self, layer):
+        model = make_model(Block(LAYERS[layer], MLPS["dense_bias"], "post_norm"), depth=3)
+        variables = {"params": model.params}
+        present_T = jnp.array([True, False, True, True, True, True])
+        positions_T = jnp.array([1, 2, 4, 7, 8, 9])
+        want = model.stack.apply(variables, TOKENS_TC, positions_T=positions_T, present_T=present_T)
+        hidden_TD = forward(
+            model.blocks,
+            model.block_params,
+            model.embed(TOKENS_TC),
+            positions_T=positions_T,
+            present_T=present_T,
+        )
+        got = model.stack.apply(variables, hidden_TD, method="readout")
+        assert got.shape == (6, 2)
+        assert_close(got, want, 90)
+
+    def test_float32_parameters_run_in_float64(self):
+        model = make_model(BLOCK, depth=2)
+        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(model.params))
+        got = model.stack.apply({"params": model.params}, TOKENS_TC)
+        wide = cast(model.params, jnp.float64)
+        assert all(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(wide))
+        assert_close(got, model.stack.apply({"params": wide}, TOKENS_TC), 90)
+
+    def test_jit_is_eager_and_vmap_is_a_loop_and_neighbours_do_not_matter(self):
+        model = make_model(BLOCK, depth=2)
+        tokens_BTC = normal(2, 3, 6, 3)
+
+        def run(tokens_TC):
+            return model.stack.apply({"params": model.params}, tokens_TC)
+
+        batched = compiled(jax.vmap(run))
+        got = batched(tokens_BTC)
+        assert_close(got, jnp.stack([run(tokens_TC) for tokens_TC in tokens_BTC]), 90)
+        spoilt = batched(tokens_BTC.at[1:].set(jnp.nan))
+        np.testing.assert_array_equal(spoilt[0], got[0])
+
+    def test_may_mix_layers(self):
+        blocks = (
+            Block(LAYERS["state_space"], MLPS["gated"], "pre_norm", "rms"),
+            Block(LAYERS["attention"], MLPS["dense"], "parallel"),
+        )
+        stack = Stack(blocks, width=8)
+        params = stack.init(jax.random.key(0), TOKENS_TC)["params"]
+        functions, layer_params = functional(stack, params)
+        hidden_TD = stack.apply({"params": params}, TOKENS_TC, method="embed")
+        hidden_TD = forward(functions, layer_params, hidden_TD)
+        got = stack.apply({"params": params}, hidden_TD, method="readout")
+        assert_close(got, stack.apply({"params": params}, TOKENS_TC), 90)
+
+    def test_errors_say_what_is_missing(self):
+        def init(stack):
+            return stack.init(jax.random.key(0), TOKENS_TC)
+
+        with pytest.raises(ValueError, match="Stack: blocks is empty; a stack has at least one"):
+            init(Stack((), width=8))
+        with pytest.raises(ValueError, match="Stack: width must be an integer of at least 1"):
+            init(Stack((BLOCK,), width=0))
+        with pytest.raises(ValueError, match="Stack: output_width must be an integer of at least"):
+            init(Stack((BLOCK,), width=8, output_width=0))
+        with pytest.raises(ValueError, match="kind must be one of 'layer', 'rms', 'none', got 'b"):
+            init(Stack((BLOCK,), width=8, final_norm="batch"))
+
+
+class TestRepeat:
+    def test_every_layer_has_parameters_of_its_own(self):
+        stack = Stack(repeat(BLOCK, 3), width=8)
+        params = stack.init(jax.random.key(0), TOKENS_TC)["params"]
+        assert {"blocks_0", "blocks_1", "blocks_2"} <= set(params)
+        first, second = params["blocks_0"], params["blocks_1"]
+        assert jax.tree.structure(first) == jax.tree.structure(second)
+        assert np.any(first["mlp"]["down"]["kernel"] != second["mlp"]["down"]["kernel"])
+        heads = [params[f"blocks_{i}"]["contextual_layer"]["query"] for i in range(3)]
+        assert np.any(heads[0] != heads[1]) and np.any(heads[1] != heads[2])
+
+    @pytest.mark.parametrize("depth", (0, -1, 1.5))
+    def test_the_depth_is_a_positive_integer(self, depth):
+        with pytest.raises(ValueError, match="repeat: depth must be an integer of at least 1"):
+            repeat(BLOCK, depth)
+
+
+class TestFunctional:
+    def test_the_wrong_tree_is_refused(self):
+        model = make_model(BLOCK, depth=2)
+        with pytest.raises(ValueError, match="functional: params has no blocks_0, blocks_1; pass"):
+            functional(model.stack, {"params": model.params})
+        with pytest.raises(ValueError, match="functional: params has no blocks_1"):
+            functional(model.stack, {"blocks_0": model.params["blocks_0"]})
+
+    def test_layers_of_equal_stacks_are_equal_static_values(self):
+        first, second = make_model(BLOCK, depth=2), make_model(BLOCK, depth=2, seed=1)
+        assert first.blocks == second.blocks and hash(first.blocks) == hash(second.blocks)
+        other = make_model(replace_norm(BLOCK), depth=2)
+        assert first.blocks != other.blocks
+
+
+def replace_norm(block):
+    return block.clone(norm="rms")
+
+
+class TestConfig:
+    @pytest.mark.parametrize("wiring", WIRINGS)
+    def test_builds_the_stack_it_describes(self, wiring):
+        config = StackConfig(
+            layer="linear_attention",
+            num_heads=2,
+            causal=False,
+            width=8,
+            mlp="gated",
+            hidden_widths=(5,),
+            activation="silu",
+            use_bias=False,
+            wiring=wiring,
+            norm="rms",
+            depth=2,
+        )
+        stack = build_stack(config, output_width=3)
+        assert len(stack.blocks) == 2 and stack.output_width == 3
+        block = stack.blocks[0]
+        assert block.wiring == wiring and block.norm == "rms"
+        assert block.contextual_layer == LAYERS["linear_bidirectional"].clone(use_bias=False)
+        assert block.mlp == MLPS["gated"].clone(hidden_width=5)
+        assert stack.final_norm == ("rms" if wiring == "pre_norm" else "none")
+
+    @pytest.mark.parametrize("layer", LAYER_NAMES)
+    def test_every_layer_runs(self, layer):
+        stack = build_stack(StackConfig(layer=layer, num_heads=2, width=8, hidden_widths=(4,)))
+        shape = jax.eval_shape(
+            lambda tokens_TC: stack.init_with_output(jax.random.key(0), tokens_TC)[0], TOKENS_TC
+        )
+        assert shape.shape == (6, 1) and shape.dtype == jnp.float64
+
+    def test_the_defaults_are_the_block_of_the_paper(self):
+        config = StackConfig()
+        assert (config.width, config.num_heads, config.hidden_widths) == (32, 8, (128,))
+        assert (config.wiring, config.depth, config.layer) == ("no_skip", 1, "attention")
+
+    @pytest.mark.parametrize(
+        "field, value",
+        (
+            ("layer", "convolution"),
+            ("mlp", "mixture"),
+            ("activation", "sine"),
+            ("wiring", "cross"),
+            ("norm", "batch"),
+        ),
+    )
+    def test_unknown_names_are_refused(self, field, value):
+        with pytest.raises(ValueError, match=f"StackConfig: {field} must be one of .*'{value}'"):
+            replace(StackConfig(), **{field: value})
+
+    @pytest.mark.parametrize("field", ("num_heads", "width", "depth"))
+    def test_sizes_are_positive_integers(self, field):
+        with pytest.raises(ValueError, match=f"StackConfig: {field} must be an integer of at lea"):
+            replace(StackConfig(), **{field: 0})
+
+    def test_sizes_that_do_not_go_together_are_refused(self):
+        with pytest.raises(ValueError, match="num_heads=5 does not divide width=32; choose a div"):
+            StackConfig(num_heads=5)
+        StackConfig(layer="state_space", num_heads=5)
+        with pytest.raises(ValueError, match="a gated MLP has one hidden width"):
+            StackConfig(mlp="gated", hidden_widths=(3, 4))
+        with pytest.raises(ValueError, match="hidden_widths must be an integer of at least 1"):
+            StackConfig(hidden_widths=(3, 0))
