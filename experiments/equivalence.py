@@ -40,12 +40,14 @@ from icl_jax.patches.bank import (
     stack_patches,
 )
 from icl_jax.patches.block import TokenPatch
-from icl_jax.report.figures import dots
+from icl_jax.report.figures import Reference, dots
 from icl_jax.report.page import Section, Table, number
 from icl_jax.tasks.catalogue import make_task
 from icl_jax.tasks.prompt import Prompt, prompt_tokens, sample_prompts
 
-PRECISIONS = ("float32", "float64")
+#: The precisions, and the relative error that a patched run may have in each.
+BOUNDS = {"float32": 1e-5, "float64": 1e-12}
+PRECISIONS = tuple(BOUNDS)
 CONDITIONS = ("patched", "unpatched", "shuffled", "random")
 
 
@@ -234,6 +236,10 @@ def sections(config: Config, summary: Mapping[str, Any]) -> list[Section]:
                 np.asarray(values),
                 x_label="relative error of the output at the query",
                 titles=PRECISIONS,
+                references=[
+                    Reference(bound, f"{number(bound)}", panel)
+                    for panel, bound in enumerate(BOUNDS.values())
+                ],
             ),
             tables=[
                 Table(

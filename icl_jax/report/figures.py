@@ -1,7 +1,7 @@
 """Figures from saved records: plain arrays in, SVG text out.
 
-Every figure of a report is one of five primitives: ``curves``, ``dots``, ``heatmaps``, ``scatter``
-and ``bars``. They compute nothing, share one style, and the same arrays give the same bytes.
+Every figure of a report is one of three primitives: ``curves``, ``dots`` and ``heatmaps``. They
+compute nothing, share one style, and the same arrays give the same bytes.
 
 What a series *is* decides how it looks, so a reader learns the code once:
 
@@ -10,7 +10,7 @@ What a series *is* decides how it looks, so a reader learns the code once:
     reference  a closed-form oracle or a bound: black, dotted, thin
     control    a null (shuffled, random, untrained, zero): always grey
 
-Line styles, markers and hatches differ within and between roles: a figure survives a greyscale
+Line styles and markers differ within and between roles: a figure survives a greyscale
 printer and a colour-blind reader. Two series of one role get the next variant of it, and a label
 looks the same in every panel of a figure.
 
@@ -20,22 +20,17 @@ the face that ships inside matplotlib, which is wider than common system faces, 
 matplotlib is optional (``pip install "icl_jax[experiments]"``) and imported when a figure is drawn.
 """
 
-from icl_jax.report.bars import bars
 from icl_jax.report.curves import Curve, Panel, curves
 from icl_jax.report.dots import Reference, dots
 from icl_jax.report.heatmaps import heatmaps
 from icl_jax.report.looks import Role
-from icl_jax.report.scatter import Cloud, scatter
 
 __all__ = [
-    "Cloud",
     "Curve",
     "Panel",
     "Reference",
     "Role",
-    "bars",
     "curves",
     "dots",
     "heatmaps",
-    "scatter",
 ]

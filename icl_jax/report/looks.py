@@ -29,13 +29,6 @@ _MARKERS = {
     "control": ("x", "+", "d"),
 }
 _POINTS = {**_MARKERS, "reference": ("|", "_", "1")}
-# The bars of a reference are outlines.
-_HATCHES = {
-    "main": ("", "///", "..."),
-    "second": ("\\\\\\", "xxx", "ooo"),
-    "reference": ("", "///", "..."),
-    "control": ("", "///", "..."),
-}
 WIDTHS = {"main": 2.0, "second": 1.7, "reference": 1.3, "control": 1.4}
 
 
@@ -47,10 +40,8 @@ class Look:
     line: Any
     marker: str
     point: str
-    hatch: str
     width: float
     filled: bool
-    outline: bool
 
 
 class Looks:
@@ -81,10 +72,8 @@ class Looks:
             line=_LINES[role][i],
             marker=_MARKERS[role][i],
             point=_POINTS[role][i],
-            hatch=_HATCHES[role][i],
             width=WIDTHS[role],
             filled=role == "main",
-            outline=role == "reference",
         )
 
     def __getitem__(self, label: str) -> Look:

@@ -49,8 +49,6 @@ _STYLE = {
     "legend.handlelength": 3.2,
     "legend.columnspacing": 1.6,
     "lines.markersize": 4.5,
-    "hatch.linewidth": 0.6,
-    "hatch.color": "#ffffff",
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     # Labels are words: a dollar sign in one is a dollar sign.

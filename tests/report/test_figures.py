@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from icl_jax.report import figures
-from icl_jax.report.figures import Cloud, Reference
-from tests.report.helpers import X, loss_panel, texts
+from icl_jax.report.figures import Reference
+from tests.report.helpers import loss_panel, texts
 
 
 def _draw_curves():
@@ -42,31 +42,6 @@ def _draw_heatmaps():
     )
 
 
-def _draw_scatter():
-    return figures.scatter(
-        [Cloud("trained", X, X), Cloud("shuffled", X, X[::-1], "control")],
-        x_label="token alignment",
-        y_label="block alignment",
-        title="Alignment",
-        bins=3,
-        diagonal=True,
-    )
-
-
-def _draw_bars():
-    values = np.array([[0.2, 0.1, 1.0], [0.4, np.nan, 1.0]])
-    return figures.bars(
-        ["linear", "sparse"],
-        ["trained", "ridge", "zero"],
-        values,
-        low=values - 0.05,
-        high=values + 0.05,
-        roles=["main", "reference", "control"],
-        y_label="query loss",
-        references=[Reference(0.35, "target 0.35")],
-    )
-
-
 DRAWINGS = {
     _draw_curves: [
         "Query loss <d = 2>",
@@ -90,8 +65,6 @@ DRAWINGS = {
         "0",
     ],
     _draw_heatmaps: ["trained", "untrained", "layer", "head", "cosine", "one", "three", "-1.00"],
-    _draw_scatter: ["trained", "shuffled", "token alignment", "Alignment", "y = x"],
-    _draw_bars: ["linear", "sparse", "trained", "ridge", "zero", "query loss", "target 0.35"],
 }
 
 
