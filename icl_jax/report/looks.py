@@ -53,6 +53,7 @@ class Looks:
         self._looks: dict[str, Look] = {}
 
     def add(self, label: str, role: str) -> None:
+        """Enters a label; again with the same role changes nothing, with another is an error."""
         if role not in ROLES:
             raise ValueError(
                 f"{self._where}: role of {label!r} must be one of "
