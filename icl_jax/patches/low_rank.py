@@ -42,9 +42,7 @@ def inner_product(left_D: Array, right_D: Array) -> Array:
 def vector_norm(vector_D: Array) -> Array:
     """``|x|`` in float32 or wider; tiny and huge entries neither underflow nor overflow."""
     wide_D = vector_D.astype(accumulator(vector_D.dtype))
-    largest = jnp.max(jnp.abs(wide_D))
-    # Scaled by the largest entry, unless there is none to scale by.
-    size = jnp.where(largest > 0, largest, jnp.ones_like(largest))
+    size = _largest(wide_D)
     unit_D = wide_D / size
     return size * jnp.sqrt(inner_product(unit_D, unit_D))
 
@@ -99,14 +97,10 @@ def apply_update(input_D: Array, update: LowRank) -> Array:
 
 def frobenius_inner(first: LowRank, second: LowRank) -> Array:
     """``<dW1, dW2> = sum_rs (left1_r . left2_s)(right1_r . right2_s)``, without either matrix."""
-    dtype = accumulator(first.left_RD.dtype)
+    (left_1_RD, right_1_RH), (left_2_RD, right_2_RH) = _balanced(first), _balanced(second)
     highest = jax.lax.Precision.HIGHEST
-    lefts_RR = jnp.matmul(
-        first.left_RD.astype(dtype), second.left_RD.T.astype(dtype), precision=highest
-    )
-    rights_RR = jnp.matmul(
-        first.right_RH.astype(dtype), second.right_RH.T.astype(dtype), precision=highest
-    )
+    lefts_RR = jnp.matmul(left_1_RD, left_2_RD.T, precision=highest)
+    rights_RR = jnp.matmul(right_1_RH, right_2_RH.T, precision=highest)
     return jnp.sum(lefts_RR * rights_RR)
 
 
@@ -124,18 +118,37 @@ def frobenius_norm(update: LowRank) -> Array:
     if update.left_RD.shape[0] == 1:
         left_D, right_H = update.left_RD[0], update.right_RH[0]
         return vector_norm(left_D) * vector_norm(right_H)
-    triangle_RR = _triangle(update.left_RD)
-    right_RH = update.right_RH.astype(triangle_RR.dtype)
+    left_RD, right_RH = _balanced(update)
+    triangle_RR = _triangle(left_RD)
     mapped_RH = jnp.matmul(triangle_RR.T, right_RH, precision=jax.lax.Precision.HIGHEST)
-    return jnp.sqrt(jnp.sum(mapped_RH * mapped_RH))
+    return vector_norm(mapped_RH.reshape(-1))
 
 
 def singular_values(update: LowRank) -> Array:
     """The spectrum of ``dW``, largest first: (min(R, D, H),) values of an R x R core."""
-    left_RR, right_RR = _triangle(update.left_RD), _triangle(update.right_RH)
+    left_RD, right_RH = _balanced(update)
+    size = _largest(right_RH.reshape(-1))
+    left_RR, right_RR = _triangle(left_RD), _triangle(right_RH / size)
     core_RR = jnp.matmul(left_RR.T, right_RR, precision=jax.lax.Precision.HIGHEST)
     count = min(*update.left_RD.shape, update.right_RH.shape[1])
-    return jnp.linalg.svd(core_RR, compute_uv=False)[:count]
+    return size * jnp.linalg.svd(core_RR, compute_uv=False)[:count]
+
+
+def _largest(rows: Array) -> Array:
+    """The largest size of an entry along the last axis, to divide by: 1 where all are zero."""
+    largest = jnp.max(jnp.abs(rows), axis=-1)
+    return jax.lax.stop_gradient(jnp.where(largest > 0, largest, jnp.ones_like(largest)))
+
+
+def _balanced(update: LowRank) -> tuple[Array, Array]:
+    """The same outer products in float32 or wider, the sizes all on the right.
+
+    The dual vector of an input of 1e-20 is 1e20 long: its square leaves float32, the update's not.
+    """
+    dtype = accumulator(update.left_RD.dtype)
+    left_RD, right_RH = update.left_RD.astype(dtype), update.right_RH.astype(dtype)
+    sizes_R1 = _largest(left_RD)[:, None]
+    return left_RD / sizes_R1, right_RH * sizes_R1
 
 
 def _triangle(rows_RD: Array) -> Array:
@@ -148,7 +161,6 @@ def _triangle(rows_RD: Array) -> Array:
     LAPACK calls that run side by side wait for each other for ever on a CPU with two threads
     (jaxlib 0.10), and a norm is asked for anywhere.
     """
-    rows_RD = rows_RD.astype(accumulator(rows_RD.dtype))
     num_rows = rows_RD.shape[0]
     highest = jax.lax.Precision.HIGHEST
 

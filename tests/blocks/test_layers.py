@@ -166,7 +166,7 @@ class TestStateSpace:
 
     def test_decays_start_between_a_half_and_the_slowest(self):
         layer = StateSpace(state_width=7, slowest=0.95)
-        params = layer.init(jax.random.key(0), HIDDEN_TD)["params"]
+        params = compiled(layer.init)(jax.random.key(0), HIDDEN_TD)["params"]
         decay_S = jax.nn.sigmoid(params["decay_logit"])
         np.testing.assert_allclose(decay_S[jnp.array([0, -1])], [0.5, 0.95], rtol=1e-5)
         assert np.all(np.diff(decay_S) > 0)

@@ -12,7 +12,7 @@ from icl_jax.blocks.config import LAYERS as LAYER_NAMES
 from icl_jax.blocks.config import StackConfig, build_stack
 from icl_jax.blocks.stack import Stack, cast, functional, repeat
 from icl_jax.patches.bank import forward
-from tests.helpers import LAYERS, MLPS, assert_close, compiled, make_model, normal
+from tests.helpers import LAYERS, MLPS, assert_close, compiled, make_model, normal, random_params
 
 BLOCK = Block(LAYERS["attention"], MLPS["dense_bias"], "pre_norm")
 TOKENS_TC = normal(1, 6, 3)
@@ -64,7 +64,7 @@ class TestStack:
             Block(LAYERS["attention"], MLPS["dense"], "parallel"),
         )
         stack = Stack(blocks, width=8)
-        params = stack.init(jax.random.key(0), TOKENS_TC)["params"]
+        params = random_params(stack, 0, TOKENS_TC)
         functions, layer_params = functional(stack, params)
         hidden_TD = stack.apply({"params": params}, TOKENS_TC, method="embed")
         hidden_TD = forward(functions, layer_params, hidden_TD)

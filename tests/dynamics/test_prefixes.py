@@ -53,18 +53,18 @@ def separately(run, context_ND, query_D):
 
 
 class TestPrefixPass:
-    @settings(max_examples=12)
+    @settings(max_examples=8)
     @given(st.sampled_from(CAUSAL), st.sampled_from(WIRINGS), st.sampled_from((1, 2, 3)), seeds())
     def test_equals_a_run_per_prefix(self, layer, wiring, depth, seed):
         model = model_of(layer, wiring=wiring, depth=depth, seed=seed)
-        hidden_TD = model.embed(normal(seed, 5, 3))
+        hidden_TD = model.embed(normal(seed, 4, 3))
         arguments = (*run_of(model), hidden_TD[:-1], hidden_TD[-1])
         got_MD = prefix_pass(*arguments).output_MD
         want_MD = separately(run_of(model), *arguments[2:])
         assert_close(got_MD, want_MD, 40 * depth, condition=10)
         assert_close(prefix_outputs_by_reruns(*arguments), want_MD, 40 * depth, condition=10)
         # It is a fact about prefixes: each of them gives something else.
-        for i in range(4):
+        for i in range(3):
             assert relative_error(got_MD[i], got_MD[i + 1]) > 1e-3
 
     @pytest.mark.parametrize("layer", BIDIRECTIONAL)
@@ -82,7 +82,7 @@ class TestPrefixPass:
         want_MD = separately(run_of(model), *arguments[2:])
         assert_close(prefix_outputs_by_reruns(*arguments), want_MD, 80, condition=10)
 
-    @pytest.mark.parametrize("layer", CAUSAL)
+    @pytest.mark.parametrize("layer", ("attention_rotary", "state_space"))
     def test_full_midpoints_are_those_of_the_query_after_each_prefix(self, layer):
         model = model_of(layer, depth=2)
         hidden_TD = model.embed(normal(2, 4, 3))
@@ -96,9 +96,10 @@ class TestPrefixPass:
                 assert_trees_close(got, want, 80, condition=10)
                 sequence_TD = apply_block(block, params, midpoint)
 
-    @pytest.mark.parametrize("layer", ("attention_rotary", "linear_attention", "recurrent"))
+    @pytest.mark.parametrize(
+        "layer, mlp", (("attention_rotary", "gated"), ("recurrent", "deep_bias"))
+    )
     @pytest.mark.parametrize("wiring", WIRINGS)
-    @pytest.mark.parametrize("mlp", ("gated", "deep_bias"))
     def test_its_midpoints_are_all_that_the_patches_need(self, layer, wiring, mlp):
         model = model_of(layer, wiring=wiring, depth=2, mlp=mlp)
         hidden_TD = model.embed(normal(3, 4, 3))
@@ -124,7 +125,7 @@ class TestPrefixPass:
 
     @pytest.mark.parametrize("layer", CAUSAL)
     def test_an_empty_context_has_one_prefix(self, layer):
-        model = model_of(layer, depth=2)
+        model = model_of(layer, depth=1)
         query_D = model.embed(normal(3, 1, 3))[0]
         passed = prefix_pass(*run_of(model), jnp.zeros((0, 8)), query_D)
         assert_close(passed.output_MD, forward(*run_of(model), query_D[None]), 80)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icl_jax.patches import low_rank
@@ -112,6 +112,44 @@ def test_a_small_difference_keeps_its_digits():
     want = np.linalg.norm(left_D) * np.linalg.norm((right_H + small_H) - right_H)
     assert_close(frobenius_norm(difference), want, 11, condition=1e9)
     assert_close(singular_values(difference)[0], want, 11, condition=1e9)
+
+
+@settings(max_examples=6)
+@given(st.sampled_from(((2, 5, 7), (6, 5, 7))), seeds(), st.sampled_from((1e-2, 1e-5)))
+def test_the_norm_of_a_difference_is_accurate_relative_to_its_terms(shape, seed, small):
+    # Twice as many rows as terms, half of them all but copies: rounding is no new direction.
+    first, step = random_update(seed, *shape, "float32"), random_update(seed + 2, *shape, "float32")
+    right_RH = first.right_RH + jnp.float32(small) * step.right_RH
+    difference = subtract(LowRank(first.left_RD, right_RH), first)
+    wide = matrix(jax.tree.map(lambda array: array.astype(jnp.float64), difference))
+    scale = eps("float32", sum(shape)) * np.linalg.norm(matrix(first))
+    assert abs(float(frobenius_norm(difference)) - np.linalg.norm(wide)) <= scale
+    want = np.linalg.svd(wide, compute_uv=False)
+    values = np.asarray(singular_values(difference))
+    assert np.all(np.abs(values[: len(want)] - want[: len(values)]) <= scale)
+
+
+#: Sizes of the three left rows, and of the right ones, whose squares leave the range of float32.
+EXTREMES = {
+    "short left, long right": ((1e-30,) * 3, (1e30,) * 3),
+    "long left, short right": ((1e30,) * 3, (1e-30,) * 3),
+    "row by row": ((1e-25, 1.0, 1e25), (1e25, 1.0, 1e-25)),
+    "tiny updates": ((1.0,) * 3, (1e-30,) * 3),
+    "huge updates": ((1e30,) * 3, (1.0,) * 3),
+}
+
+
+@pytest.mark.parametrize("name", EXTREMES)
+def test_norm_and_spectrum_neither_underflow_nor_overflow(name):
+    lefts_R1, rights_R1 = (np.float32(sizes)[:, None] for sizes in EXTREMES[name])
+    update = random_update(0, 3, 6, 5, "float32")
+    update = LowRank(update.left_RD * lefts_R1, update.right_RH * rights_R1)
+    want = np.linalg.svd(matrix(jax.tree.map(np.float64, update)), compute_uv=False)[:3]
+    assert_close(singular_values(update), np.float32(want), 14)
+    assert_close(frobenius_norm(update), np.float32(np.linalg.norm(want)), 14)
+    if name in ("short left, long right", "long left, short right", "row by row"):
+        # The square of the norm fits here, and so must the inner product.
+        assert_close(frobenius_inner(update, update), np.float32(want @ want), 14)
 
 
 def test_dependent_and_zero_rows_count_once():
