@@ -1,0 +1,172 @@
+"""The families of models: which module answers to a ``config.json``, and which name to a tensor."""
+
+import importlib
+import json
+import pkgutil
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from icl_jax.interop.assemble import is_floating
+from icl_jax.interop.options import Options
+from icl_jax.interop.safetensors import MappedTensors, listed
+from icl_jax.interop.table import Tensor
+
+#: Buffers that older files carry: they are computed, not learned.
+BUFFERS = (
+    r"(.*\.)?rotary_emb\.inv_freq",
+    r"(.*\.)?(attn|attention)\.(bias|masked_bias)",
+    r"(.*\.)?position_ids",
+)
+
+# Output kernels that are the embedding again where the head is tied.
+_TIED = r"lm_head\.weight|embed_out\.weight|cls\.predictions\.decoder\.weight"
+
+# What a tensor is called depends on which model was saved: one with a head has a prefix.
+_PREFIX = re.compile(r"^(model|transformer|bert|gpt_neox)\.")
+
+# Names of TensorFlow's days, as BERT's own files have them.
+_OLDER = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
+
+
+class Family(Protocol):
+    """What a module of ``interop.families`` offers.
+
+    It may also have ``IGNORED``: regular expressions of stored names, without their prefix, of
+    what the model does not need (a pooler, say).
+
+    Attributes:
+      ARCHITECTURES: the "architectures" and "model_type" of config.json that it answers to.
+    """
+
+    ARCHITECTURES: tuple[str, ...]
+
+    def build(self, config: Options) -> Any:
+        """The Flax model that a configuration describes."""
+
+    def table(self, model: Any, config: Options) -> tuple[Tensor, ...]:
+        """Where the stored tensors go in the model's parameters."""
+
+    def tiny(self) -> dict[str, Any]:
+        """config.json of a tiny model."""
+
+
+def families() -> dict[str, Family]:
+    """Name -> module of every family."""
+    package = importlib.import_module("icl_jax.interop.families")
+    found: dict[str, Any] = {}
+    for info in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        if hasattr(module, "ARCHITECTURES"):  # Else it is what families share.
+            found[info.name] = module
+    return found
+
+
+def family_of(config: Mapping[str, Any]) -> tuple[str, Family]:
+    """The name and the module of the family that a config.json belongs to.
+
+    Raises:
+      ValueError: none does; the message lists those that there are.
+    """
+    known = families()
+    architectures = config.get("architectures") or []
+    for asked in (*architectures, config.get("model_type")):
+        for name, family in known.items():
+            if asked in family.ARCHITECTURES:
+                return name, family
+    supported = "; ".join(f"{name}: {', '.join(known[name].ARCHITECTURES)}" for name in known)
+    raise ValueError(
+        f"config.json: architectures = {json.dumps(architectures)}, model_type = "
+        f"{json.dumps(config.get('model_type'))} is not supported. Supported are {supported}."
+    )
+
+
+def match_names(
+    table: Iterable[Tensor],
+    tensors: MappedTensors,
+    *,
+    tied: bool,
+    ignored: Iterable[str] = (),
+) -> dict[str, str]:
+    """Finds the tensors of a table in the files, and checks all names, shapes and dtypes.
+
+    Args:
+      table: what the model needs.
+      tensors: what the files have.
+      tied: whether the output kernel is the embedding; a stored one must then be equal to it.
+      ignored: regular expressions of stored names that the model does not need.
+
+    Returns:
+      Name in the table -> name in the files; they differ by a prefix such as ``model.``.
+
+    Raises:
+      ValueError: listing the missing, the extra and the wrongly shaped tensors, and those that are
+        no floating-point numbers.
+    """
+    found: dict[str, str] = {}
+    twice = []
+    for name in tensors:
+        if _canonical(name) in found:
+            twice.append(f"{name} (also {found[_canonical(name)]})")
+        found[_canonical(name)] = name
+    names: dict[str, str] = {}
+    missing, wrong = [], []
+    for tensor in table:
+        key = _canonical(tensor.name)
+        if key not in found:
+            missing.append(tensor.name)
+            continue
+        name = names[tensor.name] = found.pop(key)
+        entry = tensors.entries[name]
+        if entry.shape != tensor.shape:
+            wrong.append(f"{name} is {entry.shape}, expected {tensor.shape}")
+        elif not is_floating(entry.dtype):
+            wrong.append(f"{name} has dtype {entry.dtype}, expected floating point")
+    copies = [name for key, name in found.items() if tied and re.fullmatch(_TIED, key)]
+    skip = re.compile("|".join((*BUFFERS, *ignored)))
+    extra = [key for key in found if found[key] not in copies and not skip.fullmatch(key)]
+    problems = {
+        "missing": missing,
+        "extra": [found[key] for key in extra],
+        "wrong": wrong,
+        "stored twice": twice,
+    }
+    if any(problems.values()):
+        text = "; ".join(f"{len(p)} {kind}: {listed(p)}" for kind, p in problems.items() if p)
+        raise ValueError(
+            f"{tensors.folder}: the tensors do not fit config.json: {text}. Are they of one "
+            "checkpoint?"
+        )
+    embedding = [t.name for t in table if any(p.path == ("embedding",) for p in t.pieces)]
+    for name in copies:
+        if embedding and not _equal(tensors, name, names[embedding[0]]):
+            raise ValueError(
+                f"{tensors.folder}: config.json ties the head to the embedding, but {name} differs "
+                f"from {names[embedding[0]]}. Set tie_word_embeddings to false in config.json if "
+                "the head is its own."
+            )
+    return names
+
+
+def _canonical(name: str) -> str:
+    """A name as all versions of a checkpoint share it."""
+    for older, newer in _OLDER:
+        if name.endswith(older):
+            name = name.removesuffix(older) + newer
+    return _PREFIX.sub("", name)
+
+
+def _equal(tensors: MappedTensors, one: str, other: str) -> bool:
+    """Whether two stored tensors are the same, bit for bit."""
+    a, b = tensors[one], tensors[other]
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    a, b = a.reshape(-1).view(np.uint8), b.reshape(-1).view(np.uint8)
+    for start in range(0, a.size, 2**22):
+        if not np.array_equal(a[start : start + 2**22], b[start : start + 2**22]):
+            return False
+        tensors.release(one)
+        tensors.release(other)
+    return True
