@@ -1,0 +1,107 @@
+"""Where the parameters go: one device, or a mesh, each device with its part and no more."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+
+from icl_jax.interop.assemble import Part, Path, Slices, flatten, region
+from icl_jax.interop.safetensors import MappedTensors, listed
+
+
+def placements(
+    shapes: Mapping[Path, tuple[int, ...]], mesh: Mesh | None, shardings: Any = None
+) -> dict[Path, Sharding | None]:
+    """The sharding of each parameter; None for the default device.
+
+    Args:
+      shapes: path -> shape of the parameters.
+      mesh: the devices; None for the default device.
+      shardings: path -> PartitionSpec, or a tree of them like the parameters; ``default_spec``
+        where there is none.
+
+    Raises:
+      ValueError: shardings without a mesh, a tree that is not like the parameters, or a shape that
+        does not divide over the mesh.
+    """
+    if mesh is None:
+        if shardings is not None:
+            raise ValueError("load: shardings need a mesh to lie on, got mesh = None. Give one.")
+        return dict.fromkeys(shapes)
+    specs: dict[Path, Any]
+    if shardings is None:
+        specs = {path: default_spec(shape, mesh) for path, shape in shapes.items()}
+    elif callable(shardings):
+        specs = {path: shardings(path) for path in shapes}
+    else:
+        specs = flatten(shardings)
+        differing = sorted("/".join(path) for path in specs.keys() ^ shapes.keys())
+        if differing:
+            raise ValueError(
+                "load: shardings must be a tree like the parameters; only one of the two has "
+                f"{listed(differing)}. A function of the path is easier: path -> PartitionSpec."
+            )
+    return {path: _sharding(path, shape, mesh, specs[path]) for path, shape in shapes.items()}
+
+
+def default_spec(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """Shards the largest axis that the first axis of the mesh divides; replicates without one."""
+    name = mesh.axis_names[0]
+    fitting = [axis for axis, size in enumerate(shape) if size and size % mesh.shape[name] == 0]
+    if not fitting:
+        return PartitionSpec()
+    largest = max(fitting, key=lambda axis: shape[axis])
+    return PartitionSpec(*[None] * largest, name)
+
+
+def place(
+    parts: tuple[Part, ...],
+    names: Mapping[str, str],
+    tensors: MappedTensors,
+    shape: tuple[int, ...],
+    dtype: Any,
+    sharding: Sharding | None,
+) -> jax.Array:
+    """A parameter on its devices, each of their parts read from the map on its own.
+
+    Args:
+      parts: of the parameter.
+      names: name in the table -> name in the files.
+      tensors: the files.
+      shape: of the parameter.
+      dtype: of the parameter.
+      sharding: over devices; None for the default device.
+    """
+
+    def read(index: Any) -> np.ndarray:
+        return region(parts, names, tensors, _filled(index, shape), np.dtype(dtype))
+
+    if sharding is None:
+        return jax.device_put(read((slice(None),) * len(shape)))
+    return jax.make_array_from_callback(shape, sharding, read)
+
+
+def _sharding(path: Path, shape: tuple[int, ...], mesh: Mesh, spec: Any) -> Sharding:
+    """The sharding of a parameter, checked against its shape."""
+    sharding = spec
+    if spec is None or isinstance(spec, PartitionSpec):
+        sharding = NamedSharding(mesh, spec or PartitionSpec())
+    if not isinstance(sharding, Sharding):
+        raise ValueError(
+            f"load: the sharding of {'/'.join(path)} must be a PartitionSpec, got {spec!r}."
+        )
+    try:
+        sharding.shard_shape(shape)
+    except ValueError as error:
+        raise ValueError(
+            f"load: {'/'.join(path)} of shape {shape} cannot be sharded as {spec}: {error}"
+        ) from error
+    return sharding
+
+
+def _filled(index: tuple[slice, ...], shape: tuple[int, ...]) -> Slices:
+    """Slices with a start and a stop."""
+    bounds = [part.indices(size) for part, size in zip(index, shape, strict=True)]
+    return tuple(slice(start, stop) for start, stop, _ in bounds)
