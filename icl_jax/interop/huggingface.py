@@ -1,0 +1,273 @@
+"""Hugging Face checkpoints: loaded into the Flax transformer of this library, and written from it.
+
+A family of models is a module of ``interop.families``: a checked configuration and a key table.
+Everything is checked before the first number is read: the architecture, the options, the names
+and the shapes of all tensors. Nothing of a checkpoint is executed or unpickled.
+"""
+
+import json
+import math
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from icl_jax.interop import assemble
+from icl_jax.interop.hub import PATTERNS, checkpoint_folder
+from icl_jax.interop.options import Options, read_json
+from icl_jax.interop.placement import place, placements
+from icl_jax.interop.registry import families, family_of, match_names
+from icl_jax.interop.safetensors import INDEX, SINGLE, Entry, MappedTensors, write_tensors
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint.
+
+    Attributes:
+      model: the Flax module.
+      params: its parameters, nested dicts of jax arrays.
+      config: config.json.
+      folder: where it was read.
+      family: the name of its module in ``interop.families``.
+    """
+
+    model: Any
+    params: dict[str, Any]
+    config: dict[str, Any]
+    folder: Path
+    family: str
+
+
+def load(
+    path_or_name: str | Path,
+    *,
+    dtype: Any = None,
+    mesh: Mesh | None = None,
+    shardings: Any = None,
+    revision: str | None = None,
+    offline: bool = False,
+) -> Checkpoint:
+    """Loads a checkpoint: ``config.json`` and safetensors, memory-mapped.
+
+    Each parameter goes from the map straight to its dtype and its device. With a mesh every device
+    gets its part from the map, so that no full copy of a sharded parameter is ever made.
+
+    Args:
+      path_or_name: a folder, or a name on the Hugging Face hub (or in its cache).
+      dtype: of the parameters; by default the one that most of the stored numbers have. Parameters
+        of norms are at least float32.
+      mesh: of devices to put the parameters on; the default device without one.
+      shardings: with a mesh, how to: path -> PartitionSpec, as a function of the path (a tuple of
+        text) or as a tree like the parameters. By default the largest axis that the first axis of
+        the mesh divides is sharded over it.
+      revision: of a name on the hub: a branch, a tag or a commit.
+      offline: look for a name in the cache only.
+
+    Returns:
+      The checkpoint.
+
+    Raises:
+      FileNotFoundError: no such checkpoint, or files of it are missing.
+      ValueError: an architecture or an option that is not supported; a damaged file; names or
+        shapes of tensors that do not fit, all of them listed; shardings that do not fit.
+      ImportError: safetensors or huggingface_hub is needed and not installed.
+    """
+    folder = checkpoint_folder(path_or_name, revision=revision, offline=offline)
+    config = read_json(folder / CONFIG)
+    options = Options(config, str(folder / CONFIG))
+    if options.has("quantization_config"):
+        quantization = config["quantization_config"]
+        raise options.unsupported("quantization_config", quantization, "unquantized weights")
+    family_name, family = family_of(config)
+    model = family.build(options)
+    table = family.table(model, options)
+    shapes = parameter_shapes(model)
+    plan = assemble.plan(f"family {family_name}", table, shapes)
+    tensors = MappedTensors(folder)
+    tied = getattr(model, "head", None) == "tied"
+    names = match_names(table, tensors, tied=tied, ignored=getattr(family, "IGNORED", ()))
+    wanted = _wanted(dtype, [tensors.entries[name] for name in names.values()])
+    shardings = placements(shapes, mesh, shardings)
+    params = {
+        path: place(
+            plan[path], names, tensors, shapes[path], param_dtype(path, wanted), shardings[path]
+        )
+        for path in plan
+    }
+    return Checkpoint(model, assemble.unflatten(params), config, folder, family_name)
+
+
+def save(
+    folder: str | Path,
+    model: Any,
+    params: Mapping[str, Any],
+    config: Mapping[str, Any],
+    *,
+    dtype: Any = None,
+    max_shard_bytes: int = 5 * 2**30,
+    tokenizer: str | Path | None = None,
+) -> Path:
+    """Writes a checkpoint that ``load`` and ``transformers`` read, in one step.
+
+    Args:
+      folder: to make; one that is there must be empty.
+      model: the Flax module.
+      params: its parameters.
+      config: config.json; it names the family, and its dtype is set to that of the weights.
+      dtype: to store all parameters in; by default each in its own, which loses nothing.
+      max_shard_bytes: of one file; a checkpoint that has more gets several and an index.
+      tokenizer: a folder to copy the files of a tokenizer from.
+
+    Returns:
+      The folder.
+
+    Raises:
+      FileExistsError: the folder has something in it.
+      ValueError: the architecture is not supported, or the parameters are not the model's.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"save: {folder} is not empty. Choose another folder.")
+    family_name, family = family_of(config)
+    table = family.table(model, Options(config))
+    leaves = assemble.flatten(params)
+    shapes = {path: tuple(leaf.shape) for path, leaf in leaves.items()}
+    assemble.plan(f"family {family_name}", table, shapes)
+    specs = {}
+    for tensor in table:
+        dtypes = [np.dtype(dtype or leaves[piece.path].dtype) for piece in tensor.pieces]
+        specs[tensor.name] = (max(dtypes, key=lambda one: one.itemsize), tensor.shape)
+    by_name = {tensor.name: tensor for tensor in table}
+
+    def make(name: str) -> np.ndarray:
+        return assemble.stored(by_name[name], leaves, specs[name][0])
+
+    config = {**config, "dtype": str(_most_of(specs.values()))}
+    if "torch_dtype" in config:
+        config["torch_dtype"] = config["dtype"]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial.mkdir()
+    try:
+        _write_json(partial / CONFIG, config)
+        _write_shards(partial, specs, make, max_shard_bytes)
+        if tokenizer is not None:
+            _copy_tokenizer(Path(tokenizer), partial)
+        if folder.exists():
+            folder.rmdir()
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return folder
+
+
+def make_tiny(family: str, folder: str | Path, key: jax.Array, *, dtype: Any = None) -> Checkpoint:
+    """Writes a tiny checkpoint with random parameters, none of them zero or one, and loads it.
+
+    Args:
+      family: a name in ``interop.families``.
+      folder: to make.
+      key: of the random numbers.
+      dtype: to store the parameters in; float32 by default.
+
+    Raises:
+      ValueError: no such family.
+      FileExistsError: the folder has something in it.
+    """
+    known = families()
+    if family not in known:
+        raise ValueError(f"make_tiny: family must be one of {', '.join(known)}, got {family!r}.")
+    config = known[family].tiny()
+    model = known[family].build(Options(config, f"{family}.tiny()"))
+    init_key, noise_key = jax.random.split(key)
+    init = jax.jit(lambda key: model.init(key, jnp.zeros((2,), jnp.int32))["params"])
+    leaves = assemble.flatten(init(init_key))
+    for (path, leaf), leaf_key in zip(
+        leaves.items(), jax.random.split(noise_key, len(leaves)), strict=True
+    ):
+        if leaf.size and np.ptp(np.asarray(leaf)) == 0:  # A bias or a gain, as initialised.
+            leaves[path] = leaf + 0.2 * jax.random.normal(leaf_key, leaf.shape, leaf.dtype)
+    save(folder, model, assemble.unflatten(leaves), config, dtype=dtype)
+    return load(folder)
+
+
+def parameter_shapes(model: Any) -> dict[assemble.Path, tuple[int, ...]]:
+    """Path -> shape of the parameters of a Flax model of tokens; nothing is computed."""
+    tokens_T = jax.ShapeDtypeStruct((2,), jnp.int32)
+    tree = jax.eval_shape(model.init, jax.random.key(0), tokens_T)["params"]
+    return {path: tuple(leaf.shape) for path, leaf in assemble.flatten(tree).items()}
+
+
+def param_dtype(path: assemble.Path, wanted: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype of a parameter: a norm's is float32 at least, being few numbers in front of all."""
+    norm = any("norm" in part.split("_") for part in path)
+    return np.dtype(np.float32) if norm and wanted.itemsize < 4 else wanted
+
+
+def _wanted(dtype: Any, entries: list[Entry]) -> np.dtype[Any]:
+    """The dtype that was asked for, or the one of most stored numbers, if jax has it."""
+    wanted = _most_of((e.dtype, e.shape) for e in entries) if dtype is None else np.dtype(dtype)
+    if not assemble.is_floating(wanted) or wanted.itemsize < 2:
+        raise ValueError(
+            f"load: parameters of dtype {wanted} cannot be computed with. Give dtype = float32, "
+            "bfloat16, float16 or float64."
+        )
+    if jax.dtypes.canonicalize_dtype(wanted) != wanted:
+        raise ValueError(
+            f"load: parameters of dtype {wanted} need jax_enable_x64, which is off. Turn it on "
+            '(jax.config.update("jax_enable_x64", True)), or give dtype=jnp.float32.'
+        )
+    return wanted
+
+
+def _most_of(specs: Iterable[tuple[Any, tuple[int, ...]]]) -> np.dtype[Any]:
+    """The dtype that most numbers have."""
+    counts: dict[np.dtype[Any], int] = {}
+    for dtype, shape in specs:
+        counts[dtype] = counts.get(dtype, 0) + math.prod(shape)
+    return max(counts, key=lambda dtype: counts[dtype])
+
+
+def _write_shards(folder: Path, specs: dict[str, Any], make: Any, max_bytes: int) -> None:
+    """One file, or several with an index, in the order of the table."""
+    sizes = {name: dtype.itemsize * math.prod(shape) for name, (dtype, shape) in specs.items()}
+    shards: list[dict[str, Any]] = [{}]
+    filled = 0
+    for name, spec in specs.items():
+        if shards[-1] and filled + sizes[name] > max_bytes:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = spec
+        filled += sizes[name]
+    if len(shards) == 1:
+        write_tensors(folder / SINGLE, shards[0], make)
+        return
+    weight_map = {}
+    for number, shard in enumerate(shards, 1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_tensors(folder / file, shard, make)
+        weight_map.update(dict.fromkeys(shard, file))
+    total = {"total_size": sum(sizes.values())}
+    _write_json(folder / INDEX, {"metadata": total, "weight_map": weight_map})
+
+
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    """Copies what the hub would give beside configuration and weights."""
+    for name in PATTERNS:
+        if "safetensors" not in name and name != CONFIG and (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def _write_json(file: Path, value: Any) -> None:
+    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
