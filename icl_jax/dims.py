@@ -15,8 +15,11 @@ positions are).
     H  hidden width of the MLP
     O  width of the output
     A  attention heads
+    G  heads of keys and values, where they are fewer (grouped queries)
     F  features of one head
     L  layers
+    E  experts of a mixture
+    V  tokens of a vocabulary
     R  rank: the number of outer products in a low-rank update
 """
 

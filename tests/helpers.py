@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from icl_jax.blocks.attention import LinearAttention, SoftmaxAttention
 from icl_jax.blocks.block import WIRINGS, Block
 from icl_jax.blocks.contextual import ContextualLayer
+from icl_jax.blocks.experts import Experts
 from icl_jax.blocks.feedforward import Dense, Feedforward, Gated
 from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
+from icl_jax.blocks.rotary import Rotary
 from icl_jax.blocks.stack import FlaxBlock, Stack, functional, repeat
 
 WIDTH = 8
@@ -28,7 +30,10 @@ WIDTH = 8
 LAYERS: dict[str, ContextualLayer] = {
     "attention": SoftmaxAttention(num_heads=2),
     "attention_bidirectional": SoftmaxAttention(num_heads=2, causal=False, use_bias=True),
-    "attention_rotary": SoftmaxAttention(num_heads=2, rotary_base=50.0),
+    "attention_rotary": SoftmaxAttention(num_heads=2, rotary=Rotary(50.0)),
+    "attention_grouped": SoftmaxAttention(
+        num_heads=4, num_kv_heads=2, rotary=Rotary(50.0), window=3, soft_cap=20.0, qk_norm="head"
+    ),
     "linear_attention": LinearAttention(num_heads=2),
     "linear_bidirectional": LinearAttention(num_heads=2, causal=False, use_bias=True),
     "state_space": StateSpace(state_width=16),
@@ -44,6 +49,7 @@ MLPS: dict[str, Feedforward] = {
     "deep_bias": Dense(hidden_widths=(16, 8, 16), activation="tanh"),
     "gated": Gated(hidden_width=16, activation="silu", use_bias=False),
     "gated_bias": Gated(hidden_width=16, activation="gelu_tanh"),
+    "experts": Experts(num_experts=4, experts_per_token=2, hidden_width=8, shared_width=4),
 }
 
 

@@ -1,7 +1,7 @@
 """Softmax attention and linear attention: one multi-head layer with two ways to weigh."""
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,17 @@ from flax import linen as nn
 from icl_jax import checks
 from icl_jax.blocks.affine import dense
 from icl_jax.blocks.contextual import ContextualLayer
+from icl_jax.blocks.heads import (
+    normed_heads,
+    per_query_head,
+    row_scores,
+    scores,
+    soft_capped,
+    weighted_sum,
+)
+from icl_jax.blocks.memory import KeyValues, append
+from icl_jax.blocks.rotary import Rotary, rotate
 from icl_jax.dims import Array
-from icl_jax.patches.low_rank import accumulator
 
 _INTO_HEADS = nn.initializers.variance_scaling(
     1.0, "fan_in", "truncated_normal", in_axis=0, out_axis=(1, 2)
@@ -20,18 +29,25 @@ _OUT_OF_HEADS = nn.initializers.variance_scaling(
     1.0, "fan_in", "truncated_normal", in_axis=(0, 1), out_axis=2
 )
 
+#: Whether queries and keys are divided by their root mean square before they turn: not at all, each
+#: head by its own (Qwen 3, Gemma 3), or all heads by a common one (OLMo 2).
+QueryKeyNorm = Literal["none", "head", "all"]
+QUERY_KEY_NORMS = ("none", "head", "all")
+
 
 class _Kernels(NamedTuple):
-    """Query, key and value kernels (D, A, F), output kernel (A, F, D), and biases or None."""
+    """Query, key and value kernels, output kernel, biases and query-key gains (or None)."""
 
     query_DAF: Array
-    key_DAF: Array
-    value_DAF: Array
+    key_DGF: Array
+    value_DGF: Array
     out_AFD: Array
     query_bias_AF: Array | None
-    key_bias_AF: Array | None
-    value_bias_AF: Array | None
+    key_bias_GF: Array | None
+    value_bias_GF: Array | None
     out_bias_D: Array | None
+    query_gain: Array | None
+    key_gain: Array | None
 
 
 class Attention(ContextualLayer):
@@ -40,16 +56,29 @@ class Attention(ContextualLayer):
     Attributes:
       num_heads: A, the number of heads.
       head_width: F, features of one head; D / A when left out.
-      use_bias: whether the query, key, value and output projections have biases.
-      rotary_base: base of rotary position embeddings; None for none, which makes the layer blind to
-        the order of what it sees.
+      num_kv_heads: G, heads of keys and values, each read by A / G query heads (Ainslie et al.,
+        arXiv 2305.13245); A when left out, 1 is multi-query attention.
+      use_bias: whether the query, key and value projections have biases.
+      out_bias: whether the output projection has one; as ``use_bias`` when left out.
+      rotary: rotary position embeddings; None for none, which makes the layer blind to the order of
+        what it sees.
+      window: a row sees what is fewer than so many position ids away; None for everything.
+      scale: of the scores; 1/sqrt(F) when left out.
+      qk_norm: see ``QueryKeyNorm``.
+      norm_epsilon: of the query-key norm, in squared units of queries and keys.
       dtype: of the parameters; the arithmetic is in the dtype of the input.
     """
 
     num_heads: int = 1
     head_width: int | None = None
+    num_kv_heads: int | None = None
     use_bias: bool = False
-    rotary_base: float | None = None
+    out_bias: bool | None = None
+    rotary: Rotary | None = None
+    window: int | None = None
+    scale: float | None = None
+    qk_norm: QueryKeyNorm = "none"
+    norm_epsilon: float = 1e-6
     dtype: jnp.dtype = jnp.float32
 
     def weigh(self, scores_AMT: Array, sees_MT: Array) -> Array:
@@ -64,42 +93,77 @@ class Attention(ContextualLayer):
         present_T: Array | None = None,
     ) -> Array:
         """See ``ContextualLayer``."""
-        weights_ATT, value_TAF, kernels = self._weights(hidden_TD, positions_T, present_T)
-        return _out(_weighted_sum(weights_ATT, value_TAF), kernels)
+        weights_ATT, value_TGF, kernels = self._weights(hidden_TD, positions_T, present_T)
+        return _out(weighted_sum(weights_ATT, value_TGF), kernels)
+
+    def extend(
+        self,
+        hidden_MD: Array,
+        memory: KeyValues,
+        *,
+        positions_M: Array,
+        present_M: Array | None = None,
+    ) -> tuple[Array, KeyValues]:
+        """Reads new tokens after those in the memory, and puts them there (causal layers only).
+
+        Args:
+          hidden_MD: (M, D), the new tokens.
+          memory: keys and values of the tokens before, with room for M more.
+          positions_M: (M,), position ids of the new tokens.
+          present_M: (M,), False where a new token is padding.
+
+        Returns:
+          The layer's output (M, D) on the new tokens, and the memory with them in it.
+        """
+        if not self.causal:
+            raise ValueError(
+                f"{type(self).__name__}.extend: a layer that reads forwards, too, cannot be "
+                "continued: what it said of earlier tokens would change. Use causal=True."
+            )
+        kernels = self._kernels(hidden_MD.shape[-1])
+        query_MAF, key_MGF, value_MGF = self._project(hidden_MD, positions_M, kernels)
+        memory, sees_MT = append(memory, key_MGF, value_MGF, positions_M, present_M)
+        sees_MT &= self._near(positions_M, memory.positions_T)
+        weights_AMT = self.weigh(scores(query_MAF, memory.key_TGF), sees_MT)
+        return _out(weighted_sum(weights_AMT, memory.value_TGF), kernels), memory
 
     def prefixes(
         self, context_ND: Array, probes_MD: Array, *, positions_M: Array
     ) -> tuple[Array, Array]:
         """One pass: the probes share the context's keys and values, and each adds its own."""
         kernels = self._kernels(context_ND.shape[-1])
-        query_NAF, key_NAF, value_NAF = self._project(context_ND, positions_M[:-1], kernels)
-        own_query_MAF, own_key_MAF, own_value_MAF = self._project(probes_MD, positions_M, kernels)
-        weights_ANN = self.weigh(_scores(query_NAF, key_NAF), self._sees(context_ND, None))
+        positions_N = positions_M[:-1]
+        query_NAF, key_NGF, value_NGF = self._project(context_ND, positions_N, kernels)
+        own_query_MAF, own_key_MGF, own_value_MGF = self._project(probes_MD, positions_M, kernels)
+        weights_ANN = self.weigh(scores(query_NAF, key_NGF), self._sees(positions_N, None))
 
         num_context = context_ND.shape[0]
         before_MN = jnp.tri(num_context + 1, num_context, -1, dtype=bool)
+        before_MN &= self._near(positions_M, positions_N)
         itself_M1 = jnp.ones((num_context + 1, 1), bool)
-        own_scores_AM1 = _row_scores(own_query_MAF, own_key_MAF)[..., None]
+        own_scores_AM1 = row_scores(own_query_MAF, own_key_MGF)[..., None]
         weights_AMT = self.weigh(
-            jnp.concatenate([_scores(own_query_MAF, key_NAF), own_scores_AM1], axis=-1),
+            jnp.concatenate([scores(own_query_MAF, key_NGF), own_scores_AM1], axis=-1),
             jnp.concatenate([before_MN, itself_M1], axis=-1),
         )
+        own_value_MAF = per_query_head(own_value_MGF, self.num_heads)
         own_weight_MA1 = weights_AMT[..., -1].T[..., None].astype(own_value_MAF.dtype)
-        mixed_MAF = _weighted_sum(weights_AMT[..., :-1], value_NAF) + own_weight_MA1 * own_value_MAF
-        return _out(_weighted_sum(weights_ANN, value_NAF), kernels), _out(mixed_MAF, kernels)
+        mixed_MAF = weighted_sum(weights_AMT[..., :-1], value_NGF) + own_weight_MA1 * own_value_MAF
+        return _out(weighted_sum(weights_ANN, value_NGF), kernels), _out(mixed_MAF, kernels)
 
     def suffixes(self, context_ND: Array, query_D: Array, *, positions_T: Array) -> Array:
         """One pass: the query's scores serve every suffix, only what it sees differs."""
         hidden_TD = jnp.concatenate([context_ND, query_D[None, :]])
         length = hidden_TD.shape[0]
         kernels = self._kernels(hidden_TD.shape[-1])
-        query_TAF, key_TAF, value_TAF = self._project(hidden_TD, positions_T, kernels)
-        scores_A1T = _scores(query_TAF[-1:], key_TAF)
+        query_TAF, key_TGF, value_TGF = self._project(hidden_TD, positions_T, kernels)
+        scores_A1T = scores(query_TAF[-1:], key_TGF)
+        sees_MT = ~jnp.tri(length, length, -1, dtype=bool)
         weights_AMT = self.weigh(
             jnp.broadcast_to(scores_A1T, (self.num_heads, length, length)),
-            ~jnp.tri(length, length, -1, dtype=bool),
+            sees_MT & self._near(positions_T[-1:], positions_T),
         )
-        return _out(_weighted_sum(weights_AMT, value_TAF), kernels)
+        return _out(weighted_sum(weights_AMT, value_TGF), kernels)
 
     def parts(
         self,
@@ -114,11 +178,11 @@ class Attention(ContextualLayer):
           Weights (A, T, T), row t reading column j, and ``value_aj W_out,a`` (A, T, D):
           ``sum_aj weights[a, t, j] passed[a, j]``, plus the output bias, is the output at t.
         """
-        weights_ATT, value_TAF, kernels = self._weights(hidden_TD, positions_T, present_T)
+        weights_ATT, value_TGF, kernels = self._weights(hidden_TD, positions_T, present_T)
         passed_ATD = jnp.einsum(
             "taf,afd->atd",
-            value_TAF,
-            kernels.out_AFD.astype(value_TAF.dtype),
+            per_query_head(value_TGF, self.num_heads),
+            kernels.out_AFD.astype(value_TGF.dtype),
             precision=jax.lax.Precision.HIGHEST,
         )
         return weights_ATT, passed_ATD
@@ -127,68 +191,103 @@ class Attention(ContextualLayer):
         self, hidden_TD: Array, positions_T: Array | None, present_T: Array | None
     ) -> tuple[Array, Array, _Kernels]:
         checks.rank(type(self).__name__, "hidden_TD", hidden_TD, 2, "(T, D)")
+        if positions_T is None:
+            positions_T = jnp.arange(hidden_TD.shape[0], dtype=jnp.int32)
         kernels = self._kernels(hidden_TD.shape[-1])
-        query_TAF, key_TAF, value_TAF = self._project(hidden_TD, positions_T, kernels)
-        sees_TT = self._sees(hidden_TD, present_T)
-        return self.weigh(_scores(query_TAF, key_TAF), sees_TT), value_TAF, kernels
+        query_TAF, key_TGF, value_TGF = self._project(hidden_TD, positions_T, kernels)
+        sees_TT = self._sees(positions_T, present_T)
+        return self.weigh(scores(query_TAF, key_TGF), sees_TT), value_TGF, kernels
 
     @nn.compact
     def _kernels(self, width: int) -> _Kernels:
-        checks.positive_int(type(self).__name__, "num_heads", self.num_heads)
+        name = type(self).__name__
+        checks.positive_int(name, "num_heads", self.num_heads)
+        checks.one_of(name, "qk_norm", self.qk_norm, QUERY_KEY_NORMS)
         if self.head_width is None and width % self.num_heads:
             raise ValueError(
-                f"{type(self).__name__}: num_heads={self.num_heads} does not divide the width "
-                f"{width}. Choose a divisor, or set head_width."
+                f"{name}: num_heads={self.num_heads} does not divide the width {width}. Choose a "
+                "divisor, or set head_width."
+            )
+        groups = self.num_kv_heads or self.num_heads
+        if self.num_heads % groups:
+            raise ValueError(
+                f"{name}: num_kv_heads={groups} does not divide num_heads={self.num_heads}."
             )
         features = self.head_width or width // self.num_heads
-        into, out = (width, self.num_heads, features), (self.num_heads, features, width)
-        zeros = nn.initializers.zeros
+        query, key = (self.num_heads, features), (groups, features)
+        out_bias = self.use_bias if self.out_bias is None else self.out_bias
+        zeros, ones = nn.initializers.zeros, nn.initializers.ones
 
-        def bias(name: str, shape: tuple[int, ...]) -> Array | None:
-            return self.param(f"{name}_bias", zeros, shape, self.dtype) if self.use_bias else None
+        def bias(name: str, shape: tuple[int, ...], present: bool) -> Array | None:
+            return self.param(f"{name}_bias", zeros, shape, self.dtype) if present else None
+
+        def gain(name: str, shape: tuple[int, ...]) -> Array | None:
+            if self.qk_norm == "none":
+                return None
+            shape = shape[1:] if self.qk_norm == "head" else shape
+            return self.param(f"{name}_norm", ones, shape, self.dtype)
 
         return _Kernels(
-            self.param("query", _INTO_HEADS, into, self.dtype),
-            self.param("key", _INTO_HEADS, into, self.dtype),
-            self.param("value", _INTO_HEADS, into, self.dtype),
-            self.param("out", _OUT_OF_HEADS, out, self.dtype),
-            bias("query", into[1:]),
-            bias("key", into[1:]),
-            bias("value", into[1:]),
-            bias("out", out[2:]),
+            self.param("query", _INTO_HEADS, (width, *query), self.dtype),
+            self.param("key", _INTO_HEADS, (width, *key), self.dtype),
+            self.param("value", _INTO_HEADS, (width, *key), self.dtype),
+            self.param("out", _OUT_OF_HEADS, (*query, width), self.dtype),
+            bias("query", query, self.use_bias),
+            bias("key", key, self.use_bias),
+            bias("value", key, self.use_bias),
+            bias("out", (width,), out_bias),
+            gain("query", query),
+            gain("key", key),
         )
 
     def _project(
-        self, hidden_TD: Array, positions_T: Array | None, kernels: _Kernels
+        self, hidden_TD: Array, positions_T: Array, kernels: _Kernels
     ) -> tuple[Array, Array, Array]:
-        """Queries, keys and values (T, A, F); the queries carry the scale of the scores."""
+        """Queries (T, A, F), keys and values (T, G, F); the queries carry the scores' scale."""
         query_TAF = dense(hidden_TD, kernels.query_DAF, kernels.query_bias_AF)
-        key_TAF = dense(hidden_TD, kernels.key_DAF, kernels.key_bias_AF)
-        value_TAF = dense(hidden_TD, kernels.value_DAF, kernels.value_bias_AF)
-        if self.rotary_base is not None:
-            if positions_T is None:
-                positions_T = jnp.arange(hidden_TD.shape[0], dtype=jnp.int32)
-            query_TAF = rotate(query_TAF, positions_T, self.rotary_base)
-            key_TAF = rotate(key_TAF, positions_T, self.rotary_base)
-        scale = jnp.asarray(1 / math.sqrt(query_TAF.shape[-1]), query_TAF.dtype)
-        return query_TAF * scale, key_TAF, value_TAF
+        key_TGF = dense(hidden_TD, kernels.key_DGF, kernels.key_bias_GF)
+        value_TGF = dense(hidden_TD, kernels.value_DGF, kernels.value_bias_GF)
+        if kernels.query_gain is not None and kernels.key_gain is not None:
+            query_TAF = normed_heads(query_TAF, kernels.query_gain, self.norm_epsilon)
+            key_TGF = normed_heads(key_TGF, kernels.key_gain, self.norm_epsilon)
+        if self.rotary is not None:
+            query_TAF = rotate(query_TAF, positions_T, self.rotary)
+            key_TGF = rotate(key_TGF, positions_T, self.rotary)
+        scale = 1 / math.sqrt(query_TAF.shape[-1]) if self.scale is None else self.scale
+        return query_TAF * jnp.asarray(scale, query_TAF.dtype), key_TGF, value_TGF
 
-    def _sees(self, hidden_TD: Array, present_T: Array | None) -> Array:
-        length = hidden_TD.shape[0]
+    def _sees(self, positions_T: Array, present_T: Array | None) -> Array:
+        """Which columns each row (T, T) reads, in a sequence of one's own."""
+        length = positions_T.shape[0]
         sees_TT = jnp.tri(length, dtype=bool) if self.causal else jnp.ones((length, length), bool)
+        sees_TT &= self._near(positions_T, positions_T)
         if present_T is None:
             return sees_TT
         # An absent position still sees itself: its own output stays finite, and nobody reads it.
         return (sees_TT & present_T[None, :]) | jnp.eye(length, dtype=bool)
 
+    def _near(self, rows_M: Array, columns_T: Array) -> Array:
+        """Which position ids lie within the window of each row; broadcastable to (M, T)."""
+        if self.window is None:
+            return jnp.ones((1, 1), bool)
+        checks.positive_int(type(self).__name__, "window", self.window)
+        return jnp.abs(rows_M[:, None] - columns_T[None, :]) < self.window
+
 
 class SoftmaxAttention(Attention):
-    """Multi-head softmax attention; the weights of each row sum to 1 (Vaswani et al. 2017)."""
+    """Multi-head softmax attention; the weights of each row sum to 1 (Vaswani et al. 2017).
+
+    Attributes:
+      soft_cap: scores s become ``cap tanh(s / cap)`` (Gemma 2); None for none.
+    """
+
+    soft_cap: float | None = None
 
     def weigh(self, scores_AMT: Array, sees_MT: Array) -> Array:
         """Softmax in float32 or wider over what each row sees."""
         lowest = jnp.finfo(scores_AMT.dtype).min
-        return jax.nn.softmax(jnp.where(sees_MT[None], scores_AMT, lowest), axis=-1)
+        capped_AMT = soft_capped(scores_AMT, self.soft_cap)
+        return jax.nn.softmax(jnp.where(sees_MT[None], capped_AMT, lowest), axis=-1)
 
 
 class LinearAttention(Attention):
@@ -202,63 +301,6 @@ class LinearAttention(Attention):
     def weigh(self, scores_AMT: Array, sees_MT: Array) -> Array:
         """The scores where a row sees, zero elsewhere."""
         return jnp.where(sees_MT[None], scores_AMT, jnp.zeros_like(scores_AMT))
-
-
-def rotate(features_TAF: Array, positions_T: Array, base: float) -> Array:
-    """Rotary position embedding: pairs (i, i + F/2) turned by ``position * base^(-2i/F)``.
-
-    Raises:
-      ValueError: an odd number of features.
-
-    Source: Su et al. 2021 (arXiv 2104.09864), in the half-split layout of Llama.
-    """
-    features = features_TAF.shape[-1]
-    if features % 2:
-        raise ValueError(f"rotate: rotary embeddings need an even head width, got {features}.")
-    dtype = accumulator(features_TAF.dtype)
-    half = features // 2
-    exponents = jnp.arange(half, dtype=dtype) / half
-    rates = jnp.asarray(base, dtype) ** -exponents
-    angles_TF = positions_T.astype(dtype)[:, None] * rates[None, :]
-    cos_TAF, sin_TAF = jnp.cos(angles_TF)[:, None, :], jnp.sin(angles_TF)[:, None, :]
-    first_TAF = features_TAF[..., :half].astype(dtype)
-    second_TAF = features_TAF[..., half:].astype(dtype)
-    turned_first_TAF = first_TAF * cos_TAF - second_TAF * sin_TAF
-    turned_second_TAF = second_TAF * cos_TAF + first_TAF * sin_TAF
-    turned_TAF = jnp.concatenate([turned_first_TAF, turned_second_TAF], axis=-1)
-    return turned_TAF.astype(features_TAF.dtype)
-
-
-def _scores(query_MAF: Array, key_TAF: Array) -> Array:
-    """Scores (A, M, T), accumulated in float32 or wider."""
-    return jnp.einsum(
-        "maf,taf->amt",
-        query_MAF,
-        key_TAF,
-        precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=accumulator(query_MAF.dtype),
-    )
-
-
-def _row_scores(query_MAF: Array, key_MAF: Array) -> Array:
-    """Scores (A, M) of each row with its own key."""
-    return jnp.einsum(
-        "maf,maf->am",
-        query_MAF,
-        key_MAF,
-        precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=accumulator(query_MAF.dtype),
-    )
-
-
-def _weighted_sum(weights_AMT: Array, value_TAF: Array) -> Array:
-    """Values (M, A, F) summed with the weights, in the dtype of the values."""
-    return jnp.einsum(
-        "amt,taf->maf",
-        weights_AMT.astype(value_TAF.dtype),
-        value_TAF,
-        precision=jax.lax.Precision.HIGHEST,
-    )
 
 
 def _out(mixed_MAF: Array, kernels: _Kernels) -> Array:

@@ -5,8 +5,13 @@ skip        h = x + A(x)         z = h       out = h + M(z)
 pre_norm    h = x + A(N1 x)      z = N2 h    out = h + M(z)              (GPT-2, Llama, ...)
 post_norm   h = N1(x + A(x))     z = h       out = N2(h + M(z))          (BERT)
 parallel    h = x + A(N1 x)      z = N1 x    out = h + M(z)              (GPT-J, Falcon, ...)
+sandwich    h = x + N1'(A(N1 x)) z = N2 h    out = h + N2'(M(z))         (Gemma 2 and 3)
+output_norm h = x + N1'(A(x))    z = h       out = h + N2'(M(z))         (OLMo 2)
+
+A parallel block with separate norms reads ``z = N2 x`` (GPT-NeoX).
 """
 
+import functools
 from typing import Literal
 
 import jax
@@ -17,14 +22,24 @@ from icl_jax import checks
 from icl_jax.blocks.attention import Attention
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.feedforward import Feedforward
+from icl_jax.blocks.memory import KeyValues
 from icl_jax.blocks.norms import NORMS, Norm, NormName
 from icl_jax.dims import Array
 from icl_jax.patches.block import Midpoint, TokenPatch
+from icl_jax.patches.normed import BalancedPatch, OutputNorm, ScalePatch, apply_normed
 from icl_jax.patches.output import apply_output
 from icl_jax.patches.token import InputFactor
 
-Wiring = Literal["no_skip", "skip", "pre_norm", "post_norm", "parallel"]
-WIRINGS: tuple[Wiring, ...] = ("no_skip", "skip", "pre_norm", "post_norm", "parallel")
+Wiring = Literal["no_skip", "skip", "pre_norm", "post_norm", "parallel", "sandwich", "output_norm"]
+WIRINGS: tuple[Wiring, ...] = (
+    "no_skip",
+    "skip",
+    "pre_norm",
+    "post_norm",
+    "parallel",
+    "sandwich",
+    "output_norm",
+)
 
 
 class Block(nn.Module):
@@ -35,6 +50,8 @@ class Block(nn.Module):
       mlp: any ``Feedforward``.
       wiring: see the table at the top of this file.
       norm: ``layer``, ``rms`` or ``none``, at the places that the wiring has for norms.
+      norm_epsilon: of the norms, in squared units of their input.
+      separate_norms: whether the MLP of a parallel block has a norm of its own.
       dtype: of the norms' parameters.
     """
 
@@ -42,15 +59,27 @@ class Block(nn.Module):
     mlp: Feedforward
     wiring: Wiring = "pre_norm"
     norm: NormName = "layer"
+    norm_epsilon: float = 1e-6
+    separate_norms: bool = False
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
         checks.one_of("Block", "wiring", self.wiring, WIRINGS)
         checks.one_of("Block", "norm", self.norm, NORMS)
-        if self.wiring in ("pre_norm", "post_norm", "parallel"):
-            self.norm_1 = Norm(self.norm, dtype=self.dtype)
-        if self.wiring in ("pre_norm", "post_norm"):
-            self.norm_2 = Norm(self.norm, dtype=self.dtype)
+        norm = functools.partial(Norm, self.norm, self.norm_epsilon, dtype=self.dtype)
+        parallel_2 = self.wiring == "parallel" and self.separate_norms
+        if self.wiring in ("pre_norm", "post_norm", "parallel", "sandwich"):
+            self.norm_1 = norm()
+        if self.wiring in ("pre_norm", "post_norm", "sandwich") or parallel_2:
+            self.norm_2 = norm()
+        if self.norms_output:
+            self.norm_1_out = norm()
+            self.norm_2_out = norm()
+
+    @property
+    def norms_output(self) -> bool:
+        """Whether norms stand on the outputs of the contextual layer and of the MLP."""
+        return self.wiring in ("sandwich", "output_norm")
 
     def __call__(
         self,
@@ -81,15 +110,49 @@ class Block(nn.Module):
         return self.mlp.hidden(mlp_input_TD, factor)
 
     def output(self, midpoint: Midpoint, hidden_TH: Array, patch: TokenPatch | None) -> Array:
-        """The rest: last kernel, output patch row by row, skip and post-norm."""
-        width = midpoint.mlp_input_TD.shape[-1]
+        """The rest: last kernel, output patch row by row, norms and skip."""
         factor = None if patch is None else patch.input
-        output_TD = self.mlp.output(hidden_TH, factor, width)
-        if patch is not None and patch.output is not None:
-            output_TD = jax.vmap(apply_output)(output_TD, hidden_TH, patch.output)
+        output_TD = self.mlp_output(midpoint.mlp_input_TD, hidden_TH, factor)
+        output_patch = None if patch is None else patch.output
+        if isinstance(output_patch, (ScalePatch, BalancedPatch)):
+            norm = OutputNorm(self.norm_2_out.gain(output_TD.shape[-1]), self.norm_epsilon)
+            output_TD = jax.vmap(apply_normed, in_axes=(0, 0, None, 0))(
+                output_TD, hidden_TH, norm, output_patch
+            )
+        else:
+            if self.norms_output:
+                output_TD = self.norm_2_out(output_TD)
+            if output_patch is not None:
+                output_TD = jax.vmap(apply_output)(output_TD, hidden_TH, output_patch)
         if midpoint.residual_TD is not None:
             output_TD = midpoint.residual_TD + output_TD
         return self.norm_2(output_TD) if self.wiring == "post_norm" else output_TD
+
+    def mlp_output(
+        self, mlp_input_TD: Array, hidden_TH: Array, factor: InputFactor | None
+    ) -> Array:
+        """What leaves the MLP's last kernel (T, D), before any output patch, norm or skip."""
+        return self.mlp.output(hidden_TH, mlp_input_TD, factor)
+
+    def extend(
+        self,
+        hidden_MD: Array,
+        memory: KeyValues,
+        *,
+        positions_M: Array,
+        present_M: Array | None = None,
+    ) -> tuple[Midpoint, KeyValues]:
+        """The first half for new tokens after those in the memory (attention only)."""
+        layer = self.contextual_layer
+        if not isinstance(layer, Attention):
+            raise TypeError(
+                f"Block.extend: {type(layer).__name__} has no key-value memory; use a causal "
+                "attention block, or run the sequence again."
+            )
+        mixed_MD, memory = layer.extend(
+            self._read(hidden_MD), memory, positions_M=positions_M, present_M=present_M
+        )
+        return self._midpoint(hidden_MD, mixed_MD), memory
 
     def prefixes(
         self, context_ND: Array, probes_MD: Array, *, positions_M: Array
@@ -116,12 +179,12 @@ class Block(nn.Module):
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
-    ) -> tuple[Array, Array, Array]:
+    ) -> tuple[Array, Array, tuple[Array, Array]]:
         """The contextual layer's sum over heads and tokens, opened (attention only).
 
         Returns:
-          Weights (A, T, T), what each head passes on from each token (A, T, D), and the sum with
-          the skip (T, D), which is what a norm in front of the MLP reads.
+          Weights (A, T, T), what each head passes on from each token (A, T, D), and what norms
+          between here and the MLP read: the sum (T, D), and the residual stream with it (T, D).
 
         Raises:
           TypeError: the contextual layer is no such sum.
@@ -135,35 +198,44 @@ class Block(nn.Module):
         read_TD = self._read(hidden_TD)
         weights_ATT, passed_ATD = layer.parts(read_TD, positions_T=positions_T, present_T=present_T)
         mixed_TD = layer(read_TD, positions_T=positions_T, present_T=present_T)
-        sum_TD = mixed_TD if self.wiring == "no_skip" else hidden_TD + mixed_TD
-        return weights_ATT, passed_ATD, sum_TD
+        if self.wiring == "no_skip":
+            return weights_ATT, passed_ATD, (mixed_TD, mixed_TD)
+        skipped_TD = self.norm_1_out(mixed_TD) if self.norms_output else mixed_TD
+        return weights_ATT, passed_ATD, (mixed_TD, hidden_TD + skipped_TD)
 
-    def to_mlp_input(self, changes_ND: Array, reference_D: Array) -> Array:
+    def to_mlp_input(self, changes_ND: Array, references: tuple[Array, Array]) -> Array:
         """Maps changes (N, D) of the contextual layer's output to changes of the MLP's input.
 
-        Linear: a norm in between keeps the denominator it has at ``reference_D`` (D,), the sum of
-        skip and contextual layer with everything there. In a parallel block nothing gets through.
+        Linear: norms in between keep the denominators that they have with everything there, at the
+        ``references`` (D,) of ``parts``. In a parallel block nothing gets through.
         """
-        if self.wiring == "pre_norm":
-            return self.norm_2.frozen(changes_ND, reference_D)
-        if self.wiring == "post_norm":
-            return self.norm_1.frozen(changes_ND, reference_D)
+        mixed_D, residual_D = references
         if self.wiring == "parallel":
             return jnp.zeros_like(changes_ND)
+        if self.norms_output:
+            changes_ND = self.norm_1_out.frozen(changes_ND, mixed_D)
+        if self.wiring in ("pre_norm", "sandwich"):
+            return self.norm_2.frozen(changes_ND, residual_D)
+        if self.wiring == "post_norm":
+            return self.norm_1.frozen(changes_ND, residual_D)
         return changes_ND
 
     def _read(self, hidden_TD: Array) -> Array:
         """What the contextual layer reads."""
-        return self.norm_1(hidden_TD) if self.wiring in ("pre_norm", "parallel") else hidden_TD
+        reads_normed = self.wiring in ("pre_norm", "parallel", "sandwich")
+        return self.norm_1(hidden_TD) if reads_normed else hidden_TD
 
     def _midpoint(self, hidden_TD: Array, mixed_TD: Array) -> Midpoint:
         if self.wiring == "no_skip":
             return Midpoint(None, mixed_TD)
+        if self.norms_output:
+            mixed_TD = self.norm_1_out(mixed_TD)
         residual_TD = hidden_TD + mixed_TD
         if self.wiring == "post_norm":
             residual_TD = self.norm_1(residual_TD)
-        if self.wiring == "pre_norm":
+        if self.wiring in ("pre_norm", "sandwich"):
             return Midpoint(residual_TD, self.norm_2(residual_TD))
         if self.wiring == "parallel":
-            return Midpoint(residual_TD, self.norm_1(hidden_TD))
+            norm = self.norm_2 if self.separate_norms else self.norm_1
+            return Midpoint(residual_TD, norm(hidden_TD))
         return Midpoint(residual_TD, residual_TD)

@@ -43,15 +43,17 @@ class Feedforward(nn.Module):
 
     def __call__(self, mlp_input_TD: Array) -> Array:
         """``M(z)``, (T, D)."""
-        return self.output(self.hidden(mlp_input_TD, None), None, mlp_input_TD.shape[-1])
+        return self.output(self.hidden(mlp_input_TD, None), mlp_input_TD, None)
 
     def hidden(self, mlp_input_TD: Array, factor: InputFactor | None) -> Array:
         """The activations (T, H) that enter the last kernel."""
         raise TypeError(f"{type(self).__name__} must define hidden(mlp_input_TD, factor).")
 
-    def output(self, hidden_TH: Array, factor: InputFactor | None, width: int) -> Array:
-        """The last kernel and its bias, (T, width)."""
-        raise TypeError(f"{type(self).__name__} must define output(hidden_TH, factor, width).")
+    def output(self, hidden_TH: Array, mlp_input_TD: Array, factor: InputFactor | None) -> Array:
+        """The last kernel and its bias, (T, D), on hidden activations of this input and factor."""
+        raise TypeError(
+            f"{type(self).__name__} must define output(hidden_TH, mlp_input_TD, factor)."
+        )
 
     @nn.compact
     def _affine(self, name: str, inputs: Array, width: int) -> Array:
@@ -75,16 +77,16 @@ class Dense(Feedforward):
         """The last hidden layer; without one, the MLP's own (unpatched) input."""
         activations = mlp_input_TD
         if self.hidden_widths:
-            activations = _patched(activations, factor)
+            activations = patched_input(activations, factor)
         for layer, width in enumerate(self.hidden_widths):
             checks.positive_int("Dense", "hidden_widths", width)
             activations = self._act(self._affine(f"layer_{layer}", activations, width))
         return activations
 
-    def output(self, hidden_TH: Array, factor: InputFactor | None, width: int) -> Array:
+    def output(self, hidden_TH: Array, mlp_input_TD: Array, factor: InputFactor | None) -> Array:
         """The down kernel; without a hidden layer it is also the kernel that ``factor`` patches."""
-        inputs = hidden_TH if self.hidden_widths else _patched(hidden_TH, factor)
-        return self._affine("down", inputs, width)
+        inputs = hidden_TH if self.hidden_widths else patched_input(mlp_input_TD, factor)
+        return self._affine("down", inputs, mlp_input_TD.shape[-1])
 
 
 class Gated(Feedforward):
@@ -99,14 +101,15 @@ class Gated(Feedforward):
     def hidden(self, mlp_input_TD: Array, factor: InputFactor | None) -> Array:
         """Gate times up; both read the same patched input."""
         checks.positive_int("Gated", "hidden_width", self.hidden_width)
-        inputs_TD = _patched(mlp_input_TD, factor)
+        inputs_TD = patched_input(mlp_input_TD, factor)
         gate_TH = self._act(self._affine("gate", inputs_TD, self.hidden_width))
         return gate_TH * self._affine("up", inputs_TD, self.hidden_width)
 
-    def output(self, hidden_TH: Array, factor: InputFactor | None, width: int) -> Array:
+    def output(self, hidden_TH: Array, mlp_input_TD: Array, factor: InputFactor | None) -> Array:
         """The down kernel."""
-        return self._affine("down", hidden_TH, width)
+        return self._affine("down", hidden_TH, mlp_input_TD.shape[-1])
 
 
-def _patched(mlp_input_TD: Array, factor: InputFactor | None) -> Array:
+def patched_input(mlp_input_TD: Array, factor: InputFactor | None) -> Array:
+    """``z E``, row by row: what the unpatched input kernels have to read."""
     return mlp_input_TD if factor is None else jax.vmap(apply_factor)(mlp_input_TD, factor)

@@ -59,6 +59,10 @@ class Norm(nn.Module):
         centred_TD = self._centre(vectors_TD.astype(dtype))
         return (centred_TD / denominator * _like(gain_D, centred_TD)).astype(vectors_TD.dtype)
 
+    def gain(self, width: int) -> Array:
+        """The gain (width,) that the normed vector is multiplied by."""
+        return self._parameters(width)[0]
+
     @nn.compact
     def _parameters(self, width: int) -> tuple[Array, Array | None]:
         gain_D = self.param("scale", nn.initializers.ones, (width,), self.dtype)
@@ -72,7 +76,14 @@ class Norm(nn.Module):
         return wide_TD - jnp.mean(wide_TD, axis=-1, keepdims=True)
 
     def _denominator(self, centred_TD: Array) -> Array:
-        return jnp.sqrt(jnp.mean(centred_TD**2, axis=-1, keepdims=True) + self.epsilon)
+        return root_mean_square(centred_TD, self.epsilon)
+
+
+def root_mean_square(
+    values: Array, epsilon: float = 0.0, axes: int | tuple[int, ...] = -1
+) -> Array:
+    """``sqrt(mean(x^2) + epsilon)`` over some axes, which stay as axes of one entry."""
+    return jnp.sqrt(jnp.mean(values**2, axis=axes, keepdims=True) + epsilon)
 
 
 def _like(vector_D: Array, rows: Array) -> Array:

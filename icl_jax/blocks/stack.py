@@ -11,9 +11,11 @@ from icl_jax import checks
 from icl_jax.blocks.affine import Affine
 from icl_jax.blocks.attention import SoftmaxAttention
 from icl_jax.blocks.block import Block
+from icl_jax.blocks.memory import KeyValues
 from icl_jax.blocks.norms import Norm, NormName
 from icl_jax.dims import Array, Params
 from icl_jax.patches.block import Midpoint, TokenPatch
+from icl_jax.patches.normed import OutputNorm
 from icl_jax.patches.token import InputFactor
 
 
@@ -88,8 +90,15 @@ class FlaxBlock:
 
     @property
     def has_output_bias(self) -> bool:
-        """Whether the MLP ends in a bias."""
+        """Whether the MLP, or the norm on its output, ends in a bias."""
+        if self.norms_output:
+            return self.module.norm == "layer"
         return self.module.mlp.use_bias
+
+    @property
+    def norms_output(self) -> bool:
+        """Whether a norm stands on the MLP's output."""
+        return self.module.norms_output and self.module.norm != "none"
 
     @property
     def causal(self) -> bool:
@@ -104,7 +113,8 @@ class FlaxBlock:
     @property
     def has_norm(self) -> bool:
         """Whether a norm stands between the contextual layer and the MLP's input."""
-        return self.module.norm != "none" and self.module.wiring in ("pre_norm", "post_norm")
+        normed = ("pre_norm", "post_norm", "sandwich", "output_norm")
+        return self.module.norm != "none" and self.module.wiring in normed
 
     def contextual(
         self,
@@ -129,6 +139,32 @@ class FlaxBlock:
         """See ``Block.output``."""
         return self._apply(params, "output", midpoint, hidden_TH, patch)
 
+    def output_norm(self, params: Params) -> OutputNorm | None:
+        """The root-mean-square norm on the MLP's output; None where there is none."""
+        if not self.norms_output or self.module.norm != "rms":
+            return None
+        return OutputNorm(params["norm_2_out"]["scale"], self.module.norm_epsilon)
+
+    def mlp_output(
+        self, params: Params, mlp_input_TD: Array, hidden_TH: Array, factor: InputFactor | None
+    ) -> Array:
+        """See ``Block.mlp_output``."""
+        return self._apply(params, "mlp_output", mlp_input_TD, hidden_TH, factor)
+
+    def extend(
+        self,
+        params: Params,
+        hidden_MD: Array,
+        memory: KeyValues,
+        *,
+        positions_M: Array,
+        present_M: Array | None = None,
+    ) -> tuple[Midpoint, KeyValues]:
+        """See ``Block.extend``."""
+        return self._apply(
+            params, "extend", hidden_MD, memory, positions_M=positions_M, present_M=present_M
+        )
+
     def prefixes(
         self, params: Params, context_ND: Array, probes_MD: Array, *, positions_M: Array
     ) -> tuple[Midpoint, Midpoint]:
@@ -148,13 +184,15 @@ class FlaxBlock:
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
-    ) -> tuple[Array, Array, Array]:
+    ) -> tuple[Array, Array, tuple[Array, Array]]:
         """See ``Block.parts``."""
         return self._apply(params, "parts", hidden_TD, positions_T=positions_T, present_T=present_T)
 
-    def to_mlp_input(self, params: Params, changes_ND: Array, reference_D: Array) -> Array:
+    def to_mlp_input(
+        self, params: Params, changes_ND: Array, references: tuple[Array, Array]
+    ) -> Array:
         """See ``Block.to_mlp_input``."""
-        return self._apply(params, "to_mlp_input", changes_ND, reference_D)
+        return self._apply(params, "to_mlp_input", changes_ND, references)
 
     def _apply(self, params: Params, method: str, *args: Any, **kwargs: Any) -> Any:
         return self.module.apply({"params": params}, *args, method=method, **kwargs)

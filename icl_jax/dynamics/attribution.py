@@ -105,11 +105,14 @@ class AttentionBlock(ContextualBlock, Protocol):
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
-    ) -> tuple[Array, Array, Array]:
-        """Weights (A, T, T), what is passed on (A, T, D), and the sum with the skip (T, D)."""
+    ) -> tuple[Array, Array, tuple[Array, Array]]:
+        """Weights (A, T, T), what is passed on (A, T, D), and what norms read: the sum, and the
+        residual stream with it, each (T, D)."""
 
-    def to_mlp_input(self, params: Params, changes_ND: Array, reference_D: Array) -> Array:
-        """Changes of the sum as changes of the MLP's input, the norm's denominator frozen."""
+    def to_mlp_input(
+        self, params: Params, changes_ND: Array, references: tuple[Array, Array]
+    ) -> Array:
+        """Changes of the sum as changes of the MLP's input, the norms' denominators frozen."""
 
 
 def attribute_block(
@@ -154,7 +157,7 @@ def attribute_block(
         positions_T=positions_T[kept_K],
         present_T=None if present_T is None else present_T[kept_K],
     )
-    weights_ATT, passed_ATD, sum_TD = block.parts(
+    weights_ATT, passed_ATD, (mixed_TD, residual_TD) = block.parts(
         params, hidden_TD, positions_T=positions_T, present_T=present_T
     )
     kept_T = jnp.zeros(hidden_TD.shape[0], bool).at[kept_K].set(True)
@@ -164,7 +167,7 @@ def attribute_block(
             weights_ATT[:, position], passed_ATD, kept_T, normalised=block.normalised
         )
         rows_ND = changes_ATD.reshape(-1, changes_ATD.shape[-1])
-        mapped_ND = block.to_mlp_input(params, rows_ND, sum_TD[position])
+        mapped_ND = block.to_mlp_input(params, rows_ND, (mixed_TD[position], residual_TD[position]))
         contributions_ATD = mapped_ND.reshape(changes_ATD.shape)
         remainder_D = jnp.zeros_like(kept_D)
         if block.has_norm:

@@ -4,6 +4,7 @@ By induction over the layers: patch layer 1 so that its output on the kept posit
 output with everything; then layer 2 reads the same input and only its contextual layer differs.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,7 +22,8 @@ from icl_jax.patches.block import (
     apply_block,
     block_patches,
 )
-from icl_jax.patches.output import DownPatch, OutputPolicy
+from icl_jax.patches.normed import BalancedPatch, ScalePatch
+from icl_jax.patches.output import DownPatch, OutputPolicy, compact_down
 from icl_jax.patches.token import Conditioning
 
 #: ``closed``: each patch repairs the state that the patched run really has. ``open``: all patches
@@ -184,33 +186,68 @@ def patched_forward(
     )
 
 
+def compact_bank(bank: Bank) -> Bank:
+    """The same bank without the H-vectors of its down patches, which the patched run recomputes.
+
+    What is left are vectors of the model width: at most four per position and layer, whatever the
+    width of the MLP. The patched outputs are the same up to rounding; ``down_update`` needs the
+    bank as it was.
+    """
+
+    def compact(patch: TokenPatch) -> TokenPatch:
+        output = patch.output
+        if isinstance(output, DownPatch):
+            output = compact_down(output)
+        elif isinstance(output, BalancedPatch):
+            output = dataclasses.replace(output, down=compact_down(output.down))
+        return dataclasses.replace(patch, output=output)
+
+    return dataclasses.replace(bank, patches=tuple(compact(patch) for patch in bank.patches))
+
+
 def check_patchable(bank: Bank) -> None:
     """Raises ValueError when a patch of a computed bank (batched or not) does not exist.
 
     Runs on the host, after ``jit``: names the layer and the first kept position whose MLP input, or
-    hidden activations under a patched down kernel, had length zero or were not finite.
+    hidden activations under a patched down kernel, had length zero or were not finite, or whose
+    MLP output had entries that a scale patch would have to divide by zero.
     """
     for layer, (patch, numbers) in enumerate(zip(bank.patches, bank.conditioning, strict=True)):
         if patch.input is not None:
             lengths = np.asarray(numbers.kept_norm)
-            bad = np.argwhere((lengths == 0) | ~np.isfinite(lengths))
-            if len(bad):
-                index = tuple(int(i) for i in bad[0])
+            index = _first((lengths == 0) | ~np.isfinite(lengths))
+            if index is not None:
                 raise ValueError(
                     f"check_patchable: the MLP input of layer {layer} at index {index} (prompt "
                     f"axes first, then the kept position) has length {lengths[index]}: no weight "
                     "update changes what it gives. Keep a further position, such as a BOS token."
                 )
-        if isinstance(patch.output, DownPatch):
-            bad = np.argwhere(~np.all(np.isfinite(np.asarray(patch.output.v_H)), axis=-1))
-            if len(bad):
-                index = tuple(int(i) for i in bad[0])
+        down = patch.output.down if isinstance(patch.output, BalancedPatch) else patch.output
+        if isinstance(down, DownPatch):
+            lengths = np.asarray(down.hidden_norm)
+            index = _first((lengths == 0) | ~np.isfinite(lengths))
+            if index is not None:
                 raise ValueError(
                     f"check_patchable: the hidden activations of layer {layer} at index {index} "
-                    "(prompt axes first, then the kept position) have length zero or are not "
-                    "finite: no update of the down kernel puts the residual change back. Use "
-                    "output='bias' on a block with an output bias, or keep a further position."
+                    f"(prompt axes first, then the kept position) have length {lengths[index]}: no "
+                    "update of the down kernel puts the residual change back. Use output='bias' on "
+                    "a block with an output bias, or keep a further position."
                 )
+        if isinstance(patch.output, (ScalePatch, BalancedPatch)):
+            index = _first(~np.all(np.isfinite(np.asarray(patch.output.gain_delta_D)), axis=-1))
+            if index is not None:
+                raise ValueError(
+                    f"check_patchable: the MLP's output of layer {layer} at index {index} (prompt "
+                    "axes first, then the kept position) has entries of zero, or none at all: its "
+                    "norm's gain cannot put the residual change back. Use output='balanced', or "
+                    "keep a further position."
+                )
+
+
+def _first(bad: np.ndarray) -> tuple[int, ...] | None:
+    """The first index where ``bad`` holds, or None."""
+    found = np.argwhere(bad)
+    return tuple(int(i) for i in found[0]) if len(found) else None
 
 
 def _check_stack(

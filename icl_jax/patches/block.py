@@ -5,13 +5,25 @@ Anything that can say how it reads a context (``contextual``), what enters its l
 an Equinox or NNX module behind a few lines, or plain functions.
 """
 
+import dataclasses
+import functools
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array, Params
+from icl_jax.patches.normed import (
+    BalancedPatch,
+    OutputNorm,
+    ScalePatch,
+    balanced_patch,
+    gain_change,
+    scale_patch,
+    smallest_normed,
+)
 from icl_jax.patches.output import (
     OUTPUT_POLICIES,
     BiasPatch,
@@ -49,15 +61,18 @@ class TokenPatch:
 
     Attributes:
       input: the factor of all input kernels; None where they do not see the context (parallel).
-      output: the change of the output bias or down kernel; None without a skip.
+      output: the change of the output bias, down kernel or output norm; None without a skip.
     """
 
     input: InputFactor | None
-    output: BiasPatch | DownPatch | None
+    output: BiasPatch | DownPatch | ScalePatch | BalancedPatch | None
 
 
 class ContextualBlock(Protocol):
-    """``T_W(C, x) = M_W(A(C, x))``, opened at the MLP's input and at its last kernel."""
+    """``T_W(C, x) = M_W(A(C, x))``, opened at the MLP's input and at its last kernel.
+
+    A block with a norm on its MLP's output also has the two methods of ``NormedBlock``.
+    """
 
     @property
     def patches_input(self) -> bool:
@@ -86,6 +101,23 @@ class ContextualBlock(Protocol):
         """The block's output (T, D); ``patch`` has a leading T axis."""
 
 
+@runtime_checkable
+class NormedBlock(Protocol):
+    """What a block says of the norm on its MLP's output, if it has one."""
+
+    @property
+    def norms_output(self) -> bool:
+        """Whether a norm of any kind follows the MLP."""
+
+    def output_norm(self, params: Params) -> OutputNorm | None:
+        """The norm; None where nothing (or no root-mean-square norm) follows the MLP."""
+
+    def mlp_output(
+        self, params: Params, mlp_input_TD: Array, hidden_TH: Array, factor: InputFactor | None
+    ) -> Array:
+        """What the norm reads (T, D): the MLP's output before any output patch."""
+
+
 def block_patches(
     block: ContextualBlock,
     params: Params,
@@ -108,34 +140,69 @@ def block_patches(
       conditioning numbers (K,).
 
     Raises:
-      ValueError: an unknown policy, ``bias`` on a block without an output bias, or (outside jit)
-        an MLP input of length zero, or hidden activations of length zero where the down kernel
-        carries the residual change.
+      ValueError: an unknown policy, one that the block has no weights for, or (outside jit) an MLP
+        input of length zero, or hidden activations of length zero where the down kernel carries the
+        residual change.
 
     Source: Dherin et al. 2025, Theorem 2.2 and appendix; Goldwaser et al. (arXiv 2511.17864) for
-      blocks without biases and for parallel blocks.
+      blocks without biases, parallel blocks and norms on the output.
     """
-    checks.one_of("block_patches", "output", output, OUTPUT_POLICIES)
-    if output == "bias" and not block.has_output_bias:
-        raise ValueError(
-            "block_patches: output='bias' needs a block whose MLP ends in a bias; this one has "
-            "none. Use output='down' or 'auto'."
-        )
+    norm = block.output_norm(params) if isinstance(block, NormedBlock) else None
+    policy = _policy(output, block, norm is not None)
     factor = None
     if block.patches_input:
         checks.non_zero_rows("block_patches", "the MLP's input", kept.mlp_input_TD)
         factor = jax.vmap(input_factor)(full.mlp_input_TD, kept.mlp_input_TD)
     hidden_KH = block.hidden(params, kept.mlp_input_TD, factor)
-    output_patch: BiasPatch | DownPatch | None = None
-    if full.residual_TD is not None and kept.residual_TD is not None:
-        change_KD = full.residual_TD - kept.residual_TD
-        if output == "down" or not block.has_output_bias:
-            checks.non_zero_rows("block_patches", "the down kernel's input", hidden_KH)
-            output_patch = jax.vmap(down_patch)(hidden_KH, change_KD)
-        else:
-            output_patch = jax.vmap(bias_patch)(change_KD)
     numbers = jax.vmap(conditioning)(full.mlp_input_TD, kept.mlp_input_TD)
-    return TokenPatch(factor, output_patch), hidden_KH, numbers
+    if full.residual_TD is None or kept.residual_TD is None:
+        return TokenPatch(factor, None), hidden_KH, numbers
+    change_KD = full.residual_TD - kept.residual_TD
+    if policy == "bias":
+        return TokenPatch(factor, jax.vmap(bias_patch)(change_KD)), hidden_KH, numbers
+    if policy != "scale":
+        checks.non_zero_rows("block_patches", "the down kernel's input", hidden_KH)
+    if policy == "down":
+        return TokenPatch(factor, jax.vmap(down_patch)(hidden_KH, change_KD)), hidden_KH, numbers
+
+    assert norm is not None and isinstance(block, NormedBlock)  # _policy has seen to it
+    output_KD = block.mlp_output(params, kept.mlp_input_TD, hidden_KH, factor)
+    patch: ScalePatch | BalancedPatch
+    if policy == "scale":
+        patch = jax.vmap(scale_patch, in_axes=(0, 0, None))(output_KD, change_KD, norm)
+    else:
+        balance = functools.partial(balanced_patch, remainder=policy == "balanced+remainder")
+        patch = jax.vmap(balance, in_axes=(0, 0, 0, None))(output_KD, hidden_KH, change_KD, norm)
+    gain_change_KD = jax.vmap(gain_change, in_axes=(0, None))(patch, norm)
+    numbers = dataclasses.replace(
+        numbers,
+        max_gain_change=jnp.max(jnp.abs(gain_change_KD), axis=-1),
+        min_normalised=jax.vmap(smallest_normed)(output_KD),
+    )
+    return TokenPatch(factor, patch), hidden_KH, numbers
+
+
+def _policy(output: OutputPolicy, block: ContextualBlock, has_gain: bool) -> OutputPolicy:
+    """The weights that ``auto`` stands for; raises where a block lacks those asked for."""
+    checks.one_of("block_patches", "output", output, OUTPUT_POLICIES)
+    if output == "auto":
+        return "bias" if block.has_output_bias else "balanced" if has_gain else "down"
+    if output == "bias" and not block.has_output_bias:
+        raise ValueError(
+            "block_patches: output='bias' needs a block that ends in a bias; this one has none. "
+            f"Use output={'balanced' if has_gain else 'down'!r} or 'auto'."
+        )
+    if output == "down" and isinstance(block, NormedBlock) and block.norms_output:
+        raise ValueError(
+            "block_patches: output='down' cannot restore the residual stream of a block with a "
+            "norm on its MLP's output, which takes away lengths. Use output='auto'."
+        )
+    if output in ("scale", "balanced", "balanced+remainder") and not has_gain:
+        raise ValueError(
+            f"block_patches: output={output!r} needs a root-mean-square norm on the MLP's output; "
+            "this block has none. Use output='auto'."
+        )
+    return output
 
 
 def apply_block(

@@ -5,20 +5,21 @@ Where a skip goes around the MLP, the context has also changed the residual stre
 output bias or by the down kernel.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array
-from icl_jax.patches.low_rank import LowRank, inner_product, outer
+from icl_jax.patches.low_rank import LowRank, inner_product, outer, vector_norm
 from icl_jax.patches.token import dual_vector
 
-#: Which weight carries the residual change: ``auto`` takes the bias where there is one.
-OutputPolicy = Literal["auto", "bias", "down"]
-OUTPUT_POLICIES = ("auto", "bias", "down")
+#: Which weights carry the residual change. ``auto``: the bias where the block ends in one, the
+#: balanced patch where a root-mean-square norm stands on the MLP's output, else the down kernel.
+OutputPolicy = Literal["auto", "bias", "down", "scale", "balanced", "balanced+remainder"]
+OUTPUT_POLICIES = ("auto", "bias", "down", "scale", "balanced", "balanced+remainder")
 
 
 @jax.tree_util.register_dataclass
@@ -39,12 +40,15 @@ class DownPatch:
     """``W_down -> W_down + outer(v, r)`` with ``v = a / |a|^2``.
 
     Attributes:
-      v_H: (H,), the dual vector of the hidden activations ``a`` that enter the down kernel.
+      v_H: (H,), the dual vector of the hidden activations ``a`` that enter the down kernel; None in
+        a compact patch, which takes ``a`` from the run that it is applied in.
       delta_D: (D,), ``r = h_S - h_K``, in units of the residual stream.
+      hidden_norm: (), ``|a|``, in units of activations.
     """
 
-    v_H: Array
+    v_H: Array | None
     delta_D: Array
+    hidden_norm: Array
 
 
 def bias_patch(change_D: Array) -> BiasPatch:
@@ -72,11 +76,29 @@ def down_patch(hidden_H: Array, change_D: Array) -> DownPatch:
     """
     checks.rank("down_patch", "change_D", change_D, 1, "(D)")
     checks.same_dtype("down_patch", hidden_H=hidden_H, change_D=change_D)
-    return DownPatch(dual_vector(hidden_H), change_D)
+    return DownPatch(dual_vector(hidden_H), change_D, vector_norm(hidden_H))
+
+
+def compact_down(patch: DownPatch) -> DownPatch:
+    """The same patch without its H-vector.
+
+    On its own token the input-patched kernels give ``a`` again, so ``|a|`` is all that has to be
+    kept: a bank shrinks from H + D to D + 1 numbers per position and layer.
+    """
+    return dataclasses.replace(patch, v_H=None)
 
 
 def down_update(patch: DownPatch) -> LowRank:
-    """The update of the down kernel (H, D) as factors."""
+    """The update of the down kernel (H, D) as factors.
+
+    Raises:
+      ValueError: a compact patch, which does not hold the vector.
+    """
+    if patch.v_H is None:
+        raise ValueError(
+            "down_update: a compact patch does not hold v = a / |a|^2; take the update from the "
+            "bank before compact_bank."
+        )
     return outer(patch.v_H, patch.delta_D)
 
 
@@ -84,14 +106,20 @@ def apply_output(output_D: Array, hidden_H: Array, patch: BiasPatch | DownPatch)
     """The MLP's output (D,) with the patched bias or down kernel, given its hidden activations."""
     if isinstance(patch, BiasPatch):
         return output_D + patch.delta_D
-    strength = inner_product(hidden_H, patch.v_H)
+    strength = _strength(hidden_H, patch)
     change_D = (strength * patch.delta_D.astype(strength.dtype)).astype(output_D.dtype)
     return output_D + change_D
 
 
 def output_norm(patch: BiasPatch | DownPatch) -> Array:
     """The Frobenius norm of the change of the bias or of the down kernel."""
-    length = jnp.sqrt(inner_product(patch.delta_D, patch.delta_D))
-    if isinstance(patch, BiasPatch):
-        return length
-    return length * jnp.sqrt(inner_product(patch.v_H, patch.v_H))
+    length = vector_norm(patch.delta_D)
+    return length if isinstance(patch, BiasPatch) else length / patch.hidden_norm
+
+
+def _strength(hidden_H: Array, patch: DownPatch) -> Array:
+    """``a . v`` (), which is 1 on the patch's own token, in float32 or wider."""
+    if patch.v_H is not None:
+        return inner_product(hidden_H, patch.v_H)
+    unit_H = hidden_H.astype(patch.hidden_norm.dtype) / patch.hidden_norm
+    return inner_product(unit_H, unit_H)

@@ -127,10 +127,15 @@ class Conditioning:
     Attributes:
       kept_norm: (), ``|z_K|``, in units of activations; zero means that there is no patch.
       relative_change: (), ``|z_S - z_K| / |z_K|``.
+      max_gain_change: (), ``max |ds|``, the largest change of an entry of the gain of a norm on the
+        MLP's output; None in blocks without one.
+      min_normalised: (), ``min |o / rms(o)|``, what a scale patch divides by; None likewise.
     """
 
     kept_norm: Array
     relative_change: Array
+    max_gain_change: Array | None = None
+    min_normalised: Array | None = None
 
 
 def conditioning(full_D: Array, kept_D: Array) -> Conditioning:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from icl_jax.blocks.attention import Attention, LinearAttention, SoftmaxAttention, rotate
+from icl_jax.blocks.attention import Attention, LinearAttention, SoftmaxAttention
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
+from icl_jax.blocks.rotary import Rotary, rotate
 from tests.helpers import LAYERS, WIDTH, assert_close, compiled, normal, random_params
 
 HIDDEN_TD = normal(1, 6, WIDTH)
@@ -75,7 +76,7 @@ class TestAttention:
 
     @pytest.mark.parametrize("kind", (SoftmaxAttention, LinearAttention))
     def test_rotary_attention_equals_its_reference(self, kind):
-        params, call = with_params(kind(num_heads=2, rotary_base=30.0))
+        params, call = with_params(kind(num_heads=2, rotary=Rotary(30.0)))
         positions_T = jnp.array([0, 1, 5, 6, 20, 21])
         want_TD = reference_attention(
             params,
@@ -128,8 +129,8 @@ class TestAttention:
             with_params(LinearAttention(num_heads=0))
 
     def test_rotary_needs_an_even_head_width(self):
-        with pytest.raises(ValueError, match="need an even head width, got 3"):
-            with_params(SoftmaxAttention(num_heads=2, head_width=3, rotary_base=10.0))
+        with pytest.raises(ValueError, match="turn an even number of at most 3 features"):
+            with_params(SoftmaxAttention(num_heads=2, head_width=3, rotary=Rotary(10.0)))
 
     def test_a_batch_is_sent_to_vmap(self):
         _, call = with_params(LAYERS["attention"])
@@ -146,7 +147,7 @@ class TestAttention:
 
     def test_rotation_keeps_lengths(self):
         features_TAF = normal(0, 5, 2, 6)
-        turned_TAF = rotate(features_TAF, jnp.arange(5), 10.0)
+        turned_TAF = rotate(features_TAF, jnp.arange(5), Rotary(10.0))
         assert_close(
             jnp.linalg.norm(turned_TAF, axis=-1), jnp.linalg.norm(features_TAF, axis=-1), 6
         )

@@ -55,7 +55,7 @@ def parameter_changes(patch, params, mlp):
         changes["down", "bias"] = patch.output.delta_D[0]
     else:
         assert isinstance(patch.output, DownPatch)
-        down = DownPatch(patch.output.v_H[0], patch.output.delta_D[0])
+        down = jax.tree.map(lambda rows: rows[0], patch.output)
         changes["down", "kernel"] = as_matrix(down_update(down))
     return changes
 

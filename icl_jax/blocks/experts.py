@@ -1,0 +1,121 @@
+"""A mixture of experts as one MLP: a router picks a few gated MLPs for each token.
+
+``M(z) = sum_e g_e(z) MLP_e(z)`` over the chosen experts. Side by side, the chosen experts' gated
+activations ``[g_1 a_1, ..., g_k a_k]`` are the hidden activations of one wide MLP, so the input
+factor and the down patch of a dense block hold for a mixture word for word: the least-norm down
+patch gives expert e the share ``g_e outer(a_e, r) / sum_f g_f^2 |a_f|^2``
+(Goldwaser et al., arXiv 2511.17864).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from icl_jax import checks
+from icl_jax.blocks.affine import dense
+from icl_jax.blocks.feedforward import ActivationName, Feedforward, patched_input
+from icl_jax.dims import Array
+from icl_jax.patches.low_rank import accumulator
+from icl_jax.patches.token import InputFactor
+
+_INTO = nn.initializers.lecun_normal(in_axis=-2, out_axis=-1, batch_axis=0)
+
+
+class Experts(Feedforward):
+    """Top-k routed gated experts (Jiang et al., arXiv 2401.04088), and a shared one if wanted.
+
+    Attributes:
+      num_experts: E.
+      experts_per_token: k, how many each token gets.
+      hidden_width: F, of one expert.
+      renormalise: whether the gates of the chosen experts are divided by their sum.
+      shared_width: hidden width of an expert that every token gets, weighed by a sigmoid of its own
+        (Qwen2-MoE); None for none.
+    """
+
+    num_experts: int = 8
+    experts_per_token: int = 2
+    hidden_width: int = 128
+    renormalise: bool = True
+    shared_width: int | None = None
+    activation: ActivationName = "silu"
+    use_bias: bool = False
+
+    def route(self, inputs_TD: Array) -> tuple[Array, Array]:
+        """The chosen experts (T, k), int32, and their gates (T, k), in float32 or wider."""
+        for name in ("num_experts", "experts_per_token", "hidden_width"):
+            checks.positive_int("Experts", name, getattr(self, name))
+        if self.experts_per_token > self.num_experts:
+            raise ValueError(
+                f"Experts: experts_per_token={self.experts_per_token} is more than "
+                f"num_experts={self.num_experts}."
+            )
+        if self.use_bias:
+            raise ValueError("Experts: use_bias=True is not supported; experts have no biases.")
+        router_DE = self._kernel("router", (inputs_TD.shape[-1], self.num_experts))
+        logits_TE = dense(inputs_TD, router_DE).astype(accumulator(inputs_TD.dtype))
+        gates_Tk, chosen_Tk = jax.lax.top_k(
+            jax.nn.softmax(logits_TE, axis=-1), self.experts_per_token
+        )
+        if self.renormalise:
+            gates_Tk = gates_Tk / jnp.sum(gates_Tk, axis=-1, keepdims=True)
+        return chosen_Tk.astype(jnp.int32), gates_Tk
+
+    def hidden(self, mlp_input_TD: Array, factor: InputFactor | None) -> Array:
+        """Gated activations of the chosen experts, by rank, then of a shared one: (T, k F + S)."""
+        inputs_TD = patched_input(mlp_input_TD, factor)
+        length, width = inputs_TD.shape
+        chosen_Tk, gates_Tk = self.route(inputs_TD)
+        into = (self.num_experts, width, self.hidden_width)
+        gate_EDF, up_EDF = self._kernel("gate", into), self._kernel("up", into)
+
+        def add_expert(slots_TkF: Array, expert: tuple[Array, Array, Array]) -> tuple[Array, None]:
+            index, gate_DF, up_DF = expert
+            activations_TF = self._act(dense(inputs_TD, gate_DF)) * dense(inputs_TD, up_DF)
+            mine_Tk = (chosen_Tk == index)[..., None]
+            return jnp.where(mine_Tk, activations_TF[:, None, :], slots_TkF), None
+
+        # Every expert runs on every token and each token keeps its own: no gathers, and it batches.
+        empty_TkF = jnp.zeros((length, self.experts_per_token, self.hidden_width), inputs_TD.dtype)
+        indices_E = jnp.arange(self.num_experts, dtype=jnp.int32)
+        slots_TkF, _ = jax.lax.scan(add_expert, empty_TkF, (indices_E, gate_EDF, up_EDF))
+        gated_TkF = slots_TkF * gates_Tk[..., None].astype(inputs_TD.dtype)
+        hidden_TH = gated_TkF.reshape(length, -1)
+        if self.shared_width is None:
+            return hidden_TH
+        return jnp.concatenate([hidden_TH, self._shared(inputs_TD, self.shared_width)], axis=-1)
+
+    def output(self, hidden_TH: Array, mlp_input_TD: Array, factor: InputFactor | None) -> Array:
+        """The chosen experts' down kernels; the (small) router runs again to say whose they are."""
+        length, width = mlp_input_TD.shape
+        chosen_Tk, _ = self.route(patched_input(mlp_input_TD, factor))
+        routed = self.experts_per_token * self.hidden_width
+        slots_TkF = hidden_TH[:, :routed].reshape(length, self.experts_per_token, -1)
+        down_EFD = self._kernel("down", (self.num_experts, self.hidden_width, width))
+
+        def add_expert(sum_TD: Array, expert: tuple[Array, Array]) -> tuple[Array, None]:
+            index, down_FD = expert
+            mine_Tk = (chosen_Tk == index)[..., None].astype(slots_TkF.dtype)
+            return sum_TD + dense(jnp.sum(slots_TkF * mine_Tk, axis=1), down_FD), None
+
+        indices_E = jnp.arange(self.num_experts, dtype=jnp.int32)
+        zeros_TD = jnp.zeros((length, width), hidden_TH.dtype)
+        output_TD, _ = jax.lax.scan(add_expert, zeros_TD, (indices_E, down_EFD))
+        if self.shared_width is None:
+            return output_TD
+        shared_SD = self._kernel("shared_down", (self.shared_width, width))
+        return output_TD + dense(hidden_TH[:, routed:], shared_SD)
+
+    def _shared(self, inputs_TD: Array, shared_width: int) -> Array:
+        """The shared expert's activations (T, S), times its own gate."""
+        width = inputs_TD.shape[-1]
+        into = (width, shared_width)
+        gate_TS = self._act(dense(inputs_TD, self._kernel("shared_gate", into)))
+        up_TS = dense(inputs_TD, self._kernel("shared_up", into))
+        weight_T1 = jax.nn.sigmoid(dense(inputs_TD, self._kernel("shared_router", (width, 1))))
+        return weight_T1 * gate_TS * up_TS
+
+    @nn.compact
+    def _kernel(self, name: str, shape: tuple[int, ...]) -> Array:
+        initial = _INTO if len(shape) == 3 else nn.initializers.lecun_normal()
+        return self.param(name, initial, shape, self.dtype)

@@ -1,0 +1,68 @@
+"""The arithmetic of attention heads: A query heads read G heads of keys and values, A / G each."""
+
+import jax
+import jax.numpy as jnp
+
+from icl_jax.blocks.norms import root_mean_square
+from icl_jax.dims import Array
+from icl_jax.patches.low_rank import accumulator
+
+
+def soft_capped(values: Array, cap: float | None) -> Array:
+    """``cap tanh(x / cap)``, which keeps values within the cap; no change without one."""
+    if cap is None:
+        return values
+    bound = jnp.asarray(cap, values.dtype)
+    return bound * jnp.tanh(values / bound)
+
+
+def normed_heads(features_TAF: Array, gain: Array, epsilon: float) -> Array:
+    """Heads (T, A, F) over their own root mean square (gain (F,)) or that of all (gain (A, F))."""
+    wide_TAF = features_TAF.astype(accumulator(features_TAF.dtype))
+    axes = tuple(range(-gain.ndim, 0))
+    gain_1AF = gain.astype(wide_TAF.dtype).reshape((1,) * (3 - gain.ndim) + gain.shape)
+    normed_TAF = wide_TAF / root_mean_square(wide_TAF, epsilon, axes) * gain_1AF
+    return normed_TAF.astype(features_TAF.dtype)
+
+
+def per_query_head(grouped_TGF: Array, num_heads: int) -> Array:
+    """Keys or values (T, A, F), one per query head."""
+    return jnp.repeat(grouped_TGF, num_heads // grouped_TGF.shape[1], axis=1)
+
+
+def scores(query_MAF: Array, key_TGF: Array) -> Array:
+    """Scores (A, M, T), accumulated in float32 or wider."""
+    rows, heads, features = query_MAF.shape
+    groups = key_TGF.shape[1]
+    scores_GRMT = jnp.einsum(
+        "mgrf,tgf->grmt",
+        query_MAF.reshape(rows, groups, heads // groups, features),
+        key_TGF,
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=accumulator(query_MAF.dtype),
+    )
+    return scores_GRMT.reshape(heads, rows, key_TGF.shape[0])
+
+
+def row_scores(query_MAF: Array, key_MGF: Array) -> Array:
+    """Scores (A, M) of each row with its own key."""
+    return jnp.einsum(
+        "maf,maf->am",
+        query_MAF,
+        per_query_head(key_MGF, query_MAF.shape[1]),
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=accumulator(query_MAF.dtype),
+    )
+
+
+def weighted_sum(weights_AMT: Array, value_TGF: Array) -> Array:
+    """Values (M, A, F) summed with the weights, in the dtype of the values."""
+    heads, rows, length = weights_AMT.shape
+    groups, features = value_TGF.shape[1:]
+    mixed_MGRF = jnp.einsum(
+        "grmt,tgf->mgrf",
+        weights_AMT.astype(value_TGF.dtype).reshape(groups, heads // groups, rows, length),
+        value_TGF,
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    return mixed_MGRF.reshape(rows, heads, features)

@@ -1,0 +1,123 @@
+"""A stack of blocks between token ids and logits: the one transformer of every checkpoint."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from icl_jax import checks
+from icl_jax.blocks.affine import dense
+from icl_jax.blocks.block import Block
+from icl_jax.blocks.heads import soft_capped
+from icl_jax.blocks.norms import Norm, NormName
+from icl_jax.dims import Array
+
+#: What reads the last states: the embedding's own matrix, a matrix of its own, or nothing.
+Head = Literal["tied", "own", "none"]
+HEADS = ("tied", "own", "none")
+
+
+class LanguageModel(nn.Module):
+    """Token embedding, blocks, final norm and head.
+
+    Families differ in the attributes of this module and of its blocks, and in nothing else:
+    decoders (``head`` ``tied`` or ``own``) and encoders (``none``) are the same stack.
+
+    Attributes:
+      blocks: the layers; alike or not.
+      vocab_size: V.
+      width: D, of the residual stream.
+      num_positions: rows of a learned position embedding; None for none.
+      num_types: rows of a token-type embedding (BERT; every token has type 0); None for none.
+      embedding_norm: whether a norm follows the embedding (BERT).
+      embedding_scale: by which embedded tokens are multiplied (Gemma: sqrt(D)).
+      norm: ``layer``, ``rms`` or ``none``: the final norm, and that of the embedding.
+      final_norm: whether there is a final norm.
+      norm_epsilon: of these norms, in squared units of their input.
+      head: see ``Head``; without one the model's output are its last states.
+      head_bias: whether the head has a bias.
+      soft_cap: logits l become ``cap tanh(l / cap)`` (Gemma 2); None for none.
+      dtype: of the parameters, and so of the arithmetic: the embedding sets it.
+    """
+
+    blocks: tuple[Block, ...]
+    vocab_size: int
+    width: int
+    num_positions: int | None = None
+    num_types: int | None = None
+    embedding_norm: bool = False
+    embedding_scale: float = 1.0
+    norm: NormName = "rms"
+    final_norm: bool = True
+    norm_epsilon: float = 1e-6
+    head: Head = "tied"
+    head_bias: bool = False
+    soft_cap: float | None = None
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        where = "LanguageModel"
+        checks.one_of(where, "head", self.head, HEADS)
+        for name in ("vocab_size", "width"):
+            checks.positive_int(where, name, getattr(self, name))
+        if not self.blocks:
+            raise ValueError(f"{where}: blocks is empty; a model has at least one block.")
+        normal, zeros = nn.initializers.normal(0.02), nn.initializers.zeros
+        table = (self.vocab_size, self.width)
+        self.embedding = self.param("embedding", normal, table, self.dtype)
+        if self.num_positions is not None:
+            rows = (self.num_positions, self.width)
+            self.position_embedding = self.param("position_embedding", normal, rows, self.dtype)
+        if self.num_types is not None:
+            rows = (self.num_types, self.width)
+            self.type_embedding = self.param("type_embedding", normal, rows, self.dtype)
+        if self.embedding_norm:
+            self.norm_embedding = Norm(self.norm, self.norm_epsilon, self.dtype)
+        if self.final_norm:
+            self.norm_final = Norm(self.norm, self.norm_epsilon, self.dtype)
+        if self.head == "own":
+            self.head_kernel = self.param("head_kernel", normal, table[::-1], self.dtype)
+        if self.head_bias:
+            self.head_offset = self.param("head_bias", zeros, table[:1], self.dtype)
+
+    def __call__(
+        self,
+        tokens_T: Array,
+        *,
+        positions_T: Array | None = None,
+        present_T: Array | None = None,
+    ) -> Array:
+        """Logits (T, V), or the last states (T, D) without a head.
+
+        Args:
+          tokens_T: (T,), token ids.
+          positions_T: (T,), position ids; 0..T-1 when left out.
+          present_T: (T,), False where a position is padding.
+        """
+        hidden_TD = self.embed(tokens_T, positions_T=positions_T)
+        for block in self.blocks:
+            hidden_TD = block(hidden_TD, positions_T=positions_T, present_T=present_T)
+        return self.readout(hidden_TD)
+
+    def embed(self, tokens_T: Array, *, positions_T: Array | None = None) -> Array:
+        """The residual stream (T, D) before the first block."""
+        checks.rank("LanguageModel", "tokens_T", tokens_T, 1, "(T)")
+        hidden_TD = jnp.take(self.embedding, tokens_T, axis=0)
+        if self.embedding_scale != 1.0:
+            hidden_TD = hidden_TD * jnp.asarray(self.embedding_scale, hidden_TD.dtype)
+        if self.num_positions is not None:
+            if positions_T is None:
+                positions_T = jnp.arange(tokens_T.shape[0], dtype=jnp.int32)
+            hidden_TD = hidden_TD + jnp.take(self.position_embedding, positions_T, axis=0)
+        if self.num_types is not None:
+            hidden_TD = hidden_TD + self.type_embedding[:1]
+        return self.norm_embedding(hidden_TD) if self.embedding_norm else hidden_TD
+
+    def readout(self, hidden_TD: Array) -> Array:
+        """Logits (T, V) from the residual stream after the last block."""
+        states_TD = self.norm_final(hidden_TD) if self.final_norm else hidden_TD
+        if self.head == "none":
+            return states_TD
+        kernel_DV = self.embedding.T if self.head == "tied" else self.head_kernel
+        bias_V = self.head_offset if self.head_bias else None
+        return soft_capped(dense(states_TD, kernel_DV, bias_V), self.soft_cap)
