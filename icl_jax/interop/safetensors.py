@@ -249,7 +249,7 @@ def _files(folder: Path) -> list[Path]:
             raise FileNotFoundError(
                 f"{folder} has {listed(unsafe)} but no {SINGLE}. Such files can run code when they "
                 "are opened, so nothing is unpickled here. Convert once, where you trust the file: "
-                "transformers.AutoModel.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)."
+                "transformers.AutoModelForCausalLM.from_pretrained(OLD).save_pretrained(NEW)."
             )
         others = sorted(path.name for path in folder.glob("*.safetensors"))
         found = f" It has {listed(others)}." if others else ""
