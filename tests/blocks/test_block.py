@@ -54,6 +54,12 @@ def reference_block(block, params, hidden_TD):
     def n2(x):
         return reference_norm(block.norm, params.get("norm_2"), x)
 
+    def n1_out(x):
+        return reference_norm(block.norm, params.get("norm_1_out"), x)
+
+    def n2_out(x):
+        return reference_norm(block.norm, params.get("norm_2_out"), x)
+
     x = np.asarray(hidden_TD)
     if block.wiring == "no_skip":
         z = attend(x)
@@ -67,15 +73,31 @@ def reference_block(block, params, hidden_TD):
     if block.wiring == "post_norm":
         h = n1(x + attend(x))
         return h, h, n2(h + mlp(h))
+    if block.wiring == "sandwich":
+        h = x + n1_out(attend(n1(x)))
+        return h, n2(h), h + n2_out(mlp(n2(h)))
+    if block.wiring == "output_norm":
+        h = x + n1_out(attend(x))
+        return h, h, h + n2_out(mlp(h))
+    if block.separate_norms:
+        h = x + attend(n1(x))
+        return h, n2(x), h + mlp(n2(x))
     h = x + attend(n1(x))
     return h, n1(x), h + mlp(n1(x))
 
 
 class TestWirings:
     @pytest.mark.parametrize("norm", ("layer", "rms", "none"))
-    @pytest.mark.parametrize("wiring", WIRINGS)
+    @pytest.mark.parametrize("wiring", (*WIRINGS, "parallel_two_norms"))
     def test_equals_its_formula(self, wiring, norm):
-        block = Block(LAYERS["attention"], MLPS["gated_bias"], wiring, norm)
+        two_norms = wiring == "parallel_two_norms"
+        block = Block(
+            LAYERS["attention"],
+            MLPS["gated_bias"],
+            "parallel" if two_norms else wiring,
+            norm,
+            separate_norms=two_norms,
+        )
         params, call = with_params(block)
         h_TD, z_TD, want_TD = reference_block(block, params, HIDDEN_TD)
         midpoint = call(HIDDEN_TD, method="contextual")
@@ -89,9 +111,18 @@ class TestWirings:
     @pytest.mark.parametrize("wiring", WIRINGS)
     def test_norms_have_parameters_where_the_wiring_has_norms(self, wiring):
         block = Block(LAYERS["attention"], MLPS["dense"], wiring, "rms")
-        expected = {"no_skip": 0, "skip": 0, "pre_norm": 2, "post_norm": 2, "parallel": 1}[wiring]
         params, _ = with_params(block)
-        assert len({"norm_1", "norm_2"} & set(params)) == expected
+        inputs, outputs = {"norm_1", "norm_2"}, {"norm_1_out", "norm_2_out"}
+        expected = {
+            "no_skip": set(),
+            "skip": set(),
+            "pre_norm": inputs,
+            "post_norm": inputs,
+            "parallel": {"norm_1"},
+            "sandwich": inputs | outputs,
+            "output_norm": outputs,
+        }
+        assert {name for name in params if name.startswith("norm")} == expected[wiring]
 
     @pytest.mark.parametrize("wiring", WIRINGS)
     def test_prefixes_and_suffixes_of_the_block_equal_separate_runs(self, wiring):
@@ -114,27 +145,35 @@ class TestWirings:
     def test_parts_hold_what_the_norm_reads(self, wiring, norm):
         block = Block(LAYERS["attention"], MLPS["dense"], wiring, norm)
         params, call = with_params(block)
-        weights_ATT, passed_ATD, sum_TD = call(HIDDEN_TD, method="parts")
-        mixed_TD = jnp.einsum("atj,ajd->td", weights_ATT, passed_ATD)
-        want_TD = mixed_TD if wiring == "no_skip" else HIDDEN_TD + mixed_TD
+        weights_ATT, passed_ATD, (mixed_TD, sum_TD) = call(HIDDEN_TD, method="parts")
+        want_TD = jnp.einsum("atj,ajd->td", weights_ATT, passed_ATD)
+        assert_close(mixed_TD, want_TD, 60)
+        if wiring in ("sandwich", "output_norm"):
+            want_TD = reference_norm(norm, params.get("norm_1_out"), np.asarray(want_TD))
+        want_TD = want_TD if wiring == "no_skip" else HIDDEN_TD + want_TD
         assert_close(sum_TD, want_TD, 60)
 
     @pytest.mark.parametrize("wiring", WIRINGS)
-    def test_a_change_of_the_sum_reaches_the_mlp_through_a_frozen_norm(self, wiring):
+    def test_a_change_of_the_sum_reaches_the_mlp_through_frozen_norms(self, wiring):
         block = Block(LAYERS["attention"], MLPS["dense"], wiring, "layer")
         params, call = with_params(block)
-        changes_ND, reference_D = normal(5, 3, 8), normal(6, 8)
-        got_ND = call(changes_ND, reference_D, method="to_mlp_input")
-        name = {"pre_norm": "norm_2", "post_norm": "norm_1"}.get(wiring)
-        if wiring == "parallel":
-            assert not np.any(got_ND)
-        elif name is None:
-            np.testing.assert_array_equal(got_ND, changes_ND)
-        else:
-            centred_ND = changes_ND - jnp.mean(changes_ND, axis=-1, keepdims=True)
+        changes_ND, mixed_D, residual_D = normal(5, 3, 8), normal(6, 8), normal(7, 8)
+        got_ND = call(changes_ND, (mixed_D, residual_D), method="to_mlp_input")
+        passes = {  # the norms on the way, and where each takes its denominator
+            "pre_norm": (("norm_2", residual_D),),
+            "post_norm": (("norm_1", residual_D),),
+            "sandwich": (("norm_1_out", mixed_D), ("norm_2", residual_D)),
+            "output_norm": (("norm_1_out", mixed_D),),
+        }.get(wiring, ())
+        want_ND = jnp.zeros_like(changes_ND) if wiring == "parallel" else changes_ND
+        for name, reference_D in passes:
+            centred_ND = want_ND - jnp.mean(want_ND, axis=-1, keepdims=True)
             deviation = jnp.sqrt(jnp.var(reference_D) + 1e-6)
             want_ND = centred_ND / deviation * params[name]["scale"][None]
+        if passes:
             assert_close(got_ND, want_ND, 16, condition=4)
+        else:
+            np.testing.assert_array_equal(got_ND, want_ND)
 
     def test_only_a_sum_over_tokens_has_parts(self):
         _, call = with_params(Block(LAYERS["recurrent"], MLPS["dense"]))
@@ -195,11 +234,11 @@ class TestFeedforward:
         other_TD = normal(2, 6, 8)
         factor = jax.vmap(input_factor)(other_TD, HIDDEN_TD)
         hidden_TH = call(HIDDEN_TD, factor, method="hidden")
-        got_TD = call(hidden_TH, factor, 8, method="output")
+        got_TD = call(hidden_TH, HIDDEN_TD, factor, method="output")
         assert_close(got_TD, call(other_TD), 60, condition=10)
         nothing = InputFactor(factor.v_D, jnp.zeros_like(factor.delta_D))
         hidden_TH = call(HIDDEN_TD, nothing, method="hidden")
-        assert_close(call(hidden_TH, nothing, 8, method="output"), call(HIDDEN_TD), 60)
+        assert_close(call(hidden_TH, HIDDEN_TD, nothing, method="output"), call(HIDDEN_TD), 60)
 
     def test_errors_name_the_module(self):
         with pytest.raises(ValueError, match="Dense: activation must be one of 'relu', .* 'sine'"):
@@ -243,9 +282,14 @@ class TestAffine:
 def test_a_flax_block_says_what_it_is(layer, wiring, norm):
     block = FlaxBlock(Block(LAYERS[layer], MLPS["dense_bias"], wiring, norm))
     assert block.patches_input == (wiring != "parallel")
+    # A layer norm on the output ends in a bias of its own; a norm there hides that of the MLP.
+    normed_output = norm != "none" and wiring in ("sandwich", "output_norm")
+    assert block.norms_output == normed_output
     assert block.has_output_bias
-    assert not FlaxBlock(Block(LAYERS[layer], MLPS["gated"], wiring, norm)).has_output_bias
+    without = FlaxBlock(Block(LAYERS[layer], MLPS["gated"], wiring, norm))
+    assert without.has_output_bias == normed_output
     assert block.causal == ("bidirectional" not in layer)
     assert block.normalised == layer.startswith("attention")
-    assert block.has_norm == (norm != "none" and wiring in ("pre_norm", "post_norm"))
+    reads_normed = wiring in ("pre_norm", "post_norm", "sandwich", "output_norm")
+    assert block.has_norm == (norm != "none" and reads_normed)
     assert hash(block) == hash(FlaxBlock(Block(LAYERS[layer], MLPS["dense_bias"], wiring, norm)))

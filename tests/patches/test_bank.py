@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from icl_jax.blocks.block import WIRINGS, Block
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.feedforward import Dense
+from icl_jax.blocks.materialise import materialise, position_patch
 from icl_jax.dynamics.prefixes import prefix_outputs_by_reruns, prefix_pass
 from icl_jax.patches.bank import (
     LOOPS,
@@ -25,9 +26,8 @@ from icl_jax.patches.bank import (
     stack_patches,
 )
 from icl_jax.patches.block import Midpoint, TokenPatch
-from icl_jax.patches.low_rank import as_matrix
-from icl_jax.patches.output import BiasPatch, DownPatch, apply_output, down_update
-from icl_jax.patches.token import InputFactor, apply_factor, kernel_update
+from icl_jax.patches.output import BiasPatch, DownPatch, apply_output
+from icl_jax.patches.token import apply_factor
 from tests.helpers import (
     LAYERS,
     MLPS,
@@ -132,31 +132,18 @@ class TestPatchedEqualsFull:
         assert relative_error(closed_KD, want_KD) <= relative_error(open_KD, want_KD)
 
 
-def materialised(params, patch, *, row=0):
-    """The parameters of one block with the matrices of one position's patch added in."""
-    mlp = {name: dict(leaves) for name, leaves in params["mlp"].items()}
-    first = {"layer_0", "gate", "up"} & set(mlp) or {"down"}
-    if patch.input is not None:
-        factor = InputFactor(patch.input.v_D[row], patch.input.delta_D[row])
-        for name in first:
-            update_DH = as_matrix(kernel_update(factor, mlp[name]["kernel"]))
-            mlp[name]["kernel"] = mlp[name]["kernel"] + update_DH
-    if isinstance(patch.output, BiasPatch):
-        mlp["down"]["bias"] = mlp["down"]["bias"] + patch.output.delta_D[row]
-    elif isinstance(patch.output, DownPatch):
-        output = jax.tree.map(lambda rows: rows[row], patch.output)
-        mlp["down"]["kernel"] = mlp["down"]["kernel"] + as_matrix(down_update(output))
-    return {**params, "mlp": mlp}
-
-
 class TestLiterally:
     """The matrices go into the parameter tree, and the ordinary model runs on the query alone."""
 
     @pytest.mark.parametrize("wiring", WIRINGS)
     @pytest.mark.parametrize(
-        "mlp, output", (("gated", "down"), ("deep_bias", "bias"), ("linear", "down"))
+        "mlp, output",
+        (("gated", "down"), ("deep_bias", "bias"), ("linear", "down"), ("experts", "down")),
     )
     def test_the_patched_model_needs_no_library(self, wiring, mlp, output):
+        if (mlp, wiring) == ("experts", "parallel"):
+            pytest.skip("the patch of a parallel block does not say which experts the token has")
+        output = "auto" if wiring in ("sandwich", "output_norm") else output
         model = make_model(Block(LAYERS["attention"], MLPS[mlp], wiring, "rms"), depth=2)
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), model.params)
         tokens_TC = normal(5, 6, 3)
@@ -165,7 +152,9 @@ class TestLiterally:
         bank = stack_patches(model.blocks, layers, hidden_TD, [5], output=output)
         patched = dict(params)
         for i, patch in enumerate(bank.patches):
-            patched[f"blocks_{i}"] = materialised(layers[i], patch)
+            patched[f"blocks_{i}"] = materialise(
+                model.blocks[i], layers[i], position_patch(patch, 0)
+            )
 
         want = model.stack.apply({"params": params}, tokens_TC)[-1:]
         got = model.stack.apply({"params": patched}, tokens_TC[-1:])

@@ -1,0 +1,136 @@
+"""A token patch written into the parameters of a block: the one place where matrices are built.
+
+Everything else in this library applies factors. A checkpoint, an adapter or another framework needs
+the weights themselves, for one position, and asks for them here by name.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from icl_jax import checks
+from icl_jax.blocks.experts import Experts
+from icl_jax.blocks.feedforward import Dense, Gated
+from icl_jax.blocks.stack import FlaxBlock
+from icl_jax.dims import Array, Params
+from icl_jax.patches.block import TokenPatch
+from icl_jax.patches.low_rank import as_matrix, inner_product, outer
+from icl_jax.patches.normed import BalancedPatch, ScalePatch
+from icl_jax.patches.output import BiasPatch, DownPatch, down_update
+from icl_jax.patches.token import InputFactor, kernel_update
+
+
+def position_patch(patch: TokenPatch, position: int) -> TokenPatch:
+    """The patch of one kept position (by its place among the kept ones), out of a bank's layer."""
+    return jax.tree.map(lambda rows_K: rows_K[position], patch)
+
+
+def materialise(block: FlaxBlock, params: Params, patch: TokenPatch) -> Params:
+    """The parameters of one block with one position's patch added in.
+
+    Args:
+      block: a block whose MLP is ``Dense``, ``Gated`` or ``Experts``.
+      params: its parameters.
+      patch: of one position (no leading axis; see ``position_patch``), not a compact one.
+
+    Returns:
+      A new tree of the same shapes and dtypes. Run on the patch's own token, without the context,
+      it gives the output that the old parameters give with it.
+
+    Raises:
+      ValueError: a patch with a leading axis, or a compact one.
+      TypeError: an MLP of another kind.
+    """
+    if patch.input is not None:
+        checks.rank("materialise", "patch.input.v_D", patch.input.v_D, 1, "(D)")
+    mlp = jax.tree.map(lambda leaf: leaf, params["mlp"])
+    module = block.module.mlp
+    if isinstance(module, Experts):
+        mlp = _patched_experts(block, params, mlp, patch)
+    elif isinstance(module, (Dense, Gated)):
+        first = ("gate", "up") if isinstance(module, Gated) else ("layer_0",)
+        if isinstance(module, Dense) and not module.hidden_widths:
+            first = ("down",)
+        if patch.input is not None:
+            for name in first:
+                mlp[name]["kernel"] = _input_patched(mlp[name]["kernel"], patch.input)
+        down = _down(patch)
+        if down is not None:
+            mlp["down"]["kernel"] = _add(mlp["down"]["kernel"], as_matrix(down_update(down)))
+    else:
+        raise TypeError(
+            f"materialise: the kernels of a {type(module).__name__} are not known here; Dense, "
+            "Gated and Experts are. Add the matrices of kernel_update and down_update yourself."
+        )
+    if isinstance(patch.output, BiasPatch) and not block.norms_output:
+        mlp["down"]["bias"] = _add(mlp["down"]["bias"], patch.output.delta_D)
+    patched = {**params, "mlp": mlp}
+    if block.norms_output and patch.output is not None:
+        patched["norm_2_out"] = _patched_norm(params["norm_2_out"], patch)
+    return patched
+
+
+def _patched_experts(block: FlaxBlock, params: Params, mlp: Params, patch: TokenPatch) -> Params:
+    """Router and experts read through ``E``; the chosen ones' down kernels share the rest."""
+    if patch.input is not None:
+        names = [name for name in ("router", "gate", "up") if name in mlp]
+        names += [name for name in ("shared_gate", "shared_up", "shared_router") if name in mlp]
+        for name in names:
+            lifted = _input_patched if mlp[name].ndim == 2 else _each_input_patched
+            mlp[name] = lifted(mlp[name], patch.input)
+    down = _down(patch)
+    if down is None:
+        return mlp
+    if patch.input is None or down.v_H is None:
+        raise ValueError(
+            "materialise: an experts' down patch needs the token's own MLP input, which a parallel "
+            "block's patch and a compact one do not hold."
+        )
+    module = block.module.mlp
+    assert isinstance(module, Experts)
+    # v = z / |z|^2 is its own inverse map, so the patch knows the token that it is for.
+    token_D = patch.input.v_D / inner_product(patch.input.v_D, patch.input.v_D).astype(
+        patch.input.v_D.dtype
+    )
+    full_1D = (token_D + patch.input.delta_D)[None]
+    chosen_1k, _ = module.apply({"params": params["mlp"]}, full_1D, method="route")
+    routed = module.experts_per_token * module.hidden_width
+    shares_kF = down.v_H[:routed].reshape(module.experts_per_token, -1)
+    for share_F, expert in zip(shares_kF, chosen_1k[0], strict=True):
+        update_FD = as_matrix(outer(share_F, down.delta_D))
+        mlp["down"] = mlp["down"].at[expert].add(update_FD.astype(mlp["down"].dtype))
+    if module.shared_width is not None:
+        update_SD = as_matrix(outer(down.v_H[routed:], down.delta_D))
+        mlp["shared_down"] = _add(mlp["shared_down"], update_SD)
+    return mlp
+
+
+def _patched_norm(norm: Params, patch: TokenPatch) -> Params:
+    output = patch.output
+    if isinstance(output, BiasPatch):
+        return {**norm, "bias": _add(norm["bias"], output.delta_D)}
+    gain_D = norm["scale"]
+    if isinstance(output, BalancedPatch):
+        gain_D = (gain_D.astype(output.gain_ratio.dtype) * output.gain_ratio).astype(gain_D.dtype)
+    if isinstance(output, (BalancedPatch, ScalePatch)):
+        gain_D = _add(gain_D, output.gain_delta_D)
+    return {**norm, "scale": gain_D}
+
+
+def _down(patch: TokenPatch) -> DownPatch | None:
+    output = patch.output.down if isinstance(patch.output, BalancedPatch) else patch.output
+    return output if isinstance(output, DownPatch) else None
+
+
+def _input_patched(kernel_DH: Array, factor: InputFactor) -> Array:
+    update = kernel_update(factor, kernel_DH.astype(factor.v_D.dtype))
+    return _add(kernel_DH, as_matrix(update))
+
+
+def _each_input_patched(kernels_EDF: Array, factor: InputFactor) -> Array:
+    return jax.vmap(_input_patched, in_axes=(0, None))(kernels_EDF, factor)
+
+
+def _add(weights: Array, change: Array) -> Array:
+    """The sum in the wider dtype of both, in the dtype of the weights."""
+    dtype = jnp.promote_types(weights.dtype, change.dtype)
+    return (weights.astype(dtype) + change.astype(dtype)).astype(weights.dtype)
