@@ -40,6 +40,7 @@ from icl_jax.patches.bank import (
     stack_patches,
 )
 from icl_jax.patches.block import TokenPatch
+from icl_jax.patches.normed import BalancedPatch
 from icl_jax.report.figures import Reference, dots
 from icl_jax.report.page import Section, Table, number
 from icl_jax.tasks.catalogue import make_task
@@ -74,6 +75,9 @@ def cases(config: Config) -> dict[str, StackConfig]:
     wirings: dict[str, StackConfig] = {
         name: dataclasses.replace(base, wiring=name) for name in WIRINGS
     }
+    for name in ("sandwich", "output_norm"):
+        # As in real models: no bias at the end, so the norm's gain and the down kernel are patched.
+        wirings[name] = dataclasses.replace(wirings[name], norm="rms", use_bias=False)
     deep = dataclasses.replace(base, wiring="pre_norm", depth=config.depth)
     return {**wirings, f"stack{config.depth}": deep}
 
@@ -154,6 +158,8 @@ def random_bank(key: Array, bank: Bank) -> Bank:
 def _random_delta(key: Array, part: Any) -> Any:
     if part is None:
         return None
+    if isinstance(part, BalancedPatch):
+        return dataclasses.replace(part, down=_random_delta(key, part.down))
     keys_K = jax.random.split(key, part.delta_D.shape[0])
     return dataclasses.replace(part, delta_D=jax.vmap(random_vector)(keys_K, part.delta_D))
 

@@ -152,7 +152,7 @@ class TestContributionsAddUp:
 
 
 class TestThroughANorm:
-    @pytest.mark.parametrize("wiring", ("pre_norm", "post_norm"))
+    @pytest.mark.parametrize("wiring", ("pre_norm", "post_norm", "sandwich", "output_norm"))
     @pytest.mark.parametrize("norm", ("layer", "rms"))
     @pytest.mark.parametrize("layer", ("attention", "linear_attention"))
     def test_contributions_and_remainder_add_up(self, layer, norm, wiring):
@@ -174,8 +174,8 @@ class TestThroughANorm:
         block, params = block_of("attention", wiring, "rms")
         hidden_TD = normal(1, LENGTH, 8)
         attribution = attribute_block(block, params, hidden_TD, [5])
-        full_D = block.parts(params, hidden_TD)[2][-1]
-        kept_D = block.parts(params, hidden_TD[-1:], positions_T=jnp.array([5]))[2][-1]
+        full_D = block.parts(params, hidden_TD)[2][1][-1]
+        kept_D = block.parts(params, hidden_TD[-1:], positions_T=jnp.array([5]))[2][1][-1]
         inverses = [1 / jnp.sqrt(jnp.mean(x_D**2) + 1e-6) for x_D in (full_D, kept_D)]
         gain_D = params[name]["scale"].astype(jnp.float64)
         want_D = (inverses[0] - inverses[1]) * gain_D * kept_D

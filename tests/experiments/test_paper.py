@@ -8,11 +8,12 @@ import pytest
 
 from experiments import alignment, attribution, convergence, descent, paper, training
 from experiments.learner import LearnerConfig, obtain
+from icl_jax.blocks.block import WIRINGS
 from icl_jax.blocks.config import StackConfig
 from icl_jax.records import WorkdirError
 from icl_jax.training.config import TrainingConfig
 
-WIRINGS = ("no_skip", "skip", "pre_norm", "post_norm", "parallel", "stack10")
+CASES = (*WIRINGS, "stack10")
 LAYERS = ("attention", "linear_attention", "state_space", "recurrent")
 
 
@@ -47,7 +48,7 @@ def summary(folder):
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-5), ("float64", 1e-12)])
-@pytest.mark.parametrize("wiring", WIRINGS)
+@pytest.mark.parametrize("wiring", CASES)
 def test_patched_is_exact_and_the_controls_are_not(summary, precision, bound, wiring):
     errors = summary["equivalence"][precision][wiring]
     assert errors["patched"] <= bound
