@@ -505,12 +505,22 @@ class TestErrors:
     def test_loop_and_policy_are_checked(self):
         with pytest.raises(ValueError, match="loop must be one of 'closed', 'open', got 'ajar'"):
             stack_patches(*RUN, self.hidden_TD, [5], loop="ajar")
-        with pytest.raises(ValueError, match="output must be one of 'auto', 'bias', 'down', got"):
-            stack_patches(*RUN, self.hidden_TD, [5], output="scale")
+        with pytest.raises(ValueError, match="output must be one of 'auto', 'bias', .* got 'up'"):
+            stack_patches(*RUN, self.hidden_TD, [5], output="up")
+
+    @pytest.mark.parametrize("output", ("scale", "balanced", "balanced+remainder"))
+    def test_a_gain_patch_needs_a_norm_on_the_output(self, output):
+        with pytest.raises(ValueError, match="needs a root-mean-square norm on the MLP's output"):
+            stack_patches(*RUN, self.hidden_TD, [5], output=output)
+
+    def test_a_down_patch_cannot_go_through_a_norm(self):
+        model = make_model(Block(LAYERS["attention"], MLPS["gated"], "sandwich", "rms"))
+        with pytest.raises(ValueError, match="output='down' cannot restore the residual stream"):
+            stack_patches(model.blocks, model.block_params, self.hidden_TD, [5], output="down")
 
     def test_a_bias_patch_needs_a_bias(self):
         model = make_model(Block(LAYERS["attention"], MLPS["dense"], "skip", "none"))
-        with pytest.raises(ValueError, match="output='bias' needs a block whose MLP ends in a bia"):
+        with pytest.raises(ValueError, match="output='bias' needs a block that ends in a bias"):
             stack_patches(model.blocks, model.block_params, self.hidden_TD, [5], output="bias")
 
     def test_the_sequence_is_checked(self):

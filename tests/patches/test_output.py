@@ -100,9 +100,9 @@ def test_errors_name_what_is_wrong():
         down_patch(jnp.ones(4, jnp.float32), jnp.ones(3))
 
 
-def test_patches_are_pytrees_of_vectors():
+def test_patches_are_pytrees_of_vectors_and_scalars():
     down = down_patch(normal(0, 4), normal(1, 3))
-    assert [leaf.shape for leaf in jax.tree.leaves(down)] == [(4,), (3,)]
+    assert [leaf.shape for leaf in jax.tree.leaves(down)] == [(4,), (3,), ()]
     assert isinstance(jax.tree.map(lambda x: x, down), DownPatch)
     assert isinstance(jax.tree.map(lambda x: x, bias_patch(normal(0, 3))), BiasPatch)
     assert eps("float64") < eps("float32") < eps("bfloat16")
