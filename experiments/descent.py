@@ -103,7 +103,7 @@ def implicit(stack: Stack, params: Params, prompt: Prompt) -> tuple[Any, Array]:
     prefixes = prefix_pass((block,), (block_params,), hidden_TD[:-1], hidden_TD[-1])
     full, kept = prefixes.full[0], prefixes.kept[0]
     trajectory = anchored_trajectory(full.mlp_input_TD, first_kernel(params))
-    patches, _, _ = block_patches(block, block_params, full, kept)
+    patches, _ = block_patches(block, block_params, full, kept)
     predictions_M = read_out(stack, params, apply_block(block, block_params, kept, patches))
     return trajectory.updates, predictions_M
 

@@ -21,6 +21,7 @@ ALLOWED = {
     "measures": ("checks", "dims", "kernels", "patches", "dynamics"),
     "descent": ("checks", "dims", "patches", "dynamics", "measures"),
     "blocks": ("checks", "dims", "kernels", "patches"),
+    "language": ("checks", "dims", "patches", "measures", "blocks"),
     "interop": ("checks", "dims", "patches", "blocks"),
     "training": ("checks", "dims", "records"),
     "report": (),

@@ -11,6 +11,7 @@ from icl_jax import checks
 from icl_jax.blocks.affine import Affine
 from icl_jax.blocks.attention import SoftmaxAttention
 from icl_jax.blocks.block import Block
+from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.memory import KeyValues
 from icl_jax.blocks.norms import Norm, NormName
 from icl_jax.dims import Array, Params
@@ -198,11 +199,13 @@ class FlaxBlock:
         return self.module.apply({"params": params}, *args, method=method, **kwargs)
 
 
-def functional(stack: Stack, params: Params) -> tuple[tuple[FlaxBlock, ...], tuple[Params, ...]]:
+def functional(
+    stack: Stack | LanguageModel, params: Params
+) -> tuple[tuple[FlaxBlock, ...], tuple[Params, ...]]:
     """The layers of a stack as pure functions, and the parameters of each.
 
     Args:
-      stack: the (unbound) stack.
+      stack: the (unbound) stack or language model.
       params: its parameters, ``variables["params"]`` of ``stack.init``.
 
     Returns:

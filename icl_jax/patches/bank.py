@@ -5,9 +5,9 @@ output with everything; then layer 2 reads the same input and only its contextua
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,7 @@ def stack_patches(
     present_T: Array | None = None,
     loop: Loop = "closed",
     output: OutputPolicy = "auto",
+    compile_layers: bool = False,
 ) -> Bank:
     """The patches with which a stack, run on the kept positions alone, gives the full run's output.
 
@@ -70,6 +71,9 @@ def stack_patches(
       present_T: (T,), False where a position is padding; all present when left out.
       loop: ``closed`` (default) or ``open``.
       output: which weight carries the residual change.
+      compile_layers: compile one layer per design instead of running operation by operation, for
+        deep models outside jit; the blocks must be hashable values (``FlaxBlock`` is). An MLP input
+        of length zero is then left to ``check_patchable``.
 
     Returns:
       The bank; ``patched_forward`` applies it.
@@ -88,23 +92,19 @@ def stack_patches(
     if positions_T is None:
         positions_T = jnp.arange(hidden_TD.shape[0], dtype=jnp.int32)
     kept_present_K = None if present_T is None else present_T[kept_K]
+    contextual, patches_of, apply = _COMPILED if compile_layers else _PLAIN
 
     patches, numbers = [], []
     full_TD, kept_KD = hidden_TD, hidden_TD[kept_K]
     for block, block_params in zip(blocks, params, strict=True):
-        full = block.contextual(block_params, full_TD, positions_T=positions_T, present_T=present_T)
-        kept = block.contextual(
-            block_params,
-            kept_KD if loop == "closed" else full_TD[kept_K],
-            positions_T=positions_T[kept_K],
-            present_T=kept_present_K,
-        )
-        patch, hidden_KH, number = block_patches(
-            block, block_params, take(full, kept_K), kept, output=output
-        )
+        full = contextual(block, block_params, full_TD, positions_T, present_T)
+        if loop == "open":
+            kept_KD = full_TD[kept_K]
+        kept = contextual(block, block_params, kept_KD, positions_T[kept_K], kept_present_K)
+        patch, number = patches_of(block, block_params, take(full, kept_K), kept, output)
         if loop == "closed":
-            kept_KD = block.output(block_params, kept, hidden_KH, patch)
-        full_TD = apply_block(block, block_params, full)
+            kept_KD = apply(block, block_params, kept, patch)
+        full_TD = apply(block, block_params, full, None)
         patches.append(patch)
         numbers.append(number)
     return Bank(tuple(patches), kept_K, tuple(numbers))
@@ -126,6 +126,7 @@ def forward(
     patches: Sequence[TokenPatch] | None = None,
     positions_T: Array | None = None,
     present_T: Array | None = None,
+    compile_layers: bool = False,
 ) -> Array:
     """Runs a stack, plain or with a patch per row: (T, D) in, (T, D) out.
 
@@ -136,6 +137,7 @@ def forward(
       patches: one ``TokenPatch`` per layer with a leading axis T, or None for the plain stack.
       positions_T: (T,), position ids; 0..T-1 when left out.
       present_T: (T,), False where a position is padding.
+      compile_layers: as in ``stack_patches``.
 
     Raises:
       ValueError: as many parameters or patches as layers are not given.
@@ -145,12 +147,12 @@ def forward(
         raise ValueError(
             f"forward: patches must hold one patch per layer ({len(blocks)}), got {len(patches)}."
         )
+    contextual, _, apply = _COMPILED if compile_layers else _PLAIN
     for layer, (block, block_params) in enumerate(zip(blocks, params, strict=True)):
-        midpoint = block.contextual(
-            block_params, hidden_TD, positions_T=positions_T, present_T=present_T
+        midpoint = contextual(block, block_params, hidden_TD, positions_T, present_T)
+        hidden_TD = apply(
+            block, block_params, midpoint, None if patches is None else patches[layer]
         )
-        patch = None if patches is None else patches[layer]
-        hidden_TD = apply_block(block, block_params, midpoint, patch)
     return hidden_TD
 
 
@@ -162,6 +164,7 @@ def patched_forward(
     *,
     positions_T: Array | None = None,
     present_T: Array | None = None,
+    compile_layers: bool = False,
 ) -> Array:
     """Runs the patched stack on the kept positions alone; the removed ones are never read.
 
@@ -183,7 +186,36 @@ def patched_forward(
         patches=bank.patches,
         positions_T=positions_T[bank.kept_K],
         present_T=None if present_T is None else present_T[bank.kept_K],
+        compile_layers=compile_layers,
     )
+
+
+def _contextual(
+    block: ContextualBlock,
+    params: Params,
+    hidden_TD: Array,
+    positions_T: Array | None,
+    present_T: Array | None,
+) -> Midpoint:
+    return block.contextual(params, hidden_TD, positions_T=positions_T, present_T=present_T)
+
+
+class _Steps(NamedTuple):
+    """A layer's three steps. Extraction and patched run share them, compiled one by one: the
+    patched run then repeats the closed loop bit for bit, and no rounding of bfloat16 is left to
+    grow from layer to layer."""
+
+    contextual: Callable[..., Midpoint]
+    patches: Callable[..., tuple[TokenPatch, Conditioning]]
+    apply: Callable[..., Array]
+
+
+_PLAIN = _Steps(_contextual, block_patches, apply_block)
+_COMPILED = _Steps(
+    jax.jit(_contextual, static_argnames="block"),
+    jax.jit(block_patches, static_argnames=("block", "output")),
+    jax.jit(apply_block, static_argnames="block"),
+)
 
 
 def compact_bank(bank: Bank) -> Bank:

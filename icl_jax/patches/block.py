@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array, Params
+from icl_jax.patches.low_rank import as_stored
 from icl_jax.patches.normed import (
     BalancedPatch,
     OutputNorm,
@@ -123,9 +124,8 @@ def block_patches(
     params: Params,
     full: Midpoint,
     kept: Midpoint,
-    *,
     output: OutputPolicy = "auto",
-) -> tuple[TokenPatch, Array, Conditioning]:
+) -> tuple[TokenPatch, Conditioning]:
     """The patches of the K kept positions of one block, from its two midpoints.
 
     Args:
@@ -136,8 +136,7 @@ def block_patches(
       output: which weight carries the residual change.
 
     Returns:
-      The bank (leading axis K), the hidden activations (K, H) of the patched run, and the
-      conditioning numbers (K,).
+      The bank (leading axis K) and the conditioning numbers (K,).
 
     Raises:
       ValueError: an unknown policy, one that the block has no weights for, or (outside jit) an MLP
@@ -152,18 +151,18 @@ def block_patches(
     factor = None
     if block.patches_input:
         checks.non_zero_rows("block_patches", "the MLP's input", kept.mlp_input_TD)
-        factor = jax.vmap(input_factor)(full.mlp_input_TD, kept.mlp_input_TD)
+        factor = as_stored(jax.vmap(input_factor)(full.mlp_input_TD, kept.mlp_input_TD))
     hidden_KH = block.hidden(params, kept.mlp_input_TD, factor)
     numbers = jax.vmap(conditioning)(full.mlp_input_TD, kept.mlp_input_TD)
     if full.residual_TD is None or kept.residual_TD is None:
-        return TokenPatch(factor, None), hidden_KH, numbers
+        return TokenPatch(factor, None), numbers
     change_KD = full.residual_TD - kept.residual_TD
     if policy == "bias":
-        return TokenPatch(factor, jax.vmap(bias_patch)(change_KD)), hidden_KH, numbers
+        return TokenPatch(factor, jax.vmap(bias_patch)(change_KD)), numbers
     if policy != "scale":
         checks.non_zero_rows("block_patches", "the down kernel's input", hidden_KH)
     if policy == "down":
-        return TokenPatch(factor, jax.vmap(down_patch)(hidden_KH, change_KD)), hidden_KH, numbers
+        return TokenPatch(factor, jax.vmap(down_patch)(hidden_KH, change_KD)), numbers
 
     assert norm is not None and isinstance(block, NormedBlock)  # _policy has seen to it
     output_KD = block.mlp_output(params, kept.mlp_input_TD, hidden_KH, factor)
@@ -179,7 +178,7 @@ def block_patches(
         max_gain_change=jnp.max(jnp.abs(gain_change_KD), axis=-1),
         min_normalised=jax.vmap(smallest_normed)(output_KD),
     )
-    return TokenPatch(factor, patch), hidden_KH, numbers
+    return TokenPatch(factor, patch), numbers
 
 
 def _policy(output: OutputPolicy, block: ContextualBlock, has_gain: bool) -> OutputPolicy:

@@ -6,12 +6,15 @@ token and head (rank 1). Functions are written for one matrix; batches go throug
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array
+
+Tree = TypeVar("Tree")
 
 
 @jax.tree_util.register_dataclass
@@ -31,6 +34,20 @@ class LowRank:
 def accumulator(dtype: jnp.dtype) -> jnp.dtype:
     """The dtype in which a reduction over ``dtype`` runs: float32, or wider where that is."""
     return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
+
+
+def as_stored(tree: Tree) -> Tree:
+    """A tree rounded to what its dtypes hold.
+
+    A compiler may keep values of bfloat16 wider until they are written, and so use other numbers
+    than it stores; a patch has to be made with the factors that it will be applied with.
+    """
+
+    def rounded(array: Array) -> Array:
+        bits = jnp.finfo(array.dtype)
+        return jax.lax.reduce_precision(array, bits.nexp, bits.nmant)
+
+    return jax.tree.map(rounded, tree)
 
 
 def inner_product(left_D: Array, right_D: Array) -> Array:

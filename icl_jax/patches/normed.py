@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array
-from icl_jax.patches.low_rank import accumulator
+from icl_jax.patches.low_rank import accumulator, as_stored
 from icl_jax.patches.output import DownPatch, apply_output, down_patch
 
 
@@ -120,8 +120,9 @@ def balanced_patch(
     wide_D = output_D.astype(normed_D.dtype)
     length, wanted_length = _rms(wide_D), _rms(wanted_D)
     # What is stored is rounded once, here: a later use has to see the same numbers.
-    moved_D = (wanted_D * (length / wanted_length) - wide_D).astype(output_D.dtype)
-    down = down_patch(hidden_H, moved_D)
+    down = as_stored(
+        down_patch(hidden_H, (wanted_D * (length / wanted_length) - wide_D).astype(output_D.dtype))
+    )
     ratio = wanted_length * jnp.sqrt(length**2 + norm.epsilon) / length
 
     reached_D = _normed(apply_output(output_D, hidden_H, down), norm.epsilon)

@@ -109,7 +109,7 @@ class TestPrefixPass:
         positions_M = jnp.arange(4, dtype=jnp.int32)
         condition = 10.0
         for block, params, full, kept in zip(*run_of(model), passed.full, passed.kept, strict=True):
-            patch, _, numbers = block_patches(block, params, full, kept)
+            patch, numbers = block_patches(block, params, full, kept)
             alone = lone_midpoints(block, params, probes_MD, positions_M)
             probes_MD = apply_block(block, params, alone, patch)
             condition *= 1 + float(jnp.max(numbers.relative_change))
