@@ -5,9 +5,9 @@ output with everything; then layer 2 reads the same input and only its contextua
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +15,10 @@ import numpy as np
 
 from icl_jax import checks
 from icl_jax.dims import Array, Params
-from icl_jax.patches.block import (
-    ContextualBlock,
-    Midpoint,
-    TokenPatch,
-    apply_block,
-    block_patches,
-)
+from icl_jax.patches.block import ContextualBlock, Midpoint, TokenPatch
 from icl_jax.patches.normed import BalancedPatch, ScalePatch
 from icl_jax.patches.output import DownPatch, OutputPolicy, compact_down
+from icl_jax.patches.steps import COMPILED, PLAIN
 from icl_jax.patches.token import Conditioning
 
 #: ``closed``: each patch repairs the state that the patched run really has. ``open``: all patches
@@ -92,7 +87,7 @@ def stack_patches(
     if positions_T is None:
         positions_T = jnp.arange(hidden_TD.shape[0], dtype=jnp.int32)
     kept_present_K = None if present_T is None else present_T[kept_K]
-    contextual, patches_of, apply = _COMPILED if compile_layers else _PLAIN
+    contextual, patches_of, apply = COMPILED if compile_layers else PLAIN
 
     patches, numbers = [], []
     full_TD, kept_KD = hidden_TD, hidden_TD[kept_K]
@@ -147,7 +142,7 @@ def forward(
         raise ValueError(
             f"forward: patches must hold one patch per layer ({len(blocks)}), got {len(patches)}."
         )
-    contextual, _, apply = _COMPILED if compile_layers else _PLAIN
+    contextual, _, apply = COMPILED if compile_layers else PLAIN
     for layer, (block, block_params) in enumerate(zip(blocks, params, strict=True)):
         midpoint = contextual(block, block_params, hidden_TD, positions_T, present_T)
         hidden_TD = apply(
@@ -188,34 +183,6 @@ def patched_forward(
         present_T=None if present_T is None else present_T[bank.kept_K],
         compile_layers=compile_layers,
     )
-
-
-def _contextual(
-    block: ContextualBlock,
-    params: Params,
-    hidden_TD: Array,
-    positions_T: Array | None,
-    present_T: Array | None,
-) -> Midpoint:
-    return block.contextual(params, hidden_TD, positions_T=positions_T, present_T=present_T)
-
-
-class _Steps(NamedTuple):
-    """A layer's three steps. Extraction and patched run share them, compiled one by one: the
-    patched run then repeats the closed loop bit for bit, and no rounding of bfloat16 is left to
-    grow from layer to layer."""
-
-    contextual: Callable[..., Midpoint]
-    patches: Callable[..., tuple[TokenPatch, Conditioning]]
-    apply: Callable[..., Array]
-
-
-_PLAIN = _Steps(_contextual, block_patches, apply_block)
-_COMPILED = _Steps(
-    jax.jit(_contextual, static_argnames="block"),
-    jax.jit(block_patches, static_argnames=("block", "output")),
-    jax.jit(apply_block, static_argnames="block"),
-)
 
 
 def compact_bank(bank: Bank) -> Bank:
