@@ -5,7 +5,7 @@ the weights themselves, for one position, and asks for them here by name.
 """
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from icl_jax import checks
 from icl_jax.blocks.experts import Experts
@@ -13,7 +13,7 @@ from icl_jax.blocks.feedforward import Dense, Gated
 from icl_jax.blocks.stack import FlaxBlock
 from icl_jax.dims import Array, Params
 from icl_jax.patches.block import TokenPatch
-from icl_jax.patches.low_rank import as_matrix, inner_product, outer
+from icl_jax.patches.low_rank import accumulator, as_matrix, inner_product, outer
 from icl_jax.patches.normed import BalancedPatch, ScalePatch
 from icl_jax.patches.output import BiasPatch, DownPatch, down_update
 from icl_jax.patches.token import InputFactor, kernel_update
@@ -42,6 +42,8 @@ def materialise(block: FlaxBlock, params: Params, patch: TokenPatch) -> Params:
     """
     if patch.input is not None:
         checks.rank("materialise", "patch.input.v_D", patch.input.v_D, 1, "(D)")
+    if isinstance(patch.output, BiasPatch):
+        checks.rank("materialise", "patch.output.delta_D", patch.output.delta_D, 1, "(D)")
     mlp = jax.tree.map(lambda leaf: leaf, params["mlp"])
     module = block.module.mlp
     if isinstance(module, Experts):
@@ -104,16 +106,20 @@ def _patched_experts(block: FlaxBlock, params: Params, mlp: Params, patch: Token
     return mlp
 
 
+def patched_gain(gain_D: Array, patch: ScalePatch | BalancedPatch) -> Array:
+    """The gain (D,) of a norm on the output with the patch in it, in its own dtype."""
+    patched_D = gain_D.astype(patch.gain_delta_D.dtype)
+    if isinstance(patch, BalancedPatch):
+        patched_D = patched_D * patch.gain_ratio
+    return (patched_D + patch.gain_delta_D).astype(gain_D.dtype)
+
+
 def _patched_norm(norm: Params, patch: TokenPatch) -> Params:
     output = patch.output
     if isinstance(output, BiasPatch):
         return {**norm, "bias": _add(norm["bias"], output.delta_D)}
-    gain_D = norm["scale"]
-    if isinstance(output, BalancedPatch):
-        gain_D = (gain_D.astype(output.gain_ratio.dtype) * output.gain_ratio).astype(gain_D.dtype)
-    if isinstance(output, (BalancedPatch, ScalePatch)):
-        gain_D = _add(gain_D, output.gain_delta_D)
-    return {**norm, "scale": gain_D}
+    assert isinstance(output, (ScalePatch, BalancedPatch))  # block_patches refuses the others
+    return {**norm, "scale": patched_gain(norm["scale"], output)}
 
 
 def _down(patch: TokenPatch) -> DownPatch | None:
@@ -132,5 +138,6 @@ def _each_input_patched(kernels_EDF: Array, factor: InputFactor) -> Array:
 
 def _add(weights: Array, change: Array) -> Array:
     """The sum in the wider dtype of both, in the dtype of the weights."""
-    dtype = jnp.promote_types(weights.dtype, change.dtype)
+    # NumPy's promotion, which the strict mode of JAX leaves alone; it sees float32 and float64.
+    dtype = np.promote_types(accumulator(weights.dtype), accumulator(change.dtype))
     return (weights.astype(dtype) + change.astype(dtype)).astype(weights.dtype)

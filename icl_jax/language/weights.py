@@ -1,0 +1,91 @@
+"""A prompt as weights of the whole model: what can be saved, and run by any other program.
+
+A bank has a patch per kept position; a checkpoint has one set of weights for all of them. So the
+patches are made for the last position only, layer by layer, and *every* kept position runs through
+the patched layer. The others then have other states than in the run with everything, and the next
+layer's patch makes up for what the last position sees of that: its logits are exact.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+
+from icl_jax import checks
+from icl_jax.blocks.language_model import LanguageModel
+from icl_jax.blocks.materialise import materialise, position_patch
+from icl_jax.blocks.stack import functional
+from icl_jax.dims import Array, Params
+from icl_jax.language.ends import embed, token_ids
+from icl_jax.patches.bank import Bank, check_patchable, take
+from icl_jax.patches.block import TokenPatch
+from icl_jax.patches.output import OutputPolicy
+from icl_jax.patches.steps import COMPILED
+
+
+@dataclass(frozen=True)
+class PromptWeights:
+    """The weights that a prompt stands for.
+
+    Attributes:
+      params: of the model, patched; on the kept tokens alone, at positions 0..K-1, they give the
+        last one's logits in the run with everything.
+      bank: the patches in them, of the last position (K = 1), with their conditioning.
+    """
+
+    params: Params
+    bank: Bank
+
+    @property
+    def patches(self) -> tuple[TokenPatch, ...]:
+        """The patch of every layer, without the axis of positions."""
+        return tuple(position_patch(patch, 0) for patch in self.bank.patches)
+
+
+def prompt_weights(
+    model: LanguageModel,
+    params: Params,
+    tokens_T: Array | np.ndarray,
+    kept_K: Array | Sequence[int] | np.ndarray,
+    *,
+    output: OutputPolicy = "auto",
+) -> PromptWeights:
+    """The weights with which a model answers the kept tokens as if it had read everything.
+
+    Args:
+      model: the model.
+      params: its parameters.
+      tokens_T: (T,), the whole prompt.
+      kept_K: (K,), the positions to keep, increasing; the last one is patched.
+      output: which weight carries the residual change.
+
+    Raises:
+      ValueError: bad tokens or kept positions, or a position that has no patch.
+      TypeError: an MLP whose kernels are not known; see ``materialise``.
+    """
+    tokens_T = token_ids("prompt_weights", model, tokens_T)
+    kept_K = checks.kept_positions("prompt_weights", kept_K, tokens_T.shape[0])
+    positions_T = jnp.arange(tokens_T.shape[0], dtype=jnp.int32)
+    # Other programs number the kept tokens from 0; the patch makes up for that, too.
+    fresh_K = positions_T[: kept_K.shape[0]]
+    full_TD = embed(model, params, tokens_T, positions_T)
+    kept_KD = embed(model, params, tokens_T[kept_K], fresh_K)
+
+    patched_params = dict(params)
+    patches, numbers = [], []
+    for layer, (block, layer_params) in enumerate(zip(*functional(model, params), strict=True)):
+        full = COMPILED.contextual(block, layer_params, full_TD, positions_T, None)
+        kept = COMPILED.contextual(block, layer_params, kept_KD, fresh_K, None)
+        patch, number = COMPILED.patches(
+            block, layer_params, take(full, kept_K[-1:]), take(kept, fresh_K[-1:]), output
+        )
+        patched = materialise(block, layer_params, position_patch(patch, 0))
+        kept_KD = COMPILED.apply(block, patched, kept, None)
+        full_TD = COMPILED.apply(block, layer_params, full, None)
+        patched_params[f"blocks_{layer}"] = patched
+        patches.append(patch)
+        numbers.append(number)
+    bank = Bank(tuple(patches), kept_K[-1:], tuple(numbers))
+    check_patchable(bank)
+    return PromptWeights(patched_params, bank)
