@@ -123,9 +123,12 @@ class Attention(ContextualLayer):
         kernels = self._kernels(hidden_MD.shape[-1])
         query_MAF, key_MGF, value_MGF = self._project(hidden_MD, positions_M, kernels)
         memory, sees_MT = append(memory, key_MGF, value_MGF, positions_M, present_M)
-        sees_MT &= self._near(positions_M, memory.positions_T)
-        weights_AMT = self.weigh(scores(query_MAF, memory.key_TGF), sees_MT)
-        return _out(weighted_sum(weights_AMT, memory.value_TGF), kernels), memory
+        sees_MT &= self._near(positions_M.astype(jnp.int32), memory.positions_T)
+        # A memory may be narrower than the arithmetic, which is in the dtype of the input.
+        key_TGF = memory.key_TGF.astype(hidden_MD.dtype)
+        value_TGF = memory.value_TGF.astype(hidden_MD.dtype)
+        weights_AMT = self.weigh(scores(query_MAF, key_TGF), sees_MT)
+        return _out(weighted_sum(weights_AMT, value_TGF), kernels), memory
 
     def prefixes(
         self, context_ND: Array, probes_MD: Array, *, positions_M: Array
