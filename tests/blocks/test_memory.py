@@ -46,12 +46,16 @@ ATTENTIONS: dict[str, Attention] = {
 
 @functools.cache
 def with_params(module, seed=0):
-    """float64 parameters of a layer or block, and its methods as functions."""
+    """float64 parameters of a layer or block, and its methods as (compiled) functions."""
     params = random_params(module, seed, jnp.zeros((2, WIDTH), jnp.float32))
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
 
-    def call(*args, method=None, **kwargs):
+    @functools.partial(compiled, static_argnames="method")
+    def apply(params, *args, method, **kwargs):
         return module.apply({"params": params}, *args, method=method, **kwargs)
+
+    def call(*args, method=None, **kwargs):
+        return apply(params, *args, method=method, **kwargs)
 
     return params, call
 
@@ -111,7 +115,9 @@ class TestContinuedEqualsWhole:
         assert relative_error(alone_TD, want_TD[last]) > 1e-2
 
     @settings(max_examples=10)
-    @given(st.sampled_from(sorted(ATTENTIONS)), chunks(), presences(), st.integers(0, 3), seeds())
+    @given(
+        st.sampled_from(sorted(ATTENTIONS)), chunks(), presences(), st.sampled_from((0, 3)), seeds()
+    )
     def test_whatever_the_chunks_the_padding_and_the_room(self, name, sizes, present_T, free, seed):
         layer = ATTENTIONS[name]
         _, call = with_params(layer)
@@ -193,7 +199,7 @@ class TestContinuedEqualsWhole:
 
     def test_prompts_of_a_batch_may_have_read_differently_many_tokens(self):
         layer = ATTENTIONS["everything"]
-        _, call = with_params(layer)
+        params, call = with_params(layer)
         memories, want = [], []
         for length in (1, 4):
             _, memory = in_chunks(call, memory_for(layer, 6), HIDDEN_TD, (length,))
@@ -203,10 +209,16 @@ class TestContinuedEqualsWhole:
             )
 
         def continued(memory):
-            return call(HIDDEN_TD[4:], memory, positions_M=POSITIONS_T[4:], method="extend")
+            return layer.apply(
+                {"params": params},
+                HIDDEN_TD[4:],
+                memory,
+                positions_M=POSITIONS_T[4:],
+                method="extend",
+            )
 
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *memories)
-        got_BMD, after = jax.vmap(continued)(stacked)
+        got_BMD, after = compiled(jax.vmap(continued))(stacked)
         assert_close(got_BMD, jnp.stack(want), 60)
         np.testing.assert_array_equal(after.length, [3, 6])
         assert relative_error(got_BMD[0], want[1]) > 1e-2
@@ -217,15 +229,21 @@ class TestBlocks:
     def test_the_first_half_of_a_block_continued_equals_the_whole(self, wiring):
         layer = ATTENTIONS["everything"]
         block = Block(layer, MLPS["dense"], wiring, "rms")
-        params, call = with_params(block)
+        _, call = with_params(block)
         want = call(HIDDEN_TD, positions_T=POSITIONS_T, method="contextual")
         got, _ = in_chunks(call, memory_for(layer, 6), HIDDEN_TD, (4, 1, 1))
         assert_trees_close(got, want, 60)
-        # And as a pure function of its parameters.
-        again, _ = FlaxBlock(block).extend(
+
+    def test_a_flax_block_continues_as_a_pure_function_of_its_parameters(self):
+        layer = ATTENTIONS["rotary"]
+        block = Block(layer, MLPS["dense"], "pre_norm", "rms")
+        params, call = with_params(block)
+        want = call(HIDDEN_TD, positions_T=POSITIONS_T, method="contextual")
+        got, memory = FlaxBlock(block).extend(
             params, HIDDEN_TD, memory_for(layer, 6), positions_M=POSITIONS_T
         )
-        assert_trees_close(again, want, 60)
+        assert_trees_close(got, want, 60)
+        assert int(memory.length) == 6
 
     @pytest.mark.parametrize("name", ("recurrent", "state_space"))
     def test_only_attention_has_keys_and_values(self, name):
