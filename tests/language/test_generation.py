@@ -1,0 +1,139 @@
+"""Text written without the context from patched weights is the text written with it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from icl_jax.language.generation import generate, patched_generate, token_agreement
+from icl_jax.language.prompt import full_logits, patched_logits
+from icl_jax.language.sampling import Sampling, draw_token
+from tests.helpers import eps, normal, relative_error
+from tests.language.models import DECODERS, MODELS, VOCAB, params_of
+
+TOKENS = np.random.default_rng(0).integers(0, VOCAB, 20).astype(np.int32)
+KEPT = np.array([0, 15, 16, 17, 18, 19])
+SAMPLED = Sampling(temperature=1.0, top_k=12, top_p=0.9)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_key_value_cache_changes_nothing(name):
+    model, params = MODELS[name], params_of(name)
+    written = generate(model, params, TOKENS, 6)
+    everything = np.concatenate([TOKENS, written])
+    logits = full_logits(model, params, everything, np.arange(19, 25))
+    np.testing.assert_array_equal(written, np.argmax(logits, axis=-1))
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("sampling", (Sampling(), SAMPLED), ids=("greedy", "sampled"))
+def test_patched_generation_writes_the_same_tokens(name, sampling):
+    model, params = MODELS[name], params_of(name)
+    drawn = {"sampling": sampling, "key": jax.random.key(5)}
+    expected = generate(model, params, TOKENS, 10, **drawn)
+    patched = patched_generate(model, params, TOKENS, KEPT, 10, **drawn)
+    assert token_agreement(expected, patched.tokens_N) == 1.0
+    assert patched.relative_error_N.max() < eps("float32", 60, condition=20)
+    assert np.all(patched.same_top1_N) and patched.kl_N.max() < 1e-6
+    if sampling is SAMPLED:  # Greedy random models like to repeat one token, whatever they read.
+        unpatched = generate(model, params, TOKENS[KEPT], 10, positions_T=KEPT, **drawn)
+        assert token_agreement(expected, unpatched) < 1.0
+
+
+@pytest.mark.parametrize("name", ("rotary", "sandwich", "experts"))
+def test_its_bank_patches_one_run_over_everything_written(name):
+    model, params = MODELS[name], params_of(name)
+    patched = patched_generate(model, params, TOKENS, KEPT, 8)
+    everything = np.concatenate([TOKENS, patched.tokens_N[:-1]])
+    assert patched.bank.kept_K.tolist() == [*KEPT, *range(20, 27)]
+    want = full_logits(model, params, everything, patched.bank.kept_K)
+    everything[1:15] = 0  # The context, gone.
+    got = patched_logits(model, params, everything, patched.bank)
+    assert relative_error(got, want) < eps("float32", 60, condition=20)
+
+
+def test_in_bfloat16_the_closed_loop_holds():
+    model, params = MODELS["sandwich"], params_of("sandwich", "bfloat16")
+    patched = patched_generate(model, params, TOKENS, KEPT, 20)
+    assert patched.relative_error_N.max() < 3e-2
+    assert patched.same_top1_N.mean() >= 0.95
+
+
+def test_a_stop_token_stops():
+    model, params = MODELS["rotary"], params_of("rotary")
+    written = generate(model, params, TOKENS, 10)
+    stop = {int(written[3])}
+    first = int(np.flatnonzero(written == written[3])[0])
+    short = generate(model, params, TOKENS, 10, stop=stop)
+    np.testing.assert_array_equal(short, written[: first + 1])
+    patched = patched_generate(model, params, TOKENS, KEPT, 10, stop=stop)
+    np.testing.assert_array_equal(patched.tokens_N, short)
+
+
+def test_progress_is_told_of_every_token():
+    told = []
+    generate(MODELS["rotary"], params_of("rotary"), TOKENS, 3, progress=lambda: told.append(1))
+    assert len(told) == 3
+
+
+def test_agreement_counts_what_is_missing():
+    assert token_agreement(np.array([1, 2, 3, 4]), np.array([1, 2, 5])) == 0.5
+
+
+class TestSampling:
+    logits_V = normal(1, 30)
+
+    def draws(self, sampling, number=200):
+        keys = jax.random.split(jax.random.key(0), number)
+        return np.asarray(jax.vmap(lambda key: draw_token(key, self.logits_V, sampling))(keys))
+
+    def test_greedy_takes_the_most_probable(self):
+        assert set(self.draws(Sampling(), 3)) == {int(np.argmax(self.logits_V))}
+
+    def test_top_k_and_top_p_leave_the_most_probable(self):
+        order = np.argsort(-np.asarray(self.logits_V))
+        assert set(self.draws(Sampling(5.0, top_k=3))) == set(order[:3].tolist())
+        probabilities = np.asarray(jax.nn.softmax(self.logits_V / 5.0))[order]
+        count = int(np.searchsorted(np.cumsum(probabilities), 0.3) + 1)
+        assert set(self.draws(Sampling(5.0, top_p=0.3))) == set(order[:count].tolist())
+        assert len(set(self.draws(Sampling(5.0)))) > 20
+
+    def test_frequencies_are_probabilities(self):
+        tokens = self.draws(Sampling(1.0), 20_000)
+        frequencies = np.bincount(tokens, minlength=30) / len(tokens)
+        probabilities = np.asarray(jax.nn.softmax(self.logits_V))
+        assert np.abs(frequencies - probabilities).max() < 0.02
+
+    def test_values_are_checked(self):
+        with pytest.raises(ValueError, match="temperature"):
+            Sampling(-1.0)
+        with pytest.raises(ValueError, match="top_k"):
+            Sampling(1.0, top_k=0)
+        with pytest.raises(ValueError, match=r"top_p must lie in \(0, 1\], got 1.5"):
+            Sampling(1.0, top_p=1.5)
+
+
+class TestErrors:
+    run = (MODELS["learned_positions"], params_of("learned_positions"), TOKENS)
+
+    def test_what_cannot_generate(self):
+        encoder = (MODELS["encoder"], params_of("encoder"), TOKENS)
+        with pytest.raises(ValueError, match="an encoder has no head"):
+            generate(*encoder, 3)
+        headed = dataclasses.replace(MODELS["encoder"], head="tied")
+        with pytest.raises(ValueError, match="block 0 is no causal attention"):
+            generate(headed, *encoder[1:], 3)
+
+    def test_arguments(self):
+        with pytest.raises(ValueError, match="num_tokens must be an integer of at least 1"):
+            generate(*self.run, 0)
+        with pytest.raises(ValueError, match="65 tokens are needed, .* only 64 positions"):
+            generate(*self.run, 45)
+        with pytest.raises(ValueError, match="temperature needs key="):
+            generate(*self.run, 3, sampling=SAMPLED)
+        with pytest.raises(ValueError, match="kept_K must end with the prompt's last position, 19"):
+            patched_generate(*self.run, [0, 5], 3)
+        with pytest.raises(ValueError, match="positions_T"):
+            generate(*self.run, 3, positions_T=jnp.arange(3))
