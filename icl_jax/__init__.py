@@ -9,8 +9,12 @@ from icl_jax.blocks.attention import LinearAttention, SoftmaxAttention
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.config import StackConfig, build_stack
 from icl_jax.blocks.contextual import ContextualLayer
+from icl_jax.blocks.experts import Experts
 from icl_jax.blocks.feedforward import Dense, Gated
+from icl_jax.blocks.language_model import LanguageModel
+from icl_jax.blocks.materialise import materialise, position_patch
 from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
+from icl_jax.blocks.rotary import Rotary, Scaling
 from icl_jax.blocks.stack import FlaxBlock, Stack, cast, functional, repeat
 from icl_jax.descent.closed_form import ORACLES, prefix_predictions
 from icl_jax.descent.finetune import finetune
@@ -32,11 +36,23 @@ from icl_jax.dynamics.prefixes import (
     prefix_pass,
     suffix_midpoints,
 )
+from icl_jax.language.generation import generate, patched_generate, token_agreement
+from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, prompt_patches
+from icl_jax.language.sampling import Sampling
+from icl_jax.language.weights import PromptWeights, prompt_weights
+from icl_jax.measures.distributions import kl_divergence, same_top1
 from icl_jax.measures.function_space import relative_error, squared_error
 from icl_jax.measures.intervals import bootstrap_mean
 from icl_jax.measures.nulls import another_prompts, random_update, random_vector, shuffled_labels
 from icl_jax.measures.weight_space import alignment, cosine, effective_rank, off_diagonal_mean
-from icl_jax.patches.bank import Bank, check_patchable, forward, patched_forward, stack_patches
+from icl_jax.patches.bank import (
+    Bank,
+    check_patchable,
+    compact_bank,
+    forward,
+    patched_forward,
+    stack_patches,
+)
 from icl_jax.patches.block import (
     ContextualBlock,
     Midpoint,
@@ -56,6 +72,14 @@ from icl_jax.patches.low_rank import (
     outer,
     singular_values,
     subtract,
+)
+from icl_jax.patches.normed import (
+    BalancedPatch,
+    OutputNorm,
+    ScalePatch,
+    apply_normed,
+    balanced_patch,
+    scale_patch,
 )
 from icl_jax.patches.output import (
     BiasPatch,
@@ -89,6 +113,7 @@ from icl_jax.training.loop import TrainingDivergedError, train
 __all__ = [
     "ORACLES",
     "TASKS",
+    "BalancedPatch",
     "Bank",
     "BiasPatch",
     "Block",
@@ -97,14 +122,22 @@ __all__ = [
     "ContextualLayer",
     "Dense",
     "DownPatch",
+    "Experts",
     "FlaxBlock",
     "Gated",
     "GatedRecurrent",
     "InputFactor",
+    "LanguageModel",
     "LinearAttention",
     "LowRank",
     "Midpoint",
+    "OutputNorm",
     "Prompt",
+    "PromptWeights",
+    "Rotary",
+    "Sampling",
+    "ScalePatch",
+    "Scaling",
     "SoftmaxAttention",
     "Stack",
     "StackConfig",
@@ -115,21 +148,25 @@ __all__ = [
     "TrainingDivergedError",
     "add",
     "alignment",
+    "alone_logits",
     "anchored_trajectory",
     "another_prompts",
     "apply_block",
     "apply_factor",
+    "apply_normed",
     "apply_output",
     "apply_update",
     "as_matrix",
     "attention_contributions",
     "attribute_block",
+    "balanced_patch",
     "bias_patch",
     "block_patches",
     "bootstrap_mean",
     "build_stack",
     "cast",
     "check_patchable",
+    "compact_bank",
     "compose",
     "conditioning",
     "contribution_norms",
@@ -146,21 +183,30 @@ __all__ = [
     "forward",
     "frobenius_inner",
     "frobenius_norm",
+    "full_logits",
     "functional",
+    "generate",
     "input_factor",
     "kernel_update",
+    "kl_divergence",
     "linear_loss",
     "lone_midpoints",
     "make_optimizer",
     "make_task",
+    "materialise",
     "off_diagonal_mean",
     "outer",
     "patched_forward",
+    "patched_generate",
+    "patched_logits",
     "peel_off_trajectory",
+    "position_patch",
     "prefix_outputs_by_reruns",
     "prefix_pass",
     "prefix_predictions",
+    "prompt_patches",
     "prompt_tokens",
+    "prompt_weights",
     "query_token",
     "random_update",
     "random_vector",
@@ -168,7 +214,9 @@ __all__ = [
     "relative_error",
     "remainder_share",
     "repeat",
+    "same_top1",
     "sample_prompts",
+    "scale_patch",
     "shuffled_labels",
     "singular_values",
     "squared_error",
@@ -176,6 +224,7 @@ __all__ = [
     "subtract",
     "suffix_midpoints",
     "summed_update",
+    "token_agreement",
     "token_update",
     "train",
     "tune_learning_rate",
