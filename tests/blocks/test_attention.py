@@ -1,5 +1,7 @@
 """Each option of attention against loops in NumPy, and in every pass that shares work."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,14 @@ from hypothesis import strategies as st
 
 from icl_jax.blocks.attention import LinearAttention, SoftmaxAttention
 from icl_jax.blocks.rotary import Rotary, Scaling
-from tests.helpers import WIDTH, assert_close, normal, random_params, relative_error, seeds
+from tests.helpers import (
+    WIDTH,
+    assert_close,
+    normal,
+    random_params,
+    relative_error,
+    seeds,
+)
 
 HIDDEN_TD = normal(1, 6, WIDTH)
 #: With gaps, so that a window counts ids and not tokens.
@@ -19,7 +28,6 @@ OPTIONS = {
     "multi_query": dict(num_kv_heads=1),
     "grouped": dict(num_kv_heads=2, use_bias=True),
     "window": dict(window=3),
-    "window_of_one": dict(window=1),
     "window_both_ways": dict(window=3, causal=False),
     "scale": dict(scale=0.9),
     "soft_cap": dict(soft_cap=0.7),
@@ -41,8 +49,9 @@ OPTIONS = {
 }
 
 
+@functools.cache
 def with_params(layer, seed=0):
-    """float64 parameters, and the layer as a function."""
+    """float64 parameters, and the layer's methods as functions."""
     params = random_params(layer, seed, jnp.zeros((2, WIDTH), jnp.float32))
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
 
