@@ -172,7 +172,14 @@ def save(
     return folder
 
 
-def make_tiny(family: str, folder: str | Path, key: jax.Array, *, dtype: Any = None) -> Checkpoint:
+def make_tiny(
+    family: str,
+    folder: str | Path,
+    key: jax.Array,
+    *,
+    dtype: Any = None,
+    vocab_size: int | None = None,
+) -> Checkpoint:
     """Writes a tiny checkpoint with random parameters, none of them zero or one, and loads it.
 
     Args:
@@ -180,6 +187,7 @@ def make_tiny(family: str, folder: str | Path, key: jax.Array, *, dtype: Any = N
       folder: to make.
       key: of the random numbers.
       dtype: to store the parameters in; float32 by default.
+      vocab_size: of a tokenizer that goes with it; what the family has by default.
 
     Raises:
       ValueError: no such family.
@@ -189,6 +197,8 @@ def make_tiny(family: str, folder: str | Path, key: jax.Array, *, dtype: Any = N
     if family not in known:
         raise ValueError(f"make_tiny: family must be one of {', '.join(known)}, got {family!r}.")
     config = known[family].tiny()
+    if vocab_size is not None:
+        config["vocab_size"] = vocab_size
     model = known[family].build(Options(config, f"{family}.tiny()"))
     init_key, noise_key = jax.random.split(key)
     init = jax.jit(lambda key: model.init(key, jnp.zeros((2,), jnp.int32))["params"])

@@ -1,0 +1,296 @@
+"""What decoders in the manner of Llama share: how options are read, and where tensors go."""
+
+import math
+from typing import Any
+
+from icl_jax.blocks.attention import SoftmaxAttention
+from icl_jax.blocks.block import Block
+from icl_jax.blocks.feedforward import ActivationName, Feedforward, Gated
+from icl_jax.blocks.language_model import LanguageModel
+from icl_jax.blocks.rotary import Rotary, Scaling
+from icl_jax.interop.options import Options
+from icl_jax.interop.table import Tensor, head_bias, heads_in, heads_out, linear, tensor
+
+#: What configurations call our activations.
+ACTIVATIONS: dict[str, ActivationName] = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+_SCALINGS = ("default", "linear", "llama3", "yarn")
+
+
+def activation(config: Options, *keys: str, default: str = "silu") -> ActivationName:
+    """The activation of an MLP; ValueError for one that there is not."""
+    name = config.text(*keys, default=default)
+    if name not in ACTIVATIONS:
+        raise config.unsupported(keys[0], name, tuple(ACTIVATIONS))
+    return ACTIVATIONS[name]
+
+
+def rotary(rope: Options, *, base: float = 10000.0, features: int | None = None) -> Rotary:
+    """Rotary embeddings as ``Options.rope`` describes them.
+
+    Args:
+      rope: the options.
+      base: where they have none.
+      features: of a head that turn; all when left out.
+    """
+    kind = rope.require("rope_type", _SCALINGS)
+    base = rope.number("rope_theta", default=base)
+    if kind == "default":
+        return Rotary(base, features)
+    factor = rope.number("factor")
+    if kind == "linear":
+        return Rotary(base, features, Scaling("linear", factor))
+    original = rope.integer("original_max_position_embeddings")
+    if kind == "llama3":
+        scaling = Scaling(
+            "llama3",
+            factor,
+            low_freq_factor=rope.number("low_freq_factor"),
+            high_freq_factor=rope.number("high_freq_factor"),
+            original_length=original,
+        )
+    else:
+        scaling = Scaling(
+            "yarn",
+            factor,
+            original_length=original,
+            beta_fast=rope.number("beta_fast", default=32.0),
+            beta_slow=rope.number("beta_slow", default=1.0),
+            attention_factor=_yarn_attention(rope, factor),
+            truncate=rope.boolean("truncate", default=True),
+        )
+    return Rotary(base, features, scaling)
+
+
+def attention(config: Options, *, base: float = 10000.0, **options: Any) -> SoftmaxAttention:
+    """Causal attention with rotary embeddings.
+
+    Args:
+      config: config.json.
+      base: of the rotary embeddings, where the configuration has none.
+      **options: further attributes of ``SoftmaxAttention``.
+    """
+    num_heads = config.integer("num_attention_heads")
+    return SoftmaxAttention(
+        num_heads=num_heads,
+        head_width=head_width(config),
+        num_kv_heads=config.integer("num_key_value_heads", default=num_heads),
+        rotary=options.pop("rotary", None) or rotary(config.rope(), base=base),
+        **options,
+    )
+
+
+def head_width(config: Options) -> int:
+    """The features of a head: as said, or the width shared out among the heads."""
+    width, num_heads = config.integer("hidden_size"), config.integer("num_attention_heads")
+    if not config.has("head_dim") and width % num_heads:
+        raise config.unsupported(
+            "num_attention_heads", num_heads, f"a divisor of hidden_size = {width}"
+        )
+    return config.integer("head_dim", default=width // num_heads)
+
+
+def gated(config: Options, *, use_bias: bool = False) -> Gated:
+    """A gated MLP."""
+    return Gated(
+        hidden_width=config.integer("intermediate_size"),
+        activation=activation(config, "hidden_act"),
+        use_bias=use_bias,
+    )
+
+
+def decoder(config: Options, blocks: tuple[Block, ...], *, tied: bool = False) -> LanguageModel:
+    """Embedding, blocks, final root-mean-square norm and head; ``tied`` if nothing is said."""
+    return LanguageModel(
+        blocks=blocks,
+        vocab_size=config.integer("vocab_size"),
+        width=config.integer("hidden_size"),
+        norm="rms",
+        norm_epsilon=blocks[0].norm_epsilon,
+        head="tied" if config.boolean("tie_word_embeddings", default=tied) else "own",
+    )
+
+
+def pre_norm_blocks(
+    config: Options,
+    attentions: tuple[SoftmaxAttention, ...],
+    mlp: Feedforward,
+    *,
+    epsilon: float = 1e-6,
+) -> tuple[Block, ...]:
+    """The layers of Llama: each its own attention, and the same kind of MLP.
+
+    Args:
+      config: config.json.
+      attentions: of the layers.
+      mlp: of all of them.
+      epsilon: of the norms, where the configuration has none.
+    """
+    epsilon = config.number("rms_norm_eps", default=epsilon)
+    # The same instance twice would mean shared parameters, so every layer has clones.
+    return tuple(
+        Block(one.clone(), mlp.clone(), wiring="pre_norm", norm="rms", norm_epsilon=epsilon)
+        for one in attentions
+    )
+
+
+#: Stored norms of a layer of Llama, and ours.
+NORMS = (("input_layernorm", "norm_1"), ("post_attention_layernorm", "norm_2"))
+
+
+def decoder_table(
+    model: LanguageModel,
+    *,
+    norms: tuple[tuple[str, str], ...] = NORMS,
+    gain_offset: float = 0.0,
+) -> tuple[Tensor, ...]:
+    """The tensors of Llama.
+
+    Args:
+      model: attention and gated MLPs.
+      norms: what the norms of a layer are called, and which they are.
+      gain_offset: what the gains of norms have more than what is stored (Gemma: 1).
+    """
+    found = list(ends_table(model, gain_offset=gain_offset))
+    for layer, block in enumerate(model.blocks):
+        stored, path = f"model.layers.{layer}", f"blocks_{layer}"
+        found += attention_table(
+            f"{stored}.self_attn",
+            f"{path}/contextual_layer",
+            block.contextual_layer,
+            model.width,
+            gain_offset=gain_offset,
+        )
+        found += gated_table(f"{stored}.mlp", f"{path}/mlp", block.mlp, model.width)
+        found += norms_table(stored, path, norms, model.width, gain_offset=gain_offset)
+    return tuple(found)
+
+
+def ends_table(model: LanguageModel, *, gain_offset: float = 0.0) -> tuple[Tensor, ...]:
+    """Embedding, final norm, and the head where it is not the embedding again."""
+    table = (model.vocab_size, model.width)
+    found = [
+        tensor("model.embed_tokens.weight", table, "embedding"),
+        tensor("model.norm.weight", (model.width,), "norm_final/scale", offset=gain_offset),
+    ]
+    if model.head == "own":
+        found.append(tensor("lm_head.weight", table, "head_kernel", linear))
+    return tuple(found)
+
+
+def norms_table(
+    stored: str,
+    path: str,
+    norms: tuple[tuple[str, str], ...],
+    width: int,
+    *,
+    gain_offset: float = 0.0,
+) -> tuple[Tensor, ...]:
+    """The gains of a layer's root-mean-square norms."""
+    return tuple(
+        tensor(f"{stored}.{name}.weight", (width,), f"{path}/{norm}/scale", offset=gain_offset)
+        for name, norm in norms
+    )
+
+
+def attention_table(
+    stored: str,
+    path: str,
+    layer: Any,
+    width: int,
+    *,
+    gain_offset: float = 0.0,
+    names: tuple[str, str, str, str] = ("q_proj", "k_proj", "v_proj", "o_proj"),
+) -> tuple[Tensor, ...]:
+    """Separate query, key and value projections, their biases and norms, and the output's.
+
+    Args:
+      stored: what the names begin with, such as ``model.layers.0.self_attn``.
+      path: of the layer in the tree, written with slashes.
+      layer: the attention.
+      width: D.
+      gain_offset: what the gains of query-key norms have more than what is stored.
+      names: of the projections of queries, keys and values, and of the output's.
+    """
+    heads, features = layer.num_heads, layer.head_width
+    groups = layer.num_kv_heads or heads
+    found = []
+    for name, leaf, count in zip(
+        names, ("query", "key", "value"), (heads, groups, groups), strict=False
+    ):
+        size = count * features
+        weight, view = f"{stored}.{name}.weight", heads_in(count, features)
+        found.append(tensor(weight, (size, width), f"{path}/{leaf}", view))
+        if layer.use_bias:
+            bias, view = f"{stored}.{name}.bias", head_bias(count, features)
+            found.append(tensor(bias, (size,), f"{path}/{leaf}_bias", view))
+    out = (width, heads * features)
+    found.append(
+        tensor(f"{stored}.{names[3]}.weight", out, f"{path}/out", heads_out(heads, features))
+    )
+    if layer.use_bias if layer.out_bias is None else layer.out_bias:
+        found.append(tensor(f"{stored}.{names[3]}.bias", (width,), f"{path}/out_bias"))
+    for name, leaf, count in (("q_norm", "query_norm", heads), ("k_norm", "key_norm", groups)):
+        gain, where = f"{stored}.{name}.weight", f"{path}/{leaf}"
+        if layer.qk_norm == "head":
+            found.append(tensor(gain, (features,), where, offset=gain_offset))
+        elif layer.qk_norm == "all":
+            view = head_bias(count, features)
+            found.append(tensor(gain, (count * features,), where, view, offset=gain_offset))
+    return tuple(found)
+
+
+def gated_table(stored: str, path: str, mlp: Any, width: int) -> tuple[Tensor, ...]:
+    """Gate, up and down, with biases if the MLP has them."""
+    hidden = mlp.hidden_width
+    found = []
+    for kernel, shape in (
+        ("gate", (hidden, width)),
+        ("up", (hidden, width)),
+        ("down", (width, hidden)),
+    ):
+        name = f"{stored}.{kernel}_proj"
+        found.append(tensor(f"{name}.weight", shape, f"{path}/{kernel}/kernel", linear))
+        if mlp.use_bias:
+            found.append(tensor(f"{name}.bias", shape[:1], f"{path}/{kernel}/bias"))
+    return tuple(found)
+
+
+def linear_table(
+    stored: str, path: str, inputs: int, outputs: int, *, use_bias: bool = True
+) -> tuple[Tensor, ...]:
+    """One ``nn.Linear`` as kernel and bias."""
+    found = [tensor(f"{stored}.weight", (outputs, inputs), f"{path}/kernel", linear)]
+    if use_bias:
+        found.append(tensor(f"{stored}.bias", (outputs,), f"{path}/bias"))
+    return tuple(found)
+
+
+def layer_norm_table(stored: str, path: str, width: int) -> tuple[Tensor, ...]:
+    """Gain and bias of a layer norm."""
+    return (
+        tensor(f"{stored}.weight", (width,), f"{path}/scale"),
+        tensor(f"{stored}.bias", (width,), f"{path}/bias"),
+    )
+
+
+def _yarn_attention(rope: Options, factor: float) -> float | None:
+    """YaRN's factor on queries and keys; None leaves the standard one."""
+    if rope.has("attention_factor"):
+        return rope.number("attention_factor")
+    if rope.has("mscale") and rope.has("mscale_all_dim"):
+        scales = [_mscale(factor, rope.number(key)) for key in ("mscale", "mscale_all_dim")]
+        return scales[0] / scales[1]
+    return None
+
+
+def _mscale(factor: float, weight: float) -> float:
+    return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
