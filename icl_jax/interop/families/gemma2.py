@@ -109,6 +109,7 @@ def sandwich(
       qk_norm: of queries and keys.
     """
     config.require("use_bidirectional_attention", (False, None), default=None)
+    config = Options({"head_dim": 256, **config.config}, config.where)
     epsilon = config.number("rms_norm_eps", default=1e-6)
     scale = 1 / math.sqrt(config.number("query_pre_attn_scalar", default=256))
     layer = attention(
