@@ -35,7 +35,8 @@ class Family(Protocol):
     """What a module of ``interop.families`` offers.
 
     It may also have ``IGNORED``: regular expressions of stored names, without their prefix, of
-    what the model does not need (a pooler, say).
+    what the model does not need (a pooler, say). And ``fused_table``: a second ``table`` for
+    files that have the same numbers in other tensors (all experts of a layer in two, say).
 
     Attributes:
       ARCHITECTURES: the "architectures" and "model_type" of config.json that it answers to.
@@ -80,6 +81,27 @@ def family_of(config: Mapping[str, Any]) -> tuple[str, Family]:
     raise ValueError(
         f"config.json: architectures = {json.dumps(architectures)}, model_type = "
         f"{json.dumps(config.get('model_type'))} is not supported. Supported are {supported}."
+    )
+
+
+def fitting_table(
+    family: Family, model: Any, config: Options, stored: Iterable[str]
+) -> tuple[Tensor, ...]:
+    """The family's key table; of two, the one with the larger share of its names in the files.
+
+    Args:
+      family: of the model.
+      model: the Flax model.
+      config: config.json.
+      stored: names in the files.
+    """
+    there = {_canonical(name) for name in stored}
+    tables = [family.table(model, config)]
+    if hasattr(family, "fused_table"):
+        tables.append(family.fused_table(model, config))
+    return max(
+        tables,
+        key=lambda table: sum(_canonical(one.name) in there for one in table) / len(table),
     )
 
 
