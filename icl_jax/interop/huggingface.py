@@ -23,7 +23,7 @@ from icl_jax.interop import assemble
 from icl_jax.interop.hub import PATTERNS, checkpoint_folder
 from icl_jax.interop.options import Options, read_json
 from icl_jax.interop.placement import place, placements
-from icl_jax.interop.registry import families, family_of, match_names
+from icl_jax.interop.registry import families, family_of, fitting_table, match_names
 from icl_jax.interop.safetensors import INDEX, SINGLE, Entry, MappedTensors, write_tensors
 
 CONFIG = "config.json"
@@ -90,10 +90,10 @@ def load(
         raise options.unsupported("quantization_config", quantization, "unquantized weights")
     family_name, family = family_of(config)
     model = family.build(options)
-    table = family.table(model, options)
+    tensors = MappedTensors(folder)
+    table = fitting_table(family, model, options, tensors)
     shapes = parameter_shapes(model)
     plan = assemble.plan(f"family {family_name}", table, shapes)
-    tensors = MappedTensors(folder)
     tied = getattr(model, "head", None) == "tied"
     names = match_names(table, tensors, tied=tied, ignored=getattr(family, "IGNORED", ()))
     wanted = _wanted(dtype, [tensors.entries[name] for name in names.values()])
