@@ -109,7 +109,7 @@ def save_adapter(
         "bias": "none",
         "target_modules": sorted(targets),
         "modules_to_save": sorted(saved) or None,
-        "fan_in_fan_out": "Conv1D" in getattr(family, "LINEAR", "nn.Linear"),
+        "fan_in_fan_out": getattr(family, "CONV1D", False),
         "inference_mode": True,
     }
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,126 @@
+"""Writes the golden files: tiny random checkpoints of transformers, and what it computes with them.
+
+    python tests/interop/golden/make.py [FAMILY ...]
+
+needs PyTorch and transformers (the extra ``parity``); the tests that read the files do not. Each
+family gets ``config.json``, ``model.safetensors`` and ``logits.npz``: token ids and mask of a
+padded batch, position ids, and the logits in float32 and float64. transformers computes norms,
+softmax, rotary angles and routers in float32 whatever the dtype, so the float64 reference runs with
+its float32 made wide.
+"""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+from icl_jax.interop.registry import families
+
+HERE = Path(__file__).parent
+LENGTHS = (24, 17, 9)
+
+
+def batch(vocab_size: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Rows of several lengths, the second padded on the left, the others on the right."""
+    longest = max(LENGTHS)
+    tokens = np.random.default_rng(seed).integers(3, vocab_size, (len(LENGTHS), longest))
+    mask = np.arange(longest)[None] < np.asarray(LENGTHS)[:, None]
+    mask[1] = mask[1, ::-1]
+    positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
+    return {
+        "tokens": tokens.astype(np.int32),
+        "mask": mask,
+        "positions": positions.astype(np.int32),
+    }
+
+
+@contextlib.contextmanager
+def wide():
+    """float64 wherever transformers asks for float32, from the making of a model to its logits."""
+    names, method = ("float32", "float"), torch.Tensor.float
+    before = {name: getattr(torch, name) for name in names}
+    for name in names:
+        setattr(torch, name, torch.float64)
+    torch.Tensor.float = torch.Tensor.double
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        for name, dtype in before.items():
+            setattr(torch, name, dtype)
+        torch.Tensor.float = method
+        torch.set_default_dtype(torch.float32)
+
+
+def new_model(config, dtype):
+    """A model of transformers in its plainest implementation."""
+    encoder = config.model_type == "bert"
+    made = transformers.AutoModel if encoder else transformers.AutoModelForCausalLM
+    options = {"add_pooling_layer": False} if encoder else {}
+    return made.from_config(
+        config,
+        attn_implementation="eager",
+        experts_implementation="eager",
+        dtype=dtype,
+        **options,
+    ).eval()
+
+
+def random_model(family: str, seed: int = 0):
+    """A model whose parameters are all random and exact in bfloat16: no bias zero, no gain one."""
+    given = families()[family].tiny()
+    config = transformers.AutoConfig.for_model(**given)
+    config.architectures = given["architectures"]
+    torch.manual_seed(seed)
+    model = new_model(config, torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            size = 0.3 if parameter.ndim == 1 else 0.2
+            noisy = parameter + size * torch.randn_like(parameter)
+            parameter.copy_(noisy.to(torch.bfloat16))
+    return model
+
+
+def logits(model, given) -> np.ndarray:
+    """Logits, or last states, of a batch."""
+    with torch.no_grad():
+        found = model(
+            input_ids=torch.as_tensor(given["tokens"], dtype=torch.long),
+            attention_mask=torch.as_tensor(given["mask"], dtype=torch.long),
+            position_ids=torch.as_tensor(given["positions"], dtype=torch.long),
+        )
+    return (found.logits if hasattr(found, "logits") else found.last_hidden_state).numpy()
+
+
+def wide_logits(model, given) -> np.ndarray:
+    """The same in float64 throughout."""
+    with wide():
+        copy = new_model(model.config, torch.float64)
+        copy.load_state_dict({k: v.double() for k, v in model.state_dict().items()})
+        return logits(copy, given)
+
+
+def write(family: str) -> None:
+    """The golden files of one family."""
+    folder = HERE / family
+    model = random_model(family)
+    given = batch(model.config.vocab_size)
+    found = {"float32": logits(model, given), "float64": wide_logits(model, given)}
+    assert found["float64"].dtype == np.float64
+    folder.mkdir(exist_ok=True)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    np.savez_compressed(folder / "logits.npz", **given, **found)
+    difference = np.abs(found["float32"] - found["float64"])[given["mask"]].max()
+    print(f"{family}: float32 and float64 differ by {difference:.1e}")
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or sorted(families()):
+        write(name)
