@@ -145,11 +145,11 @@ def _logits(names: Sequence[str], sizes: Sequence[tuple[int, int]], measured: Me
         for dtype, prompts in measured.items()
         for name, size, arrays in zip(names, sizes, prompts, strict=True)
     ]
-    errors = [
+    errors: list[tuple[Any, ...]] = [
         (dtype, name, *size, *(float(arrays[f"{run}.relative_error"]) for run in runs))
         for dtype, name, size, arrays in labelled
     ]
-    choices = [
+    choices: list[tuple[Any, ...]] = [
         (dtype, name, *(float(arrays[f"{run}.{key}"]) for key in ("kl", "top1") for run in pair))
         for dtype, name, _, arrays in labelled
         for pair in [("patched", "unpatched")]
