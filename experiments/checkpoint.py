@@ -32,7 +32,9 @@ from experiments.checkpoint_tiny import make_tiny
 from experiments.conduct import Arrays, Outcome, each, finish, start
 from experiments.flags import UsageError, launch, option
 from icl_jax import checks
+from icl_jax.blocks.stack import functional
 from icl_jax.interop.huggingface import Checkpoint, load
+from icl_jax.interop.peft import adapter_policy
 from icl_jax.interop.spans import Prompt, read_prompts
 from icl_jax.interop.tokenizer import has_tokenizer, load_tokenizer
 from icl_jax.language.generation import generate, patched_generate, token_agreement
@@ -42,6 +44,7 @@ from icl_jax.language.sampling import Sampling
 from icl_jax.measures.distributions import kl_divergence, same_top1
 from icl_jax.measures.function_space import relative_error
 from icl_jax.patches.bank import Bank
+from icl_jax.patches.block import chosen_policy
 from icl_jax.patches.output import OUTPUT_POLICIES
 from icl_jax.records import Run, WorkdirError
 
@@ -238,6 +241,7 @@ def prepare(config: Config, workdir: Path | None) -> tuple[Run, list[Prompt], Ch
             max_length=_max_length(config, checkpoint),
             keep_bos=config.keep_bos,
         )[: config.max_prompts]
+        check_possible(config, checkpoint, prompts)
     except (ValueError, OSError, ImportError) as error:
         raise UsageError(str(error)) from error
     run = start(workdir, "checkpoint", config)
@@ -249,6 +253,24 @@ def prepare(config: Config, workdir: Path | None) -> tuple[Run, list[Prompt], Ch
         )
     run.save_json("prompts.json", texts)
     return run, prompts, checkpoint
+
+
+def check_possible(config: Config, checkpoint: Checkpoint, prompts: Sequence[Prompt]) -> None:
+    """Raises ValueError for what this model cannot do with these prompts."""
+    for block, params in zip(*functional(checkpoint.model, checkpoint.params), strict=True):
+        chosen_policy(config.output_patch, block, block.output_norm(params) is not None)
+    if config.export == "peft":
+        adapter_policy(checkpoint)
+    if not config.generate:
+        return
+    if checkpoint.model.head == "none":
+        raise ValueError(f"--generate: a {checkpoint.family} model has no head that writes.")
+    for prompt in prompts:
+        if prompt.kept[-1] != len(prompt.tokens) - 1:
+            raise ValueError(
+                f"--generate: the last token of prompt {prompt.name!r} is not kept, and that is "
+                "where the first new token is written. Keep it."
+            )
 
 
 def _max_length(config: Config, checkpoint: Checkpoint) -> int | None:

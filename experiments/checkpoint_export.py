@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.flags import UsageError
 from icl_jax.interop.huggingface import Checkpoint, load, save
 from icl_jax.interop.peft import adapter_policy, save_adapter
 from icl_jax.interop.spans import Prompt
@@ -43,10 +42,7 @@ def export(
         return found
     model, params = checkpoint.model, checkpoint.params
     if form == "peft":
-        try:
-            output = adapter_policy(checkpoint)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
+        output = adapter_policy(checkpoint)
     weights = prompt_weights(model, params, prompt.tokens, prompt.kept, output=output)
     folder = run.path("adapter" if form == "peft" else "checkpoint")
     shutil.rmtree(folder, ignore_errors=True)  # Half of an export that was killed.

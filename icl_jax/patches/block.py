@@ -147,7 +147,7 @@ def block_patches(
       blocks without biases, parallel blocks and norms on the output.
     """
     norm = block.output_norm(params) if isinstance(block, NormedBlock) else None
-    policy = _policy(output, block, norm is not None)
+    policy = chosen_policy(output, block, norm is not None)
     factor = None
     if block.patches_input:
         checks.non_zero_rows("block_patches", "the MLP's input", kept.mlp_input_TD)
@@ -164,7 +164,7 @@ def block_patches(
     if policy == "down":
         return TokenPatch(factor, jax.vmap(down_patch)(hidden_KH, change_KD)), numbers
 
-    assert norm is not None and isinstance(block, NormedBlock)  # _policy has seen to it
+    assert norm is not None and isinstance(block, NormedBlock)  # chosen_policy has seen to it
     output_KD = block.mlp_output(params, kept.mlp_input_TD, hidden_KH, factor)
     patch: ScalePatch | BalancedPatch
     if policy == "scale":
@@ -181,8 +181,17 @@ def block_patches(
     return TokenPatch(factor, patch), numbers
 
 
-def _policy(output: OutputPolicy, block: ContextualBlock, has_gain: bool) -> OutputPolicy:
-    """The weights that ``auto`` stands for; raises where a block lacks those asked for."""
+def chosen_policy(output: OutputPolicy, block: ContextualBlock, has_gain: bool) -> OutputPolicy:
+    """The weights that ``auto`` stands for in a block; any other policy is itself.
+
+    Args:
+      output: the policy asked for.
+      block: the block.
+      has_gain: whether a root-mean-square norm stands on its MLP's output.
+
+    Raises:
+      ValueError: an unknown policy, or one that the block has no weights for.
+    """
     checks.one_of("block_patches", "output", output, OUTPUT_POLICIES)
     if output == "auto":
         return "bias" if block.has_output_bias else "balanced" if has_gain else "down"

@@ -1,0 +1,145 @@
+"""The experiment on a tiny checkpoint, from its making to its report."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from experiments import checkpoint
+from experiments.flags import UsageError
+from icl_jax.records import WorkdirError
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny") / "gemma3"
+    assert checkpoint.run(checkpoint.Config(make_tiny="gemma3"), folder) is None
+    lines = (folder / "prompts.jsonl").read_text().splitlines()
+    (folder / "two.jsonl").write_text("\n".join(lines[:2]))
+    return folder
+
+
+def config_of(tiny, **changes):
+    return checkpoint.Config(
+        checkpoint=str(tiny),
+        prompts=str(tiny / "two.jsonl"),
+        generate=4,
+        export="checkpoint",
+        dtype=("float32", "bfloat16"),
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tiny, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "run"
+    checkpoint.run(config_of(tiny), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_every_prompt_is_exact_and_the_controls_are_not(summary):
+    assert summary["family"] == "gemma3" and len(summary["prompts"]) == 2
+    for prompt in summary["prompts"].values():
+        errors = prompt["relative_error"]
+        assert errors["patched"] <= 1e-5
+        assert min(errors["unpatched"], errors["shuffled"]) >= 1e-2
+        assert prompt["top1"] == 1.0 and prompt["kl"] < 1e-6 < prompt["unpatched_kl"]
+        numbers = prompt["conditioning"]
+        assert len(numbers["max_scale_change"]) == len(numbers["min_normalised"]) == 4
+        assert all(value > 0 for values in numbers.values() for value in values)
+    assert summary["dtypes"]["bfloat16"]["relative_error"]["patched"] < 2e-2
+
+
+def test_generation_agrees(summary):
+    for prompt in summary["prompts"].values():
+        assert prompt["generation"]["agreement"] == 1.0
+        assert prompt["generation"]["tokens"] == 4
+    assert summary["dtypes"]["float32"]["generation"]["tokens"] == 8
+
+
+def test_the_export_is_a_checkpoint_that_answers_alone(tiny, folder, summary):
+    assert summary["export"]["format"] == "checkpoint"
+    assert summary["export"]["logit_error"] < 1e-4 < summary["export"]["unpatched_logit_error"]
+    exported = folder / summary["export"]["folder"]
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
+        path.name for path in exported.iterdir()
+    }
+
+
+def test_the_report_shows_all_of_it(folder):
+    page = (folder / "report.html").read_text()
+    for title in ("The same logits", "How hard the patches", "The same text", "The context as a"):
+        assert title in page
+    assert page.count("<svg") >= 3
+
+
+def test_what_is_measured_is_not_measured_again(tiny, folder, monkeypatch):
+    def never(*args, **kwargs):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(checkpoint, "measure", never)
+    monkeypatch.setattr(checkpoint, "measure_generation", never)
+    before = (folder / "summary.json").read_text()
+    checkpoint.run(config_of(tiny), folder)
+    assert (folder / "summary.json").read_text() == before
+
+
+def test_a_killed_run_loses_one_prompt_at_most(tiny, folder, monkeypatch):
+    (folder / "float32" / "0001.npz").unlink()
+    measured, original = [], checkpoint.measure
+
+    def counted(config, loaded, prompts, index):
+        measured.append(index)
+        return original(config, loaded, prompts, index)
+
+    monkeypatch.setattr(checkpoint, "measure", counted)
+    checkpoint.run(config_of(tiny), folder)
+    assert measured == [1]
+
+
+class TestErrors:
+    def test_other_prompts_need_another_folder(self, tiny, folder):
+        file = tiny / "two.jsonl"
+        text = file.read_text()
+        file.write_text(text.replace("the", "thy"))
+        try:
+            with pytest.raises(WorkdirError, match="begun with other prompts"):
+                checkpoint.run(config_of(tiny), folder)
+        finally:
+            file.write_text(text)
+
+    def test_what_is_missing_is_named(self, tiny, tmp_path):
+        with pytest.raises(UsageError, match="--checkpoint is missing. To try without one"):
+            checkpoint.run(checkpoint.Config(), tmp_path / "run")
+        with pytest.raises(UsageError, match="--workdir=DIR is missing"):
+            checkpoint.run(config_of(tiny), None)
+        wrong = dataclasses.replace(config_of(tiny), prompts=str(tiny / "none.jsonl"))
+        with pytest.raises(UsageError, match="none.jsonl: no such file"):
+            checkpoint.run(wrong, tmp_path / "run")
+        with pytest.raises(UsageError, match="make_tiny: family must be one of bert, falcon"):
+            checkpoint.run(checkpoint.Config(make_tiny="gpt9"), tmp_path / "tiny")
+
+    def test_values_are_checked(self):
+        with pytest.raises(ValueError, match="dtype must be one of 'float32', .* got 'int8'"):
+            checkpoint.Config(dtype=("int8",))
+        with pytest.raises(ValueError, match="max_prompts"):
+            checkpoint.Config(max_prompts=0)
+
+    def test_a_policy_without_its_weights_comes_before_any_work(self, tiny, tmp_path):
+        config = dataclasses.replace(config_of(tiny), output_patch="bias")
+        with pytest.raises(UsageError, match="output='bias' needs a block that ends in a bias"):
+            checkpoint.run(config, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_one_prompt_alone_is_controlled_by_its_context_reversed(tiny):
+    loaded = checkpoint.load(tiny)
+    prompt = checkpoint.Prompt(np.arange(8, dtype=np.int32), np.array([0, 7], np.int32), "one")
+    other = checkpoint.another(loaded, [prompt], 0)
+    assert other.tokens_T[:8].tolist() == [0, 6, 5, 4, 3, 2, 1, 7]
