@@ -11,11 +11,11 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_readme_has_its_two_examples():
-    assert len(EXAMPLES) == 2
+def test_the_readme_has_its_three_examples():
+    assert len(EXAMPLES) == 3
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=["functional", "stack"])
+@pytest.mark.parametrize("example", EXAMPLES, ids=["functional", "stack", "checkpoint"])
 def test_a_pasted_example_prints_true(example):
     done = subprocess.run(
         [sys.executable, "-c", example], capture_output=True, text=True, timeout=120, check=True
@@ -27,9 +27,9 @@ def test_every_experiment_of_the_table_exists():
     table = README.split("| `python -m experiments.NAME", 1)[1].split("\n\n", 1)[0]
     names = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
     folder = Path(__file__).parent.parent / "experiments"
-    assert len(names) == 7
+    assert len(names) == 8
     for name in names:
-        assert "launch(Config, run, __doc__)" in (folder / f"{name}.py").read_text(), name
+        assert "launch(Config, run, __doc__" in (folder / f"{name}.py").read_text(), name
 
 
 def test_every_image_of_the_readme_is_there():
