@@ -221,8 +221,8 @@ def _layers(measured: Measured) -> Section:
         panels += [
             Panel("change of the norm's scale", lines, "layer", "max |ds|", log_y=True),
             Panel(
-                "what a scale patch divides by",
-                [Curve("smallest entry", layers, normalised_L, role="reference")],
+                "smallest entry of an output",
+                [Curve("what a scale patch divides by", layers, normalised_L, role="reference")],
                 "layer",
                 "min |o / rms(o)|",
                 log_y=True,

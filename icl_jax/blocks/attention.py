@@ -206,6 +206,9 @@ class Attention(ContextualLayer):
         name = type(self).__name__
         checks.positive_int(name, "num_heads", self.num_heads)
         checks.one_of(name, "qk_norm", self.qk_norm, QUERY_KEY_NORMS)
+        for option in ("num_kv_heads", "head_width", "window"):
+            if getattr(self, option) is not None:
+                checks.positive_int(name, option, getattr(self, option))
         if self.head_width is None and width % self.num_heads:
             raise ValueError(
                 f"{name}: num_heads={self.num_heads} does not divide the width {width}. Choose a "
@@ -273,7 +276,6 @@ class Attention(ContextualLayer):
         """Which position ids lie within the window of each row; broadcastable to (M, T)."""
         if self.window is None:
             return jnp.ones((1, 1), bool)
-        checks.positive_int(type(self).__name__, "window", self.window)
         return jnp.abs(rows_M[:, None] - columns_T[None, :]) < self.window
 
 
@@ -288,6 +290,8 @@ class SoftmaxAttention(Attention):
 
     def weigh(self, scores_AMT: Array, sees_MT: Array) -> Array:
         """Softmax in float32 or wider over what each row sees."""
+        if self.soft_cap is not None:
+            checks.positive("SoftmaxAttention", "soft_cap", self.soft_cap)
         lowest = jnp.finfo(scores_AMT.dtype).min
         capped_AMT = soft_capped(scores_AMT, self.soft_cap)
         return jax.nn.softmax(jnp.where(sees_MT[None], capped_AMT, lowest), axis=-1)

@@ -21,6 +21,9 @@ LAYERS: tuple[LayerName, ...] = ("attention", "linear_attention", "state_space",
 MlpName = Literal["dense", "gated"]
 MLPS = ("dense", "gated")
 
+#: Wirings that only add to the residual stream.
+GROWING = ("pre_norm", "parallel", "sandwich", "output_norm")
+
 
 @dataclass(frozen=True)
 class StackConfig:
@@ -75,8 +78,8 @@ def build_stack(config: StackConfig, output_width: int = 1) -> Stack:
         blocks=repeat(block, config.depth),
         width=config.width,
         output_width=output_width,
-        # A pre-norm stream grows with depth; every such architecture norms it before reading it.
-        final_norm=config.norm if config.wiring == "pre_norm" else "none",
+        # A stream without norms on its path grows with depth: such models norm it before reading.
+        final_norm=config.norm if config.wiring in GROWING else "none",
     )
 
 

@@ -62,6 +62,10 @@ class LanguageModel(nn.Module):
             checks.positive_int(where, name, getattr(self, name))
         if not self.blocks:
             raise ValueError(f"{where}: blocks is empty; a model has at least one block.")
+        if self.head_bias and self.head == "none":
+            raise ValueError(f"{where}: head_bias=True needs a head; this model has head='none'.")
+        if self.soft_cap is not None:
+            checks.positive(where, "soft_cap", self.soft_cap)
         normal, zeros = nn.initializers.normal(0.02), nn.initializers.zeros
         table = (self.vocab_size, self.width)
         self.embedding = self.param("embedding", normal, table, self.dtype)

@@ -9,7 +9,7 @@ import pytest
 
 from icl_jax.blocks.block import WIRINGS, Block
 from icl_jax.blocks.config import LAYERS as LAYER_NAMES
-from icl_jax.blocks.config import StackConfig, build_stack
+from icl_jax.blocks.config import GROWING, StackConfig, build_stack
 from icl_jax.blocks.stack import Stack, cast, functional, repeat
 from icl_jax.patches.bank import forward
 from tests.helpers import LAYERS, MLPS, assert_close, compiled, make_model, normal, random_params
@@ -143,7 +143,7 @@ class TestConfig:
         assert block.wiring == wiring and block.norm == "rms"
         assert block.contextual_layer == LAYERS["linear_bidirectional"].clone(use_bias=False)
         assert block.mlp == MLPS["gated"].clone(hidden_width=5)
-        assert stack.final_norm == ("rms" if wiring == "pre_norm" else "none")
+        assert stack.final_norm == ("rms" if wiring in GROWING else "none")
 
     @pytest.mark.parametrize("layer", LAYER_NAMES)
     def test_every_layer_runs(self, layer):
