@@ -47,9 +47,11 @@ class Options:
         """A whole number; ValueError where it is none, or missing without a default."""
         return int(self._typed(keys, default, "a whole number", _is_integer))
 
-    def optional_integer(self, *keys: str) -> int | None:
-        """A whole number, or None where the option is missing or null."""
-        return self.integer(*keys) if self.has(*keys) else None
+    def optional_integer(self, *keys: str, missing: int | None = None) -> int | None:
+        """A whole number, or None where the option is null; ``missing`` where it is not there."""
+        if self.has(*keys):
+            return self.integer(*keys)
+        return None if any(key in self.config for key in keys) else missing
 
     def number(self, *keys: str, default: float = REQUIRED) -> float:
         """A finite number as a float; ValueError where it is none, or missing."""
@@ -128,7 +130,8 @@ class Options:
 
         Returns:
           ``rope_type`` always ("default" where nothing is scaled); ``rope_theta``,
-          ``partial_rotary_factor`` and what the type needs, where the file has them.
+          ``partial_rotary_factor`` and what the type needs, where the file has them. Scaled types
+          without an original length have that of the model, ``max_position_embeddings``.
         """
         found = dict(self.mapping("rope_parameters", "rope_scaling", default={}).config)
         if layer_type is not None and isinstance(found.get(layer_type), Mapping):
@@ -144,6 +147,10 @@ class Options:
             if found.get(key) is None and self.has(*names):
                 found[key] = self.number(*names)
         found["rope_type"] = found.get("rope_type", found.pop("type", None)) or "default"
+        length = "original_max_position_embeddings"
+        if found["rope_type"] in ("llama3", "yarn") and found.get(length) is None:
+            if self.has("max_position_embeddings"):
+                found[length] = self.integer("max_position_embeddings")
         return Options(found, f"{self.where}: rope_parameters")
 
     def _find(self, keys: tuple[str, ...], default: Any) -> tuple[str, Any]:

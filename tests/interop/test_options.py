@@ -26,6 +26,13 @@ def test_types_are_converted_only_where_nothing_is_lost():
     assert options.optional_integer("width") == 8 and options.optional_number("none") is None
 
 
+def test_an_option_that_is_null_is_not_the_same_as_one_that_is_not_there():
+    options = Options({"window": None})
+    assert options.optional_integer("window", missing=4096) is None
+    assert options.optional_integer("sliding_window", missing=4096) == 4096
+    assert options.optional_integer("sliding_window") is None
+
+
 @pytest.mark.parametrize(
     "getter, value, expected",
     (
@@ -81,6 +88,16 @@ SCALED = {"factor": 8.0, "original_max_position_embeddings": 16}
             {"rope_type": "yarn", "rope_theta": 5e5, **SCALED},
         ),
         ({**OLD, "rope_scaling": None}, {"rope_type": "default", "rope_theta": 5e5}),
+        # Without an original length, the model's.
+        (
+            {**OLD, "rope_scaling": {"type": "yarn", "factor": 8.0}},
+            {
+                "rope_type": "yarn",
+                "rope_theta": 5e5,
+                "factor": 8.0,
+                "original_max_position_embeddings": 64,
+            },
+        ),
         (
             {"rope_parameters": {"rope_type": "llama3", "rope_theta": 7.0, **SCALED}},
             {"rope_type": "llama3", "rope_theta": 7.0, **SCALED},
