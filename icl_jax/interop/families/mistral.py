@@ -18,10 +18,14 @@ from icl_jax.interop.table import Tensor
 
 ARCHITECTURES = ("MistralForCausalLM", "mistral")
 
+#: What a file means that says nothing of a window, not even null.
+WINDOW = 4096
+
 
 def build(config: Options) -> LanguageModel:
     """The model; later versions have no window, and heads of a width of their own."""
-    layer = attention(config, window=config.optional_integer("sliding_window"))
+    window = config.optional_integer("sliding_window", missing=WINDOW)
+    layer = attention(config, window=window)
     layers = (layer,) * config.integer("num_hidden_layers")
     return decoder(config, pre_norm_blocks(config, layers, gated(config)))
 

@@ -21,6 +21,9 @@ ARCHITECTURES = ("Qwen2ForCausalLM", "qwen2")
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
+#: What a file means that uses windows and does not say how long they are.
+WINDOW = 4096
+
 
 def build(config: Options) -> LanguageModel:
     """The model; most checkpoints use no window."""
@@ -67,7 +70,7 @@ def windowed(config: Options, **options: Any) -> tuple[SoftmaxAttention, ...]:
     num_layers = config.integer("num_hidden_layers")
     window = None
     if config.boolean("use_sliding_window", default=False):
-        window = config.optional_integer("sliding_window")
+        window = config.optional_integer("sliding_window", missing=WINDOW)
     first = config.integer("max_window_layers", default=28)
     default = [SLIDING if window and layer >= first else FULL for layer in range(num_layers)]
     kinds = config.sequence("layer_types", default=default)
