@@ -6,8 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from experiments import checkpoint
+from experiments import checkpoint, checkpoint_measure
 from experiments.flags import UsageError
+from icl_jax.interop.huggingface import load
+from icl_jax.interop.spans import Prompt
 from icl_jax.records import WorkdirError
 
 
@@ -139,7 +141,7 @@ class TestErrors:
 
 
 def test_one_prompt_alone_is_controlled_by_its_context_reversed(tiny):
-    loaded = checkpoint.load(tiny)
-    prompt = checkpoint.Prompt(np.arange(8, dtype=np.int32), np.array([0, 7], np.int32), "one")
-    other = checkpoint.another(loaded, [prompt], 0)
+    loaded = load(tiny)
+    prompt = Prompt(np.arange(8, dtype=np.int32), np.array([0, 7], np.int32), "one")
+    other = checkpoint_measure.another(loaded, [prompt], 0)
     assert other.tokens_T[:8].tolist() == [0, 6, 5, 4, 3, 2, 1, 7]

@@ -1,0 +1,168 @@
+"""What ``experiments.checkpoint`` measures of one prompt in one precision."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from icl_jax.interop.huggingface import Checkpoint
+from icl_jax.interop.spans import Prompt
+from icl_jax.language.generation import generate, patched_generate, token_agreement
+from icl_jax.language.padding import PaddedPrompt, pad_prompt
+from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, prompt_patches
+from icl_jax.language.sampling import Sampling
+from icl_jax.measures.distributions import kl_divergence, same_top1
+from icl_jax.measures.function_space import relative_error
+from icl_jax.patches.bank import Bank, Loop
+from icl_jax.patches.output import OutputPolicy
+
+
+class Settings(Protocol):
+    """What of the experiment's configuration a measurement depends on."""
+
+    @property
+    def output_patch(self) -> OutputPolicy:
+        """The weights that carry the residual change."""
+
+    @property
+    def loop(self) -> Loop:
+        """Closed or open."""
+
+    @property
+    def generate(self) -> int:
+        """Tokens to write."""
+
+    @property
+    def temperature(self) -> float:
+        """Of the generation."""
+
+    @property
+    def seed(self) -> int:
+        """Of the draws."""
+
+
+def measure(
+    config: Settings, checkpoint: Checkpoint, prompts: Sequence[Prompt], index: int
+) -> dict[str, Any]:
+    """All numbers of one prompt in one precision."""
+    model, params = checkpoint.model, checkpoint.params
+    prompt = pad(checkpoint, prompts[index])
+    kept = slice(prompt.num_kept)
+    present_T = jnp.asarray(prompt.present_T)
+    run = (model, params, prompt.tokens_T)
+    expected_KV = full_logits(*run, prompt.kept_K, present_T=present_T)[kept]
+
+    def bank(other: PaddedPrompt, output: Any) -> Bank:
+        return prompt_patches(
+            model,
+            params,
+            other.tokens_T,
+            other.kept_K,
+            present_T=jnp.asarray(other.present_T),
+            loop=config.loop,
+            output=output,
+        )
+
+    own = bank(prompt, config.output_patch)
+    outputs = {
+        "patched": patched_logits(*run, own, present_T=present_T),
+        "unpatched": alone_logits(*run, prompt.kept_K, present_T=present_T),
+        "shuffled": patched_logits(
+            *run,
+            borrowed(own, bank(another(checkpoint, prompts, index), config.output_patch)),
+            present_T=present_T,
+        ),
+    }
+    banks = {"patched": own}
+    if own.conditioning[0].max_gain_change is not None and config.output_patch != "scale":
+        banks["scale"] = bank(prompt, "scale")
+        outputs["scale"] = patched_logits(*run, banks["scale"], present_T=present_T)
+    numbers: dict[str, Any] = {}
+    for name, actual_KV in outputs.items():
+        numbers |= {
+            f"{name}.relative_error": relative_error(actual_KV[kept], expected_KV),
+            f"{name}.kl": jnp.mean(kl_divergence(expected_KV, actual_KV[kept])),
+            f"{name}.top1": jnp.mean(same_top1(expected_KV, actual_KV[kept]), dtype=jnp.float32),
+        }
+    for name, one in banks.items():
+        numbers |= {f"{name}.{key}": value for key, value in conditioning(one, kept).items()}
+    return numbers
+
+
+def pad(checkpoint: Checkpoint, prompt: Prompt) -> PaddedPrompt:
+    """The prompt in a shape that others have, too."""
+    limit = checkpoint.model.num_positions
+    return pad_prompt(prompt.tokens, prompt.kept, limit=limit)
+
+
+def another(checkpoint: Checkpoint, prompts: Sequence[Prompt], index: int) -> PaddedPrompt:
+    """The prompt before, or the only one there is with its context in reverse order."""
+    if len(prompts) > 1:
+        return pad(checkpoint, prompts[index - 1])
+    prompt = prompts[0]
+    removed = np.setdiff1d(np.arange(len(prompt.tokens)), prompt.kept)
+    tokens = prompt.tokens.copy()
+    tokens[removed] = tokens[removed[::-1]]
+    return pad(checkpoint, dataclasses.replace(prompt, tokens=tokens))
+
+
+def borrowed(bank: Bank, other: Bank) -> Bank:
+    """The other's patches, row by row from the start and over again, at the bank's positions."""
+    rows_K = jnp.arange(bank.kept_K.shape[0]) % other.kept_K.shape[0]
+    patches = jax.tree.map(lambda leaf: leaf[rows_K], other.patches)
+    return dataclasses.replace(bank, patches=patches)
+
+
+def conditioning(bank: Bank, kept: slice) -> dict[str, np.ndarray]:
+    """The hardest patch of every layer: vectors (L)."""
+    numbers: dict[str, list[Any]] = {"relative_change": [], "max_scale_change": []}
+    numbers |= {"min_normalised": []}
+    for layer in bank.conditioning:
+        numbers["relative_change"].append(jnp.max(layer.relative_change[kept]))
+        change, normalised = layer.max_gain_change, layer.min_normalised
+        numbers["max_scale_change"].append(math.nan if change is None else jnp.max(change[kept]))
+        numbers["min_normalised"].append(
+            math.nan if normalised is None else jnp.min(normalised[kept])
+        )
+    return {name: np.asarray(values, np.float64) for name, values in numbers.items()}
+
+
+def measure_generation(config: Settings, checkpoint: Checkpoint, prompt: Prompt) -> dict[str, Any]:
+    """The prompt continued with its context, without it, and without it from patched weights."""
+    model, params = checkpoint.model, checkpoint.params
+    drawn: dict[str, Any] = {
+        "sampling": Sampling(config.temperature),
+        "key": jax.random.key(config.seed),
+    }
+    expected_N = generate(model, params, prompt.tokens, config.generate, **drawn)
+    unpatched_N = generate(
+        model,
+        params,
+        prompt.tokens[prompt.kept],
+        config.generate,
+        positions_T=prompt.kept,
+        **drawn,
+    )
+    patched = patched_generate(
+        model,
+        params,
+        prompt.tokens,
+        prompt.kept,
+        config.generate,
+        output=config.output_patch,
+        **drawn,
+    )
+    return {
+        "generation.expected_tokens": expected_N,
+        "generation.patched_tokens": patched.tokens_N,
+        "generation.unpatched_tokens": unpatched_N,
+        "generation.agreement": token_agreement(expected_N, patched.tokens_N),
+        "generation.unpatched_agreement": token_agreement(expected_N, unpatched_N),
+        "generation.relative_error": patched.relative_error_N,
+        "generation.kl": patched.kl_N,
+        "generation.top1": patched.same_top1_N,
+    }
