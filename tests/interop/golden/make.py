@@ -4,12 +4,13 @@
 
 needs PyTorch and transformers (the extra ``parity``); the tests that read the files do not. Each
 family gets ``config.json``, ``model.safetensors`` and ``logits.npz``: token ids and mask of a
-padded batch, position ids, and the logits in float32 and float64. transformers computes norms,
-softmax, rotary angles and routers in float32 whatever the dtype, so the float64 reference runs with
-its float32 made wide.
+padded batch, position ids, the logits in float32 and float64, and which experts were chosen where.
+transformers computes norms, softmax, rotary angles and routers in float32 whatever the dtype, so
+the float64 reference runs with its float32 made wide.
 """
 
 import contextlib
+import copy
 import json
 import sys
 from pathlib import Path
@@ -70,10 +71,13 @@ def new_model(config, dtype):
     ).eval()
 
 
-def random_model(family: str, seed: int = 0):
-    """A model whose parameters are all random and exact in bfloat16: no bias zero, no gain one."""
-    given = families()[family].tiny()
-    config = transformers.AutoConfig.for_model(**given)
+def random_model(family: str, seed: int = 0, given=None):
+    """A model whose parameters are all random and exact in bfloat16: no bias zero, no gain one.
+
+    ``given`` is its config.json, that of the family's tiny model when left out.
+    """
+    given = given or families()[family].tiny()
+    config = transformers.AutoConfig.for_model(**copy.deepcopy(given))
     config.architectures = given["architectures"]
     torch.manual_seed(seed)
     model = new_model(config, torch.float32)
@@ -96,12 +100,32 @@ def logits(model, given) -> np.ndarray:
     return (found.logits if hasattr(found, "logits") else found.last_hidden_state).numpy()
 
 
+@contextlib.contextmanager
+def chosen_experts(model):
+    """A list that fills as the model runs: per layer with a router, its choice (B*T, k), ranked."""
+    found = []
+
+    def keep(module, inputs, outputs):
+        found.append(outputs[2].numpy())  # After the router's logits and the gates.
+
+    handles = [
+        module.register_forward_hook(keep)
+        for module in model.modules()
+        if type(module).__name__.endswith("TopKRouter")
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def wide_logits(model, given) -> np.ndarray:
     """The same in float64 throughout."""
     with wide():
-        copy = new_model(model.config, torch.float64)
-        copy.load_state_dict({k: v.double() for k, v in model.state_dict().items()})
-        return logits(copy, given)
+        wider = new_model(model.config, torch.float64)
+        wider.load_state_dict({k: v.double() for k, v in model.state_dict().items()})
+        return logits(wider, given)
 
 
 def write(family: str) -> None:
@@ -109,8 +133,12 @@ def write(family: str) -> None:
     folder = HERE / family
     model = random_model(family)
     given = batch(model.config.vocab_size)
-    found = {"float32": logits(model, given), "float64": wide_logits(model, given)}
+    with chosen_experts(model) as experts:
+        found = {"float32": logits(model, given), "float64": wide_logits(model, given)}
     assert found["float64"].dtype == np.float64
+    if experts:
+        shape = (len(experts), *given["tokens"].shape, -1)
+        found["experts"] = np.stack(experts).reshape(shape).astype(np.int8)
     folder.mkdir(exist_ok=True)
     model.to(torch.bfloat16).save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
