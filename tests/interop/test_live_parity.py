@@ -1,5 +1,7 @@
 """The comparison with transformers and peft themselves, where they are installed."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +18,15 @@ from icl_jax.language.generation import generate  # noqa: E402
 from icl_jax.language.prompt import full_logits  # noqa: E402
 from icl_jax.language.weights import prompt_weights  # noqa: E402
 from tests.helpers import relative_error  # noqa: E402
-from tests.interop.golden.make import batch, logits, random_model, wide_logits  # noqa: E402
-from tests.interop.test_parity import batch_logits  # noqa: E402
+from tests.interop.golden.make import (  # noqa: E402
+    batch,
+    chosen_experts,
+    logits,
+    random_model,
+    wide_logits,
+)
+from tests.interop.test_decoder_options import VARIANTS, variant  # noqa: E402
+from tests.interop.test_parity import batch_experts, batch_logits  # noqa: E402
 
 FAMILIES = sorted(families())
 DECODERS = [family for family in FAMILIES if family != "bert"]
@@ -50,13 +59,50 @@ def theirs(folder, tokens, adapter=None):
 def test_new_weights_and_new_prompts(family, tmp_path):
     model = random_model(family, seed=1)
     given = batch(96, seed=1)
+    mask = given["mask"]
     model.save_pretrained(tmp_path)
-    wanted = {"float32": logits(model, given), "float64": wide_logits(model, given)}
+    with chosen_experts(model) as experts:
+        wanted = {"float32": logits(model, given), "float64": wide_logits(model, given)}
     for dtype, bound in (("float32", 1e-5), ("float64", 1e-10)):
         checkpoint = load(tmp_path, dtype=jnp.dtype(dtype))
         got = batch_logits(checkpoint.model, checkpoint.params, given)
-        mask = given["mask"]
         assert relative_error(got[mask], wanted[dtype][mask]) < bound
+        assert bool(experts) == (family in EXPERTS)
+        if experts:
+            choice = batch_experts(checkpoint.model, checkpoint.params, given)
+            same = np.stack(experts).reshape(choice.shape)
+            np.testing.assert_array_equal(choice[:, mask], same[:, mask])
+
+
+@pytest.mark.parametrize(("family", "changes"), VARIANTS)
+def test_options_that_the_tiny_models_do_not_have(family, changes, tmp_path):
+    config = variant(family, changes)
+    model = random_model(family, seed=2, given=config)
+    given = batch(96, seed=2)
+    want = wide_logits(model, given)
+    model.save_pretrained(tmp_path)
+    # As transformers writes the configuration today, and as it is found in older files.
+    for text in ((tmp_path / "config.json").read_text(), json.dumps(config)):
+        (tmp_path / "config.json").write_text(text)
+        checkpoint = load(tmp_path, dtype=jnp.float64)
+        got = batch_logits(checkpoint.model, checkpoint.params, given)
+        assert relative_error(got[given["mask"]], want[given["mask"]]) < 1e-10
+
+
+def test_transformers_reads_the_encoder_that_we_write(tmp_path):
+    checkpoint = make_tiny("bert", tmp_path, jax.random.key(3))
+    model, about = transformers.AutoModel.from_pretrained(
+        tmp_path,
+        dtype=torch.float32,
+        attn_implementation="eager",
+        add_pooling_layer=False,
+        output_loading_info=True,
+    )
+    assert not about["missing_keys"] and not about["unexpected_keys"]
+    given = batch(96, seed=3)
+    got = batch_logits(checkpoint.model, checkpoint.params, given)
+    want = logits(model.eval(), given)
+    assert relative_error(got[given["mask"]], want[given["mask"]]) < 1e-5
 
 
 @pytest.mark.parametrize("family", DECODERS)
