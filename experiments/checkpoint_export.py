@@ -82,7 +82,7 @@ def _transformers_logits(base: Any, adapter: Any, tokens_K: np.ndarray, dtype: s
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
     if adapter is not None:
         from peft import PeftModel
 
