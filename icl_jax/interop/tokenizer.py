@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 
 from icl_jax import checks
-from icl_jax.interop.options import read_json
-from icl_jax.interop.safetensors import missing_package
+from icl_jax.interop.tokenizer_files import TOKENIZER, library, optional_json, read_backend
 
-TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
-SPECIAL, GENERATION, TEMPLATE = (
-    "special_tokens_map.json",
+CONFIG, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
+GENERATION, TEMPLATE, OLD_TEMPLATE = (
     "generation_config.json",
     "chat_template.jinja",
+    "chat_template.json",
 )
 
 #: The special tokens of a tokenizer that ``train_bpe`` makes.
@@ -32,8 +31,9 @@ class Encoded:
 
     Attributes:
       tokens_T: (T,), int32.
-      offsets_T2: (T, 2), int32: where in the text each token begins and ends; equal for tokens that
-        stand for no text, such as BOS.
+      offsets_T2: (T, 2), int32: the characters that each token stands for, from the first to before
+        the last, its spaces included; equal for tokens that stand for no text, such as BOS. Tokens
+        that share a character (a part of its bytes each) have its place both.
     """
 
     tokens_T: np.ndarray
@@ -48,7 +48,7 @@ class Tokenizer:
       backend: the ``tokenizers.Tokenizer``.
       bos_id: of the token that begins a text; None where there is none.
       eos_ids: of the tokens that end one.
-      adds_bos: whether texts are to begin with BOS.
+      pad_id: of the token that fills batches; None where there is none.
       special_tokens: name -> text, as chat templates use them (``bos_token``, ...).
       chat_template: a Jinja template, or None.
     """
@@ -56,20 +56,27 @@ class Tokenizer:
     backend: Any
     bos_id: int | None
     eos_ids: tuple[int, ...]
-    adds_bos: bool
+    pad_id: int | None
     special_tokens: dict[str, str]
     chat_template: str | None
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether a text is made to begin with BOS."""
+        return self.bos_id is not None and self.backend.encode("").ids[:1] == [self.bos_id]
+
+    @property
+    def adds_eos(self) -> bool:
+        """Whether a text is made to end with an EOS."""
+        ends = self.backend.encode("").ids[int(self.adds_bos) :]
+        return bool(ends) and ends[-1] in self.eos_ids
 
     def encode(self, text: str, *, add_special: bool = True) -> Encoded:
         """The tokens of a text; BOS (and what else the checkpoint adds) only if ``add_special``."""
         found = self.backend.encode(text, add_special_tokens=add_special)
-        tokens, offsets = list(found.ids), list(found.offsets)
-        # Some files add BOS themselves, others leave it to the reader: never twice.
-        missing = self.bos_id is not None and tokens[:1] != [self.bos_id]
-        if add_special and self.adds_bos and missing:
-            tokens, offsets = [self.bos_id, *tokens], [(0, 0), *offsets]
         return Encoded(
-            np.asarray(tokens, np.int32).reshape(-1), np.asarray(offsets, np.int32).reshape(-1, 2)
+            np.asarray(found.ids, np.int32).reshape(-1),
+            np.asarray(found.offsets, np.int32).reshape(-1, 2),
         )
 
     def decode(self, tokens_T: Iterable[int], *, skip_special: bool = True) -> str:
@@ -93,15 +100,17 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
       ImportError: tokenizers is not installed.
     """
     folder = Path(folder)
-    config = _optional_json(folder / CONFIG)
-    backend = _backend(folder, config)
-    special = _special_tokens(_optional_json(folder / SPECIAL) | config)
-    bos = special.get("bos_token")
+    config = optional_json(folder / SPECIAL) | optional_json(folder / CONFIG)
+    backend, special = read_backend(folder, config, _special_tokens(config))
+
+    def identity(name: str) -> int | None:
+        return backend.token_to_id(special[name]) if name in special else None
+
     return Tokenizer(
         backend,
-        None if bos is None else backend.token_to_id(bos),
-        _eos_ids(folder, backend, special),
-        bool(config.get("add_bos_token", False)),
+        identity("bos_token"),
+        _eos_ids(folder, identity("eos_token")),
+        identity("pad_token"),
         special,
         _chat_template(folder, config),
     )
@@ -117,7 +126,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     checks.positive_int("train_bpe", "vocab_size", vocab_size)
     if vocab_size < 258:
         raise ValueError(f"train_bpe: vocab_size must be at least 258, got {vocab_size}.")
-    tokenizers = _library()
+    tokenizers = library()
     backend = tokenizers.Tokenizer(tokenizers.models.BPE())
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = tokenizers.decoders.ByteLevel()
@@ -133,11 +142,14 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         single=f"{BOS} $A", special_tokens=[(BOS, bos_id)]
     )
     special = {"bos_token": BOS, "eos_token": EOS}
-    return Tokenizer(backend, bos_id, (eos_id,), True, special, None)
+    return Tokenizer(backend, bos_id, (eos_id,), None, special, None)
 
 
 def save_tokenizer(folder: str | Path, tokenizer: Tokenizer) -> None:
-    """Writes the files of a tokenizer, as ``load_tokenizer`` and transformers read them."""
+    """Writes the files of a tokenizer, as ``load_tokenizer`` and transformers read them.
+
+    Several EOS tokens are not among them: those stand in the model's generation_config.json.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.backend.save(str(folder / TOKENIZER))
@@ -151,58 +163,6 @@ def save_tokenizer(folder: str | Path, tokenizer: Tokenizer) -> None:
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _backend(folder: Path, config: dict[str, Any]) -> Any:
-    """``tokenizers.Tokenizer`` from the newest kind of file that is there."""
-    tokenizers = _library()
-    try:
-        if (folder / TOKENIZER).is_file():
-            backend = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER))
-            # Settings of a training long past, which would cut or fill every text.
-            backend.no_truncation()
-            backend.no_padding()
-            return backend
-        if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-            files = (str(folder / "vocab.json"), str(folder / "merges.txt"))
-            backend = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(*files))
-            backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-            backend.decoder = tokenizers.decoders.ByteLevel()
-            specials = _special_tokens(_optional_json(folder / SPECIAL) | config)
-            known = [text for text in specials.values() if backend.token_to_id(text) is not None]
-            backend.add_special_tokens(sorted(set(known)))
-            return backend
-        if (folder / "vocab.txt").is_file():
-            return tokenizers.BertWordPieceTokenizer(
-                str(folder / "vocab.txt"), lowercase=bool(config.get("do_lower_case", True))
-            )
-    except Exception as error:  # The library raises plain Exception.
-        raise ValueError(
-            f"{folder}: the tokenizer's files cannot be read ({error}). Fetch them again."
-        ) from error
-    if (folder / "tokenizer.model").is_file():
-        raise ValueError(
-            f"{folder}: only tokenizer.model (SentencePiece) is there, which is not supported. In "
-            "transformers, AutoTokenizer.from_pretrained(OLD).save_pretrained(NEW) makes a "
-            "tokenizer.json of it."
-        )
-    raise FileNotFoundError(
-        f"{folder}: no {TOKENIZER}, nor vocab.json with merges.txt, nor vocab.txt. Give prompts as "
-        "token ids, or put the tokenizer's files there."
-    )
-
-
-def _library() -> Any:
-    try:
-        import tokenizers
-        import tokenizers.decoders
-        import tokenizers.models
-        import tokenizers.pre_tokenizers
-        import tokenizers.processors
-        import tokenizers.trainers
-    except ImportError as error:
-        raise missing_package("tokenizers") from error
-    return tokenizers
-
-
 def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
     """``bos_token`` and the like; newer files write an object with the text in ``content``."""
     found = {}
@@ -213,27 +173,24 @@ def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def _eos_ids(folder: Path, backend: Any, special: dict[str, str]) -> tuple[int, ...]:
+def _eos_ids(folder: Path, named: int | None) -> tuple[int, ...]:
     """What ends a text: as generation is configured (several, perhaps), or the tokenizer's one."""
-    for file in (GENERATION, "config.json"):
-        ids = _optional_json(folder / file).get("eos_token_id")
+    for file in (folder / GENERATION, folder / "config.json"):
+        ids = optional_json(file).get("eos_token_id")
         if ids is not None:
-            return tuple(ids) if isinstance(ids, list) else (int(ids),)
-    token = special.get("eos_token")
-    found = None if token is None else backend.token_to_id(token)
-    return () if found is None else (found,)
+            ids = ids if isinstance(ids, list) else [ids]
+            if not all(type(token) is int for token in ids):
+                raise ValueError(f"{file}: eos_token_id must be whole numbers, got {ids}.")
+            return tuple(ids)
+    return () if named is None else (named,)
 
 
 def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
     """The template in a file of its own, or in the configuration: a text, or several with names."""
     if (folder / TEMPLATE).is_file():
         return (folder / TEMPLATE).read_text(encoding="utf-8")
-    template = config.get("chat_template")
-    if isinstance(template, list):
-        named = {entry["name"]: entry["template"] for entry in template}
-        return str(named.get("default", template[0]["template"]))
+    template = (optional_json(folder / OLD_TEMPLATE) or config).get("chat_template")
+    if isinstance(template, list):  # Those of other names are for tools, or for documents.
+        named = [entry for entry in template if isinstance(entry, dict)]
+        template = {entry.get("name"): entry.get("template") for entry in named}.get("default")
     return template if isinstance(template, str) else None
-
-
-def _optional_json(file: Path) -> dict[str, Any]:
-    return read_json(file) if file.is_file() else {}
