@@ -7,10 +7,13 @@ A line is one of
     {"messages": [{"role": "...", "content": "...", "keep": true}, ...]}
     {"tokens": [1, 2, 3, 4], "keep": [0, 3]}
 
-and may have a "name". The whole text is tokenised once, as the model would read it; a token that
-reaches across a border is kept.
+and may have a "name". The whole text is tokenised once, as the model would read it. A token that
+reaches across a border between a kept and a removed part is kept. What stands for no text, such as
+BOS in front or a separator at the end, is kept too, BOS unless ``keep_bos`` is false. In messages,
+what the chat template writes around one goes with it, and the header of the answer to come is kept.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from icl_jax.interop.chat import message_ends, render_chat
+from icl_jax.interop.chat import render_messages
 from icl_jax.interop.tokenizer import Encoded, Tokenizer
 
 _KINDS = {
@@ -38,11 +41,13 @@ class Prompt:
       tokens: (T,), int32.
       kept: (K,), int32 positions, increasing; at least one is kept and one removed.
       name: for tables.
+      text: the whole text; None of a prompt that was given as token ids.
     """
 
     tokens: np.ndarray
     kept: np.ndarray
     name: str
+    text: str | None = None
 
 
 def read_prompts(
@@ -60,7 +65,8 @@ def read_prompts(
       tokenizer: of the checkpoint; None allows token ids only.
       vocab_size: of the model.
       max_length: the most tokens that a prompt may have; None for any number.
-      keep_bos: whether a BOS in front stays when the text after it is removed.
+      keep_bos: whether a BOS in front stays when the text after it is removed; lines of token ids
+        say it themselves.
 
     Raises:
       FileNotFoundError: no such file.
@@ -70,15 +76,15 @@ def read_prompts(
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file. Give a JSON-lines file, a prompt per line.")
     prompts = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    # Bytes, because a text has more kinds of line ends than JSON lines; sig: Windows's editors.
+    for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
         if line.strip():
             try:
-                prompt = parse_prompt(json.loads(line), tokenizer, keep_bos=keep_bos)
+                prompt = parse_prompt(_parsed(line), tokenizer, keep_bos=keep_bos)
                 check_prompt(prompt, vocab_size=vocab_size, max_length=max_length)
-            except ValueError as error:  # JSON's errors are among them.
+            except ValueError as error:
                 raise ValueError(f"{file}, line {number}: {error}") from error
-            name = prompt.name or f"line {number}"
-            prompts.append(Prompt(prompt.tokens, prompt.kept, name))
+            prompts.append(dataclasses.replace(prompt, name=prompt.name or f"line {number}"))
     if not prompts:
         raise ValueError(f"{file}: no prompts. Write one per line, as JSON.")
     names = [prompt.name for prompt in prompts]
@@ -97,7 +103,7 @@ def parse_prompt(line: Any, tokenizer: Tokenizer | None, *, keep_bos: bool = Tru
       ValueError: a line that is none of the kinds above, or text without a tokenizer.
     """
     kind = _kind(line)
-    name = str(line.get("name", ""))
+    name = _text(line, "name") if "name" in line else ""
     if kind == "tokens":
         tokens = _integers(line, "tokens")
         return Prompt(tokens, _integers(line, "keep"), name)
@@ -106,7 +112,7 @@ def parse_prompt(line: Any, tokenizer: Tokenizer | None, *, keep_bos: bool = Tru
             'the checkpoint has no tokenizer: give token ids, {"tokens": [...], "keep": [...]}.'
         )
     if kind == "messages":
-        text, borders = _messages(line["messages"], tokenizer)
+        text, borders = _messages(line, tokenizer)
         encoded = tokenizer.encode(text, add_special=False)
     else:
         spans = _spans(line) if kind == "spans" else _remove_and_keep(line)
@@ -114,30 +120,37 @@ def parse_prompt(line: Any, tokenizer: Tokenizer | None, *, keep_bos: bool = Tru
         ends = np.cumsum([len(span) for span, _ in spans])
         borders = [(int(end), keep) for end, (_, keep) in zip(ends, spans, strict=True)]
         encoded = tokenizer.encode(text)
-    return Prompt(encoded.tokens_T, _kept(encoded, borders, tokenizer, keep_bos), name)
+    kept = _kept(encoded, borders, tokenizer.bos_id, keep_bos)
+    return Prompt(encoded.tokens_T, kept, name, text)
 
 
 def check_prompt(prompt: Prompt, *, vocab_size: int, max_length: int | None = None) -> None:
     """Raises ValueError for a prompt that a model cannot read, or of which nothing is removed."""
     length, kept = len(prompt.tokens), prompt.kept
     if not length:
-        raise ValueError("the prompt is empty.")
+        raise ValueError("the prompt is empty. Give it tokens.")
     wrong = prompt.tokens[(prompt.tokens < 0) | (prompt.tokens >= vocab_size)]
     if len(wrong):
-        raise ValueError(f"token {wrong[0]} is not in the vocabulary of {vocab_size}.")
+        raise ValueError(
+            f"token {wrong[0]} is not in the model's vocabulary of {vocab_size}. Is the tokenizer "
+            "that of this checkpoint?"
+        )
     if max_length is not None and length > max_length:
         raise ValueError(
             f"{length} tokens are more than the model has room for, {max_length}. Shorten the "
             "prompt, or generate less."
         )
     if not len(kept):
-        raise ValueError("nothing is kept: a patch needs a token that it patches.")
+        raise ValueError("nothing is kept: a patch needs a token that it patches. Keep one.")
     if np.any(np.diff(kept) <= 0) or kept[0] < 0 or kept[-1] >= length:
         raise ValueError(
-            f"kept positions must increase from 0 to {length - 1}, got {kept.tolist()}."
+            f"kept positions must increase and lie in 0 to {length - 1}, got {kept.tolist()}."
         )
     if len(kept) == length:
-        raise ValueError("nothing is removed: there is no context to turn into weights.")
+        raise ValueError(
+            "nothing is removed: there is no context to turn into weights. Remove a token that has "
+            "no kept character in it."
+        )
 
 
 def _kind(line: Any) -> str:
@@ -148,7 +161,10 @@ def _kind(line: Any) -> str:
                 return kind
     expected = " or ".join("{" + ", ".join(sorted(keys)) + "}" for keys in _KINDS.values())
     found = sorted(line) if isinstance(line, dict) else type(line).__name__
-    raise ValueError(f"a prompt is an object with {expected} (and a name), got {found}.")
+    raise ValueError(
+        f"a prompt is an object with {expected} (and a name, if you like) and nothing else, got "
+        f"{found}."
+    )
 
 
 def _remove_and_keep(line: dict[str, Any]) -> list[tuple[str, bool]]:
@@ -156,64 +172,86 @@ def _remove_and_keep(line: dict[str, Any]) -> list[tuple[str, bool]]:
 
 
 def _spans(line: dict[str, Any]) -> list[tuple[str, bool]]:
-    spans = line["spans"]
-    if not isinstance(spans, list) or not spans:
-        raise ValueError('"spans" must be a list of {"text": ..., "keep": true or false}.')
-    return [(_text(span, "text"), _keep(span)) for span in spans]
+    entries = _entries(line, "spans", ("text",))
+    return [(entry["text"], entry["keep"]) for entry in entries]
 
 
-def _messages(messages: Any, tokenizer: Tokenizer) -> tuple[str, list[tuple[int, bool]]]:
-    """The rendered conversation, and where each message ends and whether it is kept."""
-    if not isinstance(messages, list) or not messages:
-        raise ValueError('"messages" must be a list of {"role", "content", "keep"}.')
-    keeps = [_keep(message) for message in messages]
-    plain = [{key: _text(message, key) for key in ("role", "content")} for message in messages]
-    answers = plain[-1]["role"] == "assistant"
-    text = render_chat(tokenizer, plain, add_generation_prompt=not answers)
-    return text, list(zip(message_ends(tokenizer, plain, text), keeps, strict=True))
+def _messages(line: dict[str, Any], tokenizer: Tokenizer) -> tuple[str, list[tuple[int, bool]]]:
+    """The rendered conversation, and where its parts end and whether they are kept."""
+    entries = _entries(line, "messages", ("role", "content"))
+    keeps = [entry.pop("keep") for entry in entries]
+    text, ends = render_messages(tokenizer, entries)
+    return text, [*zip(ends, keeps, strict=True), (len(text), True)]
 
 
 def _kept(
     encoded: Encoded,
     borders: Sequence[tuple[int, bool]],
-    tokenizer: Tokenizer,
+    bos_id: int | None,
     keep_bos: bool,
 ) -> np.ndarray:
-    """Positions of the tokens that have a part in a kept stretch of the text."""
-    start, stretches = 0, []
-    for end, keep in borders:
-        if keep:
-            stretches.append((start, end))
-        start = end
-    kept = []
-    for position, (token, (begin, end)) in enumerate(
-        zip(encoded.tokens_T, encoded.offsets_T2, strict=True)
-    ):
-        if position == 0 and token == tokenizer.bos_id:
-            keep = keep_bos
-        elif begin == end:  # It stands for no text: a separator at the end, say.
-            keep = True
-        else:
-            keep = any(begin < stop and end > first for first, stop in stretches)
-        if keep:
-            kept.append(position)
-    return np.asarray(kept, np.int32)
+    """Positions of the tokens that have a character in a kept part of the text; (K,), int32."""
+    # Per character, how many before it are kept: a token has some if its two ends differ in that.
+    ends = [end for end, _ in borders]
+    is_kept = np.repeat([keep for _, keep in borders], np.diff(ends, prepend=0))
+    kept_before = np.concatenate([[0], np.cumsum(is_kept)])
+    begins_T, ends_T = encoded.offsets_T2.T
+    textless_T = begins_T == ends_T
+    keep_T = textless_T | (kept_before[ends_T] > kept_before[begins_T])
+    # In front: BOS without a text of its own, or the one that a chat template wrote.
+    front_T = np.logical_and.accumulate(textless_T)
+    front_T[:1] |= encoded.tokens_T[:1] == bos_id
+    return np.flatnonzero(np.where(front_T, keep_bos, keep_T)).astype(np.int32)
 
 
 def _integers(line: dict[str, Any], key: str) -> np.ndarray:
     values = line[key]
-    if not isinstance(values, list) or not all(type(value) is int for value in values):
-        raise ValueError(f'"{key}" must be a list of whole numbers.')
+    listed = values if isinstance(values, list) else [values]
+    wrong = [value for value in listed if type(value) is not int or not 0 <= value < 2**31]
+    if wrong or listed is not values:
+        raise ValueError(
+            f'"{key}" must be a list of whole numbers from 0 to {2**31 - 1}, got '
+            f"{(wrong or listed)[0]!r}."
+        )
     return np.asarray(values, np.int32)
 
 
-def _text(entry: Any, key: str) -> str:
-    if not isinstance(entry, dict) or not isinstance(entry.get(key), str) or not entry[key]:
-        raise ValueError(f'"{key}" must be a text that is not empty.')
-    return str(entry[key])
+def _entries(line: dict[str, Any], key: str, texts: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The parts of a prompt: each has some texts, and whether it is kept."""
+    form = "{" + ", ".join(f'"{text}": "..."' for text in texts) + ', "keep": true or false}'
+    entries = line[key]
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f'"{key}" must be a list of {form}, got {entries!r}.')
+    for number, entry in enumerate(entries, 1):
+        if not isinstance(entry, dict) or set(entry) != {*texts, "keep"}:
+            found = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
+            raise ValueError(f'entry {number} of "{key}" must be {form}, got {found}.')
+        if not isinstance(entry["keep"], bool):
+            raise ValueError(
+                f'entry {number} of "{key}": "keep" must be true or false, got {entry["keep"]!r}.'
+            )
+        for text in texts:
+            _text(entry, text, f'entry {number} of "{key}": ')
+    return [dict(entry) for entry in entries]
 
 
-def _keep(entry: Any) -> bool:
-    if not isinstance(entry, dict) or not isinstance(entry.get("keep"), bool):
-        raise ValueError('every entry needs "keep": true or false.')
-    return bool(entry["keep"])
+def _text(entry: dict[str, Any], key: str, where: str = "") -> str:
+    text = entry[key]
+    if not isinstance(text, str) or not text:
+        raise ValueError(f'{where}"{key}" must be a text that is not empty, got {text!r}.')
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON can write one of the two that make an emoji.
+        raise ValueError(
+            f'{where}"{key}" has half a character (at {error.start}). Write all of it.'
+        ) from error
+    return text
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line.decode("utf-8-sig"))
+    except ValueError as error:  # Of the encoding or of the JSON.
+        raise ValueError(
+            f"not JSON ({error}). Write one object per line, in UTF-8; json.dumps makes them."
+        ) from error
