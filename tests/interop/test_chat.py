@@ -177,12 +177,26 @@ def test_text_that_cannot_be_told_apart_is_refused(template, reason):
         render_messages(tokenizer(template), [USER, ANSWER])
 
 
-def test_where_nobody_can_say_whose_the_text_between_is_the_message_ends_with_its_content():
-    # The end of the text is written only once, and the first message cannot stand alone.
-    template = "{% for m in messages %}<{{ m.content }}>\n{% endfor %}</s>"
-    text, ends = render_messages(tokenizer(template), [USER, ANSWER])
-    assert [text[: ends[0]], text[ends[0] :]] == ["<Hi, who are you?", ">\n<A model.>\n</s>"]
-    assert ends[1] == len(text)
+@pytest.mark.parametrize(
+    "template, contents, end",
+    (
+        # Alone, the first message is followed by the end of the text, by other marks of the same
+        # length, or by what the second begins with.
+        ("{% for m in messages %}<{{ m.content }}>\n{% endfor %}</s>", ("hi", "you"), 3),
+        (
+            "{% for m in messages %}<{{ m.content }}{{ '!!' if loop.last else '>>' }}{% endfor %}",
+            ("hi", "you"),
+            3,
+        ),
+        ("{% for m in messages %}<{{ m.content }}>{% endfor %}<b", ("hi", "b you"), 3),
+    ),
+)
+def test_where_nobody_can_say_whose_the_text_between_is_the_message_ends_with_its_content(
+    template, contents, end
+):
+    messages = [{"role": "user", "content": content} for content in contents]
+    text, ends = render_messages(tokenizer(template), messages)
+    assert (ends[0], text[:end]) == (end, f"<{contents[0]}")
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch):
