@@ -58,7 +58,25 @@ def compare(
             start = time.perf_counter()
             jax.block_until_ready(side.run())
             seconds[label].append(time.perf_counter() - start)
-    ours, theirs = list(sides)[:2]
+    return as_row(name, seconds, size_in_bytes, sizes=sizes)
+
+
+def as_row(
+    name: str,
+    seconds: Mapping[str, list[float]],
+    size_in_bytes: Mapping[str, int],
+    *,
+    sizes: Mapping[str, int],
+) -> dict[str, Any]:
+    """The row of measurements made elsewhere, in another process, say.
+
+    Args:
+      name: of the comparison.
+      seconds: label of a side -> its times; the first side is what the second is compared with.
+      size_in_bytes: label -> memory.
+      sizes: of the problem.
+    """
+    ours, theirs = list(seconds)[:2]
     medians = {label: statistics.median(times) for label, times in seconds.items()}
     return {
         "name": name,
@@ -67,14 +85,14 @@ def compare(
         "sides": {
             label: {
                 "seconds": medians[label],
-                "fastest": min(seconds[label]),
-                "slowest": max(seconds[label]),
+                "fastest": min(times),
+                "slowest": max(times),
                 "bytes": size_in_bytes[label],
             }
-            for label in sides
+            for label, times in seconds.items()
         },
         "sizes": dict(sizes),
-        "repeats": repeats,
+        "repeats": len(seconds[ours]),
         "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
         "versions": {
             "python": platform.python_version(),

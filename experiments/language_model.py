@@ -52,7 +52,7 @@ class Config:
     """The model, its tokens, and how it is trained."""
 
     vocab_size: int = option(1024, "of the byte-level BPE tokenizer")
-    length: int = option(128, "tokens of a training window")
+    length: int = option(256, "tokens of a training window")
     width: int = option(128, "of the residual stream")
     hidden_width: int = option(352, "of the gated MLP")
     num_layers: int = option(4, "blocks")
@@ -60,8 +60,8 @@ class Config:
     num_prompts: int = option(8, "prompts that are written for experiments.checkpoint")
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
-            num_steps=800,
-            batch_size=16,
+            num_steps=600,
+            batch_size=8,
             optimizer="adamw",
             learning_rate=4e-3,
             warmup_steps=40,
@@ -175,12 +175,15 @@ def encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
 
 
 def write_prompts(file: Path, texts: Sequence[str], count: int) -> list[dict[str, str]]:
-    """Beginnings of held-out topics: some paragraphs to remove, and a line to keep."""
+    """Beginnings of held-out topics: a paragraph to remove, and a line to keep.
+
+    Together they are shorter than the windows of the training, beyond which positions are new.
+    """
     lines: list[dict[str, str]] = []
     for text in texts:
         words = text.split(" ")
-        if len(lines) < count and len(words) > 150:
-            removed, kept = " ".join(words[:130]) + " ", " ".join(words[130:142])
+        if len(lines) < count and len(words) > 100:
+            removed, kept = " ".join(words[:55]) + " ", " ".join(words[55:65])
             lines.append({"name": f"topic {len(lines) + 1}", "remove": removed, "keep": kept})
     with atomic_file(file) as handle:
         handle.write("".join(json.dumps(line) + "\n" for line in lines).encode())

@@ -11,6 +11,14 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 SMALL = {
     "token_patches": ["--batch=2", "--positions=3", "--width=16"],
     "prefixes": ["--length=70", "--layers=2", "--width=16", "--reruns=1"],
+    "checkpoint": [
+        "--width=32",
+        "--layers=2",
+        "--vocab=64",
+        "--length=40",
+        "--kept=8",
+        "--megabytes=0",
+    ],
 }
 
 
@@ -37,6 +45,14 @@ def test_factors_take_the_memory_of_two_vectors(tmp_path):
     (row,) = json.loads((tmp_path / "rows.json").read_text())
     assert row["sides"]["factors"]["bytes"] == 2 * 3 * 2 * 16 * 4
     assert row["sides"]["matrices"]["bytes"] == 2 * 3 * 16 * 64 * 4
+
+
+def test_a_bank_of_twenty_six_layers_fits_into_the_memory_that_is_promised(tmp_path):
+    _run("checkpoint", f"--json={tmp_path / 'rows.json'}")
+    row = json.loads((tmp_path / "rows.json").read_text())[0]
+    # Four vectors of the model's width, and two numbers, per layer and kept token; plus lengths.
+    assert row["sides"]["compact"]["bytes"] == 26 * 64 * (4 * 1152 + 2) * 4
+    assert row["sides"]["compact"]["bytes"] < 64e6 < row["sides"]["whole"]["bytes"]
 
 
 def test_a_folder_that_is_not_there_is_said_before_any_timing():
