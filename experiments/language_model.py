@@ -175,16 +175,22 @@ def encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
 
 
 def write_prompts(file: Path, texts: Sequence[str], count: int) -> list[dict[str, str]]:
-    """Beginnings of held-out topics: a paragraph to remove, and a line to keep.
+    """Stretches of held-out topics: a paragraph to remove, and a line to keep.
 
-    Together they are shorter than the windows of the training, beyond which positions are new.
+    Together they are shorter than the windows of the training, beyond which positions are new. Each
+    topic gives its beginning before any gives more.
     """
-    lines: list[dict[str, str]] = []
-    for text in texts:
-        words = text.split(" ")
-        if len(lines) < count and len(words) > 100:
-            removed, kept = " ".join(words[:55]) + " ", " ".join(words[55:65])
-            lines.append({"name": f"topic {len(lines) + 1}", "remove": removed, "keep": kept})
+    words = [text.split(" ") for text in texts]
+    stretches = [
+        each[start : start + 65]
+        for start in range(0, max(map(len, words)), 65)
+        for each in words
+        if len(each) >= start + 65
+    ]
+    lines = [
+        {"name": f"prompt {i}", "remove": " ".join(each[:55]) + " ", "keep": " ".join(each[55:])}
+        for i, each in enumerate(stretches[:count], start=1)
+    ]
     with atomic_file(file) as handle:
         handle.write("".join(json.dumps(line) + "\n" for line in lines).encode())
     return lines
