@@ -109,7 +109,9 @@ def parse_prompt(line: Any, tokenizer: Tokenizer | None, *, keep_bos: bool = Tru
         return Prompt(tokens, _integers(line, "keep"), name)
     if tokenizer is None:
         raise ValueError(
-            'the checkpoint has no tokenizer: give token ids, {"tokens": [...], "keep": [...]}.'
+            "the checkpoint has no tokenizer that can be read (tokenizer.json; a SentencePiece "
+            "tokenizer.model alone cannot): give token ids, "
+            '{"tokens": [...], "keep": [...]}.'
         )
     if kind == "messages":
         text, borders = _messages(line, tokenizer)

@@ -87,7 +87,7 @@ class Tokenizer:
 
 def has_tokenizer(folder: Path) -> bool:
     """Whether a checkpoint comes with a tokenizer that ``load_tokenizer`` reads."""
-    names = (TOKENIZER, "vocab.json", "vocab.txt", "tokenizer.model")
+    names = (TOKENIZER, "vocab.json", "vocab.txt")
     return any((folder / name).is_file() for name in names)
 
 

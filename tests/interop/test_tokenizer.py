@@ -261,7 +261,7 @@ def test_older_files_that_mean_something_else_are_refused(gpt2_folder, file, con
 
 def test_sentencepiece_alone_is_refused_with_what_to_do(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>")
-    assert has_tokenizer(tmp_path)
+    assert not has_tokenizer(tmp_path)  # Token ids still go.
     with pytest.raises(ValueError, match="only tokenizer.model .*AutoTokenizer.from_pretrained"):
         load_tokenizer(tmp_path)
 

@@ -26,7 +26,7 @@ def build(config: Options) -> LanguageModel:
     layer = attention(
         config,
         use_bias=config.boolean("attention_bias", default=False),
-        window=config.integer("sliding_window", default=4096) if slides else None,
+        window=config.optional_integer("sliding_window", missing=4096) if slides else None,
         qk_norm="head",
         norm_epsilon=epsilon,
     )
