@@ -134,8 +134,8 @@ def descend(
     start_DH = first_kernel(params)
     trajectory = finetune(loss, start_DH, examples, optimizer)
     query = jax.tree.map(lambda leaf: leaf[0], alone(prompt_tokens(prompt)[-1:]))
-    predictions_M = jax.vmap(lambda kernel_DH: predict(kernel_DH, query))(trajectory.weights)
-    return trajectory.weights - start_DH[None], predictions_M
+    predictions_M = jax.vmap(lambda kernel_DH: predict(kernel_DH, query))(trajectory.points)
+    return trajectory.points - start_DH[None], predictions_M
 
 
 def query_losses(predictions_M: Array, prompt: Prompt) -> Array:

@@ -5,23 +5,31 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
+from icl_jax import checks
 from icl_jax.dims import Array, Params
+
+#: What is kept of the weights at every point of a descent; the weights themselves when left out.
+Record = Callable[[Params], Any]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DescentTrajectory:
-    """The weights after every step, and what the optimiser saw on the way; N steps, M = N + 1.
+    """A descent of S steps, point by point; M = S + 1.
 
     Attributes:
-      weights: the weights with a leading axis M, the start included.
-      losses_N: (N,), the loss of each example just before the step that it caused.
+      points: what ``record`` kept of the weights (the weights themselves when there was none), with
+        a leading axis M, the start included.
+      losses_S: (S,), what each step descended on, just before it.
+      final: the weights after the last step.
     """
 
-    weights: Params
-    losses_N: Array
+    points: Any
+    losses_S: Array
+    final: Params
 
 
 def finetune(
@@ -29,14 +37,18 @@ def finetune(
     weights: Params,
     examples: Any,
     optimizer: optax.GradientTransformation,
+    *,
+    record: Record | None = None,
 ) -> DescentTrajectory:
     """One optimiser step per example, in order.
 
     Args:
       loss: ``loss(weights, example) -> ()``.
       weights: the pytree that is trained (one kernel, an MLP, everything).
-      examples: a pytree with a leading axis N.
+      examples: a pytree with a leading axis N, as many as there will be steps.
       optimizer: any optax transformation.
+      record: what to keep of the weights at every point, such as a prediction; all of them when
+        left out, which is M times their memory.
 
     Returns:
       The trajectory, N + 1 points; vmap over tasks, seeds and learning rates outside.
@@ -52,18 +64,53 @@ def finetune(
             "finetune: examples must share one leading axis of at least one example, got lengths "
             f"{sorted(lengths)}."
         )
+    return _descend(loss, weights, examples, None, optimizer, record)
+
+
+def descend(
+    loss: Callable[[Params], Array],
+    weights: Params,
+    optimizer: optax.GradientTransformation,
+    *,
+    num_steps: int,
+    record: Record | None = None,
+) -> DescentTrajectory:
+    """``num_steps`` optimiser steps on one loss: full-batch descent.
+
+    Args:
+      loss: ``loss(weights) -> ()``, of all examples together.
+      weights, optimizer, record: as for ``finetune``.
+      num_steps: S.
+
+    Raises:
+      ValueError: ``num_steps`` is no positive integer.
+    """
+    checks.positive_int("descend", "num_steps", num_steps)
+    return _descend(lambda current, _: loss(current), weights, None, num_steps, optimizer, record)
+
+
+def _descend(
+    loss: Callable[[Params, Any], Array],
+    weights: Params,
+    examples: Any,
+    num_steps: int | None,
+    optimizer: optax.GradientTransformation,
+    record: Record | None,
+) -> DescentTrajectory:
+    keep: Record = record or (lambda current: current)
 
     def step(carry: tuple[Params, Any], example: Any) -> tuple[tuple[Params, Any], Any]:
         current, state = carry
         value, gradient = jax.value_and_grad(loss)(current, example)
-        # optax mixes dtypes (a step count with a moment), which strict promotion refuses.
-        with jax.numpy_dtype_promotion("standard"):
+        # optax mixes dtypes (a step count with a moment) and ranks, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             change, state = optimizer.update(gradient, state, current)
         current = optax.apply_updates(current, change)
-        return (current, state), (current, value)
+        return (current, state), (keep(current), value)
 
-    _, (visited, losses_N) = jax.lax.scan(step, (weights, optimizer.init(weights)), examples)
-    with_start = jax.tree.map(
-        lambda start, path: jax.numpy.concatenate([start[None], path]), weights, visited
+    carry = (weights, optimizer.init(weights))
+    (final, _), (visited, losses_S) = jax.lax.scan(step, carry, examples, length=num_steps)
+    points = jax.tree.map(
+        lambda start, path: jnp.concatenate([start[None], path]), keep(weights), visited
     )
-    return DescentTrajectory(with_start, losses_N)
+    return DescentTrajectory(points, losses_S, final)

@@ -80,15 +80,40 @@ def prefix_pass(
     checks.rank("prefix_pass", "context_ND", context_ND, 2, "(N, D)")
     checks.rank("prefix_pass", "query_D", query_D, 1, "(D)")
     checks.axis_size("prefix_pass", "query_D", query_D, 0, context_ND.shape[1], "D")
+    num_prefixes = context_ND.shape[0] + 1
+    probes_MD = jnp.broadcast_to(query_D[None, :], (num_prefixes, query_D.shape[0]))
+    return probe_pass(blocks, params, context_ND, probes_MD)
+
+
+def probe_pass(
+    blocks: Sequence[PrefixBlock],
+    params: Sequence[Params],
+    context_ND: Array,
+    probes_MD: Array,
+) -> PrefixPass:
+    """As ``prefix_pass``, with a query of its own after every prefix.
+
+    With the next example as the query after each prefix, one pass asks for every label of a prompt
+    before it is shown: what a learner is trained on by Garg et al. 2022 (arXiv 2208.01066).
+
+    Args:
+      blocks, params, context_ND: as for ``prefix_pass``.
+      probes_MD: (M, D), the i-th reads ``c_1..c_i`` and itself, M = N + 1.
+
+    Raises:
+      ValueError: as ``prefix_pass``.
+    """
+    checks.rank("probe_pass", "context_ND", context_ND, 2, "(N, D)")
+    checks.rank("probe_pass", "probes_MD", probes_MD, 2, "(M, D)")
+    num_prefixes = context_ND.shape[0] + 1
+    checks.axis_size("probe_pass", "probes_MD", probes_MD, 0, num_prefixes, "N + 1")
     if len(blocks) > 1 and not all(block.causal for block in blocks):
         raise ValueError(
             "prefix_pass: a stack of several blocks needs causal contextual layers: in others the "
             "context's states depend on the query, so no two prefixes share work. Use "
             "prefix_outputs_by_reruns."
         )
-    num_prefixes = context_ND.shape[0] + 1
     positions_M = jnp.arange(num_prefixes, dtype=jnp.int32)
-    probes_MD = jnp.broadcast_to(query_D[None, :], (num_prefixes, query_D.shape[0]))
 
     full, kept = [], []
     for block, block_params in zip(blocks, params, strict=True):

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from icl_jax.descent.finetune import finetune
+from icl_jax.descent.finetune import descend, finetune
 from icl_jax.descent.line_search import rate_grid, tune_learning_rate
 
 
@@ -27,8 +27,8 @@ def test_sgd_takes_the_steps_written_by_hand():
         weights = weights - 0.05 * 2 * (weights @ x - y) * x
         path.append(weights)
     trajectory = finetune(_loss, jnp.zeros(3), (inputs_ND, targets_N), optax.sgd(0.05))
-    np.testing.assert_allclose(trajectory.weights, path, rtol=1e-12)
-    np.testing.assert_allclose(trajectory.losses_N, losses, rtol=1e-12)
+    np.testing.assert_allclose(trajectory.points, path, rtol=1e-12)
+    np.testing.assert_allclose(trajectory.losses_S, losses, rtol=1e-12)
 
 
 @pytest.mark.parametrize("optimizer", [optax.adam(0.1), optax.sgd(0.02, momentum=0.9)])
@@ -40,7 +40,7 @@ def test_an_optimizer_keeps_its_state_from_step_to_step(optimizer):
             change, state = optimizer.update(jax.grad(_loss)(weights, example), state, weights)
         weights = optax.apply_updates(weights, change)
     trajectory = finetune(_loss, jnp.zeros(3), (inputs_ND, targets_N), optimizer)
-    np.testing.assert_allclose(trajectory.weights[-1], weights, rtol=1e-10)
+    np.testing.assert_allclose(trajectory.points[-1], weights, rtol=1e-10)
 
 
 def test_a_tree_of_weights_starts_where_it_was():
@@ -49,8 +49,8 @@ def test_a_tree_of_weights_starts_where_it_was():
 
     start = {"w": jnp.ones(3), "b": jnp.ones(())}
     trajectory = finetune(loss, start, _examples(), optax.sgd(0.1))
-    assert trajectory.weights["w"].shape == (7, 3)
-    np.testing.assert_array_equal(trajectory.weights["w"][0], start["w"])
+    assert trajectory.points["w"].shape == (7, 3)
+    np.testing.assert_array_equal(trajectory.points["w"][0], start["w"])
 
 
 def test_examples_of_different_length_are_refused():
@@ -85,3 +85,37 @@ def test_a_grid_that_cannot_be_searched_is_refused():
         rate_grid(1.0, 0.1, 5, jnp.float32)
     with pytest.raises(ValueError, match="at least three rates"):
         tune_learning_rate(lambda rate: rate, jnp.ones(2))
+
+
+def test_full_batch_takes_the_steps_written_by_hand():
+    inputs_ND, targets_N = _examples()
+    weights = np.zeros(3)
+    path, losses = [weights], []
+    for _ in range(4):
+        residuals_N = np.asarray(inputs_ND) @ weights - np.asarray(targets_N)
+        losses.append(np.mean(residuals_N**2))
+        weights = weights - 0.05 * 2 * residuals_N @ np.asarray(inputs_ND) / 6
+        path.append(weights)
+
+    def loss(weights_D):
+        return jnp.mean((inputs_ND @ weights_D - targets_N) ** 2)
+
+    trajectory = descend(loss, jnp.zeros(3), optax.sgd(0.05), num_steps=4)
+    np.testing.assert_allclose(trajectory.points, path, rtol=1e-12)
+    np.testing.assert_allclose(trajectory.losses_S, losses, rtol=1e-12)
+    np.testing.assert_array_equal(trajectory.final, trajectory.points[-1])
+
+
+def test_what_is_recorded_is_what_was_asked_for():
+    query_D = jnp.array([1.0, 2.0, 3.0])
+    whole = finetune(_loss, jnp.zeros(3), _examples(), optax.sgd(0.05))
+    some = finetune(
+        _loss, jnp.zeros(3), _examples(), optax.sgd(0.05), record=lambda w: {"f": w @ query_D}
+    )
+    np.testing.assert_allclose(some.points["f"], whole.points @ query_D, rtol=1e-12)
+    np.testing.assert_array_equal(some.final, whole.final)
+
+
+def test_descent_of_no_steps_is_refused():
+    with pytest.raises(ValueError, match="num_steps must be an integer of at least 1"):
+        descend(jnp.sum, jnp.zeros(3), optax.sgd(0.1), num_steps=0)
