@@ -269,8 +269,12 @@ class Attention(ContextualLayer):
         sees_TT &= self._near(positions_T, positions_T)
         if present_T is None:
             return sees_TT
-        # An absent position still sees itself: its own output stays finite, and nobody reads it.
-        return (sees_TT & present_T[None, :]) | jnp.eye(length, dtype=bool)
+        return self._but_absent(sees_TT, present_T)
+
+    def _but_absent(self, sees_TT: Array, present_T: Array) -> Array:
+        """What is seen when nobody sees the absent ones."""
+        # They still see themselves: a row that sees nothing has no softmax, and nobody reads it.
+        return (sees_TT & present_T[None, :]) | jnp.eye(len(present_T), dtype=bool)
 
     def _near(self, rows_M: Array, columns_T: Array) -> Array:
         """Which position ids lie within the window of each row; broadcastable to (M, T)."""
@@ -302,12 +306,16 @@ class LinearAttention(Attention):
 
     The scale is that of the queries, 1/sqrt(F), and does not depend on the length of the context,
     so the output is a plain sum over what a row sees (von Oswald et al., arXiv 2212.07677, without
-    their 1/N).
+    their 1/N). A position that is not present reads the others, and nobody reads it, itself
+    included: so a query is asked about the examples only (the mask of Ahn et al., arXiv 2306.00297).
     """
 
     def weigh(self, scores_AMT: Array, sees_MT: Array) -> Array:
         """The scores where a row sees, zero elsewhere."""
         return jnp.where(sees_MT[None], scores_AMT, jnp.zeros_like(scores_AMT))
+
+    def _but_absent(self, sees_TT: Array, present_T: Array) -> Array:
+        return sees_TT & present_T[None, :]
 
 
 def _out(mixed_MAF: Array, kernels: _Kernels) -> Array:

@@ -1,4 +1,4 @@
-"""Linear functions of Gaussian inputs, isotropic or with a given covariance."""
+"""Linear functions of Gaussian inputs, isotropic or with a given covariance, or of uniform ones."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,8 @@ class LinearRegression:
         of a skewed but axis-aligned distribution), D rows of D numbers the whole matrix. It may be
         singular: inputs then lie in a subspace.
       weight_std: standard deviation of each weight.
+      input_range: when given, inputs are uniform on ``[-input_range, input_range]`` in every
+        coordinate (von Oswald et al., arXiv 2212.07677, take 1), and have no covariance.
 
     Raises:
       ValueError: a size, a standard deviation or the covariance is not what it has to be.
@@ -42,6 +44,7 @@ class LinearRegression:
     noise_std: float = 0.0
     covariance: Covariance | None = None
     weight_std: float = 1.0
+    input_range: float | None = None
 
     def __post_init__(self) -> None:
         checks.positive_int("LinearRegression", "input_width", self.input_width)
@@ -49,13 +52,25 @@ class LinearRegression:
         checks.positive("LinearRegression", "weight_std", self.weight_std)
         if self.covariance is not None:
             _check_covariance(self.covariance, self.input_width)
+        if self.input_range is not None:
+            checks.positive("LinearRegression", "input_range", self.input_range)
+            if self.covariance is not None:
+                raise ValueError(
+                    f"LinearRegression: input_range={self.input_range} is for uniform inputs, "
+                    "which take no covariance; leave one of the two out."
+                )
 
     def sample(self, key: Array, *, num_examples: int, dtype: Any = jnp.float32) -> Prompt:
         """Draws weights, inputs and noise."""
         check_sample("LinearRegression.sample", num_examples, dtype)
         inputs_key, weights_key, noise_key = jax.random.split(key, 3)
         highest = jax.lax.Precision.HIGHEST
-        inputs_TD = jax.random.normal(inputs_key, (num_examples + 1, self.input_width), dtype)
+        shape = (num_examples + 1, self.input_width)
+        if self.input_range is None:
+            inputs_TD = jax.random.normal(inputs_key, shape, dtype)
+        else:
+            ends = {"minval": -self.input_range, "maxval": self.input_range}
+            inputs_TD = jax.random.uniform(inputs_key, shape, dtype, **ends)
         if self.covariance is not None:
             root_DD = jnp.asarray(_square_root(self.covariance), dtype)
             inputs_TD = jnp.matmul(inputs_TD, root_DD, precision=highest)

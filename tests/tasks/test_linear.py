@@ -89,3 +89,18 @@ def test_a_covariance_that_is_none_is_refused():
 def test_a_weight_deviation_of_zero_is_refused():
     with pytest.raises(ValueError, match=r"weight_std must be a finite number above 0, got 0"):
         LinearRegression(2, weight_std=0)
+
+
+def test_uniform_inputs_fill_their_range_evenly(sample):
+    prompts = sample(LinearRegression(3, input_range=0.5), num_examples=20000)
+    for inputs in (prompts.inputs_ND.reshape(-1), prompts.query_D.reshape(-1)):
+        assert np.max(np.abs(inputs)) <= 0.5
+    counts, _ = np.histogram(prompts.inputs_ND, bins=10, range=(-0.5, 0.5))
+    np.testing.assert_allclose(counts / counts.mean(), 1.0, atol=0.05)
+
+
+def test_uniform_inputs_take_no_covariance():
+    with pytest.raises(ValueError, match="input_range=1.0 is for uniform inputs"):
+        LinearRegression(3, covariance=VARIANCES, input_range=1.0)
+    with pytest.raises(ValueError, match="input_range must be a finite number above 0"):
+        LinearRegression(3, input_range=0.0)

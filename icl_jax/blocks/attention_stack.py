@@ -1,0 +1,54 @@
+"""Attention with skips and nothing else: the model whose training theory can follow."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from icl_jax.blocks.attention import LinearAttention
+from icl_jax.dims import Array
+
+
+class AttentionStack(nn.Module):
+    """Tokens ``(x, y)`` in, the query's label out: ``S <- S + A(S)`` in every layer.
+
+    There is no embedding and no MLP. The last token is the query, ``(x_query, 0)``: it reads the
+    examples and is read by nobody, and what stands in its label's place in the end is the
+    prediction. One layer can be a step of gradient descent, exactly
+    (``icl_jax.descent.linear_attention``).
+
+    Attributes:
+      layers: of linear attention that is not causal; the same instance twice is one layer looped.
+
+    Source: von Oswald et al. (arXiv 2212.07677); Ahn et al. (arXiv 2306.00297) for the mask.
+    """
+
+    layers: tuple[LinearAttention, ...]
+
+    def __call__(self, tokens_TC: Array) -> Array:
+        """The prediction, ()."""
+        return self.states(tokens_TC)[-1]
+
+    def states(self, tokens_TC: Array) -> Array:
+        """What stands in the query's label's place before and after every layer, (L + 1,)."""
+        present_T = jnp.arange(tokens_TC.shape[0]) < tokens_TC.shape[0] - 1
+        labels = [tokens_TC[-1, -1]]
+        for layer in self.layers:
+            tokens_TC = tokens_TC + layer(tokens_TC, present_T=present_T)
+            labels.append(tokens_TC[-1, -1])
+        return jnp.stack(labels)
+
+
+def linear_attention_stack(
+    depth: int, num_examples: int, *, looped: bool = False
+) -> AttentionStack:
+    """``depth`` layers of one head each, scores divided by the number of examples.
+
+    Args:
+      depth: number of layers.
+      num_examples: N, so that a layer's sum is a mean.
+      looped: whether all layers share their weights.
+    """
+    layer: Any = LinearAttention(num_heads=1, causal=False, scale=1 / num_examples)
+    layers = (layer,) * depth if looped else tuple(layer.clone() for _ in range(depth))
+    return AttentionStack(layers)
