@@ -1,0 +1,54 @@
+"""Families: every name in config.json finds its own, and no name is of two."""
+
+import collections
+
+import pytest
+
+from icl_jax.interop.registry import families, family_of
+
+NAMES = [(name, asked) for name, family in families().items() for asked in family.ARCHITECTURES]
+
+
+@pytest.mark.parametrize(("family", "asked"), NAMES)
+def test_every_architecture_and_model_type_finds_its_family(family, asked):
+    for config in ({"architectures": [asked]}, {"model_type": asked}):
+        assert family_of(config) == (family, families()[family])
+
+
+@pytest.mark.parametrize("family", families())
+def test_a_tiny_configuration_is_of_its_family_by_either_name(family):
+    config = families()[family].tiny()
+    for key in ("architectures", "model_type"):
+        assert family_of({key: config[key]})[0] == family
+
+
+def test_no_name_is_of_two_families():
+    counts = collections.Counter(asked for _, asked in NAMES)
+    assert [asked for asked, count in counts.items() if count > 1] == []
+
+
+def test_the_architecture_counts_before_the_model_type():
+    config = {"architectures": ["Unheard", "Qwen2ForCausalLM"], "model_type": "llama"}
+    assert family_of(config)[0] == "qwen2"
+    # A descendant with a name of its own is what its type says.
+    assert family_of({"architectures": ["Unheard"], "model_type": "llama"})[0] == "llama"
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    (
+        (
+            {"architectures": ["RwkvForCausalLM"], "model_type": "rwkv"},
+            r'architectures = \["RwkvForCausalLM"\], model_type = "rwkv" is not supported',
+        ),
+        ({}, r"architectures = \[\], model_type = null is not supported"),
+        # Names are matched as a whole and with their case.
+        ({"model_type": "LLAMA"}, r'architectures = \[\], model_type = "LLAMA" is not supported'),
+    ),
+)
+def test_an_unknown_architecture_is_named_with_those_that_there_are(config, named):
+    with pytest.raises(ValueError, match=f"config.json: {named}") as error:
+        family_of(config)
+    supported = str(error.value).partition("Supported are ")[2]
+    for name, family in families().items():
+        assert f"{name}: {', '.join(family.ARCHITECTURES)}" in supported
