@@ -31,3 +31,51 @@ def same_top1(expected: Array, actual: Array) -> Array:
     """
     checks.same_shape("same_top1", expected=expected, actual=actual)
     return jnp.argmax(expected, axis=-1) == jnp.argmax(actual, axis=-1)
+
+
+def total_variation(expected: Array, actual: Array) -> Array:
+    """``sum_v |p_v - q_v| / 2``, (...) of logits (..., V), in [0, 1], in float32 or wider.
+
+    The largest difference of the probabilities that the two give to one set of tokens.
+
+    Raises:
+      ValueError: the shapes differ.
+
+    Source: Levin and Peres, "Markov Chains and Mixing Times", proposition 4.2.
+    """
+    checks.same_shape("total_variation", expected=expected, actual=actual)
+    dtype = accumulator(jnp.promote_types(expected.dtype, actual.dtype))
+    p = jax.nn.softmax(expected.astype(dtype), axis=-1)
+    q = jax.nn.softmax(actual.astype(dtype), axis=-1)
+    return jnp.sum(jnp.abs(p - q), axis=-1) / 2
+
+
+def top_k_overlap(expected: Array, actual: Array, *, k: int) -> Array:
+    """The share of common tokens among the ``k`` most probable, (...) of logits (..., V).
+
+    Their order among the ``k`` does not count. Of tokens with equal logits the first is taken.
+
+    Args:
+      expected: (..., V), logits.
+      actual: (..., V), logits.
+      k: from 1 to V; at V the share is 1 for any two models.
+
+    Returns:
+      (...) in float32 or wider, in [0, 1].
+
+    Raises:
+      ValueError: the shapes differ, or ``k`` is not an integer from 1 to V.
+
+    Source: Shen, Mishra and Khashabi 2023 (arXiv 2310.08540), token overlap.
+    """
+    checks.same_shape("top_k_overlap", expected=expected, actual=actual)
+    checks.positive_int("top_k_overlap", "k", k)
+    if k > expected.shape[-1]:
+        raise ValueError(
+            f"top_k_overlap: k must be at most the number of tokens, {expected.shape[-1]}, got {k}."
+        )
+    _, expected_tokens = jax.lax.top_k(expected, k)
+    _, actual_tokens = jax.lax.top_k(actual, k)
+    common = expected_tokens[..., :, None] == actual_tokens[..., None, :]
+    dtype = accumulator(jnp.promote_types(expected.dtype, actual.dtype))
+    return jnp.sum(common, axis=(-2, -1)).astype(dtype) / k
