@@ -163,7 +163,7 @@ def _check_arguments(
             bad = np.flatnonzero(~np.isfinite(np.asarray(array)))
             if bad.size:
                 raise ValueError(
-                    f"{where}: {name} is not finite for {bad.size} of {array.shape[0]} tasks, first "
-                    f"{array[bad[0]]} at task {bad[0]}. An update of zero has no angle: decide what "
-                    "such a task counts as before averaging."
+                    f"{where}: {name} is not finite for {bad.size} of {array.shape[0]} tasks, "
+                    f"first {array[bad[0]]} at task {bad[0]}. An update of zero has no angle: "
+                    "decide what such a task counts as before averaging."
                 )
