@@ -18,23 +18,30 @@ def placements(
 
     Args:
       shapes: path -> shape of the parameters.
-      mesh: the devices; None for the default device.
+      mesh: the devices; None for the default device. Its axes are used as automatic ones.
       shardings: path -> PartitionSpec, or a tree of them like the parameters; ``default_spec``
         where there is none.
 
     Raises:
-      ValueError: shardings without a mesh, a tree that is not like the parameters, or a shape that
-        does not divide over the mesh.
+      ValueError: shardings without a mesh, a tree that is not like the parameters, or a spec that
+        does not fit the shape or the mesh.
     """
     if mesh is None:
         if shardings is not None:
             raise ValueError("load: shardings need a mesh to lie on, got mesh = None. Give one.")
         return dict.fromkeys(shapes)
+    # With explicit axes, such as jax.make_mesh makes, the model would have to name shardings.
+    mesh = Mesh(mesh.devices, mesh.axis_names)
     specs: dict[Path, Any]
     if shardings is None:
         specs = {path: default_spec(shape, mesh) for path, shape in shapes.items()}
     elif callable(shardings):
         specs = {path: shardings(path) for path in shapes}
+    elif not isinstance(shardings, Mapping):
+        raise ValueError(
+            "load: shardings must be a function, path -> PartitionSpec, or a tree like the "
+            f"parameters, got {shardings!r}. For one of all, give lambda path: SPEC."
+        )
     else:
         specs = flatten(shardings)
         differing = sorted("/".join(path) for path in specs.keys() ^ shapes.keys())
@@ -85,18 +92,22 @@ def place(
 
 def _sharding(path: Path, shape: tuple[int, ...], mesh: Mesh, spec: Any) -> Sharding:
     """The sharding of a parameter, checked against its shape."""
-    sharding = spec
-    if spec is None or isinstance(spec, PartitionSpec):
-        sharding = NamedSharding(mesh, spec or PartitionSpec())
-    if not isinstance(sharding, Sharding):
+    if spec is not None and not isinstance(spec, PartitionSpec | Sharding):
         raise ValueError(
             f"load: the sharding of {'/'.join(path)} must be a PartitionSpec, got {spec!r}."
         )
     try:
+        if isinstance(spec, PartitionSpec) and len(spec) > len(shape):
+            raise ValueError(f"{len(spec)} axes are too many")
+        sharding = (
+            spec if isinstance(spec, Sharding) else NamedSharding(mesh, spec or PartitionSpec())
+        )
         sharding.shard_shape(shape)
-    except ValueError as error:
+    except Exception as error:  # Some of jax's are no ValueError.
         raise ValueError(
-            f"load: {'/'.join(path)} of shape {shape} cannot be sharded as {spec}: {error}"
+            f"load: {'/'.join(path)} of shape {shape} cannot be sharded as {spec}: "
+            f"{str(error).rstrip('.')}. Give a PartitionSpec that fits the mesh "
+            f"{dict(mesh.shape)}, or None for a copy on each device."
         ) from error
     return sharding
 
