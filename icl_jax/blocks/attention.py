@@ -307,7 +307,8 @@ class LinearAttention(Attention):
     The scale is that of the queries, 1/sqrt(F), and does not depend on the length of the context,
     so the output is a plain sum over what a row sees (von Oswald et al., arXiv 2212.07677, without
     their 1/N). A position that is not present reads the others, and nobody reads it, itself
-    included: so a query is asked about the examples only (the mask of Ahn et al., arXiv 2306.00297).
+    included: so a query is asked about the examples only (the mask of Ahn et al., arXiv
+    2306.00297).
     """
 
     def weigh(self, scores_AMT: Array, sees_MT: Array) -> Array:

@@ -27,6 +27,7 @@ from icl_jax.interop.registry import families, family_of, fitting_table, match_n
 from icl_jax.interop.safetensors import INDEX, SINGLE, Entry, MappedTensors, write_tensors
 
 CONFIG = "config.json"
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 @dataclass(frozen=True)
@@ -133,11 +134,17 @@ def save(
 
     Raises:
       FileExistsError: the folder has something in it.
-      ValueError: the architecture is not supported, or the parameters are not the model's.
+      FileNotFoundError: the folder of the tokenizer is not there.
+      ValueError: the architecture or the dtype is not supported, or the parameters are not the
+        model's.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"save: {folder} is not empty. Choose another folder.")
+    if dtype is not None:
+        _check_floating("save", np.dtype(dtype))
+    if tokenizer is not None and not Path(tokenizer).is_dir():
+        raise FileNotFoundError(f"save: tokenizer={tokenizer}: no such folder.")
     family_name, family = family_of(config)
     table = family.table(model, Options(config))
     leaves = assemble.flatten(params)
@@ -228,17 +235,18 @@ def param_dtype(path: assemble.Path, wanted: np.dtype[Any]) -> np.dtype[Any]:
 def _wanted(dtype: Any, entries: list[Entry]) -> np.dtype[Any]:
     """The dtype that was asked for, or the one of most stored numbers, if jax has it."""
     wanted = _most_of((e.dtype, e.shape) for e in entries) if dtype is None else np.dtype(dtype)
-    if not assemble.is_floating(wanted) or wanted.itemsize < 2:
-        raise ValueError(
-            f"load: parameters of dtype {wanted} cannot be computed with. Give dtype = float32, "
-            "bfloat16, float16 or float64."
-        )
+    _check_floating("load", wanted)
     if jax.dtypes.canonicalize_dtype(wanted) != wanted:
         raise ValueError(
             f"load: parameters of dtype {wanted} need jax_enable_x64, which is off. Turn it on "
             '(jax.config.update("jax_enable_x64", True)), or give dtype=jnp.float32.'
         )
     return wanted
+
+
+def _check_floating(function: str, dtype: np.dtype[Any]) -> None:
+    if dtype.name not in DTYPES:
+        raise ValueError(f"{function}: dtype must be one of {', '.join(DTYPES)}, got {dtype}.")
 
 
 def _most_of(specs: Iterable[tuple[Any, tuple[int, ...]]]) -> np.dtype[Any]:
