@@ -13,8 +13,9 @@ class AttentionStack(nn.Module):
     """Tokens ``(x, y)`` in, the query's label out: ``S <- S + A(S)`` in every layer.
 
     There is no embedding and no MLP. The last token is the query, ``(x_query, 0)``: it reads the
-    examples and is read by nobody, and what stands in its label's place in the end is the
-    prediction. One layer can be a step of gradient descent, exactly
+    examples and is read by nobody, and *minus* what stands in its label's place in the end is the
+    prediction. The sign is that of the examples' labels, which layers turn into residuals
+    ``y - f``: so every layer can be a step of gradient descent, exactly
     (``icl_jax.descent.linear_attention``).
 
     Attributes:
@@ -27,16 +28,16 @@ class AttentionStack(nn.Module):
 
     def __call__(self, tokens_TC: Array) -> Array:
         """The prediction, ()."""
-        return self.states(tokens_TC)[-1]
+        return self.predictions(tokens_TC)[-1]
 
-    def states(self, tokens_TC: Array) -> Array:
-        """What stands in the query's label's place before and after every layer, (L + 1,)."""
+    def predictions(self, tokens_TC: Array) -> Array:
+        """What would be predicted before and after every layer, (L + 1,)."""
         present_T = jnp.arange(tokens_TC.shape[0]) < tokens_TC.shape[0] - 1
-        labels = [tokens_TC[-1, -1]]
+        predictions = [-tokens_TC[-1, -1]]
         for layer in self.layers:
             tokens_TC = tokens_TC + layer(tokens_TC, present_T=present_T)
-            labels.append(tokens_TC[-1, -1])
-        return jnp.stack(labels)
+            predictions.append(-tokens_TC[-1, -1])
+        return jnp.stack(predictions)
 
 
 def linear_attention_stack(

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax import checks
+from icl_jax.descent._examples import count, present_examples, product
 from icl_jax.dims import Array
 
 #: ``oracle(inputs_ND, targets_N, query_D, *, present_N=None) -> ()``
@@ -22,7 +23,7 @@ def zero(
     inputs_ND: Array, targets_N: Array, query_D: Array, *, present_N: Array | None = None
 ) -> Array:
     """Predicts 0, whatever the examples: the floor that a learner has to beat."""
-    _present("zero", inputs_ND, targets_N, query_D, present_N)
+    present_examples("zero", inputs_ND, targets_N, query_D, present_N)
     return jnp.zeros((), query_D.dtype)
 
 
@@ -33,11 +34,11 @@ def averaging(
 
     Source: Garg et al. 2022 (arXiv 2208.01066), section 3.
     """
-    inputs_ND, targets_N, present_N = _present(
+    inputs_ND, targets_N, present_N = present_examples(
         "averaging", inputs_ND, targets_N, query_D, present_N
     )
-    weights_D = _product(targets_N, inputs_ND) / jnp.maximum(_count(present_N, query_D), 1)
-    return _product(weights_D, query_D)
+    weights_D = product(targets_N, inputs_ND) / jnp.maximum(count(present_N, query_D), 1)
+    return product(weights_D, query_D)
 
 
 def least_squares(
@@ -60,7 +61,7 @@ def least_squares(
 
     Source: Garg et al. 2022 (arXiv 2208.01066), section 3.
     """
-    inputs_ND, targets_N, present_N = _present(
+    inputs_ND, targets_N, present_N = present_examples(
         "least_squares", inputs_ND, targets_N, query_D, present_N
     )
     left, values_R, right = _spectrum(inputs_ND, targets_N)
@@ -68,11 +69,11 @@ def least_squares(
     # 2 eps of the largest singular value whatever the size (measured: at most 2.5; repeated and
     # parallel examples, copied columns; D from 2 to 20, n to 200), so NumPy's has no margin at
     # n = D = 2. The n counts the examples present: all N would drop true directions around n = D.
-    length = jnp.maximum(_count(present_N, query_D), max(query_D.shape[0], 8))
+    length = jnp.maximum(count(present_N, query_D), max(query_D.shape[0], 8))
     cutoff = jnp.finfo(query_D.dtype).eps * length * jnp.max(values_R, initial=0)
     kept_R = values_R > cutoff
     inverse_R = jnp.where(kept_R, 1 / jnp.where(kept_R, values_R, 1), 0)
-    return _product(left * inverse_R, _product(right, query_D))
+    return product(left * inverse_R, product(right, query_D))
 
 
 def ridge(
@@ -93,9 +94,9 @@ def ridge(
       TypeError: dtypes that disagree, or are narrower than float32.
     """
     checks.positive("ridge", "weight", weight)
-    inputs_ND, targets_N, _ = _present("ridge", inputs_ND, targets_N, query_D, present_N)
+    inputs_ND, targets_N, _ = present_examples("ridge", inputs_ND, targets_N, query_D, present_N)
     left, values_R, right = _spectrum(inputs_ND, targets_N)
-    return _product(left * values_R / (values_R**2 + weight), _product(right, query_D))
+    return product(left * values_R / (values_R**2 + weight), product(right, query_D))
 
 
 def bayes_ridge_weight(*, noise_std: float, weight_std: float = 1.0) -> float:
@@ -124,14 +125,14 @@ def nearest_neighbours(
     Source: Garg et al. 2022 (arXiv 2208.01066), section 3 (3 neighbours).
     """
     checks.positive_int("nearest_neighbours", "num_neighbours", num_neighbours)
-    inputs_ND, targets_N, present_N = _present(
+    inputs_ND, targets_N, present_N = present_examples(
         "nearest_neighbours", inputs_ND, targets_N, query_D, present_N
     )
     distances_N = jnp.sum((inputs_ND - query_D[None, :]) ** 2, axis=1)
     ranked_N = jnp.argsort(jnp.where(present_N, distances_N, jnp.inf), stable=True)
     closest = ranked_N[:num_neighbours]
     total = jnp.sum(targets_N[closest])  # The labels of absent examples are zero by now.
-    return total / jnp.maximum(_count(present_N[closest], query_D), 1)
+    return total / jnp.maximum(count(present_N[closest], query_D), 1)
 
 
 #: The oracles by name, at their defaults.
@@ -156,36 +157,6 @@ def prefix_predictions(oracle: Oracle, inputs_ND: Array, targets_N: Array, query
     )
 
 
-def _present(
-    where: str, inputs_ND: Array, targets_N: Array, query_D: Array, present_N: Array | None
-) -> tuple[Array, Array, Array]:
-    """Checks the arguments of an oracle and zeroes the examples that are absent."""
-    checks.rank(where, "inputs_ND", inputs_ND, 2, "(N, D)")
-    checks.rank(where, "targets_N", targets_N, 1, "(N)")
-    checks.rank(where, "query_D", query_D, 1, "(D)")
-    num_examples, width = inputs_ND.shape
-    checks.axis_size(where, "targets_N", targets_N, 0, num_examples, "one per example")
-    checks.axis_size(where, "query_D", query_D, 0, width, "the width of an input")
-    checks.floating(where, "query_D", query_D)
-    checks.same_dtype(where, inputs_ND=inputs_ND, targets_N=targets_N, query_D=query_D)
-    if jnp.finfo(query_D.dtype).bits < 32:
-        raise TypeError(
-            f"{where}: the oracles need float32 or float64, got {query_D.dtype}. Convert the "
-            "prompt first, for example with .astype(jnp.float32)."
-        )
-    if present_N is None:
-        return inputs_ND, targets_N, jnp.ones((num_examples,), bool)
-    checks.rank(where, "present_N", present_N, 1, "(N)")
-    checks.axis_size(where, "present_N", present_N, 0, num_examples, "one per example")
-    if present_N.dtype != bool:
-        raise TypeError(f"{where}: present_N must be boolean, got {present_N.dtype}.")
-    return (
-        jnp.where(present_N[:, None], inputs_ND, 0),
-        jnp.where(present_N, targets_N, 0),
-        present_N,
-    )
-
-
 def _spectrum(inputs_ND: Array, targets_N: Array) -> tuple[Array, Array, Array]:
     """With ``X = U diag(s) V^T``: ``U^T y`` (R,), ``s`` (R,) and ``V^T`` (R, D), R <= D.
 
@@ -198,12 +169,4 @@ def _spectrum(inputs_ND: Array, targets_N: Array) -> tuple[Array, Array, Array]:
         :width
     ]
     left, values_R, right = jnp.linalg.svd(triangle[:, :width], full_matrices=False)
-    return _product(triangle[:, width], left), values_R, right
-
-
-def _product(left: Array, right: Array) -> Array:
-    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
-
-
-def _count(present_N: Array, like: Array) -> Array:
-    return jnp.sum(present_N, dtype=like.dtype)
+    return product(triangle[:, width], left), values_R, right

@@ -69,8 +69,8 @@ class LinearRegression:
         if self.input_range is None:
             inputs_TD = jax.random.normal(inputs_key, shape, dtype)
         else:
-            ends = {"minval": -self.input_range, "maxval": self.input_range}
-            inputs_TD = jax.random.uniform(inputs_key, shape, dtype, **ends)
+            end = self.input_range
+            inputs_TD = jax.random.uniform(inputs_key, shape, dtype, -end, end)
         if self.covariance is not None:
             root_DD = jnp.asarray(_square_root(self.covariance), dtype)
             inputs_TD = jnp.matmul(inputs_TD, root_DD, precision=highest)

@@ -24,7 +24,7 @@ def by_hand(layers, tokens_TC):
         examples_NC = tokens_TC[:-1]
         scores_TN = (tokens_TC @ query) @ (examples_NC @ key).T / len(examples_NC)
         tokens_TC = tokens_TC + scores_TN @ (examples_NC @ value) @ out
-    return tokens_TC[-1, -1]
+    return -tokens_TC[-1, -1]
 
 
 @pytest.mark.parametrize("depth", (1, 3))
@@ -57,16 +57,16 @@ def test_the_order_of_the_examples_does_not_matter():
     np.testing.assert_allclose(got, model.apply({"params": params}, tokens_TC), rtol=1e-12)
 
 
-def test_states_are_the_label_after_every_layer():
+def test_there_is_a_prediction_after_every_layer():
     tokens_TC = normal(0, 7, 4)
     deep, shallow = linear_attention_stack(2, 6), linear_attention_stack(1, 6)
     params = init(deep, tokens_TC)
-    states = deep.apply({"params": params}, tokens_TC, method="states")
-    assert states.shape == (3,)
-    assert states[0] == tokens_TC[-1, -1]
+    predictions = deep.apply({"params": params}, tokens_TC, method="predictions")
+    assert predictions.shape == (3,)
+    assert predictions[0] == -tokens_TC[-1, -1]
     first = shallow.apply({"params": {"layers_0": params["layers_0"]}}, tokens_TC)
-    np.testing.assert_allclose(states[1], first, rtol=1e-12)
-    assert states[2] == deep.apply({"params": params}, tokens_TC)
+    np.testing.assert_allclose(predictions[1], first, rtol=1e-12)
+    assert predictions[2] == deep.apply({"params": params}, tokens_TC)
 
 
 def test_what_is_absent_reads_and_is_not_read():
