@@ -1,5 +1,6 @@
 """Linear functions of Gaussian inputs, isotropic or with a given covariance, or of uniform ones."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,17 @@ class LinearRegression:
 
     def sample(self, key: Array, *, num_examples: int, dtype: Any = jnp.float32) -> Prompt:
         """Draws weights, inputs and noise."""
+        return self.sample_at(key, num_examples=num_examples, dtype=dtype)
+
+    def sample_at(
+        self,
+        key: Array,
+        *,
+        num_examples: int,
+        dtype: Any = jnp.float32,
+        move: Callable[[Array], Array] = lambda inputs_TD: inputs_TD,
+    ) -> Prompt:
+        """As ``sample``, at inputs (T, D), the query last, that ``move`` has moved."""
         check_sample("LinearRegression.sample", num_examples, dtype)
         inputs_key, weights_key, noise_key = jax.random.split(key, 3)
         highest = jax.lax.Precision.HIGHEST
@@ -74,6 +86,7 @@ class LinearRegression:
         if self.covariance is not None:
             root_DD = jnp.asarray(_square_root(self.covariance), dtype)
             inputs_TD = jnp.matmul(inputs_TD, root_DD, precision=highest)
+        inputs_TD = move(inputs_TD)
         weights_D = self.weight_std * jax.random.normal(weights_key, (self.input_width,), dtype)
         values_T = jnp.matmul(inputs_TD, weights_D, precision=highest)
         return noisy_prompt(noise_key, inputs_TD, values_T, self.noise_std)
