@@ -38,9 +38,10 @@ from experiments.learner import (
     test_prompts,
     with_kernel,
 )
+from experiments.oracles import oracle_losses, query_losses
 from icl_jax import checks
 from icl_jax.blocks.stack import Stack, functional
-from icl_jax.descent.closed_form import ORACLES, prefix_predictions
+from icl_jax.descent.closed_form import ORACLES
 from icl_jax.descent.finetune import finetune
 from icl_jax.descent.line_search import rate_grid, tune_learning_rate
 from icl_jax.dims import Array, Params
@@ -138,11 +139,6 @@ def descend(
     return trajectory.points - start_DH[None], predictions_M
 
 
-def query_losses(predictions_M: Array, prompt: Prompt) -> Array:
-    """The squared error (M,) of each prediction of the query's label."""
-    return squared_error(predictions_M, jnp.broadcast_to(prompt.query_target, predictions_M.shape))
-
-
 @functools.partial(jax.jit, static_argnames=("stack", "optimizer"))
 def search(
     stack: Stack, params: Params, prompts: Prompt, optimizer: OptimizerName, rates_X: Array
@@ -201,29 +197,13 @@ def face_to_face(
     return jax.lax.map(one, (prompts, keys_B), batch_size=16)
 
 
-@functools.partial(jax.jit, static_argnames="name")
-def oracle_losses(name: str, prompts: Prompt) -> Array:
-    """Query losses (B, M) of a closed-form predictor after every prefix."""
-
-    def losses(prompt: Prompt) -> Array:
-        predictions_M = prefix_predictions(
-            ORACLES[name], prompt.inputs_ND, prompt.targets_N, prompt.query_D
-        )
-        return query_losses(predictions_M, prompt)
-
-    return jax.vmap(losses)(prompts)
-
-
 def measure(config: Config, learner: Learner) -> dict[str, Any]:
     """Both sides for the trained learner; both sides again for the untrained one."""
     prompts = test_prompts(learner, config.seed, config.num_prompts)
     held_out = test_prompts(learner, config.seed + 1, config.num_search_prompts)
     key = jax.random.key(config.seed)
     rates_X = rate_grid(config.lowest_rate, config.highest_rate, config.num_rates, jnp.float32)
-    # One at a time: see low_rank._triangle for what batched LAPACK calls do side by side.
-    arrays: dict[str, Any] = {
-        f"{name}_loss": jax.block_until_ready(oracle_losses(name, prompts)) for name in ORACLES
-    }
+    arrays: dict[str, Any] = {f"{name}_loss": oracle_losses(name, prompts) for name in ORACLES}
     for prefix, params in (("", learner.trained), ("untrained_", learner.untrained)):
         found = search(learner.stack, params, held_out, config.optimizer, rates_X)
         arrays |= {

@@ -23,10 +23,11 @@ from icl_jax import checks
 from icl_jax.blocks.config import StackConfig, build_stack
 from icl_jax.blocks.stack import Stack, functional
 from icl_jax.dims import Array, Params
+from icl_jax.dynamics.prefixes import prefix_pass, probe_pass
 from icl_jax.measures.function_space import squared_error
 from icl_jax.patches.bank import forward, patched_forward, stack_patches
 from icl_jax.tasks.catalogue import TaskName, make_task
-from icl_jax.tasks.prompt import Prompt, Task, prompt_tokens, sample_prompts
+from icl_jax.tasks.prompt import Prompt, Task, example_queries, prompt_tokens, sample_prompts
 from icl_jax.training.config import TrainingConfig, make_optimizer
 from icl_jax.training.loop import train
 from icl_jax.training.step import initial_params
@@ -44,6 +45,7 @@ class LearnerConfig:
     num_examples: int = option(50, "examples N per prompt")
     noise_std: float = option(0.0, "standard deviation of the label noise")
     watch: bool = option(True, "predict each training batch by patched weights, too")
+    all_shots: bool = option(False, "train on every label of a prompt, asked before it is shown")
     stack: StackConfig = field(default_factory=StackConfig)
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(num_steps=2000, batch_size=64, learning_rate=3e-3)
@@ -51,6 +53,11 @@ class LearnerConfig:
 
     def __post_init__(self) -> None:
         checks.positive_int("LearnerConfig", "num_examples", self.num_examples)
+        if self.all_shots and self.watch:
+            raise ValueError(
+                "LearnerConfig: watch=True follows the last label alone; with all_shots=True set "
+                "watch to False."
+            )
         # A task may refuse the number of examples (real rows are finite): ask it now.
         jax.eval_shape(
             functools.partial(self.make_task().sample, num_examples=self.num_examples),
@@ -135,6 +142,24 @@ def predict(stack: Stack, params: Params, tokens_TC: Array) -> Array:
     """The query's label as the learner predicts it, ()."""
     outputs_TO: Any = stack.apply({"params": params}, tokens_TC)
     return outputs_TO[-1, 0]
+
+
+def shot_predictions(stack: Stack, params: Params, prompt: Prompt) -> Array:
+    """Every label as the learner predicts it from the examples before it, (M,), the query last."""
+    blocks, block_params = functional(stack, params)
+    tokens_TC = prompt_tokens(prompt)
+    context_ND = embed(stack, params, tokens_TC[:-1])
+    queries_MC = jnp.concatenate([example_queries(prompt), tokens_TC[-1:]])
+    probes = probe_pass(blocks, block_params, context_ND, embed(stack, params, queries_MC))
+    return read_out(stack, params, probes.output_MD)
+
+
+def query_predictions(stack: Stack, params: Params, prompt: Prompt) -> Array:
+    """The query's label as the learner predicts it after 0, 1, ..., N examples, (M,)."""
+    blocks, block_params = functional(stack, params)
+    hidden_TD = embed(stack, params, prompt_tokens(prompt))
+    prefixes = prefix_pass(blocks, block_params, hidden_TD[:-1], hidden_TD[-1])
+    return read_out(stack, params, prefixes.output_MD)
 
 
 def predictions(stack: Stack, params: Params, tokens_TC: Array) -> dict[str, Array]:
@@ -243,6 +268,10 @@ def _loss(
         num_prompts=config.training.batch_size,
         num_examples=config.num_examples,
     )
+    if config.all_shots:
+        shots_BM = jax.vmap(functools.partial(shot_predictions, stack, params))(prompts)
+        targets_BM = jnp.concatenate([prompts.targets_N, prompts.query_target[:, None]], axis=1)
+        return jnp.mean(squared_error(shots_BM, targets_BM)), {}
     tokens_BTC = jax.vmap(prompt_tokens)(prompts)
     if not config.watch:
         predicted_B = jax.vmap(functools.partial(predict, stack, params))(tokens_BTC)

@@ -1,21 +1,11 @@
 """Every test runs in the strictest setting: float64 at hand, nothing promoted behind our back."""
 
 import os
-import shutil
-import tempfile
 
 # Tests compile much and run little, so LLVM is asked to optimise less: half of the time.
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
-
-# All processes of a run share what they compile, and the next run starts afresh.
-COMPILED = None
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    COMPILED = tempfile.mkdtemp(prefix="icl_jax_tests_")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
@@ -31,9 +21,3 @@ for profile, max_examples in (("default", 10), ("thorough", 200)):
         profile, max_examples=max_examples, deadline=None, derandomize=True, database=None
     )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
-
-
-def pytest_unconfigure():
-    """Takes away what this process made; the workers of a run made nothing."""
-    if COMPILED is not None:
-        shutil.rmtree(COMPILED, ignore_errors=True)

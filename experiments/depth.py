@@ -1,0 +1,377 @@
+"""Do k layers of linear attention take k steps of gradient descent?
+
+Trains stacks of one to four layers on linear regression (d = N = 10, inputs uniform between -1 and
+1) and sets each beside as many steps of gradient descent, at the best learning rate, and of GD++,
+at the best rate and curvature correction: their losses, and their predictions and derivatives with
+respect to the query, task by task, with the nulls.
+
+    python -m experiments.depth --workdir=runs/depth
+
+EXPECTED
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.comparisons import (
+    MEASURES,
+    compared,
+    interval_curve,
+    summaries,
+    table,
+    verdict,
+    with_interval,
+)
+from experiments.conduct import Outcome, each, finish, measured, start
+from experiments.flags import launch, option
+from experiments.linear_comparison import NULLS, Predictor, against
+from experiments.linear_learner import (
+    LinearLearnerConfig,
+    draw,
+    obtain,
+    predict,
+    predict_all,
+    shortened,
+)
+from icl_jax import checks
+from icl_jax.blocks.attention_stack import AttentionStack
+from icl_jax.descent.closed_form import least_squares
+from icl_jax.descent.line_search import rate_grid, tune_learning_rate
+from icl_jax.descent.linear_steps import gd_plus_plus
+from icl_jax.dims import Array, Params
+from icl_jax.measures.function_space import squared_error
+from icl_jax.report.figures import Curve, Panel, Role, curves
+from icl_jax.report.page import Section, Table, number
+from icl_jax.tasks.prompt import Prompt
+from icl_jax.training.config import TrainingConfig
+
+#: What a stack is held against: label and role in figures.
+STEPPERS: Mapping[str, tuple[str, Role]] = {
+    "gd_plus_plus": ("GD++", "second"),
+    "descent": ("gradient descent", "reference"),
+}
+
+
+def deep_learner() -> LinearLearnerConfig:
+    """Batches half as large as for one layer."""
+    training = TrainingConfig(
+        num_steps=4000, batch_size=1024, learning_rate=5e-3, checkpoint_every=1000
+    )
+    return LinearLearnerConfig(training=training)
+
+
+@dataclass(frozen=True)
+class Config:
+    """The depths, and on how many tasks they are compared."""
+
+    depths: tuple[int, ...] = option((1, 2, 3, 4), "layers, one stack each")
+    num_prompts: int = option(2000, "test prompts, a task each")
+    num_search_prompts: int = option(2000, "held-out prompts of the line searches")
+    lowest_rate: float = option(0.1, "of the line searches")
+    highest_rate: float = option(10.0, "of the line searches")
+    num_rates: int = option(61, "of the line searches, evenly spaced in the logarithm")
+    corrections: tuple[float, ...] = option(
+        (0.0, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.3, 1.6), "of GD++, searched with the rate"
+    )
+    seed: int = option(2, "of the test prompts, the nulls and the resampling")
+    learner: LinearLearnerConfig = field(default_factory=deep_learner)
+
+    def __post_init__(self) -> None:
+        for name in ("num_prompts", "num_search_prompts", "num_rates"):
+            checks.positive_int("depth", name, getattr(self, name))
+        if not self.depths or list(self.depths) != sorted(set(self.depths)) or self.depths[0] < 1:
+            raise ValueError(f"depth: depths must be positive and increasing, got {self.depths}.")
+        if not self.corrections or min(self.corrections) < 0:
+            raise ValueError(
+                f"depth: corrections must be numbers from 0 on, got {self.corrections}."
+            )
+
+    @classmethod
+    def quick(cls) -> "Config":
+        """Two short trainings."""
+        return cls(
+            depths=(1, 2),
+            num_prompts=500,
+            num_search_prompts=500,
+            num_rates=31,
+            corrections=(0.0, 0.1, 0.3, 0.6, 1.0),
+            learner=shortened(deep_learner(), num_steps=500),
+        )
+
+
+def after_steps(num_steps: int, rate: Array, correction: Array, prompt: Prompt) -> Array:
+    """What GD++ predicts after so many steps, (); descent, without a correction."""
+    predictions_S = gd_plus_plus(
+        prompt.inputs_ND,
+        prompt.targets_N,
+        prompt.query_D,
+        rate=rate,
+        correction=correction,
+        num_steps=num_steps,
+    )
+    return predictions_S[-1]
+
+
+@functools.partial(jax.jit, static_argnames="num_steps")
+def search(num_steps: int, prompts: Prompt, rates_X: Array, corrections_G: Array) -> Any:
+    """For every correction the learning rate that predicts best: leaves with an axis G."""
+
+    def tuned(correction: Array) -> Any:
+        def score(rate: Array) -> Array:
+            predicted_B = jax.vmap(functools.partial(after_steps, num_steps, rate, correction))(
+                prompts
+            )
+            return jnp.mean(squared_error(predicted_B, prompts.query_target))
+
+        return tune_learning_rate(score, rates_X)
+
+    return jax.lax.map(tuned, corrections_G)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "num_steps"))
+def face_to_face(
+    model: AttentionStack,
+    trained: Params,
+    untrained: Params,
+    num_steps: int,
+    rates: Mapping[str, Array],
+    corrections: Mapping[str, Array],
+    prompts: Prompt,
+    key: Array,
+) -> dict[str, Array]:
+    """Measures against each stepper, and losses, for every prompt (B,)."""
+    learner: Predictor = functools.partial(predict, model, trained)
+    before: Predictor = functools.partial(predict, model, untrained)
+    found = {"trained": jax.vmap(learner)(prompts), "untrained": jax.vmap(before)(prompts)}
+    arrays: dict[str, Array] = {}
+    for name in STEPPERS:
+        stepper = functools.partial(after_steps, num_steps, rates[name], corrections[name])
+        found[name] = jax.vmap(stepper)(prompts)
+        numbers = against(stepper, learner, before, prompts, key)
+        arrays |= {f"{name}/{measure}": array for measure, array in numbers.items()}
+    layers_BS = jax.vmap(functools.partial(predict_all, model, trained))(prompts)
+    targets_BS = jnp.broadcast_to(prompts.query_target[:, None], layers_BS.shape)
+    losses = {
+        f"{name}_loss": squared_error(array, prompts.query_target) for name, array in found.items()
+    }
+    return {**arrays, **losses, "layer_loss": squared_error(layers_BS, targets_BS)}
+
+
+@jax.jit
+def baselines(prompts: Prompt) -> dict[str, Array]:
+    """The losses (B,) of least squares, which no number of steps is better than, and of zero."""
+    exact_B = jax.vmap(least_squares)(prompts.inputs_ND, prompts.targets_N, prompts.query_D)
+    return {
+        "least_squares_loss": squared_error(exact_B, prompts.query_target),
+        "zero_loss": prompts.query_target**2,
+    }
+
+
+def measure(config: Config, learners: Path) -> dict[str, Any]:
+    """Trains a stack of every depth, searches, compares: arrays by ``DEPTH/NAME``."""
+    task, examples = config.learner.task(), config.learner.num_examples
+    prompts = draw(task, config.seed, config.num_prompts, examples)
+    held_out = draw(task, config.seed + 1, config.num_search_prompts, examples)
+    rates_X = rate_grid(config.lowest_rate, config.highest_rate, config.num_rates, jnp.float32)
+    corrections_G = jnp.asarray((0.0, *config.corrections), jnp.float32)
+    key = jax.random.key(config.seed)
+    arrays: dict[str, Any] = dict(baselines(prompts))
+    for depth in each(config.depths, "depths"):
+        learner = obtain(replace(config.learner, depth=depth), learners)
+        found = search(depth, held_out, rates_X, corrections_G)
+        # The first correction is none: gradient descent.
+        picks = {"descent": 0, "gd_plus_plus": int(jnp.argmin(jnp.min(found.scores_X, axis=1)))}
+        rates = {name: found.best_rate[index] for name, index in picks.items()}
+        corrections = {name: corrections_G[index] for name, index in picks.items()}
+        numbers = face_to_face(
+            learner.model,
+            learner.trained,
+            learner.untrained,
+            depth,
+            rates,
+            corrections,
+            prompts,
+            key,
+        )
+        arrays |= {f"{depth}/{name}": array for name, array in numbers.items()}
+        for name, index in picks.items():
+            arrays[f"{depth}/{name}_rate"] = rates[name]
+            arrays[f"{depth}/{name}_correction"] = corrections[name]
+            arrays[f"{depth}/{name}_at_edge"] = found.at_edge[index]
+    return arrays
+
+
+def of_depth(arrays: Mapping[str, np.ndarray], depth: int) -> dict[str, np.ndarray]:
+    """The arrays of one depth, without its prefix."""
+    start = f"{depth}/"
+    return {n.removeprefix(start): array for n, array in arrays.items() if n.startswith(start)}
+
+
+def compared_with(
+    config: Config, arrays: Mapping[str, np.ndarray], depth: int, stepper: str
+) -> dict[str, Any]:
+    """The comparisons of the stack of a depth with a stepper."""
+    start = f"{stepper}/"
+    mine = of_depth(arrays, depth)
+    chosen = {n.removeprefix(start): array for n, array in mine.items() if n.startswith(start)}
+    return compared(jax.random.key(config.seed), chosen)
+
+
+def summarise(config: Config, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Losses, rates and measures of every depth; ``measures`` are those of the deepest and GD++."""
+    depths: dict[str, Any] = {}
+    for depth in config.depths:
+        mine = of_depth(arrays, depth)
+        depths[str(depth)] = {
+            "losses": {
+                name: float(mine[f"{name}_loss"].mean())
+                for name in ("trained", "untrained", *STEPPERS)
+            },
+            **{
+                name: {
+                    "learning_rate": float(mine[f"{name}_rate"]),
+                    "learning_rate_at_edge": bool(mine[f"{name}_at_edge"]),
+                    "correction": float(mine[f"{name}_correction"]),
+                    "measures": summaries(compared_with(config, arrays, depth, name)),
+                }
+                for name in STEPPERS
+            },
+        }
+    return {
+        "num_prompts": config.num_prompts,
+        "least_squares_loss": float(arrays["least_squares_loss"].mean()),
+        "zero_loss": float(arrays["zero_loss"].mean()),
+        "depths": depths,
+        "measures": depths[str(config.depths[-1])]["gd_plus_plus"]["measures"],
+    }
+
+
+def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
+    """Losses against depth, and the measures against depth for both steppers."""
+    return [_losses(config, arrays), _measures(config, arrays)]
+
+
+def _losses(config: Config, arrays: Mapping[str, np.ndarray]) -> Section:
+    key, depths = jax.random.key(config.seed), config.depths
+    summary = summarise(config, arrays)
+    roles: dict[str, tuple[str, Role]] = {
+        "trained": ("trained stack", "main"),
+        **STEPPERS,
+        "untrained": ("untrained stack", "control"),
+    }
+    lines = [
+        interval_curve(
+            key,
+            np.stack([arrays[f"{depth}/{name}_loss"] for depth in depths]),
+            depths,
+            label,
+            role,
+        )
+        for name, (label, role) in roles.items()
+    ]
+    zero = np.broadcast_to(arrays["zero_loss"], (len(depths), config.num_prompts))
+    lines.append(interval_curve(key, zero, depths, "zero predictor", "control"))
+    last = summary["depths"][str(depths[-1])]["losses"]
+    rows: list[tuple[Any, ...]] = [
+        (
+            depth,
+            *(found["losses"][name] for name in roles),
+            found["descent"]["learning_rate"],
+            found["gd_plus_plus"]["learning_rate"],
+            found["gd_plus_plus"]["correction"],
+        )
+        for depth, found in summary["depths"].items()
+    ]
+    ratio = last["trained"] / last["gd_plus_plus"]
+    word = "below" if ratio < 0.97 else "above" if ratio > 1.03 else "the same as"
+    return Section(
+        "Losses against depth",
+        f"With {depths[-1]} layers the trained stack has a loss of {number(last['trained'])}; as "
+        f"many steps of GD++ {number(last['gd_plus_plus'])}, of gradient descent "
+        f"{number(last['descent'])}, each at what is best for it on held-out tasks. So the stack "
+        f"ends {word} GD++ (ratio {ratio:.2f}).",
+        figure=curves([Panel("", lines, "layers, or steps", "squared error of the label")]),
+        tables=[
+            Table(
+                (
+                    "layers",
+                    *(label for label, _ in roles.values()),
+                    "rate of descent",
+                    "rate of GD++",
+                    "correction",
+                ),
+                rows,
+                f"Mean squared error over {config.num_prompts} tasks. Least squares: "
+                f"{number(summary['least_squares_loss'])}; zero: {number(summary['zero_loss'])}.",
+            )
+        ],
+        anchor="losses",
+    )
+
+
+def _measures(config: Config, arrays: Mapping[str, np.ndarray]) -> Section:
+    depths = config.depths
+    found = {
+        (depth, stepper): compared_with(config, arrays, depth, stepper)
+        for depth in depths
+        for stepper in STEPPERS
+    }
+    panels = []
+    for name in ("sensitivity_cosine", "model_difference"):
+        lines = []
+        for stepper, (label, _) in STEPPERS.items():
+            role: Role = "main" if stepper == "gd_plus_plus" else "second"
+            values = [found[depth, stepper][name] for depth in depths]
+            lines.append(_curve(label, depths, [(c.value, c.low, c.high) for c in values], role))
+        for null in found[depths[0], "gd_plus_plus"][name].nulls:
+            intervals = [found[depth, "gd_plus_plus"][name].nulls[null] for depth in depths]
+            lines.append(_curve(null, depths, intervals, "control"))
+        panels.append(Panel("", lines, "layers, or steps", MEASURES[name].label))
+    deepest = found[depths[-1], "gd_plus_plus"]
+    rows: list[tuple[Any, ...]] = [
+        (depth, label, *(with_interval(c.value, (c.low, c.high)) for c in comparisons.values()))
+        for (depth, stepper), comparisons in found.items()
+        for label in [STEPPERS[stepper][0]]
+    ]
+    return Section(
+        "As functions of the query",
+        f"{depths[-1]} layers against as many steps of GD++. "
+        + " ".join(verdict(name, comparison) for name, comparison in deepest.items()),
+        figure=curves(panels),
+        tables=[
+            Table(
+                ("layers", "against", *(MEASURES[name].label for name in deepest)),
+                rows,
+                "Means over tasks with 95% intervals.",
+            ),
+            table(deepest, f"{depths[-1]} layers against GD++. {NULLS}"),
+        ],
+        anchor="measures",
+    )
+
+
+def _curve(
+    label: str, depths: Sequence[int], intervals: Sequence[Sequence[Array]], role: Role
+) -> Curve:
+    """Means with intervals, one of each depth."""
+    mean, low, high = (np.array(part) for part in zip(*intervals, strict=True))
+    return Curve(label, np.asarray(depths), mean, low, high, role=role)
+
+
+def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
+    """Trains (or finds) the stacks, compares, writes summary and report."""
+    record = start(workdir, "depth", config)
+    arrays = measured(record, lambda: measure(config, learners or workdir / "learners"))
+    outcome = Outcome(summarise(config, arrays), sections(config, arrays))
+    return finish(record, "Layers and steps of descent", __doc__, outcome)
+
+
+if __name__ == "__main__":
+    launch(Config, run, __doc__)

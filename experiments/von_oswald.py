@@ -1,0 +1,392 @@
+"""Does linear attention learn one step of gradient descent?
+
+Trains one layer of linear attention on linear regression (d = N = 10, inputs uniform between -1 and
+1) and sets it beside one step of gradient descent from zero, at the best learning rate: predictions
+and their derivatives with respect to the query, in and out of the training distribution; the
+weights themselves beside those of a layer that takes the step by construction; and a second layer,
+trained on skewed normal inputs, beside the closed form of its optimum.
+
+    python -m experiments.von_oswald --workdir=runs/von_oswald
+
+About three minutes on 2 cores. Expected: a cosine of the derivatives above 0.99, a difference of
+less than 0.05 of their length, the loss of one step within a fraction of a percent, and that of the
+closed form within 2%.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.comparisons import (
+    compared,
+    interval_curve,
+    panel,
+    summaries,
+    table,
+    verdict,
+)
+from experiments.conduct import Outcome, each, finish, measured, start
+from experiments.flags import launch, option
+from experiments.linear_comparison import NULLS, Predictor, against
+from experiments.linear_learner import (
+    LinearLearner,
+    LinearLearnerConfig,
+    draw,
+    obtain,
+    predict,
+    shortened,
+)
+from icl_jax import checks
+from icl_jax.blocks.attention_stack import AttentionStack
+from icl_jax.descent.line_search import rate_grid, tune_learning_rate
+from icl_jax.descent.linear_attention import (
+    one_step_weights,
+    optimal_linear_attention,
+    optimal_linear_attention_loss,
+    stacked_weights,
+)
+from icl_jax.descent.linear_steps import descent_prediction
+from icl_jax.dims import Array, Params
+from icl_jax.measures.function_space import squared_error
+from icl_jax.measures.intervals import bootstrap_mean
+from icl_jax.report.figures import Panel, Role, curves, heatmaps
+from icl_jax.report.page import Section, Table, number
+from icl_jax.tasks.prompt import Prompt
+from icl_jax.training.config import TrainingConfig
+
+#: Whose losses are drawn: label and role.
+LOSSES: Mapping[str, tuple[str, Role]] = {
+    "trained": ("trained layer", "main"),
+    "descent": ("one step of descent", "second"),
+    "interpolated": ("mean of both weights", "reference"),
+    "untrained": ("untrained layer", "control"),
+    "zero": ("zero predictor", "control"),
+}
+
+
+def skewed_learner() -> LinearLearnerConfig:
+    """Normal inputs of five coordinates, the largest variance ten times the smallest."""
+    training = TrainingConfig(
+        num_steps=3000, batch_size=2048, learning_rate=5e-3, checkpoint_every=1000
+    )
+    return LinearLearnerConfig(
+        input_width=5,
+        num_examples=20,
+        input_range=None,
+        variances=(2.0, 1.5, 1.0, 0.5, 0.2),
+        training=training,
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is trained, and on how many tasks it is compared."""
+
+    num_prompts: int = option(4000, "test prompts, a task each")
+    num_search_prompts: int = option(4000, "held-out prompts of the learning rate's line search")
+    lowest_rate: float = option(0.1, "of the line search")
+    highest_rate: float = option(10.0, "of the line search")
+    num_rates: int = option(101, "of the line search, evenly spaced in the logarithm")
+    num_optimum_prompts: int = option(50000, "test prompts of the comparison with the closed form")
+    seed: int = option(2, "of the test prompts, the nulls and the resampling")
+    learner: LinearLearnerConfig = field(default_factory=LinearLearnerConfig)
+    skewed: LinearLearnerConfig = field(default_factory=skewed_learner)
+
+    def __post_init__(self) -> None:
+        for name in ("num_prompts", "num_search_prompts", "num_rates", "num_optimum_prompts"):
+            checks.positive_int("von_oswald", name, getattr(self, name))
+        for name in ("learner", "skewed"):
+            if getattr(self, name).depth != 1:
+                raise ValueError(
+                    f"von_oswald: {name}.depth must be 1: one layer is held against one step. "
+                    "Deeper stacks are compared by experiments.depth."
+                )
+        if self.skewed.input_range is not None:
+            raise ValueError(
+                "von_oswald: skewed.input_range must be none: the closed form is that of normal "
+                "inputs."
+            )
+
+    @classmethod
+    def quick(cls) -> "Config":
+        """Two short trainings."""
+        return cls(
+            num_prompts=1000,
+            num_optimum_prompts=10000,
+            learner=shortened(LinearLearnerConfig(), num_steps=500),
+            skewed=shortened(skewed_learner(), num_steps=500),
+        )
+
+
+def one_step(rate: Array, prompt: Prompt) -> Array:
+    """The prediction of one step of descent, ()."""
+    return descent_prediction(prompt.inputs_ND, prompt.targets_N, prompt.query_D, rate=rate)
+
+
+@jax.jit
+def search(prompts: Prompt, rates_X: Array) -> Any:
+    """The learning rate at which one step predicts best."""
+
+    def score(rate: Array) -> Array:
+        predicted_B = jax.vmap(functools.partial(one_step, rate))(prompts)
+        return jnp.mean(squared_error(predicted_B, prompts.query_target))
+
+    return tune_learning_rate(score, rates_X)
+
+
+def merged(params: Params) -> tuple[Array, Array]:
+    """A layer as what it predicts: ``sum_i (query M token_i) (token_i . v) / N``.
+
+    Returns:
+      ``M`` (C, C) and ``v`` (C,), with the scale that is free between them taken so that ``v``
+      reads the label with weight 1. One step of descent has ``rate I`` and 0 in M.
+    """
+    (layer,) = params.values()
+    query, key, value = (layer[name][:, 0] for name in ("query", "key", "value"))
+    highest = jax.lax.Precision.HIGHEST
+    bilinear_CC = jnp.matmul(query, key.T, precision=highest)
+    # A stack predicts minus what its layers add to the query's label.
+    value_C = -jnp.matmul(value, layer["out"][0, :, -1], precision=highest)
+    return bilinear_CC * value_C[-1], value_C / value_C[-1]
+
+
+def merged_prediction(bilinear_CC: Array, value_C: Array, prompt: Prompt) -> Array:
+    """What a merged layer predicts, ()."""
+    examples_NC = jnp.concatenate([prompt.inputs_ND, prompt.targets_N[:, None]], axis=1)
+    query_C = jnp.append(prompt.query_D, jnp.zeros((), prompt.query_D.dtype))
+    highest = jax.lax.Precision.HIGHEST
+    weights_N = jnp.matmul(examples_NC, jnp.matmul(query_C, bilinear_CC, precision=highest))
+    return jnp.mean(weights_N * jnp.matmul(examples_NC, value_C, precision=highest))
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def face_to_face(
+    model: AttentionStack,
+    trained: Params,
+    untrained: Params,
+    rate: Array,
+    prompts: Prompt,
+    key: Array,
+) -> dict[str, Array]:
+    """Measures with their nulls, and losses, for every prompt (B,)."""
+    width = prompts.query_D.shape[-1]
+    step = functools.partial(one_step, rate)
+    constructed = stacked_weights([one_step_weights(width, rate=rate)])
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, merged(trained), merged(constructed))
+    learners: dict[str, Predictor] = {
+        "trained": functools.partial(predict, model, trained),
+        "untrained": functools.partial(predict, model, untrained),
+        "descent": step,
+        "constructed": functools.partial(predict, model, constructed),
+        "interpolated": functools.partial(merged_prediction, *mean),
+        "zero": lambda prompt: jnp.zeros_like(prompt.query_target),
+    }
+    found = {name: jax.vmap(learner)(prompts) for name, learner in learners.items()}
+    return {
+        **against(step, learners["trained"], learners["untrained"], prompts, key),
+        **{f"{n}_loss": squared_error(found[n], prompts.query_target) for n in LOSSES},
+        "construction_gap": found["constructed"] - found["descent"],
+        "descent_prediction": found["descent"],
+    }
+
+
+def optimum(learner: LinearLearner, prompts: Prompt) -> dict[str, Array]:
+    """The losses (B,) of a trained layer and of the closed form of its optimum."""
+    covariance_DD = jnp.diag(jnp.asarray(learner.config.variances, jnp.float32))
+
+    def both(prompt: Prompt) -> tuple[Array, Array]:
+        best = optimal_linear_attention(
+            prompt.inputs_ND, prompt.targets_N, prompt.query_D, covariance_DD=covariance_DD
+        )
+        return predict(learner.model, learner.trained, prompt), best
+
+    trained_B, best_B = jax.jit(jax.vmap(both))(prompts)
+    return {
+        "optimum.trained_loss": squared_error(trained_B, prompts.query_target),
+        "optimum.closed_form_loss": squared_error(best_B, prompts.query_target),
+        "optimum.expected_loss": optimal_linear_attention_loss(
+            covariance_DD, learner.config.num_examples
+        ),
+    }
+
+
+def measure(config: Config, learners: Path) -> dict[str, Any]:
+    """Trains, searches the rate, and compares inside the training distribution and outside."""
+    learner, skewed = obtain(config.learner, learners), obtain(config.skewed, learners)
+    task, examples = config.learner.task(), config.learner.num_examples
+    held_out = draw(task, config.seed + 1, config.num_search_prompts, examples)
+    rates_X = rate_grid(config.lowest_rate, config.highest_rate, config.num_rates, jnp.float32)
+    found = search(held_out, rates_X)
+    key = jax.random.key(config.seed)
+
+    # Wider and narrower inputs than in training; the training's own stands in the middle.
+    scales = np.geomspace(0.5, 2.0, 9)
+    rows = []
+    for scale in each(scales, "input ranges"):
+        prompts = draw(task, config.seed, config.num_prompts, examples)
+        prompts = dataclasses.replace(
+            prompts,
+            inputs_ND=prompts.inputs_ND * jnp.float32(scale),
+            targets_N=prompts.targets_N * jnp.float32(scale),
+            query_D=prompts.query_D * jnp.float32(scale),
+            query_target=prompts.query_target * jnp.float32(scale),
+        )
+        rows.append(
+            face_to_face(
+                learner.model, learner.trained, learner.untrained, found.best_rate, prompts, key
+            )
+        )
+    bilinear_CC, value_C = merged(learner.trained)
+    test = draw(
+        config.skewed.task(), config.seed, config.num_optimum_prompts, config.skewed.num_examples
+    )
+    return {
+        **{name: np.stack([row[name] for row in rows]) for name in rows[0]},
+        **optimum(skewed, test),
+        "scales": scales,
+        "rate": found.best_rate,
+        "rate_at_edge": found.at_edge,
+        "bilinear": bilinear_CC,
+        "value": value_C,
+    }
+
+
+def _home(arrays: Mapping[str, np.ndarray]) -> int:
+    """The index of the training's own input range."""
+    return int(np.argmin(np.abs(arrays["scales"] - 1.0)))
+
+
+def summarise(config: Config, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Measures and losses at the training's own range, the construction, and the optimum."""
+    home = _home(arrays)
+    key = jax.random.key(config.seed)
+    gap, scale = arrays["construction_gap"][home], arrays["descent_prediction"][home]
+    trained, best = (
+        float(arrays[f"optimum.{name}_loss"].mean()) for name in ("trained", "closed_form")
+    )
+    return {
+        "measures": summaries(compared(key, arrays, (home,))),
+        "losses": {name: float(arrays[f"{name}_loss"][home].mean()) for name in LOSSES},
+        "learning_rate": float(arrays["rate"]),
+        "learning_rate_at_edge": bool(arrays["rate_at_edge"]),
+        "construction_error": float(np.linalg.norm(gap) / np.linalg.norm(scale)),
+        "optimum": {
+            "trained_loss": trained,
+            "closed_form_loss": best,
+            "expected_loss": float(arrays["optimum.expected_loss"]),
+            "ratio": trained / best,
+        },
+        "num_prompts": config.num_prompts,
+    }
+
+
+def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
+    """Losses and measures against the range of the inputs, the weights, and the optimum."""
+    summary, home = summarise(config, arrays), _home(arrays)
+    key = jax.random.key(config.seed)
+    comparisons = compared(key, arrays, (home,))
+    losses, rate, optimum = summary["losses"], summary["learning_rate"], summary["optimum"]
+    x, x_label = arrays["scales"], "range of the inputs / range in training"
+    lines = [
+        interval_curve(key, arrays[f"{name}_loss"], x, label, role)
+        for name, (label, role) in LOSSES.items()
+    ]
+    panels = [
+        panel(key, arrays, name, x, x_label, label="trained layer")
+        for name in ("sensitivity_cosine", "model_difference")
+    ]
+    width = config.learner.input_width
+    step_CC = np.zeros((width + 1, width + 1))
+    step_CC[:width, :width] = rate * np.eye(width)
+    ratio = bootstrap_mean(
+        key,
+        jnp.stack(
+            [
+                jnp.asarray(arrays["optimum.trained_loss"]),
+                jnp.asarray(arrays["optimum.closed_form_loss"]),
+            ],
+            axis=1,
+        ),
+    )
+    return [
+        Section(
+            "One layer loses what one step loses",
+            f"On {config.num_prompts} new tasks the trained layer has a loss of "
+            f"{number(losses['trained'])}, one step of descent at its best rate "
+            f"({number(rate)}) {number(losses['descent'])}, and a layer halfway between the two "
+            f"{number(losses['interpolated'])}; predicting zero gives {number(losses['zero'])}. "
+            "With inputs from a wider range than in training both fail alike.",
+            figure=curves(
+                [Panel("", lines, x_label, "squared error of the query's label", log_y=True)]
+            ),
+            anchor="loss",
+        ),
+        Section(
+            "The same model of the query",
+            " ".join(verdict(name, found) for name, found in comparisons.items()),
+            figure=curves(panels),
+            tables=[
+                table(
+                    comparisons,
+                    f"Means over tasks in the training's own range. {NULLS}",
+                )
+            ],
+            anchor="measures",
+        ),
+        Section(
+            "The same weights",
+            "The product of the query and key kernels, scaled so that the values read the label "
+            "with weight 1, beside that of a layer that takes the step by construction. That layer "
+            f"predicts what the step predicts to {number(summary['construction_error'])} of its "
+            "size, in float32.",
+            figure=heatmaps(
+                [arrays["bilinear"], step_CC],
+                ["trained layer", "constructed step"],
+                x_label="coordinate of an example",
+                y_label="coordinate of the query",
+                value_label="weight",
+                low=-rate,
+                high=rate,
+            ),
+            anchor="weights",
+        ),
+        Section(
+            "The optimum in closed form",
+            f"Trained on normal inputs of variances {', '.join(map(str, config.skewed.variances))} "
+            f"(N = {config.skewed.num_examples}), a layer has a loss of "
+            f"{number(optimum['trained_loss'])}; the closed form of the best layer has "
+            f"{number(optimum['closed_form_loss'])} on the same tasks, and "
+            f"{number(optimum['expected_loss'])} in expectation. Their ratio is "
+            f"{optimum['ratio']:.4f}: training finds a descent step with a matrix for a rate.",
+            tables=[
+                Table(
+                    ("predictor", "loss", "95% interval"),
+                    [
+                        (name, float(ratio.mean[i]), f"{ratio.low[i]:.4g} to {ratio.high[i]:.4g}")
+                        for i, name in enumerate(("trained layer", "closed form"))
+                    ],
+                    f"Mean squared error over {config.num_optimum_prompts} tasks.",
+                )
+            ],
+            anchor="optimum",
+        ),
+    ]
+
+
+def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
+    """Trains (or finds) both layers, compares, writes summary and report."""
+    record = start(workdir, "von_oswald", config)
+    arrays = measured(record, lambda: measure(config, learners or workdir / "learners"))
+    outcome = Outcome(summarise(config, arrays), sections(config, arrays))
+    return finish(record, "Linear attention and one step of descent", __doc__, outcome)
+
+
+if __name__ == "__main__":
+    launch(Config, run, __doc__)
