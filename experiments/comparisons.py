@@ -37,7 +37,7 @@ class Measure:
 MEASURES: Mapping[str, Measure] = {
     "prediction_difference": Measure("prediction difference (units of the label)", False),
     "sensitivity_cosine": Measure("cosine of the sensitivities", True),
-    "model_difference": Measure("difference of the sensitivities / length of descent's", False),
+    "model_difference": Measure("relative difference of the sensitivities", False),
     "squared_prediction_difference": Measure("SPD (squared units of the label)", False),
     "ilwd": Measure("ILWD (squared units of label / input)", False),
     "update_cosine": Measure("cosine of the weight updates", True),

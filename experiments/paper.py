@@ -141,9 +141,9 @@ def highlights(summary: dict[str, Any]) -> list[Highlight]:
         ),
         Highlight(
             "cosine of implicit update and descent",
-            summary["descent"]["cosine"],
-            f"{number(summary['descent']['random_cosine'])} random, "
-            f"{number(summary['descent']['untrained_cosine'])} untrained",
+            summary["descent"]["measures"]["update_cosine"]["value"],
+            f"{number(summary['descent']['measures']['update_cosine']['random'])} random, "
+            f"{number(summary['descent']['measures']['update_cosine']['untrained'])} untrained",
         ),
         Highlight(
             "additivity error of the attribution",
