@@ -62,7 +62,7 @@ STEPPERS: Mapping[str, tuple[str, Role]] = {
 def deep_learner() -> LinearLearnerConfig:
     """Batches half as large as for one layer."""
     training = TrainingConfig(
-        num_steps=4000, batch_size=1024, learning_rate=5e-3, checkpoint_every=1000
+        num_steps=3000, batch_size=1024, learning_rate=5e-3, gradient_clip=0.3
     )
     return LinearLearnerConfig(training=training)
 

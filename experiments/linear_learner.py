@@ -35,9 +35,13 @@ class LinearLearnerConfig:
     variances: tuple[float, ...] = option((), "of normal inputs' coordinates; empty: all 1")
     depth: int = option(1, "layers")
     looped: bool = option(False, "the same weights in every layer")
+    initial_scale: float = option(
+        0.5,
+        "of the initial kernels; a deep stack is a polynomial of high degree, and explodes at 1",
+    )
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
-            num_steps=4000, batch_size=2048, learning_rate=5e-3, checkpoint_every=1000
+            num_steps=2000, batch_size=2048, learning_rate=1e-2, checkpoint_every=500
         )
     )
 
@@ -49,6 +53,7 @@ class LinearLearnerConfig:
                 f"LinearLearnerConfig: variances must be input_width={self.input_width} numbers, "
                 f"got {len(self.variances)}."
             )
+        checks.positive("LinearLearnerConfig", "initial_scale", self.initial_scale)
         self.task()
 
     def task(self) -> LinearRegression:
@@ -61,7 +66,7 @@ class LinearLearnerConfig:
 def shortened(config: LinearLearnerConfig, *, num_steps: int) -> LinearLearnerConfig:
     """The same with a short training on small batches, for a quick look."""
     training = dataclasses.replace(
-        config.training, num_steps=num_steps, batch_size=512, warmup_steps=20
+        config.training, num_steps=num_steps, batch_size=256, learning_rate=2e-2
     )
     return dataclasses.replace(config, training=training)
 
@@ -117,7 +122,7 @@ def obtain(config: LinearLearnerConfig, learners: Path) -> LinearLearner:
         params: Params = model.init(
             key, jnp.zeros((config.num_examples + 1, config.input_width + 1), jnp.float32)
         )["params"]
-        return params
+        return jax.tree.map(lambda kernel: config.initial_scale * kernel, params)
 
     def loss(params: Params, key: Array) -> tuple[Array, dict[str, Array]]:
         prompts = sample_prompts(

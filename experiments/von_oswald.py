@@ -74,7 +74,7 @@ LOSSES: Mapping[str, tuple[str, Role]] = {
 def skewed_learner() -> LinearLearnerConfig:
     """Normal inputs of five coordinates, the largest variance ten times the smallest."""
     training = TrainingConfig(
-        num_steps=3000, batch_size=2048, learning_rate=5e-3, checkpoint_every=1000
+        num_steps=3000, batch_size=2048, learning_rate=1e-2, checkpoint_every=500
     )
     return LinearLearnerConfig(
         input_width=5,

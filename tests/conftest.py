@@ -1,6 +1,8 @@
 """Every test runs in the strictest setting: float64 at hand, nothing promoted behind our back."""
 
+import gc
 import os
+from pathlib import Path
 
 # Tests compile much and run little, so LLVM is asked to optimise less: half of the time.
 os.environ.setdefault(
@@ -21,3 +23,17 @@ for profile, max_examples in (("default", 10), ("thorough", 200)):
         profile, max_examples=max_examples, deadline=None, derandomize=True, database=None
     )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+#: Linux lets a process map 65,530 regions of memory; every compiled program takes about a dozen.
+MANY_REGIONS = 30_000
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Between modules, forgets compiled programs before there are too many to map another."""
+    regions = Path("/proc/self/maps")
+    if nextitem is not None and nextitem.path == item.path or not regions.exists():
+        return
+    with regions.open() as lines:
+        if sum(1 for _ in lines) > MANY_REGIONS:
+            jax.clear_caches()
+            gc.collect()
