@@ -58,6 +58,9 @@ from icl_jax.measures.nulls import another_prompts, shuffled_labels
 from icl_jax.measures.weight_space import cosine, norm_ratio
 from icl_jax.tasks.prompt import Prompt
 
+#: What is held against the context: descent, and three of its nulls.
+WALKS = ("descent", "shuffled", "another", "random")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -133,24 +136,35 @@ def face_to_face(
                 lambda leaf: jnp.broadcast_to(leaf[-1:], (explicit.num_steps + 1, *leaf.shape[1:])),
                 context,
             )._replace(peeled=context.peeled)
-        descent = fine_tune(stack, params, explicit, prompt, rate)
-        walks = {
-            "": descent.points,
-            "shuffled": fine_tune(stack, params, explicit, confused, rate).points,
-            "random": random_points(random_key, descent.points),
-            "another": fine_tune(stack, params, explicit, another, rate).points,
-        }
-        found, losses = {}, {"implicit_loss": query_losses(context.side.predictions_P, prompt)}
-        for name, points in walks.items():
+        # Side by side: descent, descent on shuffled labels, and on another task; a random walk.
+        lessons = jax.tree.map(lambda *leaves: jnp.stack(leaves), prompt, confused, another)
+        descents = jax.vmap(lambda lesson: fine_tune(stack, params, explicit, lesson, rate))(
+            lessons
+        )
+        mine = jax.tree.map(lambda leaf: leaf[0], descents.points)
+        points = jax.tree.map(
+            lambda leaf, walk: jnp.concatenate([leaf, walk[None]]),
+            descents.points,
+            random_points(random_key, mine),
+        )
+
+        def compare(points: Params) -> tuple[dict[str, Array], Array]:
             side = explicit_side(stack, params, explicit, points, prompt)
-            losses[f"{name or 'descent'}_loss"] = query_losses(side.predictions_P, prompt)
             moved = kernel_updates(points, config.layer) if _moves_kernel(config) else None
-            found[name] = _measures(context, side, moved)
+            return _measures(context, side, moved), query_losses(side.predictions_P, prompt)
+
+        measures, walk_losses = jax.vmap(compare)(points)
+        found = {
+            name: {measure: array[i] for measure, array in measures.items()}
+            for i, name in enumerate(WALKS)
+        }
+        losses = {f"{name}_loss": walk_losses[i] for i, name in enumerate(WALKS)}
+        losses["implicit_loss"] = query_losses(context.side.predictions_P, prompt)
+        losses["training_loss"] = descents.losses_S[0]
         if _moves_kernel(config):
-            moved_PDH = kernel_updates(walks[""], config.layer)[1:]
+            moved_PDH = kernel_updates(mine, config.layer)[1:]
             losses["norm_ratio"] = jax.vmap(norm_ratio)(_later(context.updates), moved_PDH)
-        losses["training_loss"] = descent.losses_S
-        return with_nulls(found.pop(""), found) | losses
+        return with_nulls(found.pop("descent"), found) | losses
 
     keys_B = jax.random.split(key, prompts.query_target.shape[0])
     # In small groups: every prompt holds all points of four descents.

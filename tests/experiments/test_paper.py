@@ -83,14 +83,14 @@ def test_step_norms_have_a_value_per_example(summary):
 
 def test_descent_has_a_value_per_context_size(summary):
     found = summary["descent"]
-    assert found["context_sizes"] == list(range(9))
-    for name in ("implicit", "finetuned", "least_squares", "untrained"):
+    assert found["points"] == list(range(9))
+    for name in ("implicit", "descent", "least_squares", "untrained_implicit"):
         assert len(found[f"{name}_loss"]) == 9
     assert found["num_prompts"] >= 100
-    assert abs(found["random_cosine"]) < 0.1
-    assert found["finetuned_loss"][-1] < found["finetuned_loss"][0]
+    assert abs(found["measures"]["update_cosine"]["random"]) < 0.1
+    assert found["descent_loss"][-1] < found["descent_loss"][0]
     # Nothing has been seen: both sides stand on the same weights.
-    np.testing.assert_allclose(found["implicit_loss"][0], found["finetuned_loss"][0], rtol=1e-4)
+    np.testing.assert_allclose(found["implicit_loss"][0], found["descent_loss"][0], rtol=1e-4)
 
 
 def test_the_implicit_loss_is_that_of_the_context(summary, folder):
@@ -139,8 +139,8 @@ def test_a_folder_of_another_configuration_is_refused_before_any_work(folder):
 
 
 def test_settings_that_cannot_work_are_refused():
-    with pytest.raises(ValueError, match="learner.stack.depth must be 1"):
-        descent.Config(learner=tiny(wiring="skip", depth=2))
+    with pytest.raises(ValueError, match="layer must be from 0 to 1, got 2"):
+        descent.Config(layer=2, learner=tiny(wiring="skip", depth=2))
     with pytest.raises(ValueError, match="depth must be at least 2"):
         alignment.Config(learner=tiny())
     with pytest.raises(ValueError, match="no sum over tokens and heads"):
