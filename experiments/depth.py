@@ -1,6 +1,6 @@
 """Do k layers of linear attention take k steps of gradient descent?
 
-Trains stacks of one to four layers on linear regression (d = N = 10, inputs uniform between -1 and
+Trains stacks of one to three layers on linear regression (d = N = 10, inputs uniform between -1 and
 1) and sets each beside as many steps of gradient descent, at the best learning rate, and of GD++,
 at the best rate and curvature correction: their losses, and their predictions and derivatives with
 respect to the query, task by task, with the nulls.
@@ -71,7 +71,7 @@ def deep_learner() -> LinearLearnerConfig:
 class Config:
     """The depths, and on how many tasks they are compared."""
 
-    depths: tuple[int, ...] = option((1, 2, 3, 4), "layers, one stack each")
+    depths: tuple[int, ...] = option((1, 2, 3), "layers, one stack each")
     num_prompts: int = option(2000, "test prompts, a task each")
     num_search_prompts: int = option(2000, "held-out prompts of the line searches")
     lowest_rate: float = option(0.1, "of the line searches")

@@ -91,6 +91,7 @@ class Config:
     classes: tuple[TaskName, ...] = option(
         ("linear", "sparse", "network", "tree"), "what is learned in context, linear among them"
     )
+    other_steps: int = option(2000, "training steps of the classes other than linear")
     shifts: tuple[str, ...] = option(tuple(SHIFTS), "of the inputs of linear functions")
     num_prompts: int = option(1000, "test prompts of each class and shift")
     num_queries: int = option(20, "per prompt, of the difference from ridge regression")
@@ -102,6 +103,7 @@ class Config:
             checks.positive_int("garg", name, getattr(self, name))
         for name in self.classes:
             checks.one_of("garg", "classes", name, [n for n in TASKS if n != "diabetes"])
+            learner_of(self, name)  # It cannot be made of every setting.
         for name in self.shifts:
             checks.one_of("garg", "shifts", name, tuple(SHIFTS))
         width = self.learner.input_width
@@ -138,6 +140,14 @@ class Config:
                 ),
             ),
         )
+
+
+def learner_of(config: Config, name: TaskName) -> LearnerConfig:
+    """The learner of a function class."""
+    if name == "linear":
+        return config.learner
+    training = dataclasses.replace(config.learner.training, num_steps=config.other_steps)
+    return dataclasses.replace(config.learner, task=name, training=training)
 
 
 def best_ridge(config: Config) -> Oracle:
@@ -196,7 +206,7 @@ def measure(config: Config, learners: Path) -> dict[str, Any]:
     oracle = best_ridge(config)
     arrays: dict[str, Any] = {}
     for name in each(config.classes, "function classes"):
-        learner = obtain(dataclasses.replace(config.learner, task=name), learners)
+        learner = obtain(learner_of(config, name), learners)
         prompts = test_prompts(learner, config.seed, config.num_prompts)
         losses = shot_losses(learner, oracle, prompts)
         arrays |= {f"{name}/{loss}": array for loss, array in losses.items()}
