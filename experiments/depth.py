@@ -108,7 +108,7 @@ class Config:
 
 def after_steps(num_steps: int, rate: Array, correction: Array, prompt: Prompt) -> Array:
     """What GD++ predicts after so many steps, (); descent, without a correction."""
-    predictions_S = gd_plus_plus(
+    predictions_P = gd_plus_plus(
         prompt.inputs_ND,
         prompt.targets_N,
         prompt.query_D,
@@ -116,7 +116,7 @@ def after_steps(num_steps: int, rate: Array, correction: Array, prompt: Prompt) 
         correction=correction,
         num_steps=num_steps,
     )
-    return predictions_S[-1]
+    return predictions_P[-1]
 
 
 @functools.partial(jax.jit, static_argnames="num_steps")

@@ -6,6 +6,7 @@ Everything is a plain function on arrays or a frozen dataclass of them; ``from i
 """
 
 from icl_jax.blocks.attention import LinearAttention, SoftmaxAttention
+from icl_jax.blocks.attention_stack import AttentionStack, linear_attention_stack
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.config import StackConfig, build_stack
 from icl_jax.blocks.contextual import ContextualLayer
@@ -17,8 +18,25 @@ from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
 from icl_jax.blocks.rotary import Rotary, Scaling
 from icl_jax.blocks.stack import FlaxBlock, Stack, cast, functional, repeat
 from icl_jax.descent.closed_form import ORACLES, prefix_predictions
-from icl_jax.descent.finetune import finetune
+from icl_jax.descent.finetune import DescentTrajectory, descend, finetune
+from icl_jax.descent.layer_causal import layer_causal_loss
 from icl_jax.descent.line_search import rate_grid, tune_learning_rate
+from icl_jax.descent.linear_attention import (
+    one_step_weights,
+    optimal_linear_attention,
+    optimal_linear_attention_loss,
+    optimal_preconditioner,
+    preconditioned_step_weights,
+    stacked_weights,
+)
+from icl_jax.descent.linear_steps import (
+    descent_prediction,
+    gd_plus_plus,
+    gradient_steps,
+    preconditioned_steps,
+)
+from icl_jax.descent.optimizers import OptimizerConfig
+from icl_jax.descent.parameters import SELECTIONS, merge, select
 from icl_jax.dynamics.anchored import anchored_trajectory, linear_loss
 from icl_jax.dynamics.attribution import (
     attention_contributions,
@@ -34,17 +52,49 @@ from icl_jax.dynamics.prefixes import (
     lone_midpoints,
     prefix_outputs_by_reruns,
     prefix_pass,
+    probe_pass,
     suffix_midpoints,
 )
 from icl_jax.language.generation import generate, patched_generate, token_agreement
 from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, prompt_patches
 from icl_jax.language.sampling import Sampling
 from icl_jax.language.weights import PromptWeights, prompt_weights
-from icl_jax.measures.distributions import kl_divergence, same_top1
-from icl_jax.measures.function_space import relative_error, squared_error
+from icl_jax.measures.comparison import Comparison, as_summary, compare_with_nulls
+from icl_jax.measures.distributions import (
+    kl_divergence,
+    same_top1,
+    top_k_overlap,
+    total_variation,
+)
+from icl_jax.measures.function_space import (
+    ilwd,
+    implicit_linear_weights,
+    model_difference,
+    prediction_difference,
+    relative_error,
+    relative_model_difference,
+    sensitivity,
+    sensitivity_cosine,
+    squared_error,
+    squared_prediction_difference,
+)
 from icl_jax.measures.intervals import bootstrap_mean
 from icl_jax.measures.nulls import another_prompts, random_update, random_vector, shuffled_labels
-from icl_jax.measures.weight_space import alignment, cosine, effective_rank, off_diagonal_mean
+from icl_jax.measures.representation import (
+    attention_similarity,
+    kendall_tau,
+    update_similarity,
+    vector_cosine,
+)
+from icl_jax.measures.weight_space import (
+    alignment,
+    cosine,
+    effective_rank,
+    effective_rank_of_updates,
+    norm_ratio,
+    off_diagonal_mean,
+    principal_angles,
+)
 from icl_jax.patches.bank import (
     Bank,
     check_patchable,
@@ -107,20 +157,26 @@ from icl_jax.tasks.prompt import (
     query_token,
     sample_prompts,
 )
+from icl_jax.tasks.shifts import SHIFTS, ShiftedLinearRegression
 from icl_jax.training.config import TrainingConfig, make_optimizer
 from icl_jax.training.loop import TrainingDivergedError, train
 
 __all__ = [
     "ORACLES",
+    "SELECTIONS",
+    "SHIFTS",
     "TASKS",
+    "AttentionStack",
     "BalancedPatch",
     "Bank",
     "BiasPatch",
     "Block",
+    "Comparison",
     "Conditioning",
     "ContextualBlock",
     "ContextualLayer",
     "Dense",
+    "DescentTrajectory",
     "DownPatch",
     "Experts",
     "FlaxBlock",
@@ -131,6 +187,7 @@ __all__ = [
     "LinearAttention",
     "LowRank",
     "Midpoint",
+    "OptimizerConfig",
     "OutputNorm",
     "Prompt",
     "PromptWeights",
@@ -138,6 +195,7 @@ __all__ = [
     "Sampling",
     "ScalePatch",
     "Scaling",
+    "ShiftedLinearRegression",
     "SoftmaxAttention",
     "Stack",
     "StackConfig",
@@ -157,7 +215,9 @@ __all__ = [
     "apply_output",
     "apply_update",
     "as_matrix",
+    "as_summary",
     "attention_contributions",
+    "attention_similarity",
     "attribute_block",
     "balanced_patch",
     "bias_patch",
@@ -167,6 +227,7 @@ __all__ = [
     "cast",
     "check_patchable",
     "compact_bank",
+    "compare_with_nulls",
     "compose",
     "conditioning",
     "contribution_norms",
@@ -174,9 +235,12 @@ __all__ = [
     "contribution_update",
     "cosine",
     "dense_inner",
+    "descend",
+    "descent_prediction",
     "down_patch",
     "down_update",
     "effective_rank",
+    "effective_rank_of_updates",
     "example_queries",
     "finetune",
     "first_factors",
@@ -185,25 +249,44 @@ __all__ = [
     "frobenius_norm",
     "full_logits",
     "functional",
+    "gd_plus_plus",
     "generate",
+    "gradient_steps",
+    "ilwd",
+    "implicit_linear_weights",
     "input_factor",
+    "kendall_tau",
     "kernel_update",
     "kl_divergence",
+    "layer_causal_loss",
+    "linear_attention_stack",
     "linear_loss",
     "lone_midpoints",
     "make_optimizer",
     "make_task",
     "materialise",
+    "merge",
+    "model_difference",
+    "norm_ratio",
     "off_diagonal_mean",
+    "one_step_weights",
+    "optimal_linear_attention",
+    "optimal_linear_attention_loss",
+    "optimal_preconditioner",
     "outer",
     "patched_forward",
     "patched_generate",
     "patched_logits",
     "peel_off_trajectory",
     "position_patch",
+    "preconditioned_step_weights",
+    "preconditioned_steps",
+    "prediction_difference",
     "prefix_outputs_by_reruns",
     "prefix_pass",
     "prefix_predictions",
+    "principal_angles",
+    "probe_pass",
     "prompt_patches",
     "prompt_tokens",
     "prompt_weights",
@@ -212,20 +295,30 @@ __all__ = [
     "random_vector",
     "rate_grid",
     "relative_error",
+    "relative_model_difference",
     "remainder_share",
     "repeat",
     "same_top1",
     "sample_prompts",
     "scale_patch",
+    "select",
+    "sensitivity",
+    "sensitivity_cosine",
     "shuffled_labels",
     "singular_values",
     "squared_error",
+    "squared_prediction_difference",
     "stack_patches",
+    "stacked_weights",
     "subtract",
     "suffix_midpoints",
     "summed_update",
     "token_agreement",
     "token_update",
+    "top_k_overlap",
+    "total_variation",
     "train",
     "tune_learning_rate",
+    "update_similarity",
+    "vector_cosine",
 ]

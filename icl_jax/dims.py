@@ -21,6 +21,11 @@ positions are).
     E  experts of a mixture
     V  tokens of a vocabulary
     R  rank: the number of outer products in a low-rank update
+    S  steps of a descent; seeds; resamples
+    P  points of a descent: P = S + 1, the start included
+    Q  queries that two learners are both asked
+    X  what is swept: learning rates, updates to compare
+    Y  the other side of X
 """
 
 from collections.abc import Callable

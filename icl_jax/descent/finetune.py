@@ -18,11 +18,11 @@ Record = Callable[[Params], Any]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DescentTrajectory:
-    """A descent of S steps, point by point; M = S + 1.
+    """A descent of S steps, point by point; P = S + 1.
 
     Attributes:
       points: what ``record`` kept of the weights (the weights themselves when there was none), with
-        a leading axis M, the start included.
+        a leading axis P, the start included.
       losses_S: (S,), what each step descended on, just before it.
       final: the weights after the last step.
     """
@@ -48,7 +48,7 @@ def finetune(
       examples: a pytree with a leading axis N, as many as there will be steps.
       optimizer: any optax transformation.
       record: what to keep of the weights at every point, such as a prediction; all of them when
-        left out, which is M times their memory.
+        left out, which is P times their memory.
 
     Returns:
       The trajectory, N + 1 points; vmap over tasks, seeds and learning rates outside.

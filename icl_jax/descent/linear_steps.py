@@ -2,7 +2,7 @@
 
     L(w) = 1/(2n) sum_i (x_i . w - y_i)^2      grad L(w) = -1/n X^T (y - X w)
 
-over the ``n`` examples present. K counts steps here and S = K + 1 iterates, the start included.
+over the ``n`` examples present. S counts steps here and P = S + 1 iterates, the start included.
 Examples that are absent are never read, and without any all iterates are 0. Functions that predict
 are oracles in the sense of ``closed_form``: with ``functools.partial`` for their options they go
 through ``prefix_predictions``.
@@ -40,7 +40,7 @@ def gradient_steps(
       present_N: (N,) booleans, the examples in the context.
 
     Returns:
-      The weights (S, D): ``w_0 = 0``, then one row per step.
+      The weights (P, D): ``w_0 = 0``, then one row per step.
 
     Raises:
       ValueError: shapes that disagree, ``num_steps`` below 1.
@@ -50,15 +50,15 @@ def gradient_steps(
     checks.positive_int(where, "num_steps", num_steps)
     inputs_ND, targets_N, present_N = present_examples(where, inputs_ND, targets_N, None, present_N)
     rate = _rate(where, "rate", rate, inputs_ND)
-    rates_K = jnp.broadcast_to(rate[None], (num_steps,))
-    return _descend(inputs_ND, targets_N, present_N, rates_K, jnp.multiply)
+    rates_S = jnp.broadcast_to(rate[None], (num_steps,))
+    return _descend(inputs_ND, targets_N, present_N, rates_S, jnp.multiply)
 
 
 def preconditioned_steps(
     inputs_ND: Array,
     targets_N: Array,
     *,
-    preconditioners_KDD: Array,
+    preconditioners_SDD: Array,
     present_N: Array | None = None,
 ) -> Array:
     """``w_{k+1} = w_k - A_k grad L(w_k)``: descent with a matrix for a learning rate.
@@ -68,11 +68,11 @@ def preconditioned_steps(
     Args:
       inputs_ND: (N, D) in float32 or float64.
       targets_N: (N,).
-      preconditioners_KDD: (K, D, D), ``A_k`` of each step, from the left; not only symmetric ones.
+      preconditioners_SDD: (S, D, D), ``A_k`` of each step, from the left; not only symmetric ones.
       present_N: (N,) booleans, the examples in the context.
 
     Returns:
-      The weights (S, D) with S = K + 1.
+      The weights (P, D) with P = S + 1.
 
     Raises:
       ValueError: shapes that disagree.
@@ -83,18 +83,18 @@ def preconditioned_steps(
     """
     where = "preconditioned_steps"
     inputs_ND, targets_N, present_N = present_examples(where, inputs_ND, targets_N, None, present_N)
-    checks.rank(where, "preconditioners_KDD", preconditioners_KDD, 3, "(K, D, D)")
+    checks.rank(where, "preconditioners_SDD", preconditioners_SDD, 3, "(S, D, D)")
     for axis in (1, 2):
         checks.axis_size(
             where,
-            "preconditioners_KDD",
-            preconditioners_KDD,
+            "preconditioners_SDD",
+            preconditioners_SDD,
             axis,
             inputs_ND.shape[1],
             "the width of an input",
         )
-    checks.same_dtype(where, inputs_ND=inputs_ND, preconditioners_KDD=preconditioners_KDD)
-    return _descend(inputs_ND, targets_N, present_N, preconditioners_KDD, product)
+    checks.same_dtype(where, inputs_ND=inputs_ND, preconditioners_SDD=preconditioners_SDD)
+    return _descend(inputs_ND, targets_N, present_N, preconditioners_SDD, product)
 
 
 def descent_prediction(
@@ -129,10 +129,10 @@ def descent_prediction(
     Source: von Oswald et al. 2023 (arXiv 2212.07677), section 2.
     """
     present_examples("descent_prediction", inputs_ND, targets_N, query_D, present_N)
-    weights_SD = gradient_steps(
+    weights_PD = gradient_steps(
         inputs_ND, targets_N, num_steps=num_steps, rate=rate, present_N=present_N
     )
-    return product(query_D, weights_SD[-1])
+    return product(query_D, weights_PD[-1])
 
 
 def gd_plus_plus(
@@ -166,7 +166,7 @@ def gd_plus_plus(
       present_N: (N,) booleans, the examples in the context.
 
     Returns:
-      The predictions (S,) after 0, 1, ..., ``num_steps`` steps.
+      The predictions (P,) after 0, 1, ..., ``num_steps`` steps.
 
     Raises:
       ValueError: shapes that disagree, ``num_steps`` below 1.
@@ -195,8 +195,8 @@ def gd_plus_plus(
         return (inputs_ND, query_D, residuals_N, prediction), prediction
 
     start = jnp.zeros((), query_D.dtype)
-    _, predictions_K = jax.lax.scan(step, (inputs_ND, query_D, targets_N, start), length=num_steps)
-    return jnp.concatenate([start[None], predictions_K])
+    _, predictions_S = jax.lax.scan(step, (inputs_ND, query_D, targets_N, start), length=num_steps)
+    return jnp.concatenate([start[None], predictions_S])
 
 
 def _descend(
@@ -206,7 +206,7 @@ def _descend(
     scales: Array,
     apply: Callable[[Array, Array], Array],
 ) -> Array:
-    """The weights (S, D) of steps ``w - apply(scale, grad L(w))``, one per entry of ``scales``."""
+    """The weights (P, D) of steps ``w - apply(scale, grad L(w))``, one per entry of ``scales``."""
     num_present = jnp.maximum(count(present_N, inputs_ND), 1)
 
     def step(weights_D: Array, scale: Array) -> tuple[Array, Array]:
@@ -216,8 +216,8 @@ def _descend(
         return weights_D, weights_D
 
     start_D = jnp.zeros(inputs_ND.shape[1], inputs_ND.dtype)
-    _, weights_KD = jax.lax.scan(step, start_D, scales)
-    return jnp.concatenate([start_D[None, :], weights_KD])
+    _, weights_SD = jax.lax.scan(step, start_D, scales)
+    return jnp.concatenate([start_D[None, :], weights_SD])
 
 
 def _rate(where: str, name: str, value: float | Array, like: Array) -> Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from icl_jax import checks
 from icl_jax.dims import Array
 from icl_jax.measures.representation import check_vectors, vector_cosine
-from icl_jax.patches.low_rank import _triangle, accumulator, vector_norm
+from icl_jax.patches.low_rank import accumulator, row_triangle, vector_norm
 
 
 def relative_error(actual: Array, expected: Array) -> Array:
@@ -151,7 +151,7 @@ def implicit_linear_weights(inputs_QD: Array, predictions_Q: Array) -> Array:
       TypeError: the dtypes differ.
 
     Source: Akyurek et al. 2023 (arXiv 2211.15661), section 4.1. By orthogonalisation, as normal
-      equations lose half of the digits; without LAPACK, for the reason in ``low_rank._triangle``.
+      equations lose half of the digits; for the reason in ``low_rank.row_triangle``, no LAPACK.
     """
     where = "implicit_linear_weights"
     checks.rank(where, "inputs_QD", inputs_QD, 2, "(Q, D)")
@@ -167,7 +167,7 @@ def implicit_linear_weights(inputs_QD: Array, predictions_Q: Array) -> Array:
     # Inputs = Basis^T Triangle^T and coordinates = Basis predictions, so Triangle^T w = coordinates
     dtype = accumulator(inputs_QD.dtype)
     columns = jnp.concatenate([inputs_QD.T, predictions_Q[None]]).astype(dtype)
-    triangle = _triangle(columns)
+    triangle = row_triangle(columns)
     inputs_DD, coordinates_D = triangle[:width, :width], triangle[width, :width]
     # What is left of a column outside the span of those before it is rounding, or a direction.
     rounding = jnp.finfo(dtype).eps * max(num_probes, 8) * jnp.linalg.norm(inputs_DD, axis=1)

@@ -7,11 +7,11 @@ from icl_jax import checks
 from icl_jax.dims import Array
 from icl_jax.patches.low_rank import (
     LowRank,
-    _triangle,
     accumulator,
     dense_inner,
     frobenius_inner,
     frobenius_norm,
+    row_triangle,
     vector_norm,
 )
 
@@ -175,10 +175,10 @@ def principal_angles(first_XD: Array, second_YD: Array) -> Array:
 
     # In a basis that begins with the first span, the rows of P are unit vectors.
     rows = jnp.concatenate([_directions(first_XD)[0], _directions(second_YD)[0]])
-    coordinates = _triangle(rows)
+    coordinates = row_triangle(rows)
     # What the triangle says of the unit vectors that follow are the columns of Q.
     identity = jnp.eye(num_first + num_second, dtype=coordinates.dtype)
-    triangle = _triangle(jnp.concatenate([coordinates[num_first:], identity]))
+    triangle = row_triangle(jnp.concatenate([coordinates[num_first:], identity]))
     basis_YR = triangle[num_second:, :num_second].T
 
     count = min(num_first, num_second)
@@ -210,7 +210,7 @@ def _spectrum(rows_XD: Array) -> Array:
 
     One-sided Jacobi: rotates pairs of rows until all are orthogonal; the singular values are their
     lengths. Every round takes all rows in disjoint pairs (a round robin: Brent and Luk 1985). Not
-    LAPACK, for the reason given in ``low_rank._triangle``.
+    LAPACK, for the reason given in ``low_rank.row_triangle``.
     """
     num_rows = rows_XD.shape[0]
     half = (num_rows + 1) // 2

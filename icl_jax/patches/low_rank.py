@@ -136,7 +136,7 @@ def frobenius_norm(update: LowRank) -> Array:
         left_D, right_H = update.left_RD[0], update.right_RH[0]
         return vector_norm(left_D) * vector_norm(right_H)
     left_RD, right_RH = _balanced(update)
-    triangle_RR = _triangle(left_RD)
+    triangle_RR = row_triangle(left_RD)
     mapped_RH = jnp.matmul(triangle_RR.T, right_RH, precision=jax.lax.Precision.HIGHEST)
     return vector_norm(mapped_RH.reshape(-1))
 
@@ -145,7 +145,7 @@ def singular_values(update: LowRank) -> Array:
     """The spectrum of ``dW``, largest first: (min(R, D, H),) values of an R x R core."""
     left_RD, right_RH = _balanced(update)
     size = _largest(right_RH.reshape(-1))
-    left_RR, right_RR = _triangle(left_RD), _triangle(right_RH / size)
+    left_RR, right_RR = row_triangle(left_RD), row_triangle(right_RH / size)
     core_RR = jnp.matmul(left_RR.T, right_RR, precision=jax.lax.Precision.HIGHEST)
     count = min(*update.left_RD.shape, update.right_RH.shape[1])
     return size * jnp.linalg.svd(core_RR, compute_uv=False)[:count]
@@ -168,7 +168,7 @@ def _balanced(update: LowRank) -> tuple[Array, Array]:
     return left_RD / sizes_R1, right_RH * sizes_R1
 
 
-def _triangle(rows_RD: Array) -> Array:
+def row_triangle(rows_RD: Array) -> Array:
     """The lower triangle ``T`` (R, R) of ``rows = T Q`` with orthonormal rows of ``Q``.
 
     With ``left = T_l Q_l`` and ``right = T_r Q_r``, ``dW = Q_l^T (T_l^T T_r) Q_r`` has the norm and

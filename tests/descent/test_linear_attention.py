@@ -35,7 +35,7 @@ def problem(num_examples, width, dtype=np.float64, seed=0):
 
 
 def run(layers, inputs_ND, targets_N, query_D, *, looped=False):
-    """The stack's predictions (S,), from the real Flax layers."""
+    """The stack's predictions (P,), from the real Flax layers."""
     examples = np.concatenate([inputs_ND, targets_N[:, None]], axis=1)
     query = np.append(query_D, np.zeros(1, query_D.dtype))[None]
     depth = 3 if looped else len(layers)
@@ -84,10 +84,10 @@ def test_a_stack_is_preconditioned_descent():
     arrays = problem(9, 3)
     matrices = 0.4 * np.random.default_rng(1).normal(size=(3, 3, 3))
     layers = [preconditioned_step_weights(jnp.asarray(matrix)) for matrix in matrices]
-    want = preconditioned_steps(*arrays[:2], preconditioners_KDD=matrices) @ arrays[2]
+    want = preconditioned_steps(*arrays[:2], preconditioners_SDD=matrices) @ arrays[2]
     np.testing.assert_allclose(run(layers, *arrays), want, rtol=1e-12, atol=1e-13)
     turned = (
-        preconditioned_steps(*arrays[:2], preconditioners_KDD=np.swapaxes(matrices, 1, 2))
+        preconditioned_steps(*arrays[:2], preconditioners_SDD=np.swapaxes(matrices, 1, 2))
         @ arrays[2]
     )
     assert np.abs(turned[-1] - want[-1]) > 0.01

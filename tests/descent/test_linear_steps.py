@@ -110,7 +110,7 @@ def test_gd_plus_plus_is_descent_preconditioned_by_the_squared_corrections():
         preconditioners.append(0.3 * total @ total)
         shrink = np.eye(3) - 0.1 * _curvature(current)
         total, current = total @ shrink, current @ shrink
-    weights = preconditioned_steps(inputs, targets, preconditioners_KDD=np.stack(preconditioners))
+    weights = preconditioned_steps(inputs, targets, preconditioners_SDD=np.stack(preconditioners))
     got = _oracle("gd_plus_plus")(inputs, targets, query)
     np.testing.assert_allclose(got, weights @ query, rtol=1e-12, atol=1e-14)
     plain = gradient_steps(inputs, targets, num_steps=4, rate=0.3) @ query
@@ -146,7 +146,7 @@ def test_the_correction_lowers_the_loss_that_the_best_rate_can_reach():
 def test_preconditioners_of_one_size_are_gradient_descent():
     inputs, targets, _ = _problem()
     scaled = np.broadcast_to(0.2 * np.eye(3), (4, 3, 3))
-    got = preconditioned_steps(inputs, targets, preconditioners_KDD=scaled)
+    got = preconditioned_steps(inputs, targets, preconditioners_SDD=scaled)
     expected = gradient_steps(inputs, targets, num_steps=4, rate=0.2)
     np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-14)
 
@@ -154,7 +154,7 @@ def test_preconditioners_of_one_size_are_gradient_descent():
 def test_the_inverse_hessian_gives_least_squares_in_one_step():
     inputs, targets, query = _problem()
     inverse = np.linalg.inv(_curvature(inputs))
-    weights = preconditioned_steps(inputs, targets, preconditioners_KDD=inverse[None])
+    weights = preconditioned_steps(inputs, targets, preconditioners_SDD=inverse[None])
     np.testing.assert_allclose(weights[1] @ query, least_squares(inputs, targets, query), rtol=1e-9)
 
 
@@ -164,7 +164,7 @@ def test_a_preconditioner_multiplies_the_gradient_from_the_left_and_in_order():
     weights = np.zeros(3)
     for matrix in matrices:
         weights = weights - matrix @ (inputs.T @ (inputs @ weights - targets)) / len(targets)
-    got = preconditioned_steps(inputs, targets, preconditioners_KDD=matrices)
+    got = preconditioned_steps(inputs, targets, preconditioners_SDD=matrices)
     np.testing.assert_allclose(got[-1], weights, rtol=1e-11)
 
 
@@ -229,9 +229,9 @@ def test_arguments_that_disagree_are_named():
         descent_prediction(inputs, targets, query[:2], rate=0.1)
     with pytest.raises(ValueError, match=r"gd_plus_plus: num_steps must be an integer"):
         gd_plus_plus(inputs, targets, query, rate=0.1, correction=0.0, num_steps=0)
-    with pytest.raises(ValueError, match=r"preconditioners_KDD must have 3 axes \(K, D, D\)"):
-        preconditioned_steps(inputs, targets, preconditioners_KDD=np.eye(3))
-    with pytest.raises(ValueError, match=r"axis 2 of preconditioners_KDD must have 3 entries"):
-        preconditioned_steps(inputs, targets, preconditioners_KDD=np.ones((1, 3, 2)))
+    with pytest.raises(ValueError, match=r"preconditioners_SDD must have 3 axes \(S, D, D\)"):
+        preconditioned_steps(inputs, targets, preconditioners_SDD=np.eye(3))
+    with pytest.raises(ValueError, match=r"axis 2 of preconditioners_SDD must have 3 entries"):
+        preconditioned_steps(inputs, targets, preconditioners_SDD=np.ones((1, 3, 2)))
     with pytest.raises(TypeError, match=r"share one dtype, got inputs_ND: float64"):
-        preconditioned_steps(inputs, targets, preconditioners_KDD=np.ones((1, 3, 3), np.float32))
+        preconditioned_steps(inputs, targets, preconditioners_SDD=np.ones((1, 3, 3), np.float32))
