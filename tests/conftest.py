@@ -18,7 +18,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Examples are few because each new shape compiles; derandomised so that a failure is everybody's.
 # HYPOTHESIS_PROFILE=thorough looks longer.
-for profile, max_examples in (("default", 10), ("thorough", 200)):
+for profile, max_examples in (("default", 6), ("thorough", 200)):
     hypothesis.settings.register_profile(
         profile, max_examples=max_examples, deadline=None, derandomize=True, database=None
     )

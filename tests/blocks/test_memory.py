@@ -114,7 +114,7 @@ class TestContinuedEqualsWhole:
         alone_TD = call(HIDDEN_TD[last], positions_T=POSITIONS_T[last])
         assert relative_error(alone_TD, want_TD[last]) > 1e-2
 
-    @settings(max_examples=10)
+    @settings(max_examples=6)
     @given(
         st.sampled_from(sorted(ATTENTIONS)), chunks(), presences(), st.sampled_from((0, 3)), seeds()
     )

@@ -76,7 +76,7 @@ class TestContributionsAddUp:
         # No norm in between: nothing remains, and not merely a little.
         assert not np.any(attribution.remainder_D)
 
-    @settings(max_examples=8)
+    @settings(max_examples=6)
     @given(st.sampled_from(ATTENTION), kept_sets(LENGTH), seeds())
     def test_for_any_kept_set(self, layer, kept, seed):
         block, params = block_of(layer, seed=seed)

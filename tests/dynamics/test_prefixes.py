@@ -53,7 +53,7 @@ def separately(run, context_ND, query_D):
 
 
 class TestPrefixPass:
-    @settings(max_examples=8)
+    @settings(max_examples=5)
     @given(st.sampled_from(CAUSAL), st.sampled_from(WIRINGS), st.sampled_from((1, 2, 3)), seeds())
     def test_equals_a_run_per_prefix(self, layer, wiring, depth, seed):
         model = model_of(layer, wiring=wiring, depth=depth, seed=seed)

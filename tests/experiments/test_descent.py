@@ -75,14 +75,15 @@ def test_descent_is_a_loop_over_its_steps(params, batch):
 
     def loss(params, rows):
         tokens, targets = example_queries(PROMPT)[rows], PROMPT.targets_N[rows]
-        predicted = jnp.stack([predict(STACK, params, token[None]) for token in tokens])
+        predicted = jax.vmap(lambda token_C: predict(STACK, params, token_C[None]))(tokens)
         return jnp.mean((predicted - targets) ** 2)
 
     optimizer = optax.sgd(0.01, momentum=0.9)
+    gradients = jax.jit(jax.grad(loss))
     current, state = params, optimizer.init(params)
     for step in range(4 if batch == "one" else 3):
-        rows = slice(step, step + 1) if batch == "one" else slice(None)
-        gradient = jax.grad(loss)(current, rows)
+        rows = jnp.array([step] if batch == "one" else [0, 1, 2, 3])
+        gradient = gradients(current, rows)
         gradient = jax.tree.map(lambda g, m: g if m else jnp.zeros_like(g), gradient, mask)
         changes, state = optimizer.update(gradient, state)
         current = optax.apply_updates(current, changes)
@@ -126,12 +127,11 @@ TINY = descent.Config(
     num_prompts=20,
     num_search_prompts=10,
     num_rates=4,
-    layer=1,
     explicit=ExplicitConfig(OptimizerConfig("adam"), trains="mlp", batch="full", num_steps=5),
     learner=LearnerConfig(
         num_examples=4,
         watch=False,
-        stack=StackConfig(wiring="pre_norm", depth=2, width=8, num_heads=2, hidden_widths=(16,)),
+        stack=StackConfig(wiring="pre_norm", width=8, num_heads=2, hidden_widths=(16,)),
         training=TrainingConfig(num_steps=20, batch_size=8, warmup_steps=2, steps_per_call=10),
     ),
 )

@@ -69,7 +69,7 @@ def condition(bank):
 
 
 class TestPatchedEqualsFull:
-    @settings(max_examples=15)
+    @settings(max_examples=8)
     @given(cases(), st.sampled_from(LOOPS), st.sampled_from(("auto", "down")))
     def test_in_float32_and_float64(self, case, loop, output):
         model = case.model
