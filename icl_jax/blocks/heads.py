@@ -33,15 +33,17 @@ def per_query_head(grouped_TGF: Array, num_heads: int) -> Array:
 def scores(query_MAF: Array, key_TGF: Array) -> Array:
     """Scores (A, M, T), accumulated in float32 or wider."""
     rows, heads, features = query_MAF.shape
-    groups = key_TGF.shape[1]
-    scores_GRMT = jnp.einsum(
-        "mgrf,tgf->grmt",
-        query_MAF.reshape(rows, groups, heads // groups, features),
-        key_TGF,
+    length, groups, _ = key_TGF.shape
+    # One plain product per group of heads, the small factors turned for it: left to XLA on a CPU,
+    # the large result would be turned, at the price of the product itself.
+    query_AMF = query_MAF.transpose(1, 0, 2)
+    scores_GXT = jnp.matmul(
+        query_AMF.reshape(groups, heads // groups * rows, features),
+        key_TGF.transpose(1, 2, 0),
         precision=jax.lax.Precision.HIGHEST,
         preferred_element_type=accumulator(query_MAF.dtype),
     )
-    return scores_GRMT.reshape(heads, rows, key_TGF.shape[0])
+    return scores_GXT.reshape(heads, rows, length)
 
 
 def row_scores(query_MAF: Array, key_MGF: Array) -> Array:
@@ -59,10 +61,10 @@ def weighted_sum(weights_AMT: Array, value_TGF: Array) -> Array:
     """Values (M, A, F) summed with the weights, in the dtype of the values."""
     heads, rows, length = weights_AMT.shape
     groups, features = value_TGF.shape[1:]
-    mixed_MGRF = jnp.einsum(
-        "grmt,tgf->mgrf",
-        weights_AMT.astype(value_TGF.dtype).reshape(groups, heads // groups, rows, length),
-        value_TGF,
+    # As in ``scores``: the weights stay where they are.
+    mixed_GXF = jnp.matmul(
+        weights_AMT.astype(value_TGF.dtype).reshape(groups, heads // groups * rows, length),
+        value_TGF.transpose(1, 0, 2),
         precision=jax.lax.Precision.HIGHEST,
     )
-    return mixed_MGRF.reshape(rows, heads, features)
+    return mixed_GXF.reshape(heads, rows, features).transpose(1, 0, 2)
