@@ -11,6 +11,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 SMALL = {
     "token_patches": ["--batch=2", "--positions=3", "--width=16"],
     "prefixes": ["--length=70", "--layers=2", "--width=16", "--reruns=1"],
+    "descent": ["--tasks=16", "--steps=3", "--rates=2", "--looped=2", "--devices=1,2"],
     "checkpoint": [
         "--width=32",
         "--layers=2",
@@ -45,6 +46,17 @@ def test_factors_take_the_memory_of_two_vectors(tmp_path):
     (row,) = json.loads((tmp_path / "rows.json").read_text())
     assert row["sides"]["factors"]["bytes"] == 2 * 3 * 2 * 16 * 4
     assert row["sides"]["matrices"]["bytes"] == 2 * 3 * 16 * 64 * 4
+
+
+def test_descents_on_more_devices_say_nothing_to_one_another(tmp_path):
+    done = _run("descent", f"--json={tmp_path / 'rows.json'}")
+    one, two = json.loads((tmp_path / "rows.json").read_text())[0]["scaling"]
+    assert (one["tasks"], two["tasks"]) == (2, 4)
+    assert two["every descent"]["collectives"] == []
+    assert two["mean over tasks"]["collectives"] == ["all-reduce"]
+    same = [each["every descent"]["bytes_per_device"] for each in (one, two)]
+    assert same[0] == same[1] > 0
+    assert "all-reduce" in done.stdout
 
 
 def test_a_bank_of_twenty_six_layers_fits_into_the_memory_that_is_promised(tmp_path):
