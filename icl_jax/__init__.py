@@ -19,6 +19,7 @@ from icl_jax.blocks.rotary import Rotary, Scaling
 from icl_jax.blocks.stack import FlaxBlock, Stack, cast, functional, repeat
 from icl_jax.descent.closed_form import ORACLES, prefix_predictions
 from icl_jax.descent.finetune import DescentTrajectory, descend, finetune
+from icl_jax.descent.fleet import fleet
 from icl_jax.descent.layer_causal import layer_causal_loss
 from icl_jax.descent.line_search import rate_grid, tune_learning_rate
 from icl_jax.descent.linear_attention import (
@@ -55,6 +56,7 @@ from icl_jax.dynamics.prefixes import (
     probe_pass,
     suffix_midpoints,
 )
+from icl_jax.language.activations import Attended, attend
 from icl_jax.language.generation import generate, patched_generate, token_agreement
 from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, prompt_patches
 from icl_jax.language.sampling import Sampling
@@ -148,7 +150,9 @@ from icl_jax.patches.token import (
     kernel_update,
     token_update,
 )
+from icl_jax.sharding import shard_tasks, task_mesh
 from icl_jax.tasks.catalogue import TASKS, make_task
+from icl_jax.tasks.classification import Classification, ClassificationPrompt
 from icl_jax.tasks.prompt import (
     Prompt,
     Task,
@@ -321,4 +325,11 @@ __all__ = [
     "tune_learning_rate",
     "update_similarity",
     "vector_cosine",
+    "Attended",
+    "attend",
+    "fleet",
+    "shard_tasks",
+    "task_mesh",
+    "Classification",
+    "ClassificationPrompt",
 ]

@@ -27,7 +27,7 @@ def test_every_experiment_of_the_table_exists():
     table = README.split("| `python -m experiments.NAME", 1)[1].split("\n\n", 1)[0]
     names = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
     folder = Path(__file__).parent.parent / "experiments"
-    assert len(names) == 12
+    assert len(names) == 13
     for name in names:
         assert "launch(Config, run, __doc__" in (folder / f"{name}.py").read_text(), name
 

@@ -93,7 +93,7 @@ def attention_similarity(first_T: Array, second_T: Array) -> Array:
     return _cosine(first_T, second_T)
 
 
-def kendall_tau(first_T: Array, second_T: Array) -> Array:
+def kendall_tau(first_T: Array, second_T: Array, *, present_T: Array | None = None) -> Array:
     """Kendall's tau-b of two scores of the same T tokens, (), in [-1, 1].
 
     ``(concordant - discordant) / sqrt(n_first n_second)`` over pairs of tokens, where ``n`` counts
@@ -102,6 +102,7 @@ def kendall_tau(first_T: Array, second_T: Array) -> Array:
     Args:
       first_T: (T,), how much in-context learning attends to each token of the examples.
       second_T: (T,), how much the descent does: the query's attention to what the examples wrote.
+      present_T: (T,) booleans, the tokens that count (None: all).
 
     Returns:
       () in float32 or wider; NaN when a score ties all tokens or holds a NaN.
@@ -115,6 +116,13 @@ def kendall_tau(first_T: Array, second_T: Array) -> Array:
     """
     check_vectors("kendall_tau", "(T)", first_T=first_T, second_T=second_T)
     first_TT, second_TT = _order(first_T), _order(second_T)
+    if present_T is not None:
+        checks.rank("kendall_tau", "present_T", present_T, 1, "(T)")
+        checks.axis_size(
+            "kendall_tau", "present_T", present_T, 0, first_T.shape[0], "one per token"
+        )
+        together_TT = (present_T[:, None] & present_T[None, :]).astype(jnp.int32)
+        first_TT, second_TT = first_TT * together_TT, second_TT * together_TT
     # Every pair is counted twice, above and below the diagonal, in all three sums.
     agreement = jnp.sum(first_TT * second_TT)
     untied = jnp.stack([jnp.sum(jnp.abs(first_TT)), jnp.sum(jnp.abs(second_TT))])

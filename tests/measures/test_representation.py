@@ -86,6 +86,15 @@ def test_kendall_tau_is_scipys_with_and_without_ties(levels):
         np.testing.assert_allclose(measure(first, second), expected, rtol=1e-13, atol=1e-15)
 
 
+def test_kendall_tau_of_the_tokens_that_count():
+    first, second = normal(0, 9), normal(1, 9)
+    present = jnp.array([1, 1, 0, 1, 0, 1, 1, 0, 1], bool)
+    spoilt = jnp.where(present, second, 7.0)
+    got = kendall_tau(jnp.where(present, first, 5.0), spoilt, present_T=present)
+    np.testing.assert_allclose(got, kendall_tau(first[present], second[present]), rtol=1e-12)
+    assert abs(got - kendall_tau(first, second)) > 0.01
+
+
 def test_kendall_tau_without_an_order_is_nan():
     rising = jnp.arange(4.0)
     assert jnp.isnan(kendall_tau(jnp.ones(4), rising))

@@ -1,0 +1,339 @@
+"""Does a language model's context do what fine-tuning on it does?
+
+Classification prompts made of real rows, labels as words. On one side the model reads the
+demonstrations and answers the query. On the other it is fine-tuned on the same demonstrations, each
+a text whose label is to be predicted, by any optax optimiser on any of its weights, at the learning
+rate that is best on held-out prompts, and answers the query alone. Their distributions over the
+next token, what the query's last token attends to, and what its attention adds; with the nulls: the
+same architecture untrained, shuffled labels, a random update of the same norm, another prompt's
+demonstrations.
+
+    python -m experiments.classification --checkpoint=PATH_OR_NAME --workdir=runs/classification
+    python -m experiments.classification --checkpoint=PATH_OR_NAME --data=digits \\
+        --explicit.optimizer.name=adam --explicit.trains=everything --workdir=runs/digits
+
+EXPECTED
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.classification_sides import (
+    Question,
+    answers,
+    fine_tuned,
+    label_tokens,
+    measures,
+    questions,
+    random_part,
+)
+from experiments.comparisons import (
+    compared,
+    interval_curve,
+    summaries,
+    table,
+    verdict,
+    with_interval,
+    with_nulls,
+)
+from experiments.conduct import Outcome, each, finish, measured, start
+from experiments.descent_sides import ExplicitConfig
+from experiments.flags import UsageError, launch, option
+from icl_jax import checks
+from icl_jax.blocks.language_model import LanguageModel
+from icl_jax.descent.line_search import rate_grid, tune_learning_rate
+from icl_jax.descent.parameters import select
+from icl_jax.dims import Array, Params
+from icl_jax.interop.huggingface import load
+from icl_jax.interop.tokenizer import load_tokenizer
+from icl_jax.measures.intervals import bootstrap_mean
+from icl_jax.measures.nulls import another_prompts, shuffled_labels
+from icl_jax.report.figures import Panel, curves
+from icl_jax.report.page import Section, Table, number
+from icl_jax.tasks.classification import LABELS, Classification
+
+DataName = Literal["wine", "breast_cancer", "diabetes", "digits"]
+
+#: What is held against the context: descent, and three of its nulls.
+WALKS = ("descent", "shuffled", "another", "random")
+RUNS = ("zero_shot", "in_context", *WALKS)
+NULLS = (
+    "Nulls: the same architecture before any training, at its own best rate; descent on shuffled "
+    "labels; on another prompt's demonstrations; a random update of descent's norm."
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """The model, the prompts, and the descent."""
+
+    checkpoint: str = option("", "folder or hub name of a causal language model")
+    data: DataName = option("wine", "rows that ship inside scikit-learn")
+    labels: tuple[str, ...] = option((), "words for the classes; empty: the usual ones")
+    num_features: int = option(3, "that a row is told by")
+    num_examples: int = option(8, "demonstrations per prompt")
+    num_prompts: int = option(64, "test prompts")
+    num_search_prompts: int = option(32, "held-out prompts of the learning rate's line search")
+    lowest_rate: float = option(1e-4, "of the line search")
+    highest_rate: float = option(1.0, "of the line search")
+    num_rates: int = option(13, "of the line search, evenly spaced in the logarithm")
+    top_k: int = option(10, "tokens of the overlap")
+    seed: int = option(0, "of the prompts, the untrained model, the nulls and the resampling")
+    offline: bool = option(False, "hub names from the cache only")
+    explicit: ExplicitConfig = field(
+        default_factory=lambda: ExplicitConfig(trains="keys_and_values")
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("num_prompts", "num_search_prompts", "num_rates", "num_examples", "top_k"):
+            checks.positive_int("classification", name, getattr(self, name))
+        Classification(self.data, self.num_features)
+        if self.labels and len(self.labels) != len(LABELS[self.data]):
+            raise ValueError(
+                f"classification: labels must be {len(LABELS[self.data])} words for "
+                f"data={self.data}, got {self.labels}."
+            )
+        steps = self.num_examples if self.explicit.batch == "one" else self.explicit.num_steps
+        self.explicit.optimizer.make(1.0, steps)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """For the classes."""
+        return self.labels or LABELS[self.data]
+
+    @classmethod
+    def quick(cls) -> "Config":
+        """Fewer prompts and rates."""
+        return cls(num_examples=4, num_prompts=16, num_search_prompts=8, num_rates=5)
+
+
+def label_loss(logits_V: Array, labels_C: Array, answer: Array) -> tuple[Array, Array]:
+    """The cross entropy of the answer's word, and whether it beats the other labels, () each."""
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits_V, labels_C[answer])
+    best = jnp.argmax(logits_V[labels_C]).astype(answer.dtype)
+    return loss, (best == answer).astype(logits_V.dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "config"))
+def search(
+    model: LanguageModel,
+    params: Params,
+    prompts: Question,
+    labels_C: Array,
+    config: ExplicitConfig,
+    rates_X: Array,
+) -> Any:
+    """The learning rate of the lowest loss on the queries."""
+
+    def score(rate: Array) -> Array:
+        def one(question: Question) -> Array:
+            part = fine_tuned(model, params, config, question, rate)
+            stacked = jax.tree.map(lambda leaf: leaf[None], part)
+            logits_1V = answers(model, params, config, question, stacked).tuned.logits_V
+            return label_loss(logits_1V[0], labels_C, question.answer)[0]
+
+        return jnp.mean(jax.lax.map(one, prompts, batch_size=4))
+
+    return tune_learning_rate(score, rates_X)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "config"))
+def face_to_face(
+    model: LanguageModel,
+    params: Params,
+    prompts: Question,
+    labels_C: Array,
+    config: Config,
+    rate: Array,
+    key: Array,
+) -> dict[str, Array]:
+    """Measures and their nulls but the untrained one, losses and accuracies: (B,) each."""
+    explicit = config.explicit
+
+    def one(inputs: tuple[Question, Question, Array]) -> dict[str, Array]:
+        question, another, prompt_key = inputs
+        shuffle_key, random_key = jax.random.split(prompt_key)
+        confused = dataclasses.replace(
+            question, labels_N=shuffled_labels(shuffle_key, question.labels_N)
+        )
+        lessons = jax.tree.map(lambda *leaves: jnp.stack(leaves), question, confused, another)
+        parts = jax.vmap(lambda lesson: fine_tuned(model, params, explicit, lesson, rate))(lessons)
+        before, _ = select(params, explicit.trains)
+        walk = random_part(random_key, before, jax.tree.map(lambda leaf: leaf[0], parts))
+        parts = jax.tree.map(lambda leaf, last: jnp.concatenate([leaf, last[None]]), parts, walk)
+        found = answers(model, params, explicit, question, parts)
+        values = measures(found, question, config.top_k)
+        layers_WL = values.pop("layers")
+        by_walk = {
+            walk: {name: array[i] for name, array in values.items()} for i, walk in enumerate(WALKS)
+        }
+        logits = {
+            "zero_shot": found.zero_shot.logits_V,
+            "in_context": found.in_context.logits_V,
+            **{walk: found.tuned.logits_V[i] for i, walk in enumerate(WALKS)},
+        }
+        told = {
+            run: label_loss(logits_V, labels_C, question.answer) for run, logits_V in logits.items()
+        }
+        return {
+            **with_nulls(by_walk.pop("descent"), by_walk),
+            **{f"layers.{walk}": layers_WL[i] for i, walk in enumerate(WALKS)},
+            **{f"{run}_loss": loss for run, (loss, _) in told.items()},
+            **{f"{run}_accuracy": right for run, (_, right) in told.items()},
+        }
+
+    keys_B = jax.random.split(key, prompts.answer.shape[0])
+    return jax.lax.map(one, (prompts, another_prompts(prompts), keys_B), batch_size=4)
+
+
+def measure(config: Config) -> dict[str, Any]:
+    """Both sides in the checkpoint; both again in the same architecture before training."""
+    checkpoint = load(config.checkpoint, dtype=jnp.float32, offline=config.offline)
+    tokenizer = load_tokenizer(checkpoint.folder)
+    labels_C = jnp.asarray(label_tokens(tokenizer, config.words))
+    rng = np.random.default_rng(config.seed)
+
+    def draw(split: str, count: int) -> list[Any]:
+        task = Classification(config.data, config.num_features, split)
+        return task.sample(rng, count, config.num_examples)
+
+    drawn = [*draw("test", config.num_prompts), *draw("train", config.num_search_prompts)]
+    together = questions(tokenizer, drawn, config.words)
+    prompts = jax.tree.map(lambda leaf: leaf[: config.num_prompts], together)
+    held_out = jax.tree.map(lambda leaf: leaf[config.num_prompts :], together)
+    key = jax.random.key(config.seed)
+    model: Any = checkpoint.model
+    tokens_Q = jnp.zeros(2, jnp.int32)
+    fresh = jax.jit(lambda key: model.init(key, tokens_Q)["params"])(jax.random.fold_in(key, 1))
+    rates_X = rate_grid(config.lowest_rate, config.highest_rate, config.num_rates, jnp.float32)
+    arrays: dict[str, Any] = {"rates": rates_X, "context_tokens": prompts.context_last + 1}
+    for prefix in each(("", "untrained_"), "trained and untrained"):
+        params = fresh if prefix else checkpoint.params
+        found = search(model, params, held_out, labels_C, config.explicit, rates_X)
+        arrays[f"{prefix}rate"] = found.best_rate
+        arrays[f"{prefix}rate_at_edge"] = found.at_edge
+        numbers = face_to_face(model, params, prompts, labels_C, config, found.best_rate, key)
+        if not prefix:
+            arrays |= numbers
+            continue
+        for name in [n for n in numbers if n.startswith("measures.") and n.count(".") == 1]:
+            arrays[f"{name}.untrained"] = numbers[name]
+        arrays["layers.untrained"] = numbers["layers.descent"]
+        for run in ("in_context", "descent"):
+            for what in ("loss", "accuracy"):
+                arrays[f"untrained_{run}_{what}"] = numbers[f"{run}_{what}"]
+    return arrays
+
+
+def summarise(config: Config, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Losses, accuracies, and the measures with nulls, margin and intervals."""
+    key = jax.random.key(config.seed)
+    return {
+        "checkpoint": config.checkpoint,
+        "data": config.data,
+        "num_prompts": config.num_prompts,
+        "context_tokens": float(arrays["context_tokens"].mean()),
+        "learning_rate": arrays["rate"],
+        "learning_rate_at_edge": bool(arrays["rate_at_edge"]),
+        "untrained_learning_rate": arrays["untrained_rate"],
+        "losses": {n[:-5]: float(v.mean()) for n, v in arrays.items() if n.endswith("_loss")},
+        "accuracies": {
+            n[:-9]: float(v.mean()) for n, v in arrays.items() if n.endswith("_accuracy")
+        },
+        "chance": 1 / len(config.words),
+        "measures": summaries(compared(key, arrays)),
+    }
+
+
+def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
+    """Losses and accuracies, the measures, and attention's update layer by layer."""
+    summary = summarise(config, arrays)
+    key = jax.random.key(config.seed)
+    comparisons = compared(key, arrays)
+    losses, accuracies = summary["losses"], summary["accuracies"]
+    learned = losses["in_context"] < losses["zero_shot"]
+
+    def shown(values: np.ndarray) -> str:
+        found = bootstrap_mean(key, jnp.asarray(values))
+        return with_interval(float(found.mean), (float(found.low), float(found.high)))
+
+    lines = [
+        interval_curve(
+            key,
+            arrays[f"layers.{walk}"].T,
+            np.arange(1, arrays[f"layers.{walk}"].shape[1] + 1),
+            {"descent": "fine-tuned"}.get(walk, walk),
+            "main" if walk == "descent" else "control",
+        )
+        for walk in (*WALKS, "untrained")
+    ]
+    edge = " (at the edge of the search)" if summary["learning_rate_at_edge"] else ""
+    return [
+        Section(
+            "What the demonstrations do to the answer",
+            f"With {config.num_examples} demonstrations in the context the answer's word costs "
+            f"{number(losses['in_context'])} nats, alone {number(losses['zero_shot'])}, and "
+            f"{number(losses['descent'])} when the model is fine-tuned on them "
+            f"({config.explicit.trains.replace('_', ' ')}, {config.explicit.optimizer.name}, "
+            f"learning rate {number(summary['learning_rate'])}{edge}). "
+            f"{'The context helps' if learned else 'The context does not help'}: among the labels "
+            f"the answer is first in {accuracies['in_context']:.0%} of the prompts with it, and in "
+            f"{accuracies['zero_shot']:.0%} without (chance: {summary['chance']:.0%}).",
+            tables=[
+                Table(
+                    ("run", "loss in nats", "accuracy"),
+                    [
+                        (
+                            run.replace("_", " "),
+                            shown(arrays[f"{run}_loss"]),
+                            shown(arrays[f"{run}_accuracy"]),
+                        )
+                        for run in (*RUNS, "untrained_in_context", "untrained_descent")
+                    ],
+                    f"Means over {config.num_prompts} prompts ({config.data}) with 95% intervals.",
+                )
+            ],
+            anchor="answers",
+        ),
+        Section(
+            "The same distribution, the same attention",
+            " ".join(verdict(name, found) for name, found in comparisons.items()),
+            tables=[table(comparisons, f"Means over prompts. {NULLS}")],
+            anchor="measures",
+        ),
+        Section(
+            "What attention adds, layer by layer",
+            "The cosine of what the context and the descent change in the attention output of the "
+            "query's last token. In grey the nulls, which need not be zero: what an update of any "
+            "kind changes has directions that it prefers.",
+            figure=curves([Panel("", lines, "layer", "cosine of the changes of attention")]),
+            anchor="layers",
+        ),
+    ]
+
+
+def run(config: Config, workdir: Path) -> Outcome:
+    """Loads the checkpoint, compares, writes summary and report."""
+    if not config.checkpoint:
+        raise UsageError(
+            "--checkpoint is missing: a folder or a hub name. Make one with python -m "
+            "experiments.language_model, or a random one with python -m experiments.checkpoint "
+            "--make_tiny=FAMILY."
+        )
+    record = start(workdir, "classification", config)
+    arrays = measured(record, lambda: measure(config))
+    outcome = Outcome(summarise(config, arrays), sections(config, arrays))
+    return finish(record, "A language model, in context and fine-tuned", __doc__, outcome)
+
+
+if __name__ == "__main__":
+    launch(Config, run, __doc__)

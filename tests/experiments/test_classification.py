@@ -1,0 +1,169 @@
+"""experiments.classification on a tiny random checkpoint: what is asked, measured and refused."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import classification
+from experiments.classification_sides import (
+    answers,
+    fine_tuned,
+    label_tokens,
+    measures,
+    questions,
+    random_part,
+)
+from experiments.descent_sides import ExplicitConfig
+from experiments.flags import UsageError
+from icl_jax.descent.optimizers import OptimizerConfig
+from icl_jax.descent.parameters import select
+from icl_jax.interop.huggingface import load, make_tiny
+from icl_jax.interop.tokenizer import load_tokenizer, save_tokenizer, train_bpe
+from icl_jax.tasks.classification import LABELS, Classification
+
+WORDS = LABELS["wine"]
+EXPLICIT = ExplicitConfig(OptimizerConfig("adam"), trains="keys_and_values")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    make_tiny("llama", folder, jax.random.key(0), vocab_size=320)
+    prompts = Classification("wine").sample(np.random.default_rng(1), 20, 4)
+    texts = [text for prompt in prompts for text in prompt.demonstrations]
+    save_tokenizer(folder, train_bpe([*texts, " first second third"] * 3, 320))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def asked(folder):
+    prompts = Classification("wine").sample(np.random.default_rng(0), 3, 2)
+    return prompts, questions(load_tokenizer(folder), prompts, WORDS)
+
+
+def first(tree):
+    return jax.tree.map(lambda leaf: leaf[0], tree)
+
+
+def test_a_question_is_the_text_of_its_prompt(folder, asked):
+    prompts, together = asked
+    tokenizer = load_tokenizer(folder)
+    for index, prompt in enumerate(prompts):
+        one = jax.tree.map(lambda leaf: np.asarray(leaf[index]), together)  # noqa: B023
+        context = tokenizer.decode(one.context_T[: one.context_last + 1])
+        shown = [
+            f"{text} -> {WORDS[label]}\n"
+            for text, label in zip(prompt.demonstrations, prompt.labels, strict=True)
+        ]
+        assert context == "".join(shown) + f"{prompt.query} ->"
+        assert tokenizer.decode(one.query_Q[: one.query_last + 1]) == f"{prompt.query} ->"
+        for text, tokens_U, last in zip(
+            prompt.demonstrations, one.examples_NU, one.example_lasts_N, strict=True
+        ):
+            assert tokenizer.decode(tokens_U[: last + 1]) == f"{text} ->"
+        tokens_C = label_tokens(tokenizer, WORDS)
+        np.testing.assert_array_equal(one.labels_N, tokens_C[list(prompt.labels)])
+
+
+def test_labels_that_begin_alike_are_refused(folder):
+    with pytest.raises(ValueError, match="the labels first, first begin with the same token"):
+        label_tokens(load_tokenizer(folder), ("first", "first", "third"))
+
+
+@pytest.mark.parametrize("layer_causal", (False, True))
+def test_descent_lowers_the_loss_of_the_demonstrations(folder, asked, layer_causal):
+    checkpoint, question = load(folder), first(asked[1])
+    explicit = dataclasses.replace(
+        EXPLICIT, batch="full", num_steps=20, layer_causal=layer_causal, trains="mlp"
+    )
+    args = (checkpoint.model, checkpoint.params, explicit, question)
+    after = jax.jit(lambda: fine_tuned(*args, 0.01))()
+    before, rest = select(checkpoint.params, "mlp")
+    lesson = dataclasses.replace(
+        question,
+        query_Q=question.examples_NU[0],
+        query_last=question.example_lasts_N[0],
+    )
+    parts = jax.tree.map(lambda *leaves: jnp.stack(leaves), before, after)
+    found = jax.jit(lambda: answers(*args[:3], lesson, parts))()
+    losses = -jax.nn.log_softmax(found.tuned.logits_V)[:, question.labels_N[0]]
+    assert losses[1] < losses[0] - 0.1
+    # The weights as they were are the zero-shot run.
+    np.testing.assert_allclose(
+        found.tuned.logits_V[0], found.zero_shot.logits_V, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_a_model_is_as_near_to_itself_as_can_be(folder, asked):
+    checkpoint, question = load(folder), first(asked[1])
+    part, _ = select(checkpoint.params, "mlp")
+    parts = jax.tree.map(lambda leaf: jnp.stack([leaf, 1.5 * leaf]), part)
+    explicit = dataclasses.replace(EXPLICIT, trains="mlp")
+
+    def compare():
+        found = answers(checkpoint.model, checkpoint.params, explicit, question, parts)
+        # As if the context were nothing but the query.
+        alone = dataclasses.replace(
+            question, context_T=question.query_Q, context_last=question.query_last
+        )
+        return measures(found._replace(in_context=found.zero_shot), alone, 5)
+
+    found = jax.jit(compare)()
+    assert abs(found["kl"][0]) < 1e-6 < found["kl"][1]
+    assert found["total_variation"][0] < 1e-6 and found["top_k_overlap"][0] == 1
+    for name in ("attention_similarity", "attention_rank_correlation"):
+        np.testing.assert_allclose(found[name][0], 1, rtol=1e-5)
+        assert found[name][1] < 1
+
+
+def test_random_weights_are_as_far(folder):
+    before, _ = select(load(folder).params, "mlp")
+    after = jax.tree.map(lambda leaf: 1.1 * leaf, before)
+    walk = random_part(jax.random.key(0), before, after)
+    for a, b, c in zip(*(jax.tree.leaves(tree) for tree in (before, after, walk)), strict=True):
+        np.testing.assert_allclose(jnp.linalg.norm(c - a), jnp.linalg.norm(b - a), rtol=1e-4)
+
+
+def test_every_measure_has_its_nulls_and_a_finished_run_is_read_back(folder, tmp_path, monkeypatch):
+    config = classification.Config(
+        checkpoint=str(folder),
+        num_examples=2,
+        num_prompts=4,
+        num_search_prompts=2,
+        num_rates=3,
+        explicit=EXPLICIT,
+    )
+    classification.run(config, tmp_path / "run")
+    found = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert set(found["measures"]) == {
+        "kl",
+        "total_variation",
+        "top_k_overlap",
+        "update_similarity",
+        "attention_similarity",
+        "attention_rank_correlation",
+    }
+    for measure in found["measures"].values():
+        assert {"value", "interval", "untrained", "shuffled", "random", "another", "margin"} <= set(
+            measure
+        )
+    assert {"zero_shot", "in_context", "descent", "untrained_descent"} <= set(found["losses"])
+    assert all(0 <= value <= 1 for value in found["accuracies"].values())
+    assert (tmp_path / "run" / "report.html").read_text().count("<svg") >= 1
+    monkeypatch.setattr(classification, "measure", None)
+    again = classification.run(config, tmp_path / "run").summary
+    assert again["measures"] == found["measures"]
+
+
+def test_settings_that_cannot_work_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="--checkpoint is missing"):
+        classification.run(classification.Config(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="labels must be 3 words for data=wine"):
+        classification.Config(labels=("a", "b"))
+    with pytest.raises(ValueError, match="num_features must be at most 10"):
+        classification.Config(data="diabetes", num_features=11)
