@@ -40,7 +40,8 @@ from icl_jax.dynamics.anchored import anchored_trajectory
 from icl_jax.dynamics.peel_off import peel_off_trajectory
 from icl_jax.dynamics.prefixes import prefix_pass, suffix_midpoints
 from icl_jax.measures.intervals import bootstrap_mean
-from icl_jax.measures.weight_space import cosine, effective_rank
+from icl_jax.measures.subspaces import effective_rank
+from icl_jax.measures.weight_space import cosine
 from icl_jax.patches.low_rank import (
     apply_update,
     frobenius_norm,

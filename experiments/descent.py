@@ -55,7 +55,9 @@ from icl_jax.measures.function_space import (
 )
 from icl_jax.measures.intervals import bootstrap_mean
 from icl_jax.measures.nulls import another_prompts, shuffled_labels
+from icl_jax.measures.subspaces import effective_rank_of_updates, leading_angles
 from icl_jax.measures.weight_space import cosine, norm_ratio
+from icl_jax.patches.low_rank import LowRank
 from icl_jax.tasks.prompt import Prompt
 
 #: What is held against the context: descent, and three of its nulls.
@@ -69,6 +71,7 @@ class Config:
     num_prompts: int = option(200, "test prompts, one run each")
     num_search_prompts: int = option(100, "held-out prompts of the learning rate's line search")
     layer: int = option(0, "whose first kernel's implicit updates are compared, from 0")
+    num_directions: int = option(3, "in which the paths of the kernel mostly go, compared")
     lowest_rate: float = option(1e-4, "of the line search")
     highest_rate: float = option(10.0, "of the line search")
     num_rates: int = option(26, "of the line search, evenly spaced in the logarithm")
@@ -89,6 +92,13 @@ class Config:
             self.learner.num_examples if self.explicit.batch == "one" else self.explicit.num_steps
         )
         self.explicit.optimizer.make(1.0, steps)
+        checks.positive_int("descent", "num_directions", self.num_directions)
+        fewest = min(steps, self.learner.num_examples)
+        if self.num_directions > fewest:
+            raise ValueError(
+                f"descent: num_directions must be at most {fewest}, the points of the shorter path "
+                f"(examples or steps), got {self.num_directions}."
+            )
 
     @classmethod
     def quick(cls) -> "Config":
@@ -120,9 +130,11 @@ def face_to_face(
 ) -> dict[str, Array]:
     """Measures, their nulls but the untrained one, and losses, at every point: (P, B) each.
 
-    Measures begin after the first step: at the start nothing has moved.
+    Measures begin after the first step: at the start nothing has moved. Those of whole paths have
+    one value, (1, B).
     """
     explicit = config.explicit
+    moves_kernel = explicit.trains in MOVES_KERNEL
 
     def one(inputs: tuple[Prompt, Prompt, Array]) -> dict[str, Array]:
         prompt, another, prompt_key = inputs
@@ -130,12 +142,14 @@ def face_to_face(
         confused = dataclasses.replace(
             prompt, targets_N=shuffled_labels(shuffle_key, prompt.targets_N)
         )
-        context = implicit(stack, params, prompt, config.layer)
+        path = implicit(stack, params, prompt, config.layer)
+        context = path
         if explicit.batch == "full":  # Every step is held against the whole context.
-            context = jax.tree.map(
+            side, updates = jax.tree.map(
                 lambda leaf: jnp.broadcast_to(leaf[-1:], (explicit.num_steps + 1, *leaf.shape[1:])),
-                context,
-            )._replace(peeled=context.peeled)
+                (path.side, path.updates),
+            )
+            context = Implicit(side, updates, path.peeled)
         # Side by side: descent, descent on shuffled labels, and on another task; a random walk.
         lessons = jax.tree.map(lambda *leaves: jnp.stack(leaves), prompt, confused, another)
         descents = jax.vmap(lambda lesson: fine_tune(stack, params, explicit, lesson, rate))(
@@ -150,8 +164,11 @@ def face_to_face(
 
         def compare(points: Params) -> tuple[dict[str, Array], Array]:
             side = explicit_side(stack, params, explicit, points, prompt)
-            moved = kernel_updates(points, config.layer) if _moves_kernel(config) else None
-            return _measures(context, side, moved), query_losses(side.predictions_P, prompt)
+            found = _functions(context.side, side)
+            if moves_kernel:
+                moved_PDH = kernel_updates(points, config.layer)
+                found |= _weights(context, moved_PDH) | _paths(config, path.updates, moved_PDH)
+            return found, query_losses(side.predictions_P, prompt)
 
         measures, walk_losses = jax.vmap(compare)(points)
         found = {
@@ -161,9 +178,11 @@ def face_to_face(
         losses = {f"{name}_loss": walk_losses[i] for i, name in enumerate(WALKS)}
         losses["implicit_loss"] = query_losses(context.side.predictions_P, prompt)
         losses["training_loss"] = descents.losses_S[0]
-        if _moves_kernel(config):
+        if moves_kernel:
             moved_PDH = kernel_updates(mine, config.layer)[1:]
             losses["norm_ratio"] = jax.vmap(norm_ratio)(_later(context.updates), moved_PDH)
+            losses["implicit_path_rank"] = effective_rank_of_updates(_later(path.updates))[None]
+            losses["descent_path_rank"] = _path_rank(moved_PDH)[None]
         return with_nulls(found.pop("descent"), found) | losses
 
     keys_B = jax.random.split(key, prompts.query_target.shape[0])
@@ -172,19 +191,15 @@ def face_to_face(
     return jax.tree.map(jnp.transpose, found)
 
 
-def _moves_kernel(config: Config) -> bool:
-    return config.explicit.trains in MOVES_KERNEL
-
-
 def _later(tree: Any) -> Any:
     """All points but the start."""
     return jax.tree.map(lambda leaf: leaf[1:], tree)
 
 
-def _measures(context: Implicit, side: Side, moved_PDH: Array | None) -> dict[str, Array]:
-    """Function space always; weight space where the kernel descends: (P - 1,) each."""
-    mine, theirs = _later(context.side), _later(side)
-    measures = {
+def _functions(context: Side, descent: Side) -> dict[str, Array]:
+    """Both sides as functions of the query, (P - 1,) each."""
+    mine, theirs = _later(context), _later(descent)
+    return {
         "prediction_difference": jax.vmap(prediction_difference)(
             mine.predictions_P[:, None], theirs.predictions_P[:, None]
         ),
@@ -195,14 +210,32 @@ def _measures(context: Implicit, side: Side, moved_PDH: Array | None) -> dict[st
             mine.sensitivities_PD, theirs.sensitivities_PD
         ),
     }
-    if moved_PDH is None:
-        return measures
+
+
+def _weights(context: Implicit, moved_PDH: Array) -> dict[str, Array]:
+    """How the kernel has moved, (P - 1,) each."""
+    updates, moved_PDH = _later(context.updates), moved_PDH[1:]
     peeled_cosine = functools.partial(cosine, context.peeled)
     return {
-        **measures,
-        "update_cosine": jax.vmap(cosine)(_later(context.updates), moved_PDH[1:]),
-        "peel_off_cosine": jax.vmap(peeled_cosine)(moved_PDH[1:]),
+        "update_cosine": jax.vmap(cosine)(updates, moved_PDH),
+        "peel_off_cosine": jax.vmap(peeled_cosine)(moved_PDH),
+        "norm_gap": jnp.abs(jnp.log(jax.vmap(norm_ratio)(updates, moved_PDH))),
     }
+
+
+def _paths(config: Config, updates: LowRank, moved_PDH: Array) -> dict[str, Array]:
+    """The ways of the kernel as wholes, (1,) each."""
+    updates, moved_PDH = _later(updates), moved_PDH[1:]
+    angles = leading_angles(updates, moved_PDH, config.num_directions)
+    ranks = effective_rank_of_updates(updates), _path_rank(moved_PDH)
+    return {
+        "path_angle": jnp.degrees(jnp.mean(angles))[None],
+        "path_rank_gap": jnp.abs(jnp.log(ranks[0] / ranks[1]))[None],
+    }
+
+
+def _path_rank(moved_PDH: Array) -> Array:
+    return effective_rank_of_updates(moved_PDH.reshape(moved_PDH.shape[0], -1))
 
 
 def measure(config: Config, learner: Learner) -> dict[str, Any]:
@@ -249,6 +282,9 @@ def summarise(config: Config, arrays: Mapping[str, np.ndarray]) -> dict[str, Any
         ratio = bootstrap_mean(key, jnp.asarray(arrays["norm_ratio"][-1]))
         summary["norm_ratio"] = ratio.mean
         summary["norm_ratio_interval"] = [ratio.low, ratio.high]
+        summary["path_ranks"] = {
+            side: arrays[f"{side}_path_rank"].mean() for side in ("implicit", "descent")
+        }
     return summary
 
 

@@ -23,7 +23,7 @@ LOSSES: Mapping[str, tuple[str, Role]] = {
     "another": ("fine-tuned on another task", "control"),
 }
 IN_FUNCTION_SPACE = ("prediction_difference", "sensitivity_cosine", "model_difference")
-IN_WEIGHT_SPACE = ("update_cosine", "peel_off_cosine")
+IN_WEIGHT_SPACE = ("update_cosine", "peel_off_cosine", "norm_gap", "path_angle", "path_rank_gap")
 NULLS = (
     "Nulls: both sides in the untrained learner, at its own best rate; descent on shuffled labels; "
     "a random update of descent's norm; descent on another task."
@@ -60,12 +60,17 @@ def sections(
     ]
     if "update_cosine" in comparisons:
         low, high = summary["norm_ratio_interval"]
+        ranks = summary["path_ranks"]
         text = (
             f" The implicit update is {number(summary['norm_ratio'])} times as long as descent's "
-            f"({number(low)} to {number(high)}). Two updates that both fit the labels share some "
+            f"({number(low)} to {number(high)}; the random update is as long as descent's by "
+            f"construction). The implicit updates have an effective rank of "
+            f"{number(ranks['implicit'])}, descent's of {number(ranks['descent'])}; their "
+            f"{config.num_directions} leading directions are compared by their mean principal "
+            "angle. Two updates that both fit the labels share some "
             "direction in any model: only the margin over the nulls says anything."
         )
-        found.append(section("The same weights", IN_WEIGHT_SPACE, IN_WEIGHT_SPACE, text))
+        found.append(section("The same weights", IN_WEIGHT_SPACE, IN_WEIGHT_SPACE[:2], text))
     return found
 
 

@@ -70,7 +70,7 @@ class Implicit(NamedTuple):
 
     Attributes:
       side: the learner after every prefix.
-      updates: of the kernel, anchored: rank-1 factors with a leading axis M.
+      updates: of the kernel, anchored: rank-1 factors with a leading axis P.
       peeled: of the kernel, peeled off: the whole context's, of rank up to N.
     """
 

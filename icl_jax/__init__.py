@@ -88,15 +88,13 @@ from icl_jax.measures.representation import (
     update_similarity,
     vector_cosine,
 )
-from icl_jax.measures.weight_space import (
-    alignment,
-    cosine,
+from icl_jax.measures.subspaces import (
     effective_rank,
     effective_rank_of_updates,
-    norm_ratio,
-    off_diagonal_mean,
+    leading_angles,
     principal_angles,
 )
+from icl_jax.measures.weight_space import alignment, cosine, norm_ratio, off_diagonal_mean
 from icl_jax.patches.bank import (
     Bank,
     check_patchable,
@@ -263,6 +261,7 @@ __all__ = [
     "kernel_update",
     "kl_divergence",
     "layer_causal_loss",
+    "leading_angles",
     "linear_attention_stack",
     "linear_loss",
     "lone_midpoints",

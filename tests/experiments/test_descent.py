@@ -150,7 +150,13 @@ def test_every_measure_has_its_nulls_and_its_margin(tmp_path):
         "model_difference",
         "update_cosine",
         "peel_off_cosine",
+        "norm_gap",
+        "path_angle",
+        "path_rank_gap",
     }
+    assert 0 < found["measures"]["path_angle"]["value"] < 90
+    ranks = found["path_ranks"]
+    assert 1 < ranks["implicit"] <= 4 and 1 <= ranks["descent"] <= 5
     for measure in found["measures"].values():
         assert set(measure) == KEYS
         low, high = measure["interval"]
@@ -179,3 +185,5 @@ def test_settings_that_cannot_work_are_refused_before_any_work():
         ExplicitConfig(trains="norms")
     with pytest.raises(ValueError, match="batch must be one of"):
         ExplicitConfig(batch="half")
+    with pytest.raises(ValueError, match="num_directions must be at most 4, .* got 5"):
+        dataclasses.replace(TINY, num_directions=5)
