@@ -268,8 +268,8 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
         Section(
             "Loss against the number of examples",
             f"On linear functions with noise the learner is {word} 1.5 times the loss of least "
-            f"squares from {enough} examples on (at most {worst:.2f} times). What it is trained "
-            "on, it learns in context; which baseline it comes near to depends on the class.",
+            f"squares from {enough} examples on (at most {worst:.2f} times). "
+            + " ".join(_class_verdict(name, summary["classes"][name]) for name in config.classes),
             figure=curves([_panel(config, arrays, name) for name in config.classes]),
             tables=[_table(config, summary["classes"], "function class")],
             anchor="classes",
@@ -331,6 +331,16 @@ def _table(config: Config, found: Mapping[str, Any], what: str) -> Table:
         (what, "examples", *(key.replace("_", " ") for key in which)),
         rows,
         f"Mean squared error of the query over {config.num_prompts} prompts.",
+    )
+
+
+def _class_verdict(name: str, losses: Mapping[str, np.ndarray]) -> str:
+    found = {which: float(losses[which][-1]) for which in ("trained", *BASELINES)}
+    trained = found.pop("trained")
+    best = min(found, key=lambda which: found[which])
+    return (
+        f"{name.capitalize()}: {number(trained)} with all examples, {trained / found[best]:.2f} "
+        f"times the best of the baselines ({BASELINES[best][0]})."
     )
 
 
