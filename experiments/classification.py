@@ -306,7 +306,7 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
         ),
         Section(
             "The same distribution, the same attention",
-            " ".join(verdict(name, found) for name, found in comparisons.items()),
+            verdict(comparisons),
             tables=[table(comparisons, f"Means over prompts. {NULLS}")],
             anchor="measures",
         ),

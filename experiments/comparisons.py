@@ -120,20 +120,19 @@ def with_interval(value: float, interval: Sequence[float]) -> str:
     return f"{value:.3g} ({low:.3g} to {high:.3g})"
 
 
-def verdict(name: str, comparison: Comparison) -> str:
-    """One sentence: what a measure says, and whether that is more than its nulls say."""
-    found = as_summary(comparison)
-    low, high = found["margin_interval"]
-    if low > 0:
-        word = "closer than every null"
-    elif high < 0:
-        word = "no closer than the best null"
-    else:
-        word = "not to be told from the best null"
-    return (
-        f"{MEASURES[name].label[0].upper()}{MEASURES[name].label[1:]}: {found['value']:.3g}, "
-        f"{word} (margin {found['margin']:.3g}, {low:.3g} to {high:.3g})."
-    )
+def verdict(comparisons: Mapping[str, Comparison]) -> str:
+    """Which measures say more than their nulls, and which do not: a sentence for each kind."""
+    told: dict[str, list[str]] = {}
+    for name, found in summaries(comparisons).items():
+        low, high = found["margin_interval"]
+        if low > 0:
+            kind = "Closer than every null"
+        elif high < 0:
+            kind = "No closer than the best null"
+        else:
+            kind = "Not to be told from the best null"
+        told.setdefault(kind, []).append(f"{MEASURES[name].label} {found['value']:.3g}")
+    return " ".join(f"{kind}: {'; '.join(measures)}." for kind, measures in told.items())
 
 
 def panel(

@@ -342,8 +342,7 @@ def _measures(config: Config, arrays: Mapping[str, np.ndarray]) -> Section:
     ]
     return Section(
         "As functions of the query",
-        f"{depths[-1]} layers against as many steps of GD++. "
-        + " ".join(verdict(name, comparison) for name, comparison in deepest.items()),
+        f"{depths[-1]} layers against as many steps of GD++. {verdict(deepest)}",
         figure=curves(panels),
         tables=[
             Table(

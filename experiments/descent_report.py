@@ -48,7 +48,7 @@ def sections(
         found = chosen(names)
         return Section(
             f"{title} (N = {examples})",
-            " ".join(verdict(name, comparison) for name, comparison in found.items()) + text,
+            verdict(found) + text,
             figure=curves([panel(key, arrays, name, points, x_label) for name in drawn]),
             tables=[table(found, f"At the last point, means over prompts. {NULLS}")],
             anchor=f"{title.split()[-1]}-{examples}",

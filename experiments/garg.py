@@ -284,7 +284,7 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
         ),
         Section(
             "How far it is from ridge regression",
-            " ".join(verdict(name, found) for name, found in comparisons.items()),
+            verdict(comparisons),
             tables=[
                 table(
                     comparisons,

@@ -333,7 +333,7 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
         ),
         Section(
             "The same model of the query",
-            " ".join(verdict(name, found) for name, found in comparisons.items()),
+            verdict(comparisons),
             figure=curves(panels),
             tables=[
                 table(

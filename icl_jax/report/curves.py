@@ -134,8 +134,11 @@ def curves(panels: Sequence[Panel], *, share_y: bool = False) -> str:
                 axis.set_ylim(*panel.y_limits)
             elif panel.log_y:
                 axis.set_ylim(bottom=bottoms[p] * 0.75)
-        for axis, panel in zip(axes, panels, strict=True):
+        for axis, panel, arrays in zip(axes, panels, data, strict=True):
             style.set_ticks(axis, panel.log_x, panel.log_y)
+            counts = np.concatenate([x for x, *_ in arrays])
+            if not panel.log_x and np.all(counts == np.round(counts)):
+                style.count_ticks(axis.xaxis)
         if off_scale is not None:
             entries["0 or below (off the scale)"] = off_scale
         style.add_legend(figure, looks.order(entries))

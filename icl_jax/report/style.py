@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -106,7 +107,8 @@ def decorate(axis: Any, title: str, x_label: str, y_label: str, log_x: bool, log
     """Titles, labels and scales of one pair of axes."""
     axis.set_title(title)
     axis.set_xlabel(x_label)
-    axis.set_ylabel(y_label)
+    # An upright axis has room for some 34 characters.
+    axis.set_ylabel(textwrap.fill(y_label, 34))
     if log_x:
         axis.set_xscale("log")
     if log_y:
@@ -161,12 +163,17 @@ def set_log_ticks(axis: Any, first: float, last: float, zero_at: float | None) -
     axis.set_minor_formatter(NullFormatter())
 
 
-def name_ticks(axis: Any, names: Sequence[str] | None) -> None:
-    """A name per row or column of a matrix; without names, whole numbers."""
+def count_ticks(axis: Any) -> None:
+    """Ticks at whole numbers, for what is counted."""
     from matplotlib.ticker import MaxNLocator
 
+    axis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+
+
+def name_ticks(axis: Any, names: Sequence[str] | None) -> None:
+    """A name per row or column of a matrix; without names, whole numbers."""
     if names is None:
-        axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        count_ticks(axis)
     else:
         axis.set_ticks(range(len(names)), names)
 
@@ -176,11 +183,15 @@ def add_legend(figure: Any, entries: dict[str, Any], handle: float = 3.2) -> Non
     # Some 108 characters fit the width; a handle and the space around it take about ten.
     lengths = [len(label) + 10 for label in entries]
     fits = sum(lengths) <= 108
+    columns = len(entries) if fits else max(1, min(len(entries), 108 // max(lengths)))
+    # The rows of a long legend are added to the figure, not taken from its panels.
+    rows = -(-len(entries) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.19 * (rows - 1))
     figure.legend(
         list(entries.values()),
         list(entries),
         loc="outside lower center",
-        ncols=len(entries) if fits else max(1, min(len(entries), 108 // max(lengths))),
+        ncols=columns,
         handlelength=handle,
     )
 
