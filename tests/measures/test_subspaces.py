@@ -15,6 +15,7 @@ from tests.helpers import assert_close, compiled, normal
 
 _angles = compiled(principal_angles)
 _rank_of = compiled(effective_rank_of_updates)
+_leading = jax.jit(leading_angles, static_argnums=2)
 
 
 def test_effective_rank_counts_equal_directions():
@@ -152,10 +153,10 @@ def test_leading_angles_by_hand():
     tilted = jnp.cos(0.4) * e2 + jnp.sin(0.4) * e3
     second = jnp.stack([2 * e1, tilted, -4 * tilted])
     np.testing.assert_allclose(
-        leading_angles(LowRank(lefts, rights), second, 2), [0, 0.4], rtol=1e-7, atol=1e-7
+        _leading(LowRank(lefts, rights), second, 2), [0, 0.4], rtol=1e-7, atol=1e-7
     )
     np.testing.assert_allclose(
-        leading_angles(LowRank(lefts, rights), second, 1), [np.pi / 2], rtol=1e-7
+        _leading(LowRank(lefts, rights), second, 1), [np.pi / 2], rtol=1e-7
     )
 
 
@@ -167,21 +168,20 @@ def test_leading_angles_are_those_of_the_leading_singular_vectors(count):
         for rows in (_flattened(first), second.reshape(7, -1))
     ]
     expected = scipy.linalg.subspace_angles(spans[0].T, spans[1].T)[::-1]
-    found = jax.jit(leading_angles, static_argnums=2)(first, second, count)
-    np.testing.assert_allclose(found, expected, rtol=1e-7)
+    np.testing.assert_allclose(_leading(first, second, count), expected, rtol=1e-7)
     # How far the paths go does not matter, nor does the split of the factors.
     scaled = LowRank(1e25 * first.left_RD, 1e-20 * first.right_RH)
-    np.testing.assert_allclose(leading_angles(scaled, 1e5 * second, count), expected, rtol=1e-7)
+    np.testing.assert_allclose(_leading(scaled, 1e5 * second, count), expected, rtol=1e-7)
 
 
 def test_a_path_of_fewer_directions_has_no_leading_angles():
     first, second = _stacked(52, 5), normal(53, 4, 6, 9)
     copies = jax.tree.map(lambda leaf: jnp.repeat(leaf[:1], 5, axis=0), first)
-    assert np.isfinite(leading_angles(copies, second, 1)).all()
-    assert np.isnan(leading_angles(copies, second, 2)).all()
+    assert np.isfinite(_leading(copies, second, 1)).all()
+    assert np.isnan(_leading(copies, second, 2)).all()
     with pytest.raises(ValueError, match="count must be at most 4, .* got 5"):
-        leading_angles(first, second, 5)
+        _leading(first, second, 5)
     with pytest.raises(ValueError, match="rank-1 updates"):
-        leading_angles(LowRank(jnp.ones((4, 2, 6)), jnp.ones((4, 2, 9))), second, 1)
+        _leading(LowRank(jnp.ones((4, 2, 6)), jnp.ones((4, 2, 9))), second, 1)
     with pytest.raises(ValueError, match="second must have 3 axes"):
-        leading_angles(first, second[0], 1)
+        _leading(first, second[0], 1)
