@@ -155,9 +155,7 @@ def test_leading_angles_by_hand():
     np.testing.assert_allclose(
         _leading(LowRank(lefts, rights), second, 2), [0, 0.4], rtol=1e-7, atol=1e-7
     )
-    np.testing.assert_allclose(
-        _leading(LowRank(lefts, rights), second, 1), [np.pi / 2], rtol=1e-7
-    )
+    np.testing.assert_allclose(_leading(LowRank(lefts, rights), second, 1), [np.pi / 2], rtol=1e-7)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
