@@ -190,16 +190,27 @@ class Attention(ContextualLayer):
         )
         return weights_ATT, passed_ATD
 
+    def raw_scores(self, hidden_TD: Array, *, positions_T: Array | None = None) -> Array:
+        """What ``weigh`` is given, (A, T, T): before mask, cap and softmax."""
+        return self._scores(hidden_TD, self._positions(hidden_TD, positions_T))[0]
+
     def _weights(
         self, hidden_TD: Array, positions_T: Array | None, present_T: Array | None
     ) -> tuple[Array, Array, _Kernels]:
-        checks.rank(type(self).__name__, "hidden_TD", hidden_TD, 2, "(T, D)")
-        if positions_T is None:
-            positions_T = jnp.arange(hidden_TD.shape[0], dtype=jnp.int32)
+        positions_T = self._positions(hidden_TD, positions_T)
+        scores_ATT, value_TGF, kernels = self._scores(hidden_TD, positions_T)
+        return self.weigh(scores_ATT, self._sees(positions_T, present_T)), value_TGF, kernels
+
+    def _scores(self, hidden_TD: Array, positions_T: Array) -> tuple[Array, Array, _Kernels]:
         kernels = self._kernels(hidden_TD.shape[-1])
         query_TAF, key_TGF, value_TGF = self._project(hidden_TD, positions_T, kernels)
-        sees_TT = self._sees(positions_T, present_T)
-        return self.weigh(scores(query_TAF, key_TGF), sees_TT), value_TGF, kernels
+        return scores(query_TAF, key_TGF), value_TGF, kernels
+
+    def _positions(self, hidden_TD: Array, positions_T: Array | None) -> Array:
+        checks.rank(type(self).__name__, "hidden_TD", hidden_TD, 2, "(T, D)")
+        if positions_T is None:
+            return jnp.arange(hidden_TD.shape[0], dtype=jnp.int32)
+        return positions_T
 
     @nn.compact
     def _kernels(self, width: int) -> _Kernels:

@@ -189,12 +189,7 @@ class Block(nn.Module):
         Raises:
           TypeError: the contextual layer is no such sum.
         """
-        layer = self.contextual_layer
-        if not isinstance(layer, Attention):
-            raise TypeError(
-                f"Block.parts: {type(layer).__name__} is not a sum over heads and tokens; use a "
-                "SoftmaxAttention or LinearAttention block."
-            )
+        layer = self._attention("parts")
         read_TD = self._read(hidden_TD)
         weights_ATT, passed_ATD = layer.parts(read_TD, positions_T=positions_T, present_T=present_T)
         mixed_TD = layer(read_TD, positions_T=positions_T, present_T=present_T)
@@ -202,6 +197,25 @@ class Block(nn.Module):
             return weights_ATT, passed_ATD, (mixed_TD, mixed_TD)
         skipped_TD = self.norm_1_out(mixed_TD) if self.norms_output else mixed_TD
         return weights_ATT, passed_ATD, (mixed_TD, hidden_TD + skipped_TD)
+
+    def scores(self, hidden_TD: Array) -> tuple[Array, Array]:
+        """What attention reads (T, D), and its scores before mask, cap and softmax (A, T, T).
+
+        Raises:
+          TypeError: the contextual layer is no attention.
+        """
+        layer = self._attention("scores")
+        read_TD = self._read(hidden_TD)
+        return read_TD, layer.raw_scores(read_TD)
+
+    def _attention(self, method: str) -> Attention:
+        layer = self.contextual_layer
+        if not isinstance(layer, Attention):
+            raise TypeError(
+                f"Block.{method}: {type(layer).__name__} is not a sum over heads and tokens; use a "
+                "SoftmaxAttention or LinearAttention block."
+            )
+        return layer
 
     def to_mlp_input(self, changes_ND: Array, references: tuple[Array, Array]) -> Array:
         """Maps changes (N, D) of the contextual layer's output to changes of the MLP's input.

@@ -189,6 +189,10 @@ class FlaxBlock:
         """See ``Block.parts``."""
         return self._apply(params, "parts", hidden_TD, positions_T=positions_T, present_T=present_T)
 
+    def scores(self, params: Params, hidden_TD: Array) -> tuple[Array, Array]:
+        """See ``Block.scores``."""
+        return self._apply(params, "scores", hidden_TD)
+
     def to_mlp_input(
         self, params: Params, changes_ND: Array, references: tuple[Array, Array]
     ) -> Array:

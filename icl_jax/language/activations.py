@@ -21,11 +21,15 @@ class Attended:
     Attributes:
       outputs_LD: (L, D), the sum of what the heads of each layer passed on, before bias and norm.
       weights_LAT: (L, A, T), whom they read how much: after the softmax.
+      scores_LAT: (L, A, T), the same before cap and softmax; of tokens behind the position, too.
+      inputs_LTD: (L, T, D), what each layer's attention is given, of all tokens.
       logits_V: (V,), of the next token.
     """
 
     outputs_LD: Array
     weights_LAT: Array
+    scores_LAT: Array
+    inputs_LTD: Array
     logits_V: Array
 
 
@@ -50,7 +54,7 @@ def attend(
     checks.rank("attend", "tokens_T", tokens_T, 1, "(T)")
     blocks, block_params = functional(model, params)
     hidden_TD: Any = model.apply({"params": params}, tokens_T, method="embed")
-    outputs, weights = [], []
+    outputs, weights, scores, inputs = [], [], [], []
     for block, one_params in zip(blocks, block_params, strict=True):
         weights_ATT, passed_ATD, _ = block.parts(one_params, hidden_TD)
         weights_AT = weights_ATT[:, position]
@@ -63,7 +67,10 @@ def attend(
             )
         )
         weights.append(weights_AT)
+        read_TD, scores_ATT = block.scores(one_params, hidden_TD)
+        scores.append(scores_ATT[:, position])
+        inputs.append(read_TD)
         hidden_TD = forward((block,), (one_params,), hidden_TD)
     last_1D = hidden_TD[position][None]
     logits_1V: Any = model.apply({"params": params}, last_1D, method="readout")
-    return Attended(jnp.stack(outputs), jnp.stack(weights), logits_1V[0])
+    return Attended(*map(jnp.stack, (outputs, weights, scores, inputs)), logits_1V[0])

@@ -41,6 +41,20 @@ def test_weights_are_shares_of_what_stands_before(model):
     assert not np.any(found.weights_LAT[..., 5:])
 
 
+def test_the_softmax_of_the_scores_is_the_weights(model):
+    found = jax.jit(lambda: attend(*model, TOKENS, 4))()
+    shares_LAT = jax.nn.softmax(found.scores_LAT[..., :5], axis=-1)
+    np.testing.assert_allclose(found.weights_LAT[..., :5], shares_LAT, rtol=1e-5)
+
+
+def test_inputs_are_what_attention_reads(model):
+    module, params = model
+    found = jax.jit(lambda: attend(*model, TOKENS, 4))()
+    hidden_TD = module.apply({"params": params}, TOKENS, method="embed")
+    normed_TD = hidden_TD / jnp.sqrt(jnp.mean(hidden_TD**2, axis=-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(found.inputs_LTD[0], normed_TD, rtol=1e-3)
+
+
 def test_an_output_is_the_difference_that_the_layer_makes(model):
     module, params = model
     found = jax.jit(lambda: attend(*model, TOKENS, 7))()
