@@ -4,9 +4,9 @@ Classification prompts made of real rows, labels as words. On one side the model
 demonstrations and answers the query. On the other it is fine-tuned on the same demonstrations, each
 a text whose label is to be predicted, by any optax optimiser on any of its weights, at the learning
 rate that is best on held-out prompts, and answers the query alone. Their distributions over the
-next token, what the query's last token attends to, and what its attention adds; with the nulls: the
-same architecture untrained, shuffled labels, a random update of the same norm, another prompt's
-demonstrations.
+next token, what the query's last token attends to, and what its attention adds (the measures of Dai
+et al. 2023, arXiv 2212.10559); with the nulls: the same architecture untrained, shuffled labels, a
+random update of the same norm, another prompt's demonstrations.
 
     python -m experiments.classification --checkpoint=PATH_OR_NAME --workdir=runs/classification
     python -m experiments.classification --checkpoint=PATH_OR_NAME --data=digits \\
@@ -28,6 +28,7 @@ import numpy as np
 import optax
 
 from experiments.classification_sides import (
+    FIRST_REACHED,
     Question,
     answers,
     fine_tuned,
@@ -171,7 +172,7 @@ def face_to_face(
         walk = random_part(random_key, before, jax.tree.map(lambda leaf: leaf[0], parts))
         parts = jax.tree.map(lambda leaf, last: jnp.concatenate([leaf, last[None]]), parts, walk)
         found = answers(model, params, explicit, question, parts)
-        values = measures(found, question, config.top_k)
+        values = measures(found, question, explicit, config.top_k)
         layers_WL = values.pop("layers")
         by_walk = {
             walk: {name: array[i] for name, array in values.items()} for i, walk in enumerate(WALKS)
@@ -212,6 +213,11 @@ def measure(config: Config) -> dict[str, Any]:
     held_out = jax.tree.map(lambda leaf: leaf[config.num_prompts :], together)
     key = jax.random.key(config.seed)
     model: Any = checkpoint.model
+    if len(model.blocks) <= FIRST_REACHED.get(config.explicit.trains, 0):
+        raise ValueError(
+            f"classification: explicit.trains={config.explicit.trains} changes no attention of a "
+            "model with one layer. Choose keys_and_values, attention, blocks or everything."
+        )
     tokens_Q = jnp.zeros(2, jnp.int32)
     fresh = jax.jit(lambda key: model.init(key, tokens_Q)["params"])(jax.random.fold_in(key, 1))
     rates_X = rate_grid(config.lowest_rate, config.highest_rate, config.num_rates, jnp.float32)
@@ -260,7 +266,12 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
     key = jax.random.key(config.seed)
     comparisons = compared(key, arrays)
     losses, accuracies = summary["losses"], summary["accuracies"]
-    learned = losses["in_context"] < losses["zero_shot"]
+    help_B = arrays["zero_shot_loss"] - arrays["in_context_loss"]
+    gain = bootstrap_mean(key, jnp.asarray(help_B))
+    helps = (
+        "helps" if gain.low > 0 else "does harm" if gain.high < 0 else "makes no clear difference"
+    )
+    first = FIRST_REACHED.get(config.explicit.trains, 0)
 
     def shown(values: np.ndarray) -> str:
         found = bootstrap_mean(key, jnp.asarray(values))
@@ -270,7 +281,7 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
         interval_curve(
             key,
             arrays[f"layers.{walk}"].T,
-            np.arange(1, arrays[f"layers.{walk}"].shape[1] + 1),
+            np.arange(first + 1, first + arrays[f"layers.{walk}"].shape[1] + 1),
             {"descent": "fine-tuned"}.get(walk, walk),
             "main" if walk == "descent" else "control",
         )
@@ -285,8 +296,8 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
             f"{number(losses['descent'])} when the model is fine-tuned on them "
             f"({config.explicit.trains.replace('_', ' ')}, {config.explicit.optimizer.name}, "
             f"learning rate {number(summary['learning_rate'])}{edge}). "
-            f"{'The context helps' if learned else 'The context does not help'}: among the labels "
-            f"the answer is first in {accuracies['in_context']:.0%} of the prompts with it, and in "
+            f"The context {helps}: it saves {saved} nats. Among the labels the answer is first in "
+            f"{accuracies['in_context']:.0%} of the prompts with it, and in "
             f"{accuracies['zero_shot']:.0%} without (chance: {summary['chance']:.0%}).",
             tables=[
                 Table(
@@ -305,9 +316,16 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
             anchor="answers",
         ),
         Section(
-            "The same distribution, the same attention",
+            "Distributions and attention: in context beside fine-tuned",
             verdict(comparisons),
-            tables=[table(comparisons, f"Means over prompts. {NULLS}")],
+            tables=[
+                table(
+                    comparisons,
+                    "Means over prompts. Divergences have a scale: a model that hardly moves, as "
+                    "the untrained one, is near to itself whatever is done to it; overlaps and "
+                    f"cosines do not have that advantage. {NULLS}",
+                )
+            ],
             anchor="measures",
         ),
         Section(

@@ -49,8 +49,8 @@ MEASURES: Mapping[str, Measure] = {
     "total_variation": Measure("total variation", False),
     "top_k_overlap": Measure("share of common tokens among the most probable", True),
     "update_similarity": Measure("cosine of the changes of attention's output", True),
-    "attention_similarity": Measure("cosine of the attention scores", True),
-    "attention_rank_correlation": Measure("Kendall's tau of the attention scores", True),
+    "attention_similarity": Measure("cosine of the scores of the query's own tokens", True),
+    "attention_rank_correlation": Measure("Kendall's tau of the attention to demonstrations", True),
 }
 
 

@@ -73,4 +73,10 @@ def attend(
         hidden_TD = forward((block,), (one_params,), hidden_TD)
     last_1D = hidden_TD[position][None]
     logits_1V: Any = model.apply({"params": params}, last_1D, method="readout")
-    return Attended(*map(jnp.stack, (outputs, weights, scores, inputs)), logits_1V[0])
+    return Attended(
+        outputs_LD=jnp.stack(outputs),
+        weights_LAT=jnp.stack(weights),
+        scores_LAT=jnp.stack(scores),
+        inputs_LTD=jnp.stack(inputs),
+        logits_V=logits_1V[0],
+    )

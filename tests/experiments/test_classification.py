@@ -22,7 +22,8 @@ from experiments.flags import UsageError
 from icl_jax.descent.optimizers import OptimizerConfig
 from icl_jax.descent.parameters import select
 from icl_jax.interop.huggingface import load, make_tiny
-from icl_jax.interop.tokenizer import load_tokenizer, save_tokenizer, train_bpe
+from icl_jax.interop.tokenizer import Encoded, load_tokenizer, save_tokenizer, train_bpe
+from icl_jax.language.activations import attend
 from icl_jax.tasks.classification import LABELS, Classification
 
 WORDS = LABELS["wine"]
@@ -69,9 +70,40 @@ def test_a_question_is_the_text_of_its_prompt(folder, asked):
         np.testing.assert_array_equal(one.labels_N, tokens_C[list(prompt.labels)])
 
 
+def test_tokens_of_the_context_are_where_they_are_said_to_be(folder, asked):
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.adds_bos
+    for index in range(3):
+        one = jax.tree.map(lambda leaf: np.asarray(leaf[index]), asked[1])  # noqa: B023
+        texts = [*zip(one.examples_NU, one.example_lasts_N, one.example_places_NU, strict=True)]
+        for tokens_U, last, places_U in (*texts, (one.query_Q, one.query_last, one.query_places_Q)):
+            # BOS and the padding stand nowhere.
+            np.testing.assert_array_equal(
+                places_U >= 0, (np.arange(len(places_U)) <= last) & (np.arange(len(places_U)) > 0)
+            )
+            shown = places_U >= 0
+            np.testing.assert_array_equal(one.context_T[places_U[shown]], tokens_U[shown])
+        everything = np.concatenate([one.example_places_NU.ravel(), one.query_places_Q])
+        everything = everything[everything >= 0]
+        assert list(everything) == sorted(set(everything))
+
+
 def test_labels_that_begin_alike_are_refused(folder):
     with pytest.raises(ValueError, match="the labels first, first begin with the same token"):
         label_tokens(load_tokenizer(folder), ("first", "first", "third"))
+
+
+def test_a_label_that_the_arrow_swallows_is_refused():
+    class Greedy:
+        """One token for the arrow and what is behind it."""
+
+        def encode(self, text, *, add_special=True):
+            pieces = ["x", text[1:]]
+            ids = np.array([hash(piece) % 997 for piece in pieces], np.int32)
+            return Encoded(ids, np.zeros((2, 2), np.int32))
+
+    with pytest.raises(ValueError, match="joins the label 'second' to the arrow"):
+        label_tokens(Greedy(), ("second",))
 
 
 @pytest.mark.parametrize("layer_causal", (False, True))
@@ -106,11 +138,15 @@ def test_a_model_is_as_near_to_itself_as_can_be(folder, asked):
 
     def compare():
         found = answers(checkpoint.model, checkpoint.params, explicit, question, parts)
-        # As if the context were nothing but the query.
+        # As if the context were nothing but the query, and the query its own demonstration.
+        steps_Q = jnp.arange(len(question.query_Q), dtype=jnp.int32)
+        places_Q = jnp.where(question.query_places_Q >= 0, steps_Q, -1)
         alone = dataclasses.replace(
-            question, context_T=question.query_Q, context_last=question.query_last
+            question, query_places_Q=places_Q, example_places_NU=places_Q[None]
         )
-        return measures(found._replace(in_context=found.zero_shot), alone, 5)
+        dual_WLNU = jnp.sum(found.tuned.weights_LAT, axis=2)[:, :, None]
+        found = found._replace(in_context=found.zero_shot, dual_WLNU=dual_WLNU)
+        return measures(found, alone, explicit, 5)
 
     found = jax.jit(compare)()
     assert abs(found["kl"][0]) < 1e-6 < found["kl"][1]
@@ -118,6 +154,37 @@ def test_a_model_is_as_near_to_itself_as_can_be(folder, asked):
     for name in ("attention_similarity", "attention_rank_correlation"):
         np.testing.assert_allclose(found[name][0], 1, rtol=1e-5)
         assert found[name][1] < 1
+
+
+def test_what_cannot_change_is_not_compared(folder, asked):
+    # The first layer's attention is read before any MLP; every other layer counts.
+    checkpoint, question = load(folder), first(asked[1])
+    for trains, left_out in (("mlp", 1), ("keys_and_values", 0)):
+        part, _ = select(checkpoint.params, trains)
+        explicit = dataclasses.replace(EXPLICIT, trains=trains)
+        parts = jax.tree.map(lambda leaf: (1.5 * leaf)[None], part)
+
+        def compare(explicit=explicit, parts=parts):
+            found = answers(checkpoint.model, checkpoint.params, explicit, question, parts)
+            moved_LD = found.tuned.outputs_LD[0] - found.zero_shot.outputs_LD
+            return measures(found, question, explicit, 5)["layers"], moved_LD
+
+        layers_WL, moved_LD = jax.jit(compare)()
+        assert layers_WL.shape == (1, len(checkpoint.model.blocks) - left_out)
+        changed_L = jnp.linalg.norm(moved_LD, axis=-1) > 1e-4
+        np.testing.assert_array_equal(changed_L, np.arange(len(changed_L)) >= left_out)
+
+
+def test_descents_attention_is_the_inner_product_of_what_attention_reads(folder, asked):
+    checkpoint, question = load(folder), first(asked[1])
+    part, _ = select(checkpoint.params, EXPLICIT.trains)
+    parts = jax.tree.map(lambda leaf: leaf[None], part)
+    args = (checkpoint.model, checkpoint.params, EXPLICIT, question, parts)
+    found = jax.jit(lambda: answers(*args))()
+    read_LD = found.zero_shot.inputs_LTD[:, question.query_last]
+    example = jax.jit(lambda: attend(*args[:2], question.examples_NU[1], 0))()
+    expected_LU = jnp.einsum("lud,ld->lu", example.inputs_LTD, read_LD)
+    np.testing.assert_allclose(found.dual_WLNU[0, :, 1], expected_LU, rtol=1e-4, atol=1e-4)
 
 
 def test_random_weights_are_as_far(folder):
