@@ -72,21 +72,33 @@ class Config:
         checks.non_negative("checkpoint", "temperature", self.temperature)
 
 
-def measure_all(config: Config, run: Run, prompts: Sequence[Prompt]) -> dict[str, list[Arrays]]:
-    """dtype -> the numbers of every prompt, each saved as soon as it is measured."""
-    measured: dict[str, list[Arrays]] = {}
-    for dtype in config.dtype:
-        files = [f"{dtype}/{index:04d}.npz" for index in range(len(prompts))]
-        if not all(run.has(file) for file in files):
+def measure_all(
+    config: Config,
+    run: Run,
+    prompts: Sequence[Prompt],
+    dtype: str,
+    checkpoint: Checkpoint | None = None,
+) -> list[Arrays]:
+    """The numbers of every prompt in one precision, each saved as soon as it is measured.
+
+    Raises:
+      UsageError: a prompt that cannot be patched as asked for.
+    """
+    files = [f"{dtype}/{index:04d}.npz" for index in range(len(prompts))]
+    if not all(run.has(file) for file in files):
+        if checkpoint is None:
             checkpoint = load(config.checkpoint, dtype=jnp.dtype(dtype), offline=config.offline)
-            for index, file in each(list(enumerate(files)), f"prompts in {dtype}"):
-                if not run.has(file):
-                    numbers = measure(config, checkpoint, prompts, index)
-                    if config.generate:
-                        numbers |= measure_generation(config, checkpoint, prompts[index])
-                    run.save_arrays(file, jax.device_get(numbers))
-        measured[dtype] = [run.load_arrays(file) for file in files]
-    return measured
+        for index, file in each(list(enumerate(files)), f"prompts in {dtype}"):
+            if run.has(file):
+                continue
+            try:
+                numbers = measure(config, checkpoint, prompts, index)
+                if config.generate:
+                    numbers |= measure_generation(config, checkpoint, prompts[index])
+            except ValueError as error:
+                raise UsageError(f"prompt {prompts[index].name!r} in {dtype}: {error}") from error
+            run.save_arrays(file, jax.device_get(numbers))
+    return [run.load_arrays(file) for file in files]
 
 
 def prepare(config: Config, workdir: Path | None) -> tuple[Run, list[Prompt], Checkpoint]:
@@ -154,9 +166,9 @@ def _plain(texts: Mapping[str, list[dict[str, np.ndarray]]]) -> dict[str, Any]:
     }
 
 
-def written(checkpoint: Checkpoint, measured: Sequence[Arrays]) -> list[dict[str, str]]:
+def written(folder: Path, measured: Sequence[Arrays]) -> list[dict[str, str]]:
     """What every run wrote after each prompt: text, or token ids without a tokenizer."""
-    tokenizer = load_tokenizer(checkpoint.folder) if has_tokenizer(checkpoint.folder) else None
+    tokenizer = load_tokenizer(folder) if has_tokenizer(folder) else None
 
     def text(tokens_N: np.ndarray) -> str:
         return " ".join(map(str, tokens_N)) if tokenizer is None else tokenizer.decode(tokens_N)
@@ -174,13 +186,17 @@ def run(config: Config, workdir: Path | None) -> Outcome | None:
         make_tiny(config.make_tiny, workdir or Path(f"tiny-{config.make_tiny}"), config.seed)
         return None
     records, prompts, checkpoint = prepare(config, workdir)
-    measured = measure_all(config, records, prompts)
+    first, *others = config.dtype
+    measured = {first: measure_all(config, records, prompts, first, checkpoint)}
     exported = export(config.export, checkpoint, prompts[0], records, config.output_patch)
-    names = [prompt.name for prompt in prompts]
     about = {"checkpoint": config.checkpoint, "family": checkpoint.family, "loop": config.loop}
+    folder = checkpoint.folder
+    del checkpoint  # One copy of the weights at a time.
+    measured |= {dtype: measure_all(config, records, prompts, dtype) for dtype in others}
+    names = [prompt.name for prompt in prompts]
     summary = summarise(about, names, measured, exported)
     sizes = [(len(prompt.tokens), len(prompt.kept)) for prompt in prompts]
-    texts = written(checkpoint, measured[config.dtype[0]]) if config.generate else []
+    texts = written(folder, measured[first]) if config.generate else []
     pages = sections(names, sizes, texts, measured, exported)
     return finish(
         records,

@@ -20,6 +20,9 @@ from icl_jax.measures.function_space import relative_error
 from icl_jax.patches.bank import Bank, Loop
 from icl_jax.patches.output import OutputPolicy
 
+#: What is told of a layer's patches: how hard the hardest has to work.
+CONDITIONING = ("relative_change", "max_scale_change", "min_normalised")
+
 
 class Settings(Protocol):
     """What of the experiment's configuration a measurement depends on."""
@@ -78,16 +81,22 @@ def measure(
         ),
     }
     banks = {"patched": own}
-    if own.conditioning[0].max_gain_change is not None and config.output_patch != "scale":
-        banks["scale"] = bank(prompt, "scale")
-        outputs["scale"] = patched_logits(*run, banks["scale"], present_T=present_T)
     numbers: dict[str, Any] = {}
+    if own.conditioning[0].max_gain_change is not None and config.output_patch != "scale":
+        try:
+            banks["scale"] = bank(prompt, "scale")
+            outputs["scale"] = patched_logits(*run, banks["scale"], present_T=present_T)
+        except ValueError:  # An output of exactly zero, which no scale makes into another.
+            numbers |= {f"scale.{name}": math.nan for name in ("relative_error", "kl", "top1")}
+            nothing_L = np.full(len(own.conditioning), math.nan)
+            numbers |= dict.fromkeys((f"scale.{name}" for name in CONDITIONING), nothing_L)
     for name, actual_KV in outputs.items():
-        numbers |= {
-            f"{name}.relative_error": relative_error(actual_KV[kept], expected_KV),
-            f"{name}.kl": jnp.mean(kl_divergence(expected_KV, actual_KV[kept])),
-            f"{name}.top1": jnp.mean(same_top1(expected_KV, actual_KV[kept]), dtype=jnp.float32),
-        }
+        numbers[f"{name}.relative_error"] = relative_error(actual_KV[kept], expected_KV)
+        if model.head == "none":
+            continue  # Last states are no distribution.
+        numbers[f"{name}.kl"] = jnp.mean(kl_divergence(expected_KV, actual_KV[kept]))
+        same_K = same_top1(expected_KV, actual_KV[kept])
+        numbers[f"{name}.top1"] = jnp.mean(same_K, dtype=jnp.float32)
     for name, one in banks.items():
         numbers |= {f"{name}.{key}": value for key, value in conditioning(one, kept).items()}
     return numbers
@@ -100,14 +109,17 @@ def pad(checkpoint: Checkpoint, prompt: Prompt) -> PaddedPrompt:
 
 
 def another(checkpoint: Checkpoint, prompts: Sequence[Prompt], index: int) -> PaddedPrompt:
-    """The prompt before, or the only one there is with its context in reverse order."""
-    if len(prompts) > 1:
-        return pad(checkpoint, prompts[index - 1])
-    prompt = prompts[0]
-    removed = np.setdiff1d(np.arange(len(prompt.tokens)), prompt.kept)
-    tokens = prompt.tokens.copy()
+    """The prompt before; the only one there is, with its context reversed; or with other tokens."""
+    own, before = prompts[index], prompts[index - 1]
+    if not np.array_equal(own.tokens, before.tokens):
+        return pad(checkpoint, before)
+    removed = np.setdiff1d(np.arange(len(own.tokens)), own.kept)
+    tokens = own.tokens.copy()
     tokens[removed] = tokens[removed[::-1]]
-    return pad(checkpoint, dataclasses.replace(prompt, tokens=tokens))
+    if np.array_equal(tokens, own.tokens):
+        vocab_size = checkpoint.model.vocab_size
+        tokens[removed] = (tokens[removed] + 1 + np.arange(len(removed))) % vocab_size
+    return pad(checkpoint, dataclasses.replace(own, tokens=tokens))
 
 
 def borrowed(bank: Bank, other: Bank) -> Bank:
@@ -119,8 +131,7 @@ def borrowed(bank: Bank, other: Bank) -> Bank:
 
 def conditioning(bank: Bank, kept: slice) -> dict[str, np.ndarray]:
     """The hardest patch of every layer: vectors (L)."""
-    numbers: dict[str, list[Any]] = {"relative_change": [], "max_scale_change": []}
-    numbers |= {"min_normalised": []}
+    numbers: dict[str, list[Any]] = {name: [] for name in CONDITIONING}
     for layer in bank.conditioning:
         numbers["relative_change"].append(jnp.max(layer.relative_change[kept]))
         change, normalised = layer.max_gain_change, layer.min_normalised

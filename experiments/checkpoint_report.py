@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.checkpoint_layers import by_layer, by_prompt, conditioning, number_or_none
 from experiments.conduct import Arrays
 from icl_jax.report.figures import Curve, Panel, Reference, Role, curves, dots
 from icl_jax.report.page import Section, Table, number
@@ -37,15 +38,14 @@ def summarise(
 
 def _one_prompt(arrays: Arrays) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "relative_error": {run: float(arrays[f"{run}.relative_error"]) for run in _runs(arrays)},
-        "kl": float(arrays["patched.kl"]),
-        "top1": float(arrays["patched.top1"]),
-        "unpatched_kl": float(arrays["unpatched.kl"]),
-        "unpatched_top1": float(arrays["unpatched.top1"]),
-        "conditioning": {
-            name: _numbers(arrays[f"patched.{name}"])
-            for name in ("relative_change", "max_scale_change", "min_normalised")
+        "relative_error": {
+            run: number_or_none(arrays[f"{run}.relative_error"]) for run in _runs(arrays)
         },
+        "kl": number_or_none(arrays.get("patched.kl")),
+        "top1": number_or_none(arrays.get("patched.top1")),
+        "unpatched_kl": number_or_none(arrays.get("unpatched.kl")),
+        "unpatched_top1": number_or_none(arrays.get("unpatched.top1")),
+        "conditioning": conditioning([arrays]),
     }
     if "generation.agreement" in arrays:
         found["generation"] = _generation([arrays])
@@ -56,12 +56,18 @@ def _worst(prompts: Sequence[Arrays]) -> dict[str, Any]:
     """Errors of patched runs: the largest; of their controls: the smallest."""
     found: dict[str, Any] = {"relative_error": {}}
     for run in _runs(prompts[0]):
-        pick = max if run in ("patched", "scale") else min
-        errors = [float(arrays[f"{run}.relative_error"]) for arrays in prompts]
-        found["relative_error"][run] = pick(errors)
-    found["kl"] = max(float(arrays["patched.kl"]) for arrays in prompts)
-    found["top1"] = float(np.mean([arrays["patched.top1"] for arrays in prompts]))
-    found["unpatched_top1"] = float(np.mean([arrays["unpatched.top1"] for arrays in prompts]))
+        pick = np.fmax if run in ("patched", "scale") else np.fmin
+        errors = [arrays[f"{run}.relative_error"] for arrays in prompts]
+        found["relative_error"][run] = number_or_none(pick.reduce(errors))
+
+    def over_prompts(pick: Any, name: str) -> float | None:
+        values = [arrays[name] for arrays in prompts if name in arrays]
+        return number_or_none(pick(values)) if values else None
+
+    found["kl"] = over_prompts(np.max, "patched.kl")
+    found["top1"] = over_prompts(np.mean, "patched.top1")
+    found["unpatched_top1"] = over_prompts(np.mean, "unpatched.top1")
+    found["conditioning"] = conditioning(prompts)
     if "generation.agreement" in prompts[0]:
         found["generation"] = _generation(prompts)
     return found
@@ -86,9 +92,10 @@ def _runs(arrays: Arrays) -> list[str]:
     return [run for run in RUNS if f"{run}.relative_error" in arrays]
 
 
-def _numbers(values_L: np.ndarray) -> list[float | None]:
-    """A number per layer; None where the layer has none."""
-    return [None if np.isnan(value) else float(value) for value in values_L]
+def _told(measured: Measured) -> str:
+    """What a model without a head gives instead of logits."""
+    has_head = "patched.kl" in next(iter(measured.values()))[0]
+    return "logits" if has_head else "last states"
 
 
 def sections(
@@ -107,7 +114,11 @@ def sections(
       measured: dtype -> arrays of each prompt.
       exported: what ``export`` returned.
     """
-    found = [_logits(names, sizes, measured), _layers(measured)]
+    found = [
+        _logits(names, sizes, measured),
+        by_layer(measured),
+        by_prompt(names[:MOST_ROWS], measured),
+    ]
     if texts:
         found.append(_texts(names, texts, measured))
     if exported:
@@ -124,15 +135,21 @@ def _logits(names: Sequence[str], sizes: Sequence[tuple[int, int]], measured: Me
     ]
     roles: dict[str, Role] = {"patched": "main", "scale": "second"}
     worst = {dtype: _worst(prompts) for dtype, prompts in measured.items()}
+
+    def choices(worst: Mapping[str, Any]) -> str:
+        if worst["top1"] is None:
+            return ""
+        return f" (most probable token the same at {worst['top1']:.1%} of the kept positions)"
+
     spoken = "; ".join(
-        f"{dtype}: {number(w['relative_error']['patched'])} at most (most probable token the same "
-        f"at {w['top1']:.1%} of the kept positions), against at least "
+        f"{dtype}: {number(w['relative_error']['patched'])} at most{choices(w)}, against at least "
         f"{number(w['relative_error']['unpatched'])} without a patch and "
         f"{number(w['relative_error']['shuffled'])} with another prompt's"
         for dtype, w in worst.items()
     )
+    what = _told(measured)
     text = (
-        "Relative error of the logits at all kept positions, the kept tokens alone against the "
+        f"Relative error of the {what} at all kept positions, the kept tokens alone against the "
         f"whole prompt. {spoken}."
     )
     if "scale" in runs:
@@ -149,86 +166,45 @@ def _logits(names: Sequence[str], sizes: Sequence[tuple[int, int]], measured: Me
         (dtype, name, *size, *(float(arrays[f"{run}.relative_error"]) for run in runs))
         for dtype, name, size, arrays in labelled
     ]
-    choices: list[tuple[Any, ...]] = [
+    tables = [
+        Table(
+            ("dtype", "prompt", "tokens", "kept", *runs),
+            errors,
+            f"Relative error of the {what} at the kept positions.",
+        )
+    ]
+    likely: list[tuple[Any, ...]] = [
         (dtype, name, *(float(arrays[f"{run}.{key}"]) for key in ("kl", "top1") for run in pair))
         for dtype, name, _, arrays in labelled
         for pair in [("patched", "unpatched")]
+        if "patched.kl" in arrays
     ]
+    if likely:
+        tables.append(
+            Table(
+                ("dtype", "prompt", "KL", "KL unpatched", "top-1", "top-1 unpatched"),
+                likely,
+                "KL divergence in nats and share of the same most probable token, over the kept "
+                "positions.",
+            )
+        )
     return Section(
-        "The same logits without the context",
+        f"The same {what} without the context",
         text,
         figure=dots(
             shown,
             runs,
             values,
-            x_label="relative error of the logits",
+            x_label=f"relative error of the {what}",
             titles=list(measured),
             roles=[roles.get(run, "control") for run in runs],
             references=[
                 Reference(BOUNDS[dtype], "bound", panel) for panel, dtype in enumerate(measured)
             ],
         ),
-        tables=[
-            Table(
-                ("dtype", "prompt", "tokens", "kept", *runs),
-                errors,
-                "Relative error of the logits at the kept positions.",
-            ),
-            Table(
-                ("dtype", "prompt", "KL", "KL unpatched", "top-1", "top-1 unpatched"),
-                choices,
-                "KL divergence in nats and share of the same most probable token, over the kept "
-                "positions.",
-            ),
-        ],
+        tables=tables,
         anchor="logits",
     )
-
-
-def _layers(measured: Measured) -> Section:
-    dtype, prompts = next(iter(measured.items()))
-
-    def hardest(name: str, pick: Any) -> np.ndarray:
-        found: np.ndarray = pick([arrays[name] for arrays in prompts], axis=0)
-        return found
-
-    change_L = hardest("patched.relative_change", np.max)
-    layers = np.arange(1, len(change_L) + 1)
-    panels = [
-        Panel(
-            "change of the MLP's input",
-            [Curve("input", layers, change_L)],
-            "layer",
-            "|z with - z without| / |z without|",
-            log_y=True,
-        )
-    ]
-    text = (
-        f"How hard the hardest patch of each layer has to work ({dtype}). The MLP's input changes "
-        f"by at most {number(change_L.max())} of its length."
-    )
-    gain_L = hardest("patched.max_scale_change", np.max)
-    if not np.all(np.isnan(gain_L)):
-        lines = [Curve("patched", layers, gain_L)]
-        if "scale.max_scale_change" in prompts[0]:
-            scale_L = hardest("scale.max_scale_change", np.max)
-            lines.append(Curve("scale", layers, scale_L, role="second"))
-            text += (
-                f" The patched run changes the scale of a norm by at most {number(gain_L.max())} "
-                f"in one entry, the scale patch by {number(scale_L.max())}."
-            )
-        normalised_L = hardest("patched.min_normalised", np.min)
-        panels += [
-            Panel("change of the norm's scale", lines, "layer", "max |ds|", log_y=True),
-            Panel(
-                "smallest entry of an output",
-                [Curve("what a scale patch divides by", layers, normalised_L, role="reference")],
-                "layer",
-                "min |o / rms(o)|",
-                log_y=True,
-            ),
-        ]
-    return Section("How hard the patches work", text, figure=curves(panels), anchor="layers")
 
 
 def _texts(names: Sequence[str], texts: Sequence[Mapping[str, str]], measured: Measured) -> Section:

@@ -268,9 +268,8 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
     losses, accuracies = summary["losses"], summary["accuracies"]
     help_B = arrays["zero_shot_loss"] - arrays["in_context_loss"]
     gain = bootstrap_mean(key, jnp.asarray(help_B))
-    helps = (
-        "helps" if gain.low > 0 else "does harm" if gain.high < 0 else "makes no clear difference"
-    )
+    saved = with_interval(float(gain.mean), (float(gain.low), float(gain.high)))
+    helps = "helps" if gain.low > 0 else "harms" if gain.high < 0 else "makes no clear difference"
     first = FIRST_REACHED.get(config.explicit.trains, 0)
 
     def shown(values: np.ndarray) -> str:

@@ -213,9 +213,9 @@ def answers(
     def alone(part: Params) -> tuple[Attended, Array]:
         whole = merge(part, rest)
         query = attend(model, whole, question.query_Q, question.query_last)
-        read_NLUD = jax.vmap(
-            lambda tokens_U, last: attend(model, whole, tokens_U, last).inputs_LTD
-        )(question.examples_NU, question.example_lasts_N)
+        examples = jax.vmap(functools.partial(attend, model, whole))(
+            question.examples_NU, question.example_lasts_N
+        )
         dual_LNU = jnp.einsum(
             "nlud,ld->lnu",
             examples.inputs_LTD,

@@ -23,7 +23,7 @@ from icl_jax.interop import assemble
 from icl_jax.interop.hub import PATTERNS, checkpoint_folder
 from icl_jax.interop.options import Options, read_json
 from icl_jax.interop.placement import place, placements
-from icl_jax.interop.registry import families, family_of, fitting_table, match_names
+from icl_jax.interop.registry import descent_of, families, family_of, fitting_table, match_names
 from icl_jax.interop.safetensors import INDEX, SINGLE, Entry, MappedTensors, write_tensors
 
 CONFIG = "config.json"
@@ -96,7 +96,13 @@ def load(
     shapes = parameter_shapes(model)
     plan = assemble.plan(f"family {family_name}", table, shapes)
     tied = getattr(model, "head", None) == "tied"
-    names = match_names(table, tensors, tied=tied, ignored=getattr(family, "IGNORED", ()))
+    names = match_names(
+        table,
+        tensors,
+        tied=tied,
+        ignored=getattr(family, "IGNORED", ()),
+        read_as=descent_of(config),
+    )
     wanted = _wanted(dtype, [tensors.entries[name] for name in names.values()])
     shardings = placements(shapes, mesh, shardings)
     params = {

@@ -84,6 +84,18 @@ def family_of(config: Mapping[str, Any]) -> tuple[str, Family]:
     )
 
 
+def descent_of(config: Mapping[str, Any]) -> str:
+    """How an architecture that is not listed was understood; empty for one that is."""
+    architectures = config.get("architectures") or []
+    _, family = family_of(config)
+    if not architectures or any(asked in family.ARCHITECTURES for asked in architectures):
+        return ""
+    return (
+        f"{', '.join(architectures)} is not listed and was read as {family.ARCHITECTURES[0]} "
+        f"because of model_type = {config['model_type']}: it may have another head, or none."
+    )
+
+
 def fitting_table(
     family: Family, model: Any, config: Options, stored: Iterable[str]
 ) -> tuple[Tensor, ...]:
@@ -111,6 +123,7 @@ def match_names(
     *,
     tied: bool,
     ignored: Iterable[str] = (),
+    read_as: str = "",
 ) -> dict[str, str]:
     """Finds the tensors of a table in the files, and checks all names, shapes and dtypes.
 
@@ -119,6 +132,7 @@ def match_names(
       tensors: what the files have.
       tied: whether the output kernel is the embedding; a stored one must then be equal to it.
       ignored: regular expressions of stored names that the model does not need.
+      read_as: what to add to an error about names: how the configuration was understood.
 
     Returns:
       Name in the table -> name in the files; they differ by a prefix such as ``model.``.
@@ -158,8 +172,8 @@ def match_names(
     if any(problems.values()):
         text = "; ".join(f"{len(p)} {kind}: {listed(p)}" for kind, p in problems.items() if p)
         raise ValueError(
-            f"{tensors.folder}: the tensors do not fit config.json: {text}. Are they of one "
-            "checkpoint?"
+            f"{tensors.folder}: the tensors do not fit config.json: {text}. "
+            + (read_as or "Are they of one checkpoint?")
         )
     embedding = [t.name for t in table if any(p.path == ("embedding",) for p in t.pieces)]
     for name in copies:

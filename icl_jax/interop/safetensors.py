@@ -237,6 +237,13 @@ def listed(names: Any, most: int = 20) -> str:
     return ", ".join(str(name) for name in names[:most]) + more
 
 
+_CONVERT = (
+    "Such files can run code when they are opened, so nothing is unpickled here. Convert once, "
+    "where you trust the file: "
+    "transformers.AutoModelForCausalLM.from_pretrained(OLD).save_pretrained(NEW)."
+)
+
+
 def _files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint, all of them there."""
     if not folder.is_dir():
@@ -246,14 +253,13 @@ def _files(folder: Path) -> list[Path]:
     if not (folder / INDEX).is_file():
         unsafe = sorted(path.name for pattern in _UNSAFE for path in folder.glob(pattern))
         if unsafe:
-            raise FileNotFoundError(
-                f"{folder} has {listed(unsafe)} but no {SINGLE}. Such files can run code when they "
-                "are opened, so nothing is unpickled here. Convert once, where you trust the file: "
-                "transformers.AutoModelForCausalLM.from_pretrained(OLD).save_pretrained(NEW)."
-            )
+            raise FileNotFoundError(f"{folder} has {listed(unsafe)} but no {SINGLE}. {_CONVERT}")
         others = sorted(path.name for path in folder.glob("*.safetensors"))
         found = f" It has {listed(others)}." if others else ""
-        raise FileNotFoundError(f"{folder} has neither {SINGLE} nor {INDEX}.{found}")
+        raise FileNotFoundError(
+            f"{folder} has neither {SINGLE} nor {INDEX}.{found} If all there is are files such as "
+            f"pytorch_model.bin (not fetched from the hub): {_CONVERT}"
+        )
     files = [folder / shard for shard in dict.fromkeys(_weight_map(folder).values())]
     missing = [file.name for file in files if not file.is_file()]
     if missing:

@@ -3,10 +3,11 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
-from experiments import checkpoint, checkpoint_measure
+from experiments import checkpoint, checkpoint_measure, checkpoint_report
 from experiments.flags import UsageError
 from icl_jax.interop.huggingface import load
 from icl_jax.interop.spans import Prompt
@@ -58,6 +59,17 @@ def test_every_prompt_is_exact_and_the_controls_are_not(summary):
     assert summary["dtypes"]["bfloat16"]["relative_error"]["patched"] < 2e-2
 
 
+def test_conditioning_is_told_of_every_precision(summary):
+    for dtype in ("float32", "bfloat16"):
+        found = summary["dtypes"][dtype]["conditioning"]
+        hardest = np.array(
+            [p["conditioning"]["relative_change"] for p in summary["prompts"].values()]
+        )
+        np.testing.assert_allclose(
+            found["relative_change"], hardest.max(axis=0), rtol=1e-6 if dtype == "float32" else 0.1
+        )
+
+
 def test_generation_agrees(summary):
     for prompt in summary["prompts"].values():
         assert prompt["generation"]["agreement"] == 1.0
@@ -76,7 +88,13 @@ def test_the_export_is_a_checkpoint_that_answers_alone(tiny, folder, summary):
 
 def test_the_report_shows_all_of_it(folder):
     page = (folder / "report.html").read_text()
-    for title in ("The same logits", "How hard the patches", "The same text", "The context as a"):
+    for title in (
+        "The same logits",
+        "How hard the patches",
+        "Which prompt",
+        "The same text",
+        "The context as a",
+    ):
         assert title in page
     assert page.count("<svg") >= 3
 
@@ -145,3 +163,54 @@ def test_one_prompt_alone_is_controlled_by_its_context_reversed(tiny):
     prompt = Prompt(np.arange(8, dtype=np.int32), np.array([0, 7], np.int32), "one")
     other = checkpoint_measure.another(loaded, [prompt], 0)
     assert other.tokens_T[:8].tolist() == [0, 6, 5, 4, 3, 2, 1, 7]
+
+
+def test_the_same_prompt_twice_is_controlled_by_other_tokens(tiny):
+    loaded = load(tiny)
+    # Reversed, the context is what it was.
+    prompts = [Prompt(np.array([7, 3, 3, 7], np.int32), np.array([0, 3], np.int32), "one")] * 2
+    for index in range(2):
+        other = checkpoint_measure.another(loaded, prompts, index)
+        assert other.tokens_T[:4].tolist() == [7, 4, 5, 7]
+
+
+def test_a_model_that_no_scale_patch_fits_is_measured_without(tiny, tmp_path):
+    # As in a pruned model: one entry of the MLP's output is always zero.
+    loaded = load(tiny)
+    params = jax.tree.map_with_path(
+        lambda path, leaf: leaf.at[:, 3].set(0.0) if "'down'" in str(path) else leaf, loaded.params
+    )
+    pruned = dataclasses.replace(loaded, params=params)
+    prompts = [
+        Prompt(np.arange(3, 3 + length, dtype=np.int32), np.array([0, length - 1]), str(length))
+        for length in (9, 12)
+    ]
+    config = config_of(tiny)
+    numbers = jax.device_get(checkpoint_measure.measure(config, pruned, prompts, 0))
+    assert np.isnan(numbers["scale.relative_error"]) and numbers["patched.relative_error"] < 1e-5
+    found = checkpoint_report.summarise({}, ["nine"], {"float32": [numbers]}, {})
+    assert found["prompts"]["nine"]["relative_error"]["scale"] is None
+    json.dumps(found, allow_nan=False)
+    sections = checkpoint_report.sections(["nine"], [(9, 2)], [], {"float32": [numbers]}, {})
+    assert all("nan" not in section.text for section in sections)
+
+
+def test_last_states_are_no_distribution(tmp_path):
+    folder = tmp_path / "bert"
+    checkpoint.run(checkpoint.Config(make_tiny="bert"), folder)
+    config = checkpoint.Config(checkpoint=str(folder), prompts=str(folder / "prompts.jsonl"))
+    summary = checkpoint.run(config, tmp_path / "run").summary
+    for prompt in summary["prompts"].values():
+        assert prompt["relative_error"]["patched"] <= 1e-5
+        assert prompt["kl"] is None and prompt["top1"] is None
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "relative error of the last states" in page.lower() and "top-1" not in page
+
+
+def test_a_prompt_without_a_patch_is_named(tiny, tmp_path, monkeypatch):
+    def refuse(*args):
+        raise ValueError("no patch exists")
+
+    monkeypatch.setattr(checkpoint, "measure", refuse)
+    with pytest.raises(UsageError, match="prompt '.+' in float32: no patch exists"):
+        checkpoint.run(config_of(tiny), tmp_path / "run")

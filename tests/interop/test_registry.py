@@ -4,7 +4,7 @@ import collections
 
 import pytest
 
-from icl_jax.interop.registry import families, family_of
+from icl_jax.interop.registry import descent_of, families, family_of
 
 NAMES = [(name, asked) for name, family in families().items() for asked in family.ARCHITECTURES]
 
@@ -32,6 +32,13 @@ def test_the_architecture_counts_before_the_model_type():
     assert family_of(config)[0] == "qwen2"
     # A descendant with a name of its own is what its type says.
     assert family_of({"architectures": ["Unheard"], "model_type": "llama"})[0] == "llama"
+
+
+def test_how_a_descendant_was_read_can_be_told():
+    assert descent_of({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}) == ""
+    assert descent_of({"model_type": "llama"}) == ""
+    said = descent_of({"architectures": ["LlamaModel"], "model_type": "llama"})
+    assert "LlamaModel is not listed and was read as LlamaForCausalLM" in said
 
 
 @pytest.mark.parametrize(
