@@ -3,7 +3,8 @@
     python benchmarks/checkpoint.py --json=FILE
 
 A Llama-style model with random weights, in the format that both sides read. The forward pass stands
-beside that of ``transformers`` on the same weights (where it is installed: the extra ``parity``);
+beside that of ``transformers`` on the same weights (where it is installed: the extra ``parity``),
+and so does that of a mixture of experts, of which this library runs all on every token;
 extraction beside the plain forward pass over the whole prompt; the patched run beside the plain one
 over the kept tokens; loading beside reading the files. The bank's size is that of the real
 functions' results for a 26-layer model of width 1152, whose weights are never made.
@@ -32,9 +33,9 @@ from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.rotary import Rotary
 from icl_jax.blocks.stack import functional, repeat
 from icl_jax.dims import Array, Params
-from icl_jax.interop.families import llama
 from icl_jax.interop.huggingface import Checkpoint, load, save
 from icl_jax.interop.options import Options
+from icl_jax.interop.registry import family_of
 from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, prompt_patches
 from icl_jax.patches.bank import Bank, compact_bank, stack_patches
 
@@ -43,6 +44,7 @@ _LAYERS = flags.DEFINE_integer("layers", 8, "layers", lower_bound=1)
 _VOCAB = flags.DEFINE_integer("vocab", 8192, "tokens in the vocabulary", lower_bound=2)
 _LENGTH = flags.DEFINE_integer("length", 512, "tokens of the prompt", lower_bound=2)
 _KEPT = flags.DEFINE_integer("kept", 64, "tokens that are kept, at its end", lower_bound=1)
+_EXPERTS = flags.DEFINE_integer("experts", 64, "of the mixture; an eighth per token", lower_bound=8)
 _MEGABYTES = flags.DEFINE_integer("megabytes", 2048, "size of the checkpoint to load; 0: none")
 
 
@@ -66,9 +68,22 @@ def config(width: int, layers: int, vocab: int) -> dict[str, Any]:
     }
 
 
+def mixture(width: int, layers: int, vocab: int, experts: int) -> dict[str, Any]:
+    """config.json of a mixture in OLMoE's manner: an eighth of the experts for each token."""
+    return {
+        **config(width, layers, vocab),
+        "architectures": ["OlmoeForCausalLM"],
+        "model_type": "olmoe",
+        "intermediate_size": width // 2,
+        "num_experts": experts,
+        "num_experts_per_tok": max(1, experts // 8),
+        "norm_topk_prob": False,
+    }
+
+
 def write_checkpoint(folder: Path, options: dict[str, Any], *, max_shard_bytes: int) -> None:
     """A checkpoint of random weights, in the files that transformers writes."""
-    model = llama.build(Options(options))
+    model = family_of(options)[1].build(Options(options))
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(2, jnp.int32))["params"]
     random = np.random.default_rng(0)
 
@@ -78,7 +93,9 @@ def write_checkpoint(folder: Path, options: dict[str, Any], *, max_shard_bytes: 
     save(folder, model, jax.tree.map(draw, shapes), options, max_shard_bytes=max_shard_bytes)
 
 
-def forward_rows(checkpoint: Checkpoint, tokens_T: np.ndarray, sizes: dict) -> list[dict]:
+def forward_rows(
+    what: str, checkpoint: Checkpoint, tokens_T: np.ndarray, sizes: dict
+) -> list[dict]:
     """The forward pass beside that of transformers; nothing where it is not installed."""
     if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
         print("transformers is not installed (the extra parity): its row is left out.")
@@ -108,7 +125,7 @@ def forward_rows(checkpoint: Checkpoint, tokens_T: np.ndarray, sizes: dict) -> l
             raise AssertionError(f"the two sides disagree by {error}")
         rows.append(
             compare(
-                f"forward pass, batch {batch}: transformers against ours",
+                f"{what}, batch {batch}: transformers against ours",
                 {
                     "ours": Side(lambda t=tokens_BT: ours(checkpoint.params, t)),
                     "transformers": Side(lambda t=tokens_BT: run_theirs(t)),
@@ -243,8 +260,13 @@ def benchmark() -> list[dict]:
         folder = Path(scratch)
         write_checkpoint(folder / "model", options, max_shard_bytes=2**30)
         checkpoint = load(folder / "model")
-        rows += forward_rows(checkpoint, tokens_T, sizes)
+        rows += forward_rows("forward pass", checkpoint, tokens_T, sizes)
         rows += patch_rows(checkpoint, tokens_T, sizes)
+        experts = {**sizes, "layers": max(1, sizes["layers"] // 4), "experts": _EXPERTS.value}
+        options = mixture(*(experts[name] for name in ("width", "layers", "vocab", "experts")))
+        write_checkpoint(folder / "mixture", options, max_shard_bytes=2**30)
+        mixed = load(folder / "mixture")
+        rows += forward_rows("forward pass of a mixture", mixed, tokens_T, experts)
         if _MEGABYTES.value:
             # Layers of width 1024 have 44 MiB each, whatever number of them it takes.
             layers = max(1, _MEGABYTES.value // 44)

@@ -20,6 +20,7 @@ SMALL = {
         "--vocab=64",
         "--length=40",
         "--kept=8",
+        "--experts=8",
         "--megabytes=0",
     ],
 }
