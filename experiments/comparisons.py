@@ -5,7 +5,7 @@ null, ``measures.NAME.NULL``; what becomes of them is the same everywhere.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -28,10 +28,12 @@ class Measure:
     Attributes:
       label: in tables and at axes, with its unit.
       larger_is_closer: whether a large value says that the two learners are alike.
+      tied: nulls that have descent's own value by construction, and so no part in the margin.
     """
 
     label: str
     larger_is_closer: bool
+    tied: tuple[str, ...] = ()
 
 
 MEASURES: Mapping[str, Measure] = {
@@ -41,7 +43,7 @@ MEASURES: Mapping[str, Measure] = {
     "squared_prediction_difference": Measure("SPD (squared units of the label)", False),
     "ilwd": Measure("ILWD (squared units of label / input)", False),
     "update_cosine": Measure("cosine of the weight updates", True),
-    "norm_gap": Measure("|log| of the ratio of the updates' norms", False),
+    "norm_gap": Measure("|log| of the ratio of the updates' norms", False, tied=("random",)),
     "peel_off_cosine": Measure("cosine of peel-off and descent's updates", True),
     "path_angle": Measure("angle between the leading directions of the paths (degrees)", False),
     "path_rank_gap": Measure("|log| of the ratio of the paths' effective ranks", False),
@@ -84,12 +86,15 @@ def compared(
             for n in arrays
             if n.startswith(start)
         }
-        found[name] = compare_with_nulls(
+        tied = {null: nulls.pop(null) for null in MEASURES[name].tied if null in nulls}
+        compared = compare_with_nulls(
             key,
             jnp.asarray(arrays[PREFIX + name][index]),
             nulls,
             larger_is_closer=MEASURES[name].larger_is_closer,
         )
+        shown = {null: bootstrap_mean(key, values_B) for null, values_B in tied.items()}
+        found[name] = replace(compared, nulls={**compared.nulls, **shown})
     return found
 
 
@@ -121,7 +126,7 @@ def with_interval(value: float, interval: Sequence[float]) -> str:
 
 
 def verdict(comparisons: Mapping[str, Comparison]) -> str:
-    """Which measures say more than their nulls, and which do not: a sentence for each kind."""
+    """Which measures say more than their nulls, by what margin, and which do not."""
     told: dict[str, list[str]] = {}
     for name, found in summaries(comparisons).items():
         low, high = found["margin_interval"]
@@ -131,7 +136,10 @@ def verdict(comparisons: Mapping[str, Comparison]) -> str:
             kind = "No closer than the best null"
         else:
             kind = "Not to be told from the best null"
-        told.setdefault(kind, []).append(f"{MEASURES[name].label} {found['value']:.3g}")
+        told.setdefault(kind, []).append(
+            f"{MEASURES[name].label} {found['value']:.3g}, margin "
+            f"{with_interval(found['margin'], found['margin_interval'])}"
+        )
     return " ".join(f"{kind}: {'; '.join(measures)}." for kind, measures in told.items())
 
 

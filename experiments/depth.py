@@ -47,6 +47,7 @@ from icl_jax.descent.line_search import rate_grid, tune_learning_rate
 from icl_jax.descent.linear_steps import gd_plus_plus
 from icl_jax.dims import Array, Params
 from icl_jax.measures.function_space import squared_error
+from icl_jax.measures.intervals import bootstrap_mean
 from icl_jax.report.figures import Curve, Panel, Role, curves
 from icl_jax.report.page import Section, Table, number
 from icl_jax.tasks.prompt import Prompt
@@ -239,6 +240,10 @@ def summarise(config: Config, arrays: Mapping[str, np.ndarray]) -> dict[str, Any
                     "learning_rate": float(mine[f"{name}_rate"]),
                     "learning_rate_at_edge": bool(mine[f"{name}_at_edge"]),
                     "correction": float(mine[f"{name}_correction"]),
+                    # No correction at all is an end of the search, but no edge: it is descent.
+                    "correction_at_edge": float(mine[f"{name}_correction"])
+                    == max(config.corrections)
+                    > 0,
                     "measures": summaries(compared_with(config, arrays, depth, name)),
                 }
                 for name in STEPPERS
@@ -289,14 +294,23 @@ def _losses(config: Config, arrays: Mapping[str, np.ndarray]) -> Section:
         )
         for depth, found in summary["depths"].items()
     ]
-    ratio = last["trained"] / last["gd_plus_plus"]
-    word = "below" if ratio < 0.97 else "above" if ratio > 1.03 else "the same as"
+    deepest = of_depth(arrays, depths[-1])
+    gap = bootstrap_mean(key, jnp.asarray(deepest["trained_loss"] - deepest["gd_plus_plus_loss"]))
+    word = "below" if gap.high < 0 else "above" if gap.low > 0 else "where it cannot be told from"
+    apart = with_interval(float(gap.mean), (float(gap.low), float(gap.high)))
+    edges = [
+        f"{label} after {depth}"
+        for depth, found in summary["depths"].items()
+        for name, (label, _) in STEPPERS.items()
+        if found[name]["learning_rate_at_edge"] or found[name]["correction_at_edge"]
+    ]
+    warning = f" At the edge of its search: {', '.join(edges)}." if edges else ""
     return Section(
         "Losses against depth",
         f"With {depths[-1]} layers the trained stack has a loss of {number(last['trained'])}; as "
         f"many steps of GD++ {number(last['gd_plus_plus'])}, of gradient descent "
         f"{number(last['descent'])}, each at what is best for it on held-out tasks. So the stack "
-        f"ends {word} GD++ (ratio {ratio:.2f}).",
+        f"ends {word} GD++ (difference {apart}).{warning}",
         figure=curves([Panel("", lines, "layers, or steps", "squared error of the label")]),
         tables=[
             Table(

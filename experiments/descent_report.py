@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from experiments.comparisons import compared, interval_curve, panel, table, verdict
+from icl_jax.descent.closed_form import ORACLES
 from icl_jax.report.figures import Panel, Role, curves
 from icl_jax.report.page import Section, Table, number
 
@@ -55,8 +56,8 @@ def sections(
         )
 
     found = [
-        _losses(config, summary, arrays, x_label),
-        section("The same function of the query", IN_FUNCTION_SPACE, IN_FUNCTION_SPACE[1:], ""),
+        losses_section(config, summary, arrays, x_label),
+        section("Both as functions of the query", IN_FUNCTION_SPACE, IN_FUNCTION_SPACE[1:], ""),
     ]
     if "update_cosine" in comparisons:
         low, high = summary["norm_ratio_interval"]
@@ -67,34 +68,34 @@ def sections(
             f"construction). The implicit updates have an effective rank of "
             f"{number(ranks['implicit'])}, descent's of {number(ranks['descent'])}; their "
             f"{config.num_directions} leading directions are compared by their mean principal "
-            "angle. Two updates that both fit the labels share some "
-            "direction in any model: only the margin over the nulls says anything."
+            "angle."
         )
-        found.append(section("The same weights", IN_WEIGHT_SPACE, IN_WEIGHT_SPACE[:2], text))
+        found.append(section("Both updates of weights", IN_WEIGHT_SPACE, IN_WEIGHT_SPACE[:2], text))
     return found
 
 
-def _losses(
+def losses_section(
     config: Any, summary: Mapping[str, Any], arrays: Mapping[str, np.ndarray], x_label: str
 ) -> Section:
+    """The query's loss at every point: both sides, oracles and nulls."""
     key, examples = jax.random.key(config.seed), config.learner.num_examples
     final = {name: float(values[-1]) for name, values in summary.items() if name.endswith("_loss")}
     edge = " (at the edge of the search)" if summary["learning_rate_at_edge"] else ""
     how = "one step each" if config.explicit.batch == "one" else "all examples at every step"
     count = len(arrays["descent_loss"])
+
+    def along(name: str) -> np.ndarray:
+        """A loss (P, B) at every point. Over the steps of a full batch an oracle has one value."""
+        values = arrays[f"{name}_loss"]
+        if config.explicit.batch == "full" and name in ORACLES:
+            return np.broadcast_to(values[-1:], (count, values.shape[1]))
+        return values
+
+    names = [name.removesuffix("_loss") for name in summary if name.endswith("_loss")]
+    half = count // 2
     lines = [
-        # Over the steps of a full batch there is one context, and one baseline.
-        interval_curve(
-            key,
-            np.broadcast_to(values[-1:], (count, values.shape[1]))
-            if len(values) != count
-            else values,
-            np.arange(count),
-            label,
-            role,
-        )
+        interval_curve(key, along(name), np.arange(count), label, role)
         for name, (label, role) in LOSSES.items()
-        for values in [arrays[f"{name}_loss"]]
     ]
     return Section(
         f"In context and by descent: the query's loss (N = {examples})",
@@ -114,13 +115,8 @@ def _losses(
             Table(
                 ("predictor", "loss half way", "loss at the end"),
                 [
-                    (
-                        name.removesuffix("_loss").replace("_", " "),
-                        float(values[len(values) // 2]),
-                        float(values[-1]),
-                    )
-                    for name, values in summary.items()
-                    if name.endswith("_loss")
+                    (name.replace("_", " "), *(float(along(name)[p].mean()) for p in (half, -1)))
+                    for name in names
                 ],
                 f"Mean squared error of the query over {config.num_prompts} prompts; the training "
                 "loss is that of the examples, before each step.",

@@ -2,10 +2,11 @@
 
 Trains a softmax stack on prompts of each function class (linear, sparse linear, two-layer networks,
 decision trees), every label of a prompt asked for before it is shown, and tracks its loss over the
-number of examples beside the baselines. Then the learner of linear functions meets inputs that it
-was not trained on: skewed, in half a subspace, scaled, in one orthant, and a query that the
-examples say nothing about. Beside the losses, how far it is from Bayes-optimal ridge regression as
-a function of the query, with the nulls.
+number of examples beside the baselines: least squares and the like, and what suits the class (a
+Lasso, a network fitted by descent, a greedy tree). Then the learner of linear functions meets
+inputs that it was not trained on: skewed, in half a subspace, scaled, in one orthant, and a query
+that the examples say nothing about. Beside the losses, how far it is from Bayes-optimal ridge
+regression as a function of the query, with the nulls.
 
     python -m experiments.garg --workdir=runs/garg
 
@@ -22,6 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.baselines import OWN
 from experiments.comparisons import compared, interval_curve, summaries, table, verdict
 from experiments.conduct import Outcome, each, finish, measured, start
 from experiments.flags import launch, option
@@ -51,7 +53,7 @@ from icl_jax.training.config import TrainingConfig
 #: What is drawn beside the learner: label and role.
 BASELINES: Mapping[str, tuple[str, Role]] = {
     "least_squares": ("least squares", "second"),
-    "ridge": ("Bayes-optimal ridge", "reference"),
+    "ridge": ("ridge regression", "reference"),
     "nearest_neighbours": ("3 nearest neighbours", "control"),
     "averaging": ("averaging", "control"),
     "zero": ("zero predictor", "control"),
@@ -209,6 +211,8 @@ def measure(config: Config, learners: Path) -> dict[str, Any]:
         learner = obtain(learner_of(config, name), learners)
         prompts = test_prompts(learner, config.seed, config.num_prompts)
         losses = shot_losses(learner, oracle, prompts)
+        if name in OWN:
+            losses["own_loss"] = OWN[name][1](prompts)
         arrays |= {f"{name}/{loss}": array for loss, array in losses.items()}
     linear = obtain(config.learner, learners)
     for shift in each(config.shifts, "shifts"):
@@ -301,7 +305,7 @@ def _panel(config: Config, arrays: Mapping[str, np.ndarray], name: str) -> Panel
     key = jax.random.key(config.seed)
     roles: dict[str, tuple[str, Role]] = {
         "trained": ("trained learner", "main"),
-        **BASELINES,
+        **_baselines(name),
         "untrained": ("untrained learner", "control"),
     }
     lines = [
@@ -318,29 +322,46 @@ def _panel(config: Config, arrays: Mapping[str, np.ndarray], name: str) -> Panel
     return Panel(title, lines, "examples in the context", "squared error of the query", log_y=True)
 
 
+def _baselines(name: str) -> dict[str, tuple[str, Role]]:
+    """Those of every class and, in the place of ridge regression, the one that suits this class."""
+    own = OWN.get(name)  # type: ignore[call-overload]
+    if own is None:
+        return dict(BASELINES)
+    others = {key: value for key, value in BASELINES.items() if key != "ridge"}
+    return {"own": (own[0], "reference"), **others}
+
+
 def _table(config: Config, found: Mapping[str, Any], what: str) -> Table:
     enough = 2 * config.learner.input_width
     shots = (enough, config.learner.num_examples)
-    which = ("trained", "least_squares", "ridge", "nearest_neighbours", "zero", "untrained")
+    everything = ("trained", "least_squares", "ridge", "own", "nearest_neighbours", "zero")
+    there = [key for key in everything if any(key in losses for losses in found.values())]
+    which = (*there, "untrained")
+    headings = ["baseline of the class" if key == "own" else key.replace("_", " ") for key in which]
     rows: list[tuple[Any, ...]] = [
-        (name.replace("_", " "), shot, *(float(losses[key][shot]) for key in which))
+        (
+            name.replace("_", " "),
+            shot,
+            *(float(losses[key][shot]) if key in losses else None for key in which),
+        )
         for name, losses in found.items()
         for shot in shots
     ]
     return Table(
-        (what, "examples", *(key.replace("_", " ") for key in which)),
+        (what, "examples", *headings),
         rows,
         f"Mean squared error of the query over {config.num_prompts} prompts.",
     )
 
 
 def _class_verdict(name: str, losses: Mapping[str, np.ndarray]) -> str:
-    found = {which: float(losses[which][-1]) for which in ("trained", *BASELINES)}
+    baselines = _baselines(name)
+    found = {which: float(losses[which][-1]) for which in ("trained", *baselines)}
     trained = found.pop("trained")
     best = min(found, key=lambda which: found[which])
     return (
         f"{name.capitalize()}: {number(trained)} with all examples, {trained / found[best]:.2f} "
-        f"times the best of the baselines ({BASELINES[best][0]})."
+        f"times the best of the baselines ({baselines[best][0]})."
     )
 
 

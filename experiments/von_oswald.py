@@ -319,7 +319,7 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
     found_it = "finds" if abs(optimum["ratio"] - 1) <= 0.02 else "does not find"
     return [
         Section(
-            "One layer loses what one step loses",
+            "The losses of one layer and one step",
             f"On {config.num_prompts} new tasks the trained layer has a loss of "
             f"{number(losses['trained'])}, one step of descent at its best rate "
             f"({number(rate)}) {number(losses['descent'])}, and a layer halfway between the two "
@@ -332,7 +332,7 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
             anchor="loss",
         ),
         Section(
-            "The same model of the query",
+            "One layer and one step as functions of the query",
             verdict(comparisons),
             figure=curves(panels),
             tables=[
@@ -344,7 +344,7 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
             anchor="measures",
         ),
         Section(
-            "The same weights",
+            "The weights of one layer and one step",
             "The product of the query and key kernels, scaled so that the values read the label "
             "with weight 1, beside that of a layer that takes the step by construction. That layer "
             f"predicts what the step predicts to {number(summary['construction_error'])} of its "

@@ -31,7 +31,10 @@ def test_a_verdict_says_of_every_measure_which_side_of_its_nulls_it_is_on():
     assert set(found) == {"sensitivity_cosine", "model_difference", "kl"}
     value = ARRAYS["measures.sensitivity_cosine"][-1].mean()
     closer, other, same = (sentence for sentence in verdict(found).split(". ") if sentence)
-    assert closer == f"Closer than every null: cosine of the sensitivities {value:.3g}"
+    margin = summaries(found)["sensitivity_cosine"]["margin"]
+    assert closer.startswith(
+        f"Closer than every null: cosine of the sensitivities {value:.3g}, margin {margin:.3g} ("
+    )
     assert other.startswith("No closer than the best null: relative difference")
     assert same.startswith("Not to be told from the best null: KL divergence (nats)")
 
@@ -45,6 +48,18 @@ def test_the_margin_is_over_the_nearest_null():
     np.testing.assert_allclose(found["margin"], expected, rtol=1e-5)
     low, high = found["margin_interval"]
     assert low < found["margin"] < high
+
+
+def test_a_null_that_is_tied_by_construction_has_no_part_in_the_margin():
+    gap = values(0.5)
+    arrays = {
+        "measures.norm_gap": gap,
+        "measures.norm_gap.random": gap,
+        "measures.norm_gap.untrained": gap + 1,
+    }
+    found = summaries(compared(KEY, arrays, (0,)))["norm_gap"]
+    np.testing.assert_allclose(found["margin"], 1, rtol=1e-5)
+    assert found["random"] == found["value"]
 
 
 def test_a_table_has_a_row_per_measure_and_a_column_per_null():

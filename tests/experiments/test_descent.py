@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from experiments import descent
+from experiments.descent_report import LOSSES, losses_section
 from experiments.descent_sides import (
     ExplicitConfig,
     explicit_side,
@@ -187,3 +188,25 @@ def test_settings_that_cannot_work_are_refused_before_any_work():
         ExplicitConfig(batch="half")
     with pytest.raises(ValueError, match="num_directions must be at most 4, .* got 5"):
         dataclasses.replace(TINY, num_directions=5)
+
+
+def test_over_the_steps_of_a_full_batch_an_oracle_is_a_level():
+    # As many steps as examples: nothing but the setting tells which axis an oracle has.
+    learner = LearnerConfig(num_examples=4)
+    points, rng = 5, np.random.default_rng(0)
+    arrays = {f"{name}_loss": rng.random((points, 3)) + 0.1 for name in LOSSES}
+    names = ("learning_rate", "learning_rate_at_edge")
+    drawn = {}
+    for batch in ("one", "full"):
+        config = descent.Config(
+            learner=learner, explicit=ExplicitConfig(batch=batch, num_steps=4), num_directions=1
+        )
+        summary = {f"{name}_loss": arrays[f"{name}_loss"].mean(axis=1) for name in LOSSES}
+        summary |= dict.fromkeys(names, 0.1) | {"least_squares_loss": np.zeros(points)}
+        everything = {**arrays, "least_squares_loss": np.zeros((points, 3))}
+        section = losses_section(config, summary, everything, "x")
+        drawn[batch] = {row[0]: row[1:] for row in section.tables[0].rows}
+    ridge = arrays["ridge_loss"].mean(axis=1)
+    np.testing.assert_allclose(drawn["one"]["ridge"], [ridge[2], ridge[-1]])
+    np.testing.assert_allclose(drawn["full"]["ridge"], [ridge[-1], ridge[-1]])
+    assert drawn["one"]["descent"] == drawn["full"]["descent"]

@@ -6,12 +6,18 @@ import json
 import jax
 import numpy as np
 import pytest
+from sklearn.tree import DecisionTreeRegressor
 
 from experiments import garg
+from experiments.baselines import OWN, greedy_tree_losses
 from experiments.learner import predict, query_predictions, shot_predictions
+from experiments.oracles import oracle_losses
 from icl_jax.blocks.config import StackConfig, build_stack
 from icl_jax.tasks.linear import LinearRegression
-from icl_jax.tasks.prompt import Prompt, prompt_tokens
+from icl_jax.tasks.networks import TwoLayerNetwork
+from icl_jax.tasks.prompt import Prompt, prompt_tokens, sample_prompts
+from icl_jax.tasks.sparse import SparseLinearRegression
+from icl_jax.tasks.trees import DecisionTree
 from icl_jax.training.config import TrainingConfig
 
 LEARNER = dataclasses.replace(
@@ -50,6 +56,7 @@ def test_losses_are_tracked_over_shots_for_classes_and_shifts(summary):
         for losses in summary[group].values():
             assert {"trained", "untrained", *garg.BASELINES} <= set(losses)
             assert all(len(values) == 7 for values in losses.values())
+    assert "own" in summary["classes"]["tree"] and "own" not in summary["classes"]["linear"]
     linear = summary["classes"]["linear"]
     assert linear["trained"][-1] < 0.7 * linear["trained"][0]
     assert linear["trained"][-1] < linear["untrained"][-1]
@@ -73,6 +80,35 @@ def test_every_measure_has_its_nulls(summary):
 
 def test_the_report_has_a_picture_per_class_and_shift(folder):
     assert (folder / "report.html").read_text().count("<svg") >= 2
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_suits_a_class_beats_what_does_not(name):
+    task = {
+        "sparse": SparseLinearRegression(8, num_nonzero=1, noise_std=0.3),
+        "network": TwoLayerNetwork(1, num_hidden=4),
+        "tree": DecisionTree(1, depth=1),
+    }[name]
+    prompts = sample_prompts(task, jax.random.key(3), num_prompts=40, num_examples=12)
+    losses_BM = np.asarray(OWN[name][1](prompts))
+    assert losses_BM.shape == (40, 13)
+    # Nothing is known before the first example.
+    np.testing.assert_allclose(losses_BM[:, 0], np.asarray(prompts.query_target) ** 2, rtol=1e-5)
+    general_B = np.asarray(oracle_losses("least_squares", prompts))[:, -1]
+    assert losses_BM[:, -1].mean() < 0.8 * np.mean(general_B)
+
+
+def test_a_greedy_tree_is_scikit_learns_at_every_prefix():
+    prompts = sample_prompts(DecisionTree(2), jax.random.key(4), num_prompts=2, num_examples=5)
+    losses_BM = greedy_tree_losses(prompts)
+    inputs_ND, targets_N = (
+        np.asarray(prompts.inputs_ND[1, :3]),
+        np.asarray(prompts.targets_N[1, :3]),
+    )
+    fitted = DecisionTreeRegressor(random_state=0).fit(inputs_ND, targets_N)
+    answer = fitted.predict(np.asarray(prompts.query_D[1:]))[0]
+    expected = (answer - float(prompts.query_target[1])) ** 2
+    np.testing.assert_allclose(losses_BM[1, 3], expected, rtol=1e-5)
 
 
 def test_a_label_is_asked_for_before_it_is_shown():
