@@ -4,7 +4,7 @@
 
 A Llama-style model with random weights, in the format that both sides read. The forward pass stands
 beside that of ``transformers`` on the same weights (where it is installed: the extra ``parity``),
-and so does that of a mixture of experts, of which this library runs all on every token;
+and so does that of a mixture of experts;
 extraction beside the plain forward pass over the whole prompt; the patched run beside the plain one
 over the kept tokens; loading beside reading the files. The bank's size is that of the real
 functions' results for a 26-layer model of width 1152, whose weights are never made.

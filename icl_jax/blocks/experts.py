@@ -14,6 +14,7 @@ from flax import linen as nn
 from icl_jax import checks
 from icl_jax.blocks.affine import dense
 from icl_jax.blocks.feedforward import ActivationName, Feedforward, patched_input
+from icl_jax.blocks.grouped import group_rows, grouped_map
 from icl_jax.dims import Array
 from icl_jax.patches.low_rank import accumulator
 from icl_jax.patches.token import InputFactor
@@ -69,16 +70,15 @@ class Experts(Feedforward):
         into = (self.num_experts, width, self.hidden_width)
         gate_EDF, up_EDF = self._kernel("gate", into), self._kernel("up", into)
 
-        def add_expert(slots_TkF: Array, expert: tuple[Array, Array, Array]) -> tuple[Array, None]:
-            index, gate_DF, up_DF = expert
-            activations_TF = self._act(dense(inputs_TD, gate_DF)) * dense(inputs_TD, up_DF)
-            mine_Tk = (chosen_Tk == index)[..., None]
-            return jnp.where(mine_Tk, activations_TF[:, None, :], slots_TkF), None
+        def activate(rows_BD: Array, kernels: tuple[Array, Array]) -> Array:
+            gate_DF, up_DF = kernels
+            return self._act(dense(rows_BD, gate_DF)) * dense(rows_BD, up_DF)
 
-        # Every expert runs on every token and each token keeps its own: no gathers, and it batches.
-        empty_TkF = jnp.zeros((length, self.experts_per_token, self.hidden_width), inputs_TD.dtype)
-        indices_E = jnp.arange(self.num_experts, dtype=jnp.int32)
-        slots_TkF, _ = jax.lax.scan(add_expert, empty_TkF, (indices_E, gate_EDF, up_EDF))
+        # A row for each token and each of its experts.
+        blocks = group_rows(chosen_Tk.reshape(-1), self.num_experts)
+        rows_ND = jnp.repeat(inputs_TD, self.experts_per_token, axis=0)
+        slots_NF = grouped_map(activate, rows_ND, (gate_EDF, up_EDF), blocks)
+        slots_TkF = slots_NF.reshape(length, self.experts_per_token, -1)
         gated_TkF = slots_TkF * gates_Tk[..., None].astype(inputs_TD.dtype)
         hidden_TH = gated_TkF.reshape(length, -1)
         if self.shared_width is None:
@@ -90,17 +90,11 @@ class Experts(Feedforward):
         length, width = mlp_input_TD.shape
         chosen_Tk, _ = self.route(patched_input(mlp_input_TD, factor))
         routed = self.experts_per_token * self.hidden_width
-        slots_TkF = hidden_TH[:, :routed].reshape(length, self.experts_per_token, -1)
+        rows_NF = hidden_TH[:, :routed].reshape(-1, self.hidden_width)
         down_EFD = self._kernel("down", (self.num_experts, self.hidden_width, width))
-
-        def add_expert(sum_TD: Array, expert: tuple[Array, Array]) -> tuple[Array, None]:
-            index, down_FD = expert
-            mine_Tk = (chosen_Tk == index)[..., None].astype(slots_TkF.dtype)
-            return sum_TD + dense(jnp.sum(slots_TkF * mine_Tk, axis=1), down_FD), None
-
-        indices_E = jnp.arange(self.num_experts, dtype=jnp.int32)
-        zeros_TD = jnp.zeros((length, width), hidden_TH.dtype)
-        output_TD, _ = jax.lax.scan(add_expert, zeros_TD, (indices_E, down_EFD))
+        blocks = group_rows(chosen_Tk.reshape(-1), self.num_experts)
+        parts_ND = grouped_map(dense, rows_NF, down_EFD, blocks)
+        output_TD = jnp.sum(parts_ND.reshape(length, self.experts_per_token, width), axis=1)
         if self.shared_width is None:
             return output_TD
         shared_SD = self._kernel("shared_down", (self.shared_width, width))
