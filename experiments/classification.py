@@ -85,8 +85,8 @@ class Config:
     num_prompts: int = option(64, "test prompts")
     num_search_prompts: int = option(32, "held-out prompts of the learning rate's line search")
     lowest_rate: float = option(1e-4, "of the line search")
-    highest_rate: float = option(1.0, "of the line search")
-    num_rates: int = option(13, "of the line search, evenly spaced in the logarithm")
+    highest_rate: float = option(100.0, "of the line search")
+    num_rates: int = option(19, "of the line search, evenly spaced in the logarithm")
     top_k: int = option(10, "tokens of the overlap")
     seed: int = option(0, "of the prompts, the untrained model, the nulls and the resampling")
     offline: bool = option(False, "hub names from the cache only")
@@ -114,7 +114,7 @@ class Config:
     @classmethod
     def quick(cls) -> "Config":
         """Fewer prompts and rates."""
-        return cls(num_examples=4, num_prompts=16, num_search_prompts=8, num_rates=5)
+        return cls(num_examples=4, num_prompts=16, num_search_prompts=8, num_rates=7)
 
 
 def label_loss(logits_V: Array, labels_C: Array, answer: Array) -> tuple[Array, Array]:
