@@ -12,7 +12,9 @@ random update of the same norm, another prompt's demonstrations.
     python -m experiments.classification --checkpoint=PATH_OR_NAME --data=digits \\
         --explicit.optimizer.name=adam --explicit.trains=everything --workdir=runs/digits
 
-EXPECTED
+Half a minute on 2 cores for the model that ``experiments.language_model`` makes. Expected of that
+model, which is too small to learn in context: the context saves 0.7 nats and no more answers are
+right than by chance; fine-tuning saves 6, and every similarity of the two is at its nulls or below.
 """
 
 import dataclasses

@@ -7,7 +7,10 @@ respect to the query, task by task, with the nulls.
 
     python -m experiments.depth --workdir=runs/depth
 
-EXPECTED
+About a minute and a half on 2 cores. Expected, at depth 1, 2, 3: losses of 1.65, 0.70, 0.33 for the
+stack, 1.65, 0.86, 0.62 for GD++ and 1.65, 1.28, 1.05 for gradient descent. One layer is one step;
+deeper stacks end below GD++, and their sensitivities stay nearer to its (cosine 0.99 and 0.95) than
+to descent's (0.94 and 0.89). Four layers diverge at these settings.
 """
 
 import functools

@@ -12,7 +12,10 @@ another task's update.
     python -m experiments.descent --explicit.optimizer.name=adam --explicit.trains=mlp \\
         --explicit.batch=full --workdir=runs/adam
 
-EXPECTED
+Less than a minute on 2 cores. Expected, after 50 examples: losses of 0.144 in context and 0.026
+fine-tuned. As functions of the query both are alike (cosine 0.97, nulls up to 0.08). As updates of
+the weights hardly: cosine 0.21, nulls up to 0.035, so related beyond chance and far from equal; and
+norms, leading directions and ranks of their paths are no nearer than the nulls'.
 """
 
 import dataclasses
