@@ -11,10 +11,10 @@ regression as a function of the query, with the nulls.
     python -m experiments.garg --workdir=runs/garg
 
 About seven minutes on 2 cores. Expected: on linear functions within 1.4 times the loss of least
-squares from 2d examples on (cosine of the sensitivities with ridge regression 0.993, SPD 0.041, ILWD
-0.029); with all examples 1.1 on networks (a fitted one 0.98), 0.72 on trees (a greedy one 1.4), 0.087
-on sparse functions, where the Lasso has 0.030. Far from its training it fails: inputs of twice the
-scale cost 9 times the loss of ridge regression, a single orthant 3 times.
+squares from 2d examples on (cosine of the sensitivities with ridge regression 0.993, SPD 0.041,
+ILWD 0.029). With all examples 1.1 on networks (a fitted one: 0.98), 0.72 on trees (a greedy one:
+1.4) and 0.087 on sparse functions, where the Lasso has 0.030. Far from its training it fails:
+inputs of twice the scale cost 9 times the loss of ridge regression, a single orthant 3 times.
 """
 
 import dataclasses
