@@ -44,7 +44,14 @@ from experiments.descent_sides import (
     random_points,
 )
 from experiments.flags import launch, option
-from experiments.learner import Learner, LearnerConfig, examine, quick_learner, test_prompts
+from experiments.learner import (
+    Learner,
+    LearnerConfig,
+    examine,
+    quick_learner,
+    search_prompts,
+    test_prompts,
+)
 from experiments.oracles import oracle_losses, query_losses
 from icl_jax import checks
 from icl_jax.blocks.stack import Stack
@@ -244,7 +251,7 @@ def _path_rank(moved_PDH: Array) -> Array:
 def measure(config: Config, learner: Learner) -> dict[str, Any]:
     """Both sides for the trained learner; both again for the untrained one, at its own rate."""
     prompts = test_prompts(learner, config.seed, config.num_prompts)
-    held_out = test_prompts(learner, config.seed + 1, config.num_search_prompts)
+    held_out = search_prompts(learner, config.seed + 1, config.num_search_prompts)
     key = jax.random.key(config.seed)
     rates_X = rate_grid(config.lowest_rate, config.highest_rate, config.num_rates, jnp.float32)
     arrays: dict[str, Any] = {f"{name}_loss": oracle_losses(name, prompts).T for name in ORACLES}

@@ -183,8 +183,17 @@ def predictions(stack: Stack, params: Params, tokens_TC: Array) -> dict[str, Arr
 
 def test_prompts(learner: Learner, seed: int, num_prompts: int) -> Prompt:
     """Prompts that the learner was not trained on, with a leading axis B."""
+    return _prompts(learner, learner.task, seed, num_prompts)
+
+
+def search_prompts(learner: Learner, seed: int, num_prompts: int) -> Prompt:
+    """Prompts to tune a descent on: new ones, but of real rows the training's share."""
+    return _prompts(learner, learner.config.make_task(), seed, num_prompts)
+
+
+def _prompts(learner: Learner, task: Task, seed: int, num_prompts: int) -> Prompt:
     return sample_prompts(
-        learner.task,
+        task,
         jax.random.fold_in(jax.random.key(seed), TEST_STREAM),
         num_prompts=num_prompts,
         num_examples=learner.config.num_examples,

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import descent
+from experiments import descent, learner
 from experiments.descent_report import LOSSES, losses_section
 from experiments.descent_sides import (
     ExplicitConfig,
@@ -19,7 +19,7 @@ from experiments.descent_sides import (
     kernel_updates,
     random_points,
 )
-from experiments.learner import LearnerConfig, predict
+from experiments.learner import Learner, LearnerConfig, predict
 from icl_jax.blocks.config import StackConfig, build_stack
 from icl_jax.descent.optimizers import OptimizerConfig
 from icl_jax.descent.parameters import select
@@ -192,14 +192,14 @@ def test_settings_that_cannot_work_are_refused_before_any_work():
 
 def test_over_the_steps_of_a_full_batch_an_oracle_is_a_level():
     # As many steps as examples: nothing but the setting tells which axis an oracle has.
-    learner = LearnerConfig(num_examples=4)
+    tiny = LearnerConfig(num_examples=4)
     points, rng = 5, np.random.default_rng(0)
     arrays = {f"{name}_loss": rng.random((points, 3)) + 0.1 for name in LOSSES}
     names = ("learning_rate", "learning_rate_at_edge")
     drawn = {}
     for batch in ("one", "full"):
         config = descent.Config(
-            learner=learner, explicit=ExplicitConfig(batch=batch, num_steps=4), num_directions=1
+            learner=tiny, explicit=ExplicitConfig(batch=batch, num_steps=4), num_directions=1
         )
         summary = {f"{name}_loss": arrays[f"{name}_loss"].mean(axis=1) for name in LOSSES}
         summary |= dict.fromkeys(names, 0.1) | {"least_squares_loss": np.zeros(points)}
@@ -210,3 +210,13 @@ def test_over_the_steps_of_a_full_batch_an_oracle_is_a_level():
     np.testing.assert_allclose(drawn["one"]["ridge"], [ridge[2], ridge[-1]])
     np.testing.assert_allclose(drawn["full"]["ridge"], [ridge[-1], ridge[-1]])
     assert drawn["one"]["descent"] == drawn["full"]["descent"]
+
+
+def test_a_rate_is_not_searched_on_rows_of_the_test():
+    config = LearnerConfig(task="diabetes", input_width=10, num_examples=4, watch=False)
+    made = Learner(config, STACK, config.make_task(split="test"), {}, {}, {})
+    rows = [
+        {tuple(row) for row in np.asarray(draw(made, 0, 64).inputs_ND).reshape(-1, 10)}
+        for draw in (learner.test_prompts, learner.search_prompts)
+    ]
+    assert all(len(part) > 50 for part in rows) and not rows[0] & rows[1]
