@@ -5,12 +5,13 @@ demonstrations and answers the query. On the other it is fine-tuned on the same 
 a text whose label is to be predicted, by any optax optimiser on any of its weights, at the learning
 rate that is best on held-out prompts, and answers the query alone. Their distributions over the
 next token, what the query's last token attends to, and what its attention adds (the measures of Dai
-et al. 2023, arXiv 2212.10559); with the nulls: the same architecture untrained, shuffled labels, a
-random update of the same norm, another prompt's demonstrations.
+et al. 2023, arXiv 2212.10559); where descent moves the MLP's first kernel, that update beside the
+context's; with the nulls: the same architecture untrained, shuffled labels, a random update of the
+same norm, another prompt's demonstrations.
 
     python -m experiments.classification --checkpoint=PATH_OR_NAME --workdir=runs/classification
     python -m experiments.classification --checkpoint=PATH_OR_NAME --data=digits \\
-        --explicit.optimizer.name=adam --explicit.trains=everything --workdir=runs/digits
+        --explicit.optimizer.name=adam --explicit.trains=mlp --workdir=runs/digits
 
 Half a minute on 2 cores for the model that ``experiments.language_model`` makes. Expected of that
 model, which is too small to learn in context: the context saves 0.7 nats and no more answers are
@@ -33,11 +34,13 @@ from experiments.classification_sides import (
     FIRST_REACHED,
     Question,
     answers,
+    compares_kernels,
     fine_tuned,
     label_tokens,
     measures,
     questions,
     random_part,
+    update_cosines,
 )
 from experiments.comparisons import (
     with_nulls,
@@ -158,6 +161,8 @@ def face_to_face(
         parts = jax.tree.map(lambda leaf, last: jnp.concatenate([leaf, last[None]]), parts, walk)
         found = answers(model, params, explicit, question, parts)
         values = measures(found, question, explicit, config.top_k)
+        if compares_kernels(model, explicit):
+            values["update_cosine"] = update_cosines(model, params, found, parts)
         layers_WL = values.pop("layers")
         by_walk = {
             walk: {name: array[i] for name, array in values.items()} for i, walk in enumerate(WALKS)

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.descent_sides import ExplicitConfig, random_points
+from experiments.descent_sides import MOVES_KERNEL, ExplicitConfig, random_points
+from experiments.learner import kernel_of
+from icl_jax.blocks.experts import Experts
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.stack import functional
 from icl_jax.descent.finetune import descend, finetune
@@ -21,7 +23,9 @@ from icl_jax.interop.tokenizer import Encoded, Tokenizer
 from icl_jax.language.activations import Attended, attend
 from icl_jax.measures.distributions import kl_divergence, top_k_overlap, total_variation
 from icl_jax.measures.representation import attention_similarity, kendall_tau, update_similarity
+from icl_jax.measures.weight_space import cosine
 from icl_jax.patches.bank import forward
+from icl_jax.patches.token import token_update
 from icl_jax.tasks.classification import ClassificationPrompt
 
 
@@ -275,6 +279,32 @@ def measures(
         }
 
     return jax.vmap(one)(found.tuned, found.dual_WLNU)
+
+
+def compares_kernels(model: LanguageModel, config: ExplicitConfig) -> bool:
+    """Whether descent moves the kernel that the context updates, in every layer."""
+    plain = all(
+        block.wiring != "parallel" and not isinstance(block.mlp, Experts) for block in model.blocks
+    )
+    return plain and config.trains in MOVES_KERNEL
+
+
+def update_cosines(model: LanguageModel, params: Params, found: Answers, parts: Params) -> Array:
+    """The context's update of the MLP's first kernel beside each descent's: cosines (W,).
+
+    The update is that of the query's last token between the two runs of the model as it is (open
+    loop); the mean over layers.
+    """
+    _, block_params = functional(model, params)
+    cosines = []
+    for layer, one_params in enumerate(block_params):
+        kernel_DH = kernel_of(one_params)
+        update = token_update(
+            found.in_context.mlp_inputs_LD[layer], found.zero_shot.mlp_inputs_LD[layer], kernel_DH
+        )
+        moved_WDH = kernel_of(parts[f"blocks_{layer}"]) - kernel_DH[None]
+        cosines.append(jax.vmap(functools.partial(cosine, update))(moved_WDH))
+    return jnp.mean(jnp.stack(cosines), axis=0)
 
 
 def random_part(key: Array, before: Params, after: Params) -> Params:

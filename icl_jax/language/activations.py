@@ -23,6 +23,7 @@ class Attended:
       weights_LAT: (L, A, T), whom they read how much: after the softmax.
       scores_LAT: (L, A, T), the same before cap and softmax; of tokens behind the position, too.
       inputs_LTD: (L, T, D), what each layer's attention is given, of all tokens.
+      mlp_inputs_LD: (L, D), what each layer's MLP is given.
       logits_V: (V,), of the next token.
     """
 
@@ -30,6 +31,7 @@ class Attended:
     weights_LAT: Array
     scores_LAT: Array
     inputs_LTD: Array
+    mlp_inputs_LD: Array
     logits_V: Array
 
 
@@ -54,7 +56,7 @@ def attend(
     checks.rank("attend", "tokens_T", tokens_T, 1, "(T)")
     blocks, block_params = functional(model, params)
     hidden_TD: Any = model.apply({"params": params}, tokens_T, method="embed")
-    outputs, weights, scores, inputs = [], [], [], []
+    outputs, weights, scores, inputs, mlp_inputs = [], [], [], [], []
     for block, one_params in zip(blocks, block_params, strict=True):
         weights_ATT, passed_ATD, _ = block.parts(one_params, hidden_TD)
         weights_AT = weights_ATT[:, position]
@@ -70,6 +72,7 @@ def attend(
         read_TD, scores_ATT = block.scores(one_params, hidden_TD)
         scores.append(scores_ATT[:, position])
         inputs.append(read_TD)
+        mlp_inputs.append(block.contextual(one_params, hidden_TD).mlp_input_TD[position])
         hidden_TD = forward((block,), (one_params,), hidden_TD)
     last_1D = hidden_TD[position][None]
     logits_1V: Any = model.apply({"params": params}, last_1D, method="readout")
@@ -78,5 +81,6 @@ def attend(
         weights_LAT=jnp.stack(weights),
         scores_LAT=jnp.stack(scores),
         inputs_LTD=jnp.stack(inputs),
+        mlp_inputs_LD=jnp.stack(mlp_inputs),
         logits_V=logits_1V[0],
     )

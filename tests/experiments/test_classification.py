@@ -1,6 +1,7 @@
 """experiments.classification on a tiny random checkpoint: what is asked, measured and refused."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -11,11 +12,13 @@ import pytest
 from experiments import classification
 from experiments.classification_sides import (
     answers,
+    compares_kernels,
     fine_tuned,
     label_tokens,
     measures,
     questions,
     random_part,
+    update_cosines,
 )
 from experiments.descent_sides import ExplicitConfig
 from experiments.flags import UsageError
@@ -24,6 +27,8 @@ from icl_jax.descent.parameters import select
 from icl_jax.interop.huggingface import load, make_tiny
 from icl_jax.interop.tokenizer import Encoded, load_tokenizer, save_tokenizer, train_bpe
 from icl_jax.language.activations import attend
+from icl_jax.patches.low_rank import as_matrix
+from icl_jax.patches.token import token_update
 from icl_jax.tasks.classification import LABELS, Classification
 
 WORDS = LABELS["wine"]
@@ -185,6 +190,41 @@ def test_descents_attention_is_the_inner_product_of_what_attention_reads(folder,
     example = jax.jit(lambda: attend(*args[:2], question.examples_NU[1], 0))()
     expected_LU = jnp.einsum("lud,ld->lu", example.inputs_LTD, read_LD)
     np.testing.assert_allclose(found.dual_WLNU[0, :, 1], expected_LU, rtol=1e-4, atol=1e-4)
+
+
+def test_updates_of_the_first_kernel_are_compared_layer_by_layer(folder, asked):
+    checkpoint, question = load(folder), first(asked[1])
+    model, params = checkpoint.model, checkpoint.params
+    explicit = dataclasses.replace(EXPLICIT, trains="first_kernel")
+    assert compares_kernels(model, explicit) and not compares_kernels(model, EXPLICIT)
+    before, rest = select(params, "first_kernel")
+    runs = [
+        jax.jit(attend, static_argnums=0)(model, params, *query).mlp_inputs_LD
+        for query in (
+            (question.context_T, question.context_last),
+            (question.query_Q, question.query_last),
+        )
+    ]
+
+    def moved(path, leaf, sign):
+        layer = int(path[0].key.removeprefix("blocks_"))
+        full_D, kept_D = (run_LD[layer] for run_LD in runs)
+        return leaf + sign * as_matrix(token_update(full_D, kept_D, leaf))
+
+    # The context's own update, its opposite, and something else.
+    parts = [
+        jax.tree.map_with_path(functools.partial(moved, sign=sign), before) for sign in (1, -1)
+    ]
+    parts.append(random_part(jax.random.key(0), before, parts[0]))
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
+
+    def compare():
+        found = answers(model, params, explicit, question, stacked)
+        return update_cosines(model, params, found, stacked)
+
+    same, opposite, random = jax.jit(compare)()
+    np.testing.assert_allclose([same, opposite], [1, -1], rtol=1e-3)
+    assert abs(random) < 0.3
 
 
 def test_random_weights_are_as_far(folder):

@@ -55,6 +55,16 @@ def test_inputs_are_what_attention_reads(model):
     np.testing.assert_allclose(found.inputs_LTD[0], normed_TD, rtol=1e-3)
 
 
+def test_mlp_inputs_are_what_the_mlp_reads(model):
+    module, params = model
+    found = jax.jit(lambda: attend(*model, TOKENS, 5))()
+    hidden_TD = module.apply({"params": params}, TOKENS, method="embed")
+    midpoint = module.blocks[0].apply(
+        {"params": params["blocks_0"]}, hidden_TD, method="contextual"
+    )
+    np.testing.assert_allclose(found.mlp_inputs_LD[0], midpoint.mlp_input_TD[5], rtol=1e-4)
+
+
 def test_an_output_is_the_difference_that_the_layer_makes(model):
     module, params = model
     found = jax.jit(lambda: attend(*model, TOKENS, 7))()
