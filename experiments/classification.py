@@ -53,7 +53,7 @@ from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.descent.line_search import rate_grid, tune_learning_rate
 from icl_jax.descent.parameters import select
 from icl_jax.dims import Array, Params
-from icl_jax.interop.huggingface import load
+from icl_jax.interop.huggingface import Checkpoint, load
 from icl_jax.interop.tokenizer import load_tokenizer
 from icl_jax.measures.nulls import another_prompts, shuffled_labels
 from icl_jax.tasks.classification import LABELS, Classification
@@ -186,9 +186,38 @@ def face_to_face(
     return jax.lax.map(one, (prompts, another_prompts(prompts), keys_B), batch_size=4)
 
 
-def measure(config: Config) -> dict[str, Any]:
+def prepare(config: Config) -> Checkpoint:
+    """The checkpoint, if it can be asked anything.
+
+    Raises:
+      UsageError: it is missing, damaged, or cannot be compared as the configuration says.
+    """
+    if not config.checkpoint:
+        raise UsageError(
+            "--checkpoint is missing: a folder or a hub name. Make one with python -m "
+            "experiments.language_model, or a random one with python -m experiments.checkpoint "
+            "--make_tiny=FAMILY."
+        )
+    try:
+        checkpoint = load(config.checkpoint, dtype=jnp.float32, offline=config.offline)
+        label_tokens(load_tokenizer(checkpoint.folder), config.words)
+    except (ValueError, OSError, ImportError) as error:
+        raise UsageError(str(error)) from error
+    if checkpoint.model.head == "none":
+        raise UsageError(
+            f"--checkpoint: a {checkpoint.family} model has no head that says a next token. Choose "
+            "a causal language model."
+        )
+    if len(checkpoint.model.blocks) <= FIRST_REACHED.get(config.explicit.trains, 0):
+        raise UsageError(
+            f"--explicit.trains={config.explicit.trains} changes no attention of a model with one "
+            "layer. Choose keys_and_values, attention, blocks or everything."
+        )
+    return checkpoint
+
+
+def measure(config: Config, checkpoint: Checkpoint) -> dict[str, Any]:
     """Both sides in the checkpoint; both again in the same architecture before training."""
-    checkpoint = load(config.checkpoint, dtype=jnp.float32, offline=config.offline)
     tokenizer = load_tokenizer(checkpoint.folder)
     labels_C = jnp.asarray(label_tokens(tokenizer, config.words))
     rng = np.random.default_rng(config.seed)
@@ -203,11 +232,6 @@ def measure(config: Config) -> dict[str, Any]:
     held_out = jax.tree.map(lambda leaf: leaf[config.num_prompts :], together)
     key = jax.random.key(config.seed)
     model: Any = checkpoint.model
-    if len(model.blocks) <= FIRST_REACHED.get(config.explicit.trains, 0):
-        raise ValueError(
-            f"classification: explicit.trains={config.explicit.trains} changes no attention of a "
-            "model with one layer. Choose keys_and_values, attention, blocks or everything."
-        )
     tokens_Q = jnp.zeros(2, jnp.int32)
     fresh = jax.jit(lambda key: model.init(key, tokens_Q)["params"])(jax.random.fold_in(key, 1))
     rates_X = rate_grid(config.lowest_rate, config.highest_rate, config.num_rates, jnp.float32)
@@ -227,19 +251,18 @@ def measure(config: Config) -> dict[str, Any]:
         for run in ("in_context", "descent"):
             for what in ("loss", "accuracy"):
                 arrays[f"untrained_{run}_{what}"] = numbers[f"{run}_{what}"]
+    # Where no layer sees the demonstrations, they have no order by attention.
+    unseen = "measures.attention_rank_correlation"
+    if not np.all(np.isfinite(arrays[unseen])):
+        arrays = {name: array for name, array in arrays.items() if not name.startswith(unseen)}
     return arrays
 
 
 def run(config: Config, workdir: Path) -> Outcome:
     """Loads the checkpoint, compares, writes summary and report."""
-    if not config.checkpoint:
-        raise UsageError(
-            "--checkpoint is missing: a folder or a hub name. Make one with python -m "
-            "experiments.language_model, or a random one with python -m experiments.checkpoint "
-            "--make_tiny=FAMILY."
-        )
+    checkpoint = prepare(config)
     record = start(workdir, "classification", config)
-    arrays = measured(record, lambda: measure(config))
+    arrays = measured(record, lambda: measure(config, checkpoint))
     outcome = Outcome(summarise(config, arrays), sections(config, arrays))
     return finish(record, "A language model, in context and fine-tuned", __doc__, outcome)
 

@@ -274,7 +274,8 @@ def measures(
                     jnp.where(asked_Q, scores_LAQ, 0.0), jnp.where(asked_Q, tuned.scores_LAT, 0.0)
                 )
             ),
-            "attention_rank_correlation": jnp.mean(ranks_L),
+            # A layer whose window ends before the demonstrations has no order of them.
+            "attention_rank_correlation": jnp.nanmean(ranks_L),
             "layers": layers_L,
         }
 

@@ -11,6 +11,7 @@ import pytest
 
 from experiments import classification
 from experiments.classification_sides import (
+    Answers,
     answers,
     compares_kernels,
     fine_tuned,
@@ -26,7 +27,7 @@ from icl_jax.descent.optimizers import OptimizerConfig
 from icl_jax.descent.parameters import select
 from icl_jax.interop.huggingface import load, make_tiny
 from icl_jax.interop.tokenizer import Encoded, load_tokenizer, save_tokenizer, train_bpe
-from icl_jax.language.activations import attend
+from icl_jax.language.activations import Attended, attend
 from icl_jax.patches.low_rank import as_matrix
 from icl_jax.patches.token import token_update
 from icl_jax.tasks.classification import LABELS, Classification
@@ -264,6 +265,40 @@ def test_every_measure_has_its_nulls_and_a_finished_run_is_read_back(folder, tmp
     monkeypatch.setattr(classification, "measure", None)
     again = classification.run(config, tmp_path / "run").summary
     assert again["measures"] == found["measures"]
+
+
+def test_a_layer_that_does_not_see_the_demonstrations_has_no_order_of_them(asked):
+    question = first(asked[1])
+    length, size = len(question.context_T), question.example_places_NU.shape
+    rng = np.random.default_rng(0)
+
+    def seen(weights_LAT, count=length):
+        draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
+        return Attended(
+            draw(2, 8), weights_LAT, draw(2, 1, count), draw(2, count, 8), draw(2, 8), draw(9)
+        )
+
+    weights_LAT = jnp.asarray(rng.random((2, 1, length)), jnp.float32).at[0].set(0.0)
+    alone = len(question.query_Q)
+    tuned = jax.tree.map(lambda leaf: leaf[None], seen(jnp.ones((2, 1, alone)), alone))
+    # The second layer pays what descent pays; the first pays nothing.
+    dual_WLNU = jnp.broadcast_to(
+        weights_LAT[1, 0][question.example_places_NU][None, None], (1, 2, *size)
+    )
+    found = Answers(seen(weights_LAT), seen(weights_LAT), tuned, dual_WLNU)
+    zero_shot = seen(jnp.ones((2, 1, alone)), alone)
+    values = measures(found._replace(zero_shot=zero_shot), question, EXPLICIT, 3)
+    np.testing.assert_allclose(values["attention_rank_correlation"], [1.0], rtol=1e-6)
+
+
+def test_a_model_that_cannot_be_asked_is_refused_before_any_work(tmp_path):
+    make_tiny("bert", tmp_path / "bert", jax.random.key(0))
+    save_tokenizer(tmp_path / "bert", train_bpe(["first second third -> low mid high"] * 3, 300))
+    for name, said in (("bert", "a bert model has no head"), ("nowhere", "nowhere")):
+        config = classification.Config(checkpoint=str(tmp_path / name))
+        with pytest.raises(UsageError, match=said):
+            classification.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_settings_that_cannot_work_are_refused(tmp_path):
