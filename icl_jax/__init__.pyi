@@ -54,7 +54,6 @@ from icl_jax.descent.linear_steps import (
     gradient_steps,
     preconditioned_steps,
 )
-from icl_jax.descent.optimizers import OptimizerConfig
 from icl_jax.descent.parameters import SELECTIONS, merge, select
 from icl_jax.dynamics.anchored import (
     anchored_trajectory,
@@ -145,6 +144,7 @@ from icl_jax.measures.weight_space import (
     norm_ratio,
     off_diagonal_mean,
 )
+from icl_jax.optimizers import OptimizerConfig
 from icl_jax.patches.bank import (
     Bank,
     check_patchable,
