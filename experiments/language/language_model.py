@@ -30,7 +30,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.tools.conduct import Outcome, finish, start
+from experiments.tools.comparisons import against_best
+from experiments.tools.conduct import Outcome, finish, measured, start
 from experiments.tools.flags import launch, option
 from icl_jax import checks
 from icl_jax.blocks.language_model import LanguageModel
@@ -211,7 +212,24 @@ def save_checkpoint(run: Run, config: Config, model: Any, params: Params, tokeni
     return folder
 
 
-def measure(config: Config, run: Run) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Arrays:
+    """Numbers of the trained model, () each, and the metrics of its training, (S,) each."""
+
+    numbers: Mapping[str, np.ndarray]
+    history: Mapping[str, np.ndarray]
+
+
+#: What the loss is held against -> its name.
+LEVELS: Mapping[str, str] = {
+    "bigram": "counts of pairs",
+    "unigram": "counts of tokens",
+    "uniform": "uniform",
+    "initial": "before training",
+}
+
+
+def measure(config: Config, run: Run) -> Arrays:
     """Trains, tests, saves, reads back, and writes a little."""
     train_texts, test_texts = split_texts(reference_texts())
     if not run.has("tokenizer/tokenizer.json"):
@@ -261,39 +279,40 @@ def measure(config: Config, run: Run) -> dict[str, Any]:
         "reload_difference": float(np.max(np.abs(logits - again))),
     }
     run.save_json("texts.json", {name: tokenizer.decode(ids) for name, ids in texts.items()})
-    history = {f"history.{name}": values for name, values in trained.metrics.items()}
-    return numbers | history
+    return Arrays({n: np.asarray(x) for n, x in numbers.items()}, trained.metrics)
 
 
-def summarise(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def summarise(arrays: Arrays) -> dict[str, Any]:
     """Losses in nats per token, and the final one in bits per byte."""
-    summary = {n: float(x) for n, x in arrays.items() if not n.startswith("history.")}
+    summary = {name: float(value) for name, value in arrays.numbers.items()}
     per_byte = summary["final_loss"] / math.log(2) / summary["bytes_per_token"]
     python = ".".join(map(str, sys.version_info[:2]))
     return {**summary, "bits_per_byte": per_byte, "text": f"pydoc_data of Python {python}"}
 
 
-def sections(summary: Mapping[str, Any], arrays: Mapping[str, Any], texts: Any) -> list[Section]:
+def sections(summary: Mapping[str, Any], arrays: Arrays, texts: Any) -> list[Section]:
     """The training curve among its baselines, and what the model writes."""
-    steps, losses = arrays["history.step"], arrays["history.loss"]
-    baselines = ("uniform", "unigram", "bigram")
+    steps, losses = arrays.history["step"], arrays.history["loss"]
     lines = [Curve("training batches", steps, losses)]
-    for name in baselines:
-        level = np.full(2, summary[f"{name}_loss"])
+    for key, name in LEVELS.items():
+        level = np.full(2, summary[f"{key}_loss"])
         lines.append(Curve(name, [steps[0], steps[-1]], level, role="control"))
-    rows = [("trained", summary["final_loss"]), ("untrained", summary["initial_loss"])]
-    rows += [(name, summary[f"{name}_loss"]) for name in baselines]
+    rows = [("trained", summary["final_loss"])]
+    rows += [(name, summary[f"{key}_loss"]) for key, name in LEVELS.items()]
     return [
         Section(
             "A small model of a small text",
             f"{int(summary['num_parameters']):,} parameters, {int(summary['train_tokens']):,} "
-            f"tokens of {summary['text']}. On topics that it never saw the loss is "
-            f"{number(summary['final_loss'])} nats per token, {number(summary['bits_per_byte'])} "
-            f"bits per byte; counting pairs of tokens gives {number(summary['bigram_loss'])}, and "
-            f"the model before training {number(summary['initial_loss'])}. Read back from its "
+            f"tokens of {summary['text']}. On topics that it never saw it needs "
+            f"{number(summary['bits_per_byte'])} bits per byte. Read back from its "
             f"files, its logits differ by {number(summary['reload_difference'])}.",
             figure=curves([Panel("", lines, "training step", "loss in nats per token")]),
             tables=[Table(("predictor", "held-out loss in nats per token"), rows)],
+            verdict=against_best(
+                "The held-out loss, in nats per token,",
+                summary["final_loss"],
+                {name: summary[f"{key}_loss"] for key, name in LEVELS.items()},
+            ),
             anchor="loss",
         ),
         Section(
@@ -301,6 +320,7 @@ def sections(summary: Mapping[str, Any], arrays: Mapping[str, Any], texts: Any) 
             "After the first prompt of `prompts.jsonl`, a held-out topic: the most probable "
             "tokens, and a draw.",
             tables=[Table(("sampling", "text"), list(texts.items()))],
+            verdict="Of the language itself judge for yourself: no number says it.",
             anchor="text",
         ),
     ]
@@ -309,9 +329,7 @@ def sections(summary: Mapping[str, Any], arrays: Mapping[str, Any], texts: Any) 
 def run(config: Config, workdir: Path) -> Outcome:
     """Trains the model, or finds it; reports."""
     records = start(workdir, "language_model", config)
-    if not records.has("arrays.npz"):
-        records.save_arrays("arrays.npz", measure(config, records))
-    arrays = records.load_arrays("arrays.npz")
+    arrays = measured(records, Arrays, lambda: measure(config, records))
     summary = summarise(arrays)
     outcome = Outcome(summary, sections(summary, arrays, records.load_json("texts.json")))
     return finish(records, "A language model to try things on", __doc__, outcome)

@@ -71,6 +71,39 @@ class Config:
         return cls(num_prompts=32, learner=deep_learner(quick=True))
 
 
+@dataclass(frozen=True)
+class Aligned:
+    """Cosines of updates in L blocks, at T positions, of B prompts.
+
+    Attributes:
+      token_alignment: (L, T, T), means over prompts.
+      block_alignment: (L, L), means over prompts.
+      token_mean: (B, L), away from the diagonal.
+      block_mean: (B,), away from the diagonal.
+      random_block_mean: (B,), of random updates.
+      norms: (B, L), of the query's updates.
+    """
+
+    token_alignment: np.ndarray
+    block_alignment: np.ndarray
+    token_mean: np.ndarray
+    block_mean: np.ndarray
+    random_block_mean: np.ndarray
+    norms: np.ndarray
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Both models on the same prompts."""
+
+    trained: Aligned
+    untrained: Aligned
+
+    def of(self, model: str) -> Aligned:
+        """By its name."""
+        return self.trained if model == "trained" else self.untrained
+
+
 @functools.partial(jax.jit, static_argnames="stack")
 def align(stack: Stack, params: Params, tokens_BTC: Array, key: Array) -> dict[str, Array]:
     """Mean alignment matrices over prompts, and every prompt's off-diagonal means."""
@@ -127,44 +160,44 @@ def token_alignments(blocks: Any, block_params: Any, hidden_TD: Array) -> Array:
     return jnp.stack(matrices)
 
 
-def measure(config: Config, learner: Learner) -> dict[str, Array]:
+def measure(config: Config, learner: Learner) -> Arrays:
     """The alignments of both models on the same prompts."""
     prompts = test_prompts(learner, config.seed, config.num_prompts)
     tokens_BTC = jax.vmap(prompt_tokens)(prompts)
     key = jax.random.key(config.seed)
-    arrays: dict[str, Array] = {}
+    found = {}
     for model in MODELS:
         numbers = align(learner.stack, getattr(learner, model), tokens_BTC, key)
-        arrays |= {f"{model}.{name}": array for name, array in numbers.items()}
-    return arrays
+        found[model] = Aligned(**jax.device_get(numbers))
+    return Arrays(**found)
 
 
-def summarise(config: Config, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def summarise(config: Config, arrays: Arrays) -> dict[str, Any]:
     """Mean off-diagonal cosines, with 95% intervals over prompts for the block alignment."""
     key = jax.random.key(config.seed)
     summary: dict[str, Any] = {"num_prompts": config.num_prompts}
     for model, prefix in zip(MODELS, ("", "untrained_"), strict=True):
-        blocks = bootstrap_mean(key, jnp.asarray(arrays[f"{model}.block_mean"]))
+        blocks = bootstrap_mean(key, jnp.asarray(arrays.of(model).block_mean))
         summary |= {
-            f"{prefix}token_alignment": arrays[f"{model}.token_mean"].mean(axis=0),
+            f"{prefix}token_alignment": arrays.of(model).token_mean.mean(axis=0),
             f"{prefix}block_alignment": blocks.mean,
             f"{prefix}block_alignment_interval": [blocks.low, blocks.high],
-            f"{prefix}random_block_alignment": arrays[f"{model}.random_block_mean"].mean(),
-            f"{prefix}update_norms": arrays[f"{model}.norms"].mean(axis=0),
+            f"{prefix}random_block_alignment": arrays.of(model).random_block_mean.mean(),
+            f"{prefix}update_norms": arrays.of(model).norms.mean(axis=0),
         }
     return summary
 
 
-def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
+def sections(config: Config, arrays: Arrays) -> list[Section]:
     """Token alignment in the first, middle and last block; block alignment."""
     summary = summarise(config, arrays)
     depth = config.learner.stack.depth
     shown = (0, depth // 2, depth - 1)
-    tokens = [arrays[f"{m}.token_alignment"][layer] for m in MODELS for layer in shown]
-    titles = [f"{m}, block {layer + 1}" for m in MODELS for layer in shown]
+    tokens = [arrays.of(m).token_alignment[layer] for m in MODELS for layer in shown]
+    titles = [f"{m}, block {layer}" for m in MODELS for layer in shown]
     rows = [
         (
-            f"block {layer + 1}",
+            f"block {layer}",
             summary["token_alignment"][layer],
             summary["untrained_token_alignment"][layer],
             summary["update_norms"][layer],
@@ -174,7 +207,7 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
     ]
     return [
         Section(
-            "Tokens of one block pull the same way",
+            "Do tokens of one block pull the same way?",
             "The cosine between the weight updates of every two positions of a block, averaged "
             f"over {config.num_prompts} prompts, with the lone query as the common anchor. Away "
             f"from the diagonal it is {number(summary['token_alignment'].mean())} on average in "
@@ -198,10 +231,13 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
                     "Mean cosine between two positions, and the norm of the query's update.",
                 )
             ],
+            verdict=_beside(
+                "Positions of one block", summary["token_alignment"], "token_alignment", summary
+            ),
             anchor="token-alignment",
         ),
         Section(
-            "Blocks do not",
+            "Do blocks?",
             "The same between the query's updates in different blocks: "
             f"{number(summary['block_alignment'])} (95% interval "
             f"{number(summary['block_alignment_interval'][0])} to "
@@ -210,20 +246,31 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
             f"{number(summary['random_block_alignment'])} for random updates. Blocks have bases of "
             "their own: a common direction of their kernels would be a coincidence.",
             figure=heatmaps(
-                [arrays[f"{model}.block_alignment"] for model in MODELS],
+                [arrays.of(model).block_alignment for model in MODELS],
                 list(MODELS),
-                x_label="block",
-                y_label="block",
+                x_label="block, from 0",
+                y_label="block, from 0",
                 value_label="cosine",
                 low=-1.0,
                 high=1.0,
             ),
+            verdict=_beside(
+                "Different blocks", summary["block_alignment"], "block_alignment", summary
+            )
+            + f" Random updates have {number(summary['random_block_alignment'])}.",
             anchor="block-alignment",
         ),
     ]
 
 
-def report(config: Config, arrays: Mapping[str, np.ndarray]) -> Outcome:
+def _beside(what: str, trained: Any, name: str, summary: Mapping[str, Any]) -> str:
+    """A mean cosine beside that before training, its null."""
+    mine, null = float(np.mean(trained)), float(np.mean(summary[f"untrained_{name}"]))
+    word = "more than" if mine > null else "less than"
+    return f"{what} align at a cosine of {number(mine)}, {word} before training ({number(null)})."
+
+
+def report(config: Config, arrays: Arrays) -> Outcome:
     """The numbers and the pictures."""
     return Outcome(summarise(config, arrays), sections(config, arrays))
 
@@ -237,6 +284,7 @@ def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
         __doc__,
         config,
         folders,
+        Arrays,
         measure,
         report,
     )

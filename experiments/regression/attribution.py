@@ -12,7 +12,6 @@ passes on grows with its size. What training adds is the difference from the unt
 """
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,6 +76,39 @@ class Config:
         return cls(num_prompts=100, learner=quick_learner())
 
 
+@dataclass(frozen=True)
+class TakenApart:
+    """The updates of B prompts, taken apart into A heads and T tokens.
+
+    Attributes:
+      additivity_error: (B,), of the sum of the contributions, relative.
+      shuffled_error: (B,), of another prompt's sum.
+      remainder: (B,), the share of no token.
+      shares: (B, A, T), of the update.
+      norms: (B, A, T).
+      distances: (B, N), of the examples from the query.
+    """
+
+    additivity_error: np.ndarray
+    shuffled_error: np.ndarray
+    remainder: np.ndarray
+    shares: np.ndarray
+    norms: np.ndarray
+    distances: np.ndarray
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Both models on the same prompts."""
+
+    trained: TakenApart
+    untrained: TakenApart
+
+    def of(self, model: str) -> TakenApart:
+        """By its name."""
+        return self.trained if model == "trained" else self.untrained
+
+
 @functools.partial(jax.jit, static_argnames="stack")
 def take_apart(stack: Stack, params: Params, prompts: Prompt) -> dict[str, Array]:
     """The query's update in the first block on every prompt, taken apart and put together again."""
@@ -113,25 +145,23 @@ def take_apart(stack: Stack, params: Params, prompts: Prompt) -> dict[str, Array
     }
 
 
-def measure(config: Config, learner: Learner) -> dict[str, Array]:
+def measure(config: Config, learner: Learner) -> Arrays:
     """The taken-apart updates of both models on the same prompts."""
     prompts = test_prompts(learner, config.seed, config.num_prompts)
-    arrays: dict[str, Array] = {}
+    found = {}
     for model in MODELS:
         numbers = take_apart(learner.stack, getattr(learner, model), prompts)
-        arrays |= {f"{model}.{name}": array for name, array in numbers.items()}
-    return arrays
+        found[model] = TakenApart(**jax.device_get(numbers))
+    return Arrays(**found)
 
 
-def share_by_distance(
-    arrays: Mapping[str, np.ndarray], model: str, num_bins: int
-) -> tuple[np.ndarray, np.ndarray]:
+def share_by_distance(arrays: Arrays, model: str, num_bins: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean distance and mean share of an example, in groups of equal size from near to far.
 
     Shares are divided by 1/N: 1 is what an example has when all count alike.
     """
-    shares_BN = arrays[f"{model}.shares"].sum(axis=1)[:, :-1]
-    distances_BN = arrays[f"{model}.distances"]
+    shares_BN = arrays.of(model).shares.sum(axis=1)[:, :-1]
+    distances_BN = arrays.of(model).distances
     order = np.argsort(distances_BN.ravel())
     groups = np.array_split(order, num_bins)
     distance = np.asarray([distances_BN.ravel()[group].mean() for group in groups])
@@ -139,16 +169,16 @@ def share_by_distance(
     return distance, share * shares_BN.shape[1]
 
 
-def summarise(config: Config, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def summarise(config: Config, arrays: Arrays) -> dict[str, Any]:
     """The additivity error is the largest over prompts; its control the smallest."""
     summary: dict[str, Any] = {"num_prompts": config.num_prompts}
     for model, prefix in zip(MODELS, ("", "untrained_"), strict=True):
-        shares_BAT = arrays[f"{model}.shares"]
+        shares_BAT = arrays.of(model).shares
         distance, share = share_by_distance(arrays, model, config.num_bins)
         summary |= {
-            f"{prefix}additivity_error": arrays[f"{model}.additivity_error"].max(),
-            f"{prefix}shuffled_error": arrays[f"{model}.shuffled_error"].min(),
-            f"{prefix}remainder": np.abs(arrays[f"{model}.remainder"]).mean(),
+            f"{prefix}additivity_error": arrays.of(model).additivity_error.max(),
+            f"{prefix}shuffled_error": arrays.of(model).shuffled_error.min(),
+            f"{prefix}remainder": np.abs(arrays.of(model).remainder).mean(),
             f"{prefix}head_shares": shares_BAT.sum(axis=2).mean(axis=0),
             f"{prefix}distance_groups": distance,
             f"{prefix}share_by_distance": share,
@@ -156,7 +186,7 @@ def summarise(config: Config, arrays: Mapping[str, np.ndarray]) -> dict[str, Any
     return summary
 
 
-def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
+def sections(config: Config, arrays: Arrays) -> list[Section]:
     """Who wrote the update: examples by distance, and heads."""
     summary = summarise(config, arrays)
     near, far = summary["share_by_distance"][0], summary["share_by_distance"][-1]
@@ -166,9 +196,7 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
         Section(
             f"Who wrote the update: tokens and heads ({config.learner.stack.wiring})",
             "The update of the query, in the first block, is a sum over context examples and "
-            f"heads. Added up again, the contributions of {config.num_prompts} prompts miss the "
-            f"update by at most {number(summary['additivity_error'])} (relative, float32); the "
-            f"sum of another prompt misses by at least {number(summary['shuffled_error'])}. What "
+            f"heads, of {config.num_prompts} prompts. What "
             "no token accounts for (the remainder, where a norm stands before the kernel) is "
             f"{number(summary['remainder'])} of the update. The examples nearest to the query "
             f"have {number(near)} times an even share and the farthest {number(far)} times; "
@@ -222,12 +250,25 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
                     "Relative Frobenius errors: the largest, and for the control the smallest.",
                 )
             ],
+            verdict="The contributions add up to the update to "
+            f"{number(summary['additivity_error'])} (another prompt's: at least "
+            f"{number(summary['shuffled_error'])}). {_far(far, null_far)}",
             anchor=f"attribution-{config.learner.stack.wiring}".replace("_", "-"),
         )
     ]
 
 
-def report(config: Config, arrays: Mapping[str, np.ndarray]) -> Outcome:
+def _far(trained: float, untrained: float) -> str:
+    """Who has the larger share, and whether training made it so."""
+    who = "Far examples" if trained > 1 else "Near examples"
+    change = "more" if abs(trained - 1) > abs(untrained - 1) else "no more"
+    return (
+        f"{who} have the larger share (the farthest {number(trained)} times an even one), {change} "
+        f"unevenly than before training ({number(untrained)} times)."
+    )
+
+
+def report(config: Config, arrays: Arrays) -> Outcome:
     """The numbers and the pictures."""
     return Outcome(summarise(config, arrays), sections(config, arrays))
 
@@ -236,7 +277,14 @@ def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
     """Trains the learner (or finds it in ``learners``), takes its updates apart, reports."""
     folders = (workdir, learners)
     return examine(
-        "attribution", "Which examples wrote the update?", __doc__, config, folders, measure, report
+        "attribution",
+        "Which examples wrote the update?",
+        __doc__,
+        config,
+        folders,
+        Arrays,
+        measure,
+        report,
     )
 
 

@@ -13,7 +13,6 @@ with a slope near -1 in the logarithms; peel-off ends at the same output, in ano
 """
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,6 +71,49 @@ class Config:
         return cls(num_prompts=100, learner=quick_learner())
 
 
+@dataclass(frozen=True)
+class Followed:
+    """Both trajectories of B prompts of N examples.
+
+    Attributes:
+      step_norms: (B, N), of the anchored trajectory.
+      update_norms: (B, N + 1), ``|W_i - W_0|``.
+      losses: (B, N), the linear losses.
+      step_size: (B,).
+      kernel_norm: (B,).
+      peel_step_norms: (B, N), of the peel-off trajectory.
+      peel_spectrum: (B, R), singular values of its update.
+      peel_effective_rank: (B,).
+      peel_output_gap: (B,), of both updates' outputs, relative.
+      peel_distance: (B,), of both updates, relative.
+      peel_cosine: (B,), of both updates.
+    """
+
+    step_norms: np.ndarray
+    update_norms: np.ndarray
+    losses: np.ndarray
+    step_size: np.ndarray
+    kernel_norm: np.ndarray
+    peel_step_norms: np.ndarray
+    peel_spectrum: np.ndarray
+    peel_effective_rank: np.ndarray
+    peel_output_gap: np.ndarray
+    peel_distance: np.ndarray
+    peel_cosine: np.ndarray
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Both models on the same prompts."""
+
+    trained: Followed
+    untrained: Followed
+
+    def of(self, model: str) -> Followed:
+        """By its name."""
+        return self.trained if model == "trained" else self.untrained
+
+
 @functools.partial(jax.jit, static_argnames="stack")
 def follow(stack: Stack, params: Params, tokens_BTC: Array) -> dict[str, Array]:
     """Both trajectories of the first block's first kernel on every prompt, in numbers."""
@@ -108,15 +150,15 @@ def follow(stack: Stack, params: Params, tokens_BTC: Array) -> dict[str, Array]:
     return jax.lax.map(one, tokens_BTC, batch_size=32)
 
 
-def measure(config: Config, learner: Learner) -> dict[str, Array]:
+def measure(config: Config, learner: Learner) -> Arrays:
     """The trajectories of both models on the same prompts."""
     prompts = test_prompts(learner, config.seed, config.num_prompts)
     tokens_BTC = jax.vmap(prompt_tokens)(prompts)
-    arrays: dict[str, Array] = {}
+    found = {}
     for model in MODELS:
         numbers = follow(learner.stack, getattr(learner, model), tokens_BTC)
-        arrays |= {f"{model}.{name}": array for name, array in numbers.items()}
-    return arrays
+        found[model] = Followed(**jax.device_get(numbers))
+    return Arrays(**found)
 
 
 def decay_exponent(values_N: np.ndarray) -> float:
@@ -127,28 +169,28 @@ def decay_exponent(values_N: np.ndarray) -> float:
     return float(slope)
 
 
-def summarise(config: Config, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def summarise(config: Config, arrays: Arrays) -> dict[str, Any]:
     """Means over prompts; ``step_norms`` is that of the trained learner."""
-    summary: dict[str, Any] = {"num_prompts": len(arrays["trained.step_size"])}
+    summary: dict[str, Any] = {"num_prompts": len(arrays.trained.step_size)}
     for model, prefix in zip(MODELS, ("", "untrained_"), strict=True):
-        steps_N = arrays[f"{model}.step_norms"].mean(axis=0)
+        steps_N = arrays.of(model).step_norms.mean(axis=0)
         summary |= {
             f"{prefix}step_norms": steps_N,
             f"{prefix}relative_last_step": steps_N[-1] / steps_N[0],
             f"{prefix}decay_exponent": decay_exponent(steps_N),
-            f"{prefix}update_norms": arrays[f"{model}.update_norms"].mean(axis=0),
-            f"{prefix}losses": arrays[f"{model}.losses"].mean(axis=0),
-            f"{prefix}step_size": arrays[f"{model}.step_size"].mean(),
-            f"{prefix}peel_step_norms": arrays[f"{model}.peel_step_norms"].mean(axis=0),
-            f"{prefix}peel_effective_rank": arrays[f"{model}.peel_effective_rank"].mean(),
-            f"{prefix}peel_output_gap": arrays[f"{model}.peel_output_gap"].max(),
-            f"{prefix}peel_distance": arrays[f"{model}.peel_distance"].mean(),
-            f"{prefix}peel_cosine": arrays[f"{model}.peel_cosine"].mean(),
+            f"{prefix}update_norms": arrays.of(model).update_norms.mean(axis=0),
+            f"{prefix}losses": arrays.of(model).losses.mean(axis=0),
+            f"{prefix}step_size": arrays.of(model).step_size.mean(),
+            f"{prefix}peel_step_norms": arrays.of(model).peel_step_norms.mean(axis=0),
+            f"{prefix}peel_effective_rank": arrays.of(model).peel_effective_rank.mean(),
+            f"{prefix}peel_output_gap": arrays.of(model).peel_output_gap.max(),
+            f"{prefix}peel_distance": arrays.of(model).peel_distance.mean(),
+            f"{prefix}peel_cosine": arrays.of(model).peel_cosine.mean(),
         }
     return summary
 
 
-def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
+def sections(config: Config, arrays: Arrays) -> list[Section]:
     """Step norms, then the two trajectories against each other."""
     summary = summarise(config, arrays)
     examples = config.learner.num_examples
@@ -157,7 +199,7 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
 
     def curve(model: str, name: str, label: str, role: Role | None = None) -> Curve:
         interval = bootstrap_mean(
-            jax.random.key(config.seed), jnp.asarray(arrays[f"{model}.{name}"])
+            jax.random.key(config.seed), jnp.asarray(getattr(arrays.of(model), name))
         )
         x = steps_N if interval.mean.shape[0] == examples else np.arange(examples + 1)
         mean, low, high = (np.asarray(part) for part in interval)
@@ -179,7 +221,7 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
     return [
         Section(
             f"The weights settle as the context grows (N = {examples})",
-            "Each further example moves the implicit weights less. From the first step to the last "
+            "From the first step to the last "
             f"the mean step shrinks from {number(rows[0][1])} to {number(rows[0][2])} in the "
             f"trained learner and from {number(rows[1][1])} to {number(rows[1][2])} in the "
             "untrained one. Over the second half of the context the steps fall like i to the power "
@@ -204,16 +246,13 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
                     ),
                 ]
             ),
+            verdict=_settling(rows[0][3], rows[1][3]),
             anchor=f"convergence-{examples}",
         ),
         Section(
             f"Two trajectories, one output (N = {examples})",
-            "The anchored update, of rank 1, and the product of N peel-off factors do the same to "
-            "the query: the outputs of the patched kernel differ by at most "
-            f"{number(rows[0][6])} (relative). They are not the same matrix: their distance is "
-            f"{number(rows[0][5])} of the anchored update's norm ({number(rows[1][5])} untrained), "
-            f"at a cosine of {number(rows[0][4])}, and the peel-off update has an effective rank "
-            f"of {number(rows[0][7])}. Which weights a context writes is a choice of path; what "
+            "The anchored update has rank 1, the peel-off update an effective rank of "
+            f"{number(rows[0][7])}. Which weights a context writes is a choice of path; what "
             "they do to this query is not.",
             figure=curves(
                 [
@@ -258,17 +297,31 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
                     "rank of the peel-off update.",
                 )
             ],
+            verdict="The anchored update and the product of N peel-off factors do the same to the "
+            f"query (outputs differ by at most {number(rows[0][6])}) and are not the same matrix: "
+            f"their distance is {number(rows[0][5])} of the anchored update's norm, at a cosine of "
+            f"{number(rows[0][4])}; untrained, {number(rows[1][5])} and {number(rows[1][4])}.",
             anchor=f"peel-off-{examples}",
         ),
     ]
 
 
-def _spectrum(arrays: Mapping[str, np.ndarray], model: str, label: str, role: Role) -> Curve:
-    mean_R = arrays[f"{model}.peel_spectrum"].mean(axis=0)[:12]
+def _settling(trained: float, untrained: float) -> str:
+    """Whether the weights settle, and whether that is more than an average does."""
+    faster = "faster" if trained < untrained else "no faster"
+    return (
+        f"The steps shrink like i to the power {number(trained)} over the second half, {faster} "
+        f"than in the untrained learner ({number(untrained)}), which is the null: an average "
+        "settles like 1/i whatever was learned."
+    )
+
+
+def _spectrum(arrays: Arrays, model: str, label: str, role: Role) -> Curve:
+    mean_R = arrays.of(model).peel_spectrum.mean(axis=0)[:12]
     return Curve(label, np.arange(1, len(mean_R) + 1), mean_R, role=role)
 
 
-def report(config: Config, arrays: Mapping[str, np.ndarray]) -> Outcome:
+def report(config: Config, arrays: Arrays) -> Outcome:
     """The numbers and the pictures."""
     return Outcome(summarise(config, arrays), sections(config, arrays))
 
@@ -277,7 +330,14 @@ def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
     """Trains the learner (or finds it in ``learners``), follows it, writes summary and report."""
     folders = (workdir, learners)
     return examine(
-        "convergence", "Do the implicit weights settle?", __doc__, config, folders, measure, report
+        "convergence",
+        "Do the implicit weights settle?",
+        __doc__,
+        config,
+        folders,
+        Arrays,
+        measure,
+        report,
     )
 
 

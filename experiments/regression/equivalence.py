@@ -69,6 +69,15 @@ class Config:
         return cls(num_prompts=32, num_examples=20)
 
 
+@dataclass(frozen=True)
+class Arrays:
+    """Case -> what is compared -> (), by precision; of the layers, in float64."""
+
+    float32: Mapping[str, Mapping[str, np.ndarray]]
+    float64: Mapping[str, Mapping[str, np.ndarray]]
+    layers: Mapping[str, Mapping[str, np.ndarray]]
+
+
 def cases(config: Config) -> dict[str, StackConfig]:
     """The stacks that are compared: name -> configuration."""
     base = config.stack
@@ -164,25 +173,25 @@ def _random_delta(key: Array, part: Any) -> Any:
     return dataclasses.replace(part, delta_D=jax.vmap(random_vector)(keys_K, part.delta_D))
 
 
-def measure(config: Config) -> dict[str, Array]:
-    """All cases in all precisions; every number is a scalar array named by its case."""
-    arrays: dict[str, Array] = {}
+def measure(config: Config) -> Arrays:
+    """All cases in all precisions."""
+    found: dict[str, dict[str, Any]] = {"float32": {}, "float64": {}, "layers": {}}
     tokens_BTC = jax.vmap(prompt_tokens)(_prompts(config))
     jobs = {
-        f"{precision}.{name}": (jnp.dtype(precision), stack_config)
+        (precision, name): (jnp.dtype(precision), stack_config)
         for precision in PRECISIONS
         for name, stack_config in cases(config).items()
     } | {
-        f"layers.{name}": (jnp.dtype("float64"), stack_config)
+        ("layers", name): (jnp.dtype("float64"), stack_config)
         for name, stack_config in layer_cases(config).items()
     }
     key = jax.random.key(config.seed)
-    for where, (dtype, stack_config) in each(jobs.items(), "equivalence"):
+    for (where, name), (dtype, stack_config) in each(jobs.items(), "equivalence"):
         stack = build_stack(stack_config)
         params = cast(stack.init(key, tokens_BTC[0])["params"], dtype)
         numbers = compare(stack, params, tokens_BTC.astype(dtype), key)
-        arrays |= {f"{where}.{name}": jax.device_get(x) for name, x in numbers.items()}
-    return arrays
+        found[where][name] = jax.device_get(numbers)
+    return Arrays(**found)
 
 
 def _prompts(config: Config) -> Prompt:
@@ -194,15 +203,9 @@ def _prompts(config: Config) -> Prompt:
     )
 
 
-def summarise(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def summarise(arrays: Arrays) -> dict[str, Any]:
     """The numbers as a tree: ``float32.skip.patched`` and so on."""
-    tree: dict[str, Any] = {}
-    for path, value in arrays.items():
-        *branches, leaf = path.split(".")
-        node = tree
-        for branch in branches:
-            node = node.setdefault(branch, {})
-        node[leaf] = float(value)
+    tree: dict[str, Any] = jax.tree.map(float, dataclasses.asdict(arrays))
     return tree
 
 
@@ -223,19 +226,17 @@ def sections(config: Config, summary: Mapping[str, Any]) -> list[Section]:
         for p in PRECISIONS
         for n in names
     ]
+    exact = "Yes, to rounding" if all(worst[p] <= BOUNDS[p] for p in PRECISIONS) else "Not exactly"
     layers = summary["layers"]
     layer_rows = [(n, *(layers[n][g] for g in groups)) for n in LAYERS]
     return [
         Section(
-            "A context is a low-rank change of the weights, exactly",
+            "Is a context a low-rank change of the weights, exactly?",
             f"Each row is a way to wire a block (the last one {config.depth} pre-norm layers). "
             f"{config.num_prompts} prompts were run with their context of {config.num_examples} "
-            "examples, and then the query alone, with the patched weights. The outputs agree to "
-            f"rounding: the largest relative error is {number(worst['float32'])} in float32 and "
-            f"{number(worst['float64'])} in float64. Without the patch, with another prompt's "
-            "patch, or with a random patch of the same size the error is at least "
-            f"{number(least)}. This is algebra, true of random weights too: it says that the "
-            "context can be read as a weight update, not that the update is a clever one.",
+            "examples, and then the query alone, with the patched weights. This is algebra, true "
+            "of random weights too: it says that the context can be read as a weight update, not "
+            "that the update is a clever one.",
             figure=dots(
                 names,
                 groups,
@@ -249,20 +250,23 @@ def sections(config: Config, summary: Mapping[str, Any]) -> list[Section]:
             ),
             tables=[
                 Table(
-                    ("precision", "case", "patched", "open loop", *groups[1:], "change"),
+                    ("precision", "case", "patched", "open loop", *groups[1:], "largest change"),
                     rows,
                     "Relative Frobenius error against the run with the context; change: the "
                     "largest |z_S - z_K| / |z_K|, what a patch had to make up for.",
                 )
             ],
+            verdict=f"{exact}: the largest relative error is {number(worst['float32'])} in float32 "
+            f"and {number(worst['float64'])} in float64. Unpatched, with another prompt's "
+            f"patch or a random one of the same size it is at least {number(least)}.",
             anchor="equivalence",
         ),
         Section(
-            "Nothing here is about attention",
+            "Is this about attention?",
             "The same in float64 for one pre-norm block with each contextual layer: softmax "
-            "attention, linear attention, a diagonal state space and a gated recurrent cell. The "
-            "largest relative error of the patched run is "
-            f"{number(max(layers[n]['patched'] for n in LAYERS))}; the smallest of a control is "
+            "attention, linear attention, a diagonal state space and a gated recurrent cell.",
+            verdict="Whatever the layer, the relative error of a patched run is at most "
+            f"{number(max(layers[n]['patched'] for n in LAYERS))}; of a control at least "
             f"{number(min(layers[n][g] for n in LAYERS for g in groups[1:]))}.",
             figure=dots(
                 LAYERS,
@@ -280,7 +284,7 @@ def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
     """Measures, or reads back what was measured, and writes summary and report."""
     del learners  # Nothing is trained here; all experiments are called alike.
     record = start(workdir, "equivalence", config)
-    summary = summarise(measured(record, lambda: measure(config)))
+    summary = summarise(measured(record, Arrays, lambda: measure(config)))
     return finish(
         record,
         "Is a context a change of weights?",

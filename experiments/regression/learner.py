@@ -8,7 +8,7 @@ predicted by the query alone with patched weights: two curves that have to lie o
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.tools.conduct import TEST_STREAM, Arrays, Outcome, finish, measured, start
+from experiments.tools.arrays import Record
+from experiments.tools.conduct import TEST_STREAM, Outcome, finish, measured, start
 from experiments.tools.flags import option
 from icl_jax import checks
 from icl_jax.blocks.config import StackConfig, build_stack
@@ -233,8 +234,9 @@ def examine(
     doc: str | None,
     config: Any,
     folders: tuple[Path, Path | None],
-    measure: Callable[[Any, Learner], Mapping[str, Any]],
-    report: Callable[[Any, Arrays], Outcome],
+    kind: type[Record],
+    measure: Callable[[Any, Learner], Record],
+    report: Callable[[Any, Record], Outcome],
 ) -> Outcome:
     """An experiment on a learner, from its folder to its report.
 
@@ -244,13 +246,14 @@ def examine(
       doc: its docstring.
       config: its configuration, with the learner's in ``config.learner``.
       folders: its own, and the one where learners are kept (``learners`` in its own when None).
+      kind: a dataclass of arrays: what it measures.
       measure: ``measure(config, learner)``, the arrays; skipped when they are on disk.
       report: ``report(config, arrays)``, what they say.
     """
     workdir, learners = folders
     record = start(workdir, name, config)
     learner = obtain(config.learner, learners or workdir / "learners")
-    arrays = measured(record, lambda: measure(config, learner))
+    arrays = measured(record, kind, lambda: measure(config, learner))
     return finish(record, title, doc, report(config, arrays))
 
 

@@ -26,6 +26,20 @@ from experiments.tools.flags import launch, option
 from icl_jax import checks
 from icl_jax.report.page import Highlight, number
 
+#: The headings of the page, by stage.
+PARTS = {
+    "equivalence": "The identity",
+    "training": "Learning in context",
+    "convergence": "The weights as the context grows",
+    "descent": "The context and gradient descent",
+    "training_long": "Learning in context, more examples",
+    "convergence_long": "The weights as the context grows, more examples",
+    "descent_long": "The context and gradient descent, more examples",
+    "alignment": "Tokens and blocks of a deep stack",
+    "attribution": "Who wrote the update",
+    "attribution_norm": "Who wrote the update behind a norm",
+}
+
 
 @dataclass(frozen=True)
 class Config:
@@ -114,7 +128,14 @@ def run(config: Config, workdir: Path) -> Outcome:
         console.rule(f"[bold]{index}/{len(stages)} {name}", align="left")
         outcomes[name] = module.run(stage, workdir / name, workdir / "learners")
     summary = {name: outcome.summary for name, outcome in outcomes.items()}
-    joined = Outcome(summary, [s for outcome in outcomes.values() for s in outcome.sections])
+    joined = Outcome(
+        summary,
+        [
+            dataclasses.replace(section, part=PARTS[name])
+            for name, outcome in outcomes.items()
+            for section in outcome.sections
+        ],
+    )
     return finish(
         record,
         "A prompt becomes weights",

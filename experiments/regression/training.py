@@ -28,6 +28,7 @@ from experiments.regression.learner import (
     quick_learner,
     test_prompts,
 )
+from experiments.tools.comparisons import against_best
 from experiments.tools.conduct import Outcome
 from experiments.tools.flags import launch, option
 from icl_jax import checks
@@ -38,6 +39,19 @@ from icl_jax.measures.function_space import squared_error
 from icl_jax.report.figures import Curve, Panel, Role, curves
 from icl_jax.report.page import Section, Table, number
 from icl_jax.tasks.prompt import Prompt, prompt_tokens
+
+#: Loss -> what tables and legends call it.
+LABELS: Mapping[str, str] = {
+    "final": "with the context",
+    "final_patched": "patched, no context",
+    "final_alone": "unpatched, no context",
+    "initial": "before training, with the context",
+    "least_squares": "least squares",
+    "ridge": "ridge regression",
+    "averaging": "averaging",
+    "nearest_neighbours": "3 nearest neighbours",
+    "zero": "zero predictor",
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,21 @@ class Config:
         return cls(learner=quick_learner())
 
 
+@dataclass(frozen=True)
+class Arrays:
+    """What is measured.
+
+    Attributes:
+      losses: (), mean squared errors of the learner: initial, final, final_patched, final_alone.
+      oracles: (), those of closed forms.
+      history: (S,), metrics of the training, ``step`` among them.
+    """
+
+    losses: Mapping[str, np.ndarray]
+    oracles: Mapping[str, np.ndarray]
+    history: Mapping[str, np.ndarray]
+
+
 @functools.partial(jax.jit, static_argnames="stack")
 def losses(stack: Stack, params: Params, prompts: Prompt) -> dict[str, Array]:
     """The mean squared error of the learner by context, by patched weights, and by neither."""
@@ -79,46 +108,41 @@ def oracle_loss(name: str, prompts: Prompt) -> Array:
     return jnp.mean(squared_error(predicted_B, prompts.query_target))
 
 
-def measure(config: Config, learner: Learner) -> dict[str, Any]:
+def measure(config: Config, learner: Learner) -> Arrays:
     """Test losses of the learner before and after training and of the oracles; the history."""
     prompts = test_prompts(learner, config.seed, config.num_prompts)
     trained = losses(learner.stack, learner.trained, prompts)
     untrained = losses(learner.stack, learner.untrained, prompts)
-    oracles = {
-        f"{name}_loss": jax.block_until_ready(oracle_loss(name, prompts)) for name in ORACLES
+    oracles = {name: jax.block_until_ready(oracle_loss(name, prompts)) for name in ORACLES}
+    found: dict[str, Any] = {
+        "initial": untrained["context"],
+        "final": trained["context"],
+        "final_patched": trained["patched"],
+        "final_alone": trained["alone"],
     }
-    return {
-        "initial_loss": untrained["context"],
-        "final_loss": trained["context"],
-        "final_patched_loss": trained["patched"],
-        "final_alone_loss": trained["alone"],
-        **oracles,
-        **{f"history.{name}": values for name, values in learner.history.items()},
-    }
+    return Arrays(found, jax.device_get(oracles), learner.history)
 
 
-def summarise(config: Config, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def summarise(config: Config, arrays: Arrays) -> dict[str, Any]:
     """The test losses, their ratio, and how far apart the two training curves are."""
-    summary: dict[str, Any] = {
-        n: float(x)
-        for n, x in arrays.items()
-        if n.endswith("_loss") and not n.startswith("history.")
-    }
-    gap_N = np.abs(arrays["history.loss"] - arrays["history.patched_loss"])
+    told = {**arrays.losses, **arrays.oracles}
+    summary: dict[str, Any] = {f"{name}_loss": float(loss) for name, loss in told.items()}
+    history = arrays.history
+    gap_N = np.abs(history["loss"] - history["patched_loss"])
     return summary | {
         "ratio_to_zero": summary["final_loss"] / summary["zero_loss"],
         "steps": len(gap_N),
-        "largest_patched_gap": (gap_N / arrays["history.loss"]).max(),
+        "largest_patched_gap": (gap_N / history["loss"]).max(),
     }
 
 
-def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
+def sections(config: Config, arrays: Arrays) -> list[Section]:
     """The training curves and the table of test losses."""
     summary = summarise(config, arrays)
     examples = config.learner.num_examples
     return [
         Section(
-            f"The learner learns in context, and so do its patched weights (N = {examples})",
+            f"In context and by patched weights (N = {examples})",
             f"Trained on fresh {config.learner.task} prompts for {summary['steps']} steps, the "
             f"learner predicts {config.num_prompts} new queries with a loss of "
             f"{number(summary['final_loss'])}; it began at {number(summary['initial_loss'])}, and "
@@ -133,9 +157,9 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
                     Panel(
                         "",
                         [
-                            _smoothed(arrays, "loss", "with the context", "main"),
-                            _smoothed(arrays, "patched_loss", "patched, no context", "second"),
-                            _smoothed(arrays, "alone_loss", "unpatched, no context", "control"),
+                            _smoothed(arrays, "loss", LABELS["final"], "main"),
+                            _smoothed(arrays, "patched_loss", LABELS["final_patched"], "second"),
+                            _smoothed(arrays, "alone_loss", LABELS["final_alone"], "control"),
                         ],
                         "training step",
                         "squared error of the query",
@@ -146,30 +170,34 @@ def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
             tables=[
                 Table(
                     ("predictor", "loss"),
-                    [
-                        (n.removesuffix("_loss").replace("_", " "), x)
-                        for n, x in summary.items()
-                        if n.endswith("_loss")
-                    ],
+                    [(label, summary[f"{name}_loss"]) for name, label in LABELS.items()],
                     f"Mean squared error over {config.num_prompts} test prompts.",
                 )
             ],
+            verdict=against_best(
+                "The learner's loss",
+                summary["final_loss"],
+                {LABELS[name]: summary[f"{name}_loss"] for name in (*ORACLES, "initial")},
+            )
+            + " Patched weights without the context have the same loss to a fraction of "
+            f"{number(summary['largest_patched_gap'])}; unpatched ones "
+            f"{number(summary['final_alone_loss'])}.",
             anchor=f"training-{examples}",
         )
     ]
 
 
-def _smoothed(arrays: Mapping[str, np.ndarray], name: str, label: str, role: Role) -> Curve:
+def _smoothed(arrays: Arrays, name: str, label: str, role: Role) -> Curve:
     """Means of about a hundred stretches of the training."""
-    groups = np.array_split(np.arange(len(arrays["history.step"])), 100)
+    groups = np.array_split(np.arange(len(arrays.history["step"])), 100)
     step, value = (
-        np.asarray([arrays[f"history.{key}"][group].mean() for group in groups if group.size])
+        np.asarray([arrays.history[key][group].mean() for group in groups if group.size])
         for key in ("step", name)
     )
     return Curve(label, step, value, role=role)
 
 
-def report(config: Config, arrays: Mapping[str, np.ndarray]) -> Outcome:
+def report(config: Config, arrays: Arrays) -> Outcome:
     """The numbers and the pictures."""
     return Outcome(summarise(config, arrays), sections(config, arrays))
 
@@ -178,7 +206,14 @@ def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
     """Trains the learner (or finds it in ``learners``), tests it, writes summary and report."""
     folders = (workdir, learners)
     return examine(
-        "training", "Does the learner learn in context?", __doc__, config, folders, measure, report
+        "training",
+        "Does the learner learn in context?",
+        __doc__,
+        config,
+        folders,
+        Arrays,
+        measure,
+        report,
     )
 
 

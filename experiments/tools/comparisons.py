@@ -1,7 +1,7 @@
 """How two learners compare, measure by measure, each beside its nulls: numbers, tables, words.
 
-An experiment gives one value per task of every measure, ``measures.NAME``, and as many for each
-null, ``measures.NAME.NULL``; what becomes of them is the same everywhere.
+An experiment gives one value per task of every measure, and as many for each null; what becomes of
+them is the same everywhere. A measure that nobody has described is an error.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,21 @@ from icl_jax.dims import Array
 from icl_jax.measures.comparison import Comparison, as_summary, compare_with_nulls
 from icl_jax.measures.intervals import bootstrap_mean
 from icl_jax.report.figures import Curve, Panel, Role
-from icl_jax.report.page import Table
+from icl_jax.report.page import Table, number
 
-PREFIX = "measures."
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Measured:
+    """A measure of every task, and of its nulls.
+
+    Attributes:
+      value: ``(..., B)``, of the pair.
+      nulls: the same by the name of a null.
+    """
+
+    value: Any
+    nulls: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -56,42 +68,78 @@ MEASURES: Mapping[str, Measure] = {
 }
 
 
+#: Null -> what tables and legends call it.
+NULLS: Mapping[str, str] = {
+    "untrained": "untrained",
+    "shuffled": "shuffled labels",
+    "another": "another task",
+    "random": "random update",
+}
+
+
 def with_nulls(
     value: Mapping[str, Array], nulls: Mapping[str, Mapping[str, Array]]
-) -> dict[str, Array]:
-    """The measures of a pair and of its nulls, under the names that ``compared`` reads."""
-    named = {f"{PREFIX}{name}": array for name, array in value.items()}
+) -> dict[str, Measured]:
+    """The measures of a pair, each with those of its nulls.
+
+    Raises:
+      ValueError: a measure or a null that is not described above, or nulls of other measures.
+    """
+    unknown = [name for name in value if name not in MEASURES]
+    unknown += [null for null in nulls if null not in NULLS]
+    if unknown:
+        raise ValueError(
+            f"with_nulls: {', '.join(unknown)}: not among {', '.join((*MEASURES, *NULLS))}. "
+            "Describe it in experiments/tools/comparisons.py."
+        )
     for null, arrays in nulls.items():
-        named |= {f"{PREFIX}{name}.{null}": array for name, array in arrays.items()}
-    return named
+        if arrays.keys() != value.keys():
+            raise ValueError(
+                f"with_nulls: the null {null!r} has {', '.join(arrays)}, the pair "
+                f"{', '.join(value)}."
+            )
+    return {
+        name: Measured(array, {null: arrays[name] for null, arrays in nulls.items()})
+        for name, array in value.items()
+    }
+
+
+def joined(
+    measures: Mapping[str, Measured], null: str, other: Mapping[str, Measured]
+) -> dict[str, Measured]:
+    """``measures`` with the values of ``other`` as one more null."""
+    return with_nulls(
+        {name: found.value for name, found in measures.items()},
+        {
+            **{
+                name: {measure: found.nulls[name] for measure, found in measures.items()}
+                for name in next(iter(measures.values())).nulls
+            },
+            null: {name: found.value for name, found in other.items()},
+        },
+    )
 
 
 def compared(
-    key: Array, arrays: Mapping[str, np.ndarray], index: tuple[Any, ...] = ()
+    key: Array, measures: Mapping[str, Measured], index: tuple[Any, ...] = ()
 ) -> dict[str, Comparison]:
     """Measure -> its mean over tasks, interval, nulls and margin.
 
     Args:
       key: of the resampling.
-      arrays: values per task, ``(..., B)`` where ``index`` picks from what stands before B.
+      measures: values per task, ``(..., B)`` where ``index`` picks from what stands before B.
       index: of the point that is told, such as the last number of examples.
     """
     found = {}
-    for name in MEASURES:
-        if PREFIX + name not in arrays:
-            continue
-        start = f"{PREFIX}{name}."
-        nulls = {
-            n.removeprefix(start): jnp.asarray(arrays[n][index])
-            for n in arrays
-            if n.startswith(start)
-        }
-        tied = {null: nulls.pop(null) for null in MEASURES[name].tied if null in nulls}
+    for name, measured in measures.items():
+        described = MEASURES[name]
+        nulls = {null: jnp.asarray(values[index]) for null, values in measured.nulls.items()}
+        tied = {null: nulls.pop(null) for null in described.tied if null in nulls}
         compared = compare_with_nulls(
             key,
-            jnp.asarray(arrays[PREFIX + name][index]),
+            jnp.asarray(measured.value[index]),
             nulls,
-            larger_is_closer=MEASURES[name].larger_is_closer,
+            larger_is_closer=described.larger_is_closer,
         )
         shown = {null: bootstrap_mean(key, values_B) for null, values_B in tied.items()}
         found[name] = replace(compared, nulls={**compared.nulls, **shown})
@@ -116,13 +164,27 @@ def table(comparisons: Mapping[str, Comparison], caption: str) -> Table:
                 with_interval(found["margin"], found["margin_interval"]),
             )
         )
-    return Table(("measure", "value", *names, "margin over the best null"), rows, caption)
+    headings = [NULLS[name] for name in names]
+    return Table(("measure", "value", *headings, "margin over the nearest null"), rows, caption)
 
 
 def with_interval(value: float, interval: Sequence[float]) -> str:
     """``0.25 (0.24 to 0.26)``."""
     low, high = interval
     return f"{value:.3g} ({low:.3g} to {high:.3g})"
+
+
+def nearest_null(name: str, comparison: Comparison) -> str:
+    """The null that a measure's margin is over, and its value: ``untrained, 0.12``."""
+    described = MEASURES[name]
+    values = {
+        null: float(found.mean)
+        for null, found in comparison.nulls.items()
+        if null not in described.tied
+    }
+    pick = max if described.larger_is_closer else min
+    null = pick(values, key=lambda null: values[null])
+    return f"{NULLS[null]}, {values[null]:.3g}"
 
 
 def verdict(comparisons: Mapping[str, Comparison]) -> str:
@@ -133,19 +195,34 @@ def verdict(comparisons: Mapping[str, Comparison]) -> str:
         if low > 0:
             kind = "Closer than every null"
         elif high < 0:
-            kind = "No closer than the best null"
+            kind = "No closer than the nearest null"
         else:
-            kind = "Not to be told from the best null"
+            kind = "Not to be told from the nearest null"
         told.setdefault(kind, []).append(
-            f"{MEASURES[name].label} {found['value']:.3g}, margin "
-            f"{with_interval(found['margin'], found['margin_interval'])}"
+            f"{MEASURES[name].label} {found['value']:.3g} (nearest null: "
+            f"{nearest_null(name, comparisons[name])}; margin "
+            f"{with_interval(found['margin'], found['margin_interval'])})"
         )
     return " ".join(f"{kind}: {'; '.join(measures)}." for kind, measures in told.items())
 
 
+def against_best(what: str, value: float, baselines: Mapping[str, float]) -> str:
+    """A loss in words beside the best of its baselines, which it may well be worse than.
+
+    >>> against_best("In context", 0.2, {"zero predictor": 1.0, "averaging": 0.1})
+    'In context 0.200 is worse than averaging, the best of 2 baselines, at 0.100.'
+    """
+    best = min(baselines, key=lambda name: baselines[name])
+    word = "better than" if value < baselines[best] else "worse than"
+    if value == baselines[best]:
+        word = "the same as"
+    count = f"the best of {len(baselines)} baselines, " if len(baselines) > 1 else ""
+    return f"{what} {number(value)} is {word} {best}, {count}at {number(baselines[best])}."
+
+
 def panel(
     key: Array,
-    arrays: Mapping[str, np.ndarray],
+    measures: Mapping[str, Measured],
     name: str,
     x: Sequence[float] | np.ndarray,
     x_label: str,
@@ -154,14 +231,10 @@ def panel(
     label: str = "trained learner",
 ) -> Panel:
     """A measure against ``x``, (X, B) values, its nulls in grey, all with intervals."""
-    start = f"{PREFIX}{name}"
-    lines = []
-    for full_name in sorted(arrays):
-        if full_name != start and not full_name.startswith(start + "."):
-            continue
-        null = full_name.removeprefix(start).lstrip(".")
-        role: Role = "control" if null else "main"
-        lines.append(interval_curve(key, arrays[full_name], x, null or label, role))
+    found = measures[name]
+    lines = [interval_curve(key, found.value, x, label, "main")]
+    for null, values in found.nulls.items():
+        lines.append(interval_curve(key, values, x, NULLS[null], "control"))
     return Panel("", lines, x_label, MEASURES[name].label, log_y=log_y)
 
 

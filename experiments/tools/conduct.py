@@ -4,6 +4,7 @@ An experiment is three functions: ``measure`` (arrays, the only slow part, done 
 disk), ``summarise`` (numbers from the arrays) and ``sections`` (pictures from the arrays).
 """
 
+import json
 import subprocess
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,15 +12,18 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
+import jax
 from rich.console import Console
 from rich.progress import track
 
+from experiments.tools.arrays import Record, flatten, rebuild
+from experiments.tools.flags import command, settings
 from icl_jax.records import Run, open_run
 from icl_jax.report.page import Highlight, Section, write_page
 from icl_jax.report.terminal import print_table
 
-Arrays = dict[str, np.ndarray]
+#: By which code and on which device the arrays beside it were measured.
+MEASUREMENT = "measurement.json"
 Item = TypeVar("Item")
 
 #: Separates the test prompts' keys from the training's, whatever the seeds.
@@ -39,19 +43,32 @@ class Outcome:
     sections: Sequence[Section]
 
 
-def provenance() -> dict[str, str]:
-    """The commit of the code, where git can tell."""
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
+#: The root of the checkout that the experiments run from.
+CHECKOUT = Path(__file__).parents[2]
+
+
+def commit() -> str:
+    """The commit of the code, where git can tell: of this project's repository, not of another."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=CHECKOUT, capture_output=True, text=True, check=True
         )
+        return done.stdout.strip()
+
+    try:
+        # A copy inside somebody else's repository has no commit of its own.
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != CHECKOUT.resolve():
+            return "unknown"
+        git("ls-files", "--error-unmatch", str(Path(__file__).resolve()))
+        return git("describe", "--always", "--dirty", "--abbrev=12")
     except (OSError, subprocess.CalledProcessError):
-        return {"commit": "unknown"}
-    return {"commit": described.stdout.strip()}
+        return "unknown"
+
+
+def provenance() -> dict[str, str]:
+    """What a record says of the code."""
+    return {"commit": commit()}
 
 
 def start(workdir: str | Path, name: str, config: Any, *, free: Collection[str] = ()) -> Run:
@@ -59,14 +76,24 @@ def start(workdir: str | Path, name: str, config: Any, *, free: Collection[str] 
 
     ``free`` are the fields of the configuration that may change between two calls.
     """
-    return open_run(workdir, config, experiment=name, provenance=provenance(), free=free)
+    about = {**provenance(), "command": command(name, config, Path(workdir))}
+    return open_run(workdir, config, experiment=name, provenance=about, free=free)
 
 
-def measured(run: Run, measure: Callable[[], Mapping[str, Any]]) -> Arrays:
-    """The arrays of an experiment: measured and saved, or read back when they are there."""
+def measured(run: Run, kind: type[Record], measure: Callable[[], Record]) -> Record:
+    """What an experiment measured: done and saved, or read back when it is there."""
     if not run.has("arrays.npz"):
-        run.save_arrays("arrays.npz", measure())
-    return run.load_arrays("arrays.npz")
+        run.save_arrays("arrays.npz", jax.device_get(flatten(measure())))
+        note_measurement(run)
+    return rebuild(kind, run.load_arrays("arrays.npz"))
+
+
+def note_measurement(run: Run) -> None:
+    """Writes beside what was just measured by which code it was, and on what."""
+    about = run.load_json("provenance.json")
+    now = {name: about[name] for name in ("commit", "device")}
+    earlier = run.load_json(MEASUREMENT) if run.has(MEASUREMENT) else []
+    run.save_json(MEASUREMENT, [*earlier, *([] if now in earlier else [now])])
 
 
 def each(items: Collection[Item], what: str) -> Iterator[Item]:
@@ -95,7 +122,8 @@ def finish(
         introduction=_prose(introduction or ""),
         sections=outcome.sections,
         highlights=highlights,
-        footer=_footer(run),
+        footer=footer(run),
+        settings=settings(run.load_json("config.json")["config"]),
     )
     console = Console()
     for section in outcome.sections if print_tables else ():
@@ -111,7 +139,22 @@ def _prose(docstring: str) -> str:
     return "\n\n".join(takewhile(lambda text: not text.startswith(" "), paragraphs))
 
 
-def _footer(run: Run) -> str:
+def footer(run: Run) -> str:
+    """How to get the page again: the command, and the code and device of measurement and report."""
     about = run.load_json("provenance.json")
+    noted = sorted(run.workdir.glob(f"**/{MEASUREMENT}"))
+    measurements = [entry for path in noted for entry in json.loads(path.read_text())]
+    told = list(dict.fromkeys(f"commit {m['commit']} on {_device(m)}" for m in measurements))
+    mode = "with" if " --quick" in about["command"] else "without"
+    lines = [f"`{about['command']}` ({mode} `--quick`; the configuration is in `config.json`)"]
+    if told:
+        lines.append(f"Measured by {'; '.join(told)}.")
+    if not told or {m["commit"] for m in measurements} != {about["commit"]}:
+        lines.append(f"Report by commit {about['commit']} on {_device(about)}.")
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    return f"Commit {about['commit']}; {about['device']}; {versions}."
+    return "\n\n".join([*lines, f"{versions}."])
+
+
+def _device(about: Mapping[str, Any]) -> str:
+    device = about["device"]
+    return f"{device['count']} x {device['kind']} ({device['platform']})"

@@ -18,6 +18,7 @@ import dataclasses
 import difflib
 import os
 import re
+import shlex
 import shutil
 import sys
 import textwrap
@@ -283,6 +284,37 @@ def _override(config: Any, given: Mapping[str, Any], prefix: str = "") -> Any:
         }
         listed = " ".join(f"--{name}={_show(value)}" for name, value in (named or blamed).items())
         raise UsageError(f"{listed}: {error}") from error
+
+
+def command(name: str, config: Any, workdir: Path) -> str:
+    """The shortest command line that runs an experiment with a configuration."""
+    bases = {"": type(config)()}
+    if hasattr(config, "quick"):
+        bases[" --quick"] = type(config).quick()
+    asked = {item.name: item for item in _items(config)}
+    told = {}
+    for flag, base in bases.items():
+        usual = {item.name: item.default for item in _items(base)}
+        given = [
+            f" --{name}={shlex.quote(_show(item.default))}"
+            for name, item in asked.items()
+            if item.default != usual[name]
+        ]
+        told[flag] = given
+    flag = min(told, key=lambda flag: len(told[flag]))
+    where = shlex.quote(str(workdir))
+    return f"python -m experiments.{name} --workdir={where}{flag}{''.join(told[flag])}"
+
+
+def settings(recorded: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Every flag and its value, as one types it, from a configuration as records keep it."""
+    found: dict[str, str] = {}
+    for name, value in recorded.items():
+        if isinstance(value, dict):
+            found |= settings(value, f"{prefix}{name}.")
+        else:
+            found[f"--{prefix}{name}"] = _show(tuple(value) if isinstance(value, list) else value)
+    return found
 
 
 class _Parser(flags.ArgumentParser):

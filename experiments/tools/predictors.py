@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from experiments.tools.comparisons import with_nulls
+from experiments.tools.comparisons import Measured, with_nulls
 from icl_jax.dims import Array
 from icl_jax.measures.function_space import (
     ilwd,
@@ -24,7 +24,7 @@ from icl_jax.tasks.prompt import Prompt
 Predictor = Callable[[Prompt], Array]
 
 #: What the nulls of ``against`` are, for a caption.
-NULLS = (
+THE_NULLS = (
     "Nulls: the learner before training; the reference on shuffled labels; a random vector of the "
     "same length in place of the reference's sensitivity; the reference on another task."
 )
@@ -41,7 +41,7 @@ def predict_and_differentiate(predict: Predictor, prompt: Prompt) -> tuple[Array
 
 def against(
     reference: Predictor, trained: Predictor, untrained: Predictor, prompts: Prompt, key: Array
-) -> dict[str, Array]:
+) -> dict[str, Measured]:
     """The measures of von Oswald et al. for a learner and a reference, (B,) each, and the nulls.
 
     The random null predicts what a linear function with its random sensitivity predicts.
@@ -80,7 +80,7 @@ def over_queries(
     key: Array,
     *,
     num_queries: int,
-) -> dict[str, Array]:
+) -> dict[str, Measured]:
     """SPD and ILWD of Akyurek et al. for a learner and a reference, (B,) each, and the nulls.
 
     Both are asked about the same fresh queries, which are standard normal; ILWD compares the linear

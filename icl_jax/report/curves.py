@@ -55,12 +55,15 @@ class Panel:
     y_limits: tuple[float, float] | None = None
 
 
-def curves(panels: Sequence[Panel], *, share_y: bool = False) -> str:
+def curves(
+    panels: Sequence[Panel], *, share_y: bool = False, band: str = "95% interval of the mean"
+) -> str:
     """Lines with interval bands, in panels side by side (at most three in a row).
 
     Args:
       panels: at least one; the legend below is shared.
       share_y: gives all panels one vertical range, for values that are to be compared across.
+      band: what the intervals around curves are, for the legend.
 
     Returns:
       The figure as SVG text.
@@ -139,6 +142,10 @@ def curves(panels: Sequence[Panel], *, share_y: bool = False) -> str:
             counts = np.concatenate([x for x, *_ in arrays])
             if not panel.log_x and np.all(counts == np.round(counts)):
                 style.count_ticks(axis.xaxis)
+        if any(low is not None for arrays in data for _, _, low, _ in arrays):
+            from matplotlib.patches import Patch
+
+            entries[band] = Patch(facecolor="#767676", alpha=0.25, linewidth=0)
         if off_scale is not None:
             entries["0 or below (off the scale)"] = off_scale
         style.add_legend(figure, looks.order(entries))

@@ -96,8 +96,9 @@ def heatmaps(
     with style.new_figure(len(arrays), panel_height=height, columns=columns) as (figure, axes):
         from matplotlib.colors import LinearSegmentedColormap
 
+        # Cells keep their colours on a dark plate, so none is among those of ``style.DARK``.
         stops = (
-            ["#8a3b00", "#e08a3c", "#ffffff", "#4d94c4", "#083a5e"]
+            ["#8a3b00", "#e08a3c", "#fffffe", "#4d94c4", "#083a5f"]
             if diverging
             else ["#f7fafc", "#9cc3dd", "#3479ab", "#06263f"]
         )
@@ -131,7 +132,7 @@ def heatmaps(
                         ha="center",
                         va="center",
                         fontsize=7.5,
-                        color="white" if share > 0.55 else style.INK,
+                        color="#fffffe" if share > 0.55 else "#222223",
                     )
         bar = figure.colorbar(image, ax=list(axes), pad=0.02, fraction=0.05, aspect=16)
         bar.ax.set_ylim(low, high)

@@ -10,11 +10,12 @@ Role = Literal["main", "second", "reference", "control"]
 ROLES: tuple[str, ...] = get_args(Role)
 
 # Variants within one role; a role's hues are the colour-blind-safe ones of Okabe and Ito, darkened.
+# All have a contrast of at least 3:1 on the white plate, and their ``style.DARK`` on the dark one.
 _COLOURS = {
-    "main": ("#0b5c94", "#3f97d1", "#083a5e"),
-    "second": ("#d1600a", "#b0487f", "#0f8265"),
-    "reference": ("#111111", "#111111", "#111111"),
-    "control": ("#8c8c8c", "#a9a9a9", "#6e6e6e"),
+    "main": ("#0b5c94", "#3089c6", "#083a5e"),
+    "second": ("#c85a06", "#b0487f", "#0f8265"),
+    "reference": ("#111111",),
+    "control": ("#767676", "#8e8e8e", "#5c5c5c"),
 }
 _LINES: dict[str, tuple[Any, ...]] = {
     "main": ("-", (0, (7, 1.5)), (0, (3, 1))),
@@ -22,13 +23,14 @@ _LINES: dict[str, tuple[Any, ...]] = {
     "reference": ((0, (1, 1.6)), (0, (4, 1.5, 1, 1.5)), (0, (8, 2))),
     "control": ("-", (0, (4, 2)), (0, (1, 1.5))),
 }
-_MARKERS = {
-    "main": ("o", "s", "^"),
-    "second": ("D", "v", "P"),
-    "reference": ("", "", ""),
-    "control": ("x", "+", "d"),
+# No two series of a figure share a marker, so as many as these can be told apart.
+_POINTS = {
+    "main": ("o", "s", "^", "p", "h", "8"),
+    "second": ("D", "v", "P", "X", "<", ">"),
+    "reference": ("|", "_", "1"),
+    "control": ("x", "+", "d", "*", "2", "3", "4", "H", (5, 2)),
 }
-_POINTS = {**_MARKERS, "reference": ("|", "_", "1")}
+_MARKERS: dict[str, tuple[Any, ...]] = {**_POINTS, "reference": ("", "", "")}
 WIDTHS = {"main": 2.0, "second": 1.7, "reference": 1.3, "control": 1.4}
 
 
@@ -38,8 +40,8 @@ class Look:
 
     colour: str
     line: Any
-    marker: str
-    point: str
+    marker: Any
+    point: Any
     width: float
     filled: bool
 
@@ -66,11 +68,16 @@ class Looks:
                     f"{role!r}. One label is one condition: rename one of them."
                 )
             return
-        i = list(self._roles.values()).count(role) % 3
+        i = list(self._roles.values()).count(role)
+        if i == len(_POINTS[role]):
+            raise ValueError(
+                f"{self._where}: {label!r} is one {role} more than the {i} that can be told apart. "
+                "Draw some of them in another figure."
+            )
         self._roles[label] = role
         self._looks[label] = Look(
-            colour=_COLOURS[role][i],
-            line=_LINES[role][i],
+            colour=_COLOURS[role][i % len(_COLOURS[role])],
+            line=_LINES[role][i % len(_LINES[role])],
             marker=_MARKERS[role][i],
             point=_POINTS[role][i],
             width=WIDTHS[role],

@@ -1,8 +1,9 @@
 """A report as one self-contained HTML file: text, figures and tables, nothing fetched.
 
-The page is built for reading: one column, system fonts, figures as inline SVG with the paragraph
-that explains each one right below it. It prints, fits a phone, and follows the reader's dark mode
-(figures keep their light ground). There is no script in it.
+The page is built for reading: first what was found, claim by claim; then one column, system fonts,
+figures as inline SVG with the paragraph that explains each one right below it. It prints, fits a
+phone (tables become lists), and follows the reader's dark mode, figures included. There is no
+script in it.
 """
 
 import dataclasses
@@ -11,15 +12,19 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
+from icl_jax.report.sheet import STYLE_SHEET
+
 #: What a table cell or a key number may be; None and NaN are shown as a dash.
 Cell = str | int | float | bool | None
 
+_NAME_LENGTH = 60  # Characters of a cell; longer ones are texts.
 _ANCHOR = re.compile(r"[a-z][a-z0-9-]*")
 
 
@@ -89,9 +94,12 @@ class Section:
     Attributes:
       title: the heading.
       text: plain words; a blank line starts a new paragraph, `backticks` set code.
+      verdict: what was found, in a sentence or two: stands below the heading and at the page's
+        head, and says against what (the best baseline, the nearest null).
       figure: SVG text as the functions of ``figures`` return it, or None.
       tables: shown after the text.
       anchor: the id that links point to (a-z, 0-9, -); empty takes one from the title.
+      part: the heading of the part of the page that the section is in; empty in a page of one part.
     """
 
     title: str
@@ -99,6 +107,8 @@ class Section:
     figure: str | None = None
     tables: Sequence[Table] = ()
     anchor: str = ""
+    verdict: str = ""
+    part: str = ""
 
     def __post_init__(self) -> None:
         if not self.title.strip():
@@ -137,6 +147,7 @@ def write_page(
     sections: Sequence[Section],
     footer: str = "",
     highlights: Sequence[tuple[str, Cell, Cell]] = (),
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> Path:
     """Writes a page to ``path``, all of it or nothing.
 
@@ -147,6 +158,7 @@ def write_page(
       sections: at least one.
       footer: small print: versions, the command, the commit.
       highlights: key numbers (label, value, control), each beside its control.
+      settings: names and values of the whole configuration, unfolded at the end on demand.
 
     Returns:
       The path.
@@ -161,6 +173,7 @@ def write_page(
         sections=sections,
         footer=footer,
         highlights=highlights,
+        settings=settings,
     )
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -182,6 +195,7 @@ def render_page(
     sections: Sequence[Section],
     footer: str = "",
     highlights: Sequence[tuple[str, Cell, Cell]] = (),
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """The HTML text that ``write_page`` writes; the same arguments."""
     if not sections:
@@ -194,31 +208,59 @@ def render_page(
     anchors = _anchors(sections)
     body = [f"<header>\n<h1>{_inline(title)}</h1>", _paragraphs(introduction, "lead"), "</header>"]
     body.append(_strip(highlights))
-    if len(sections) > 1:
-        links = "\n".join(
-            f'<li><a href="#{anchor}">{_inline(section.title)}</a></li>'
-            for anchor, section in zip(anchors, sections, strict=True)
-        )
-        body.append(f'<nav aria-label="Contents">\n<ol>\n{links}\n</ol>\n</nav>')
+    body.append(_contents(anchors, sections))
     body.append("<main>")
+    part = ""
     for i, (anchor, section) in enumerate(zip(anchors, sections, strict=True)):
+        if section.part and section.part != part:
+            body.append(f"<h2>{_inline(section.part)}</h2>")
+        part = section.part
         body.append(_section(anchor, i + 1, section))
     body.append("</main>")
-    if footer:
-        body.append(f"<footer>\n{_paragraphs(footer)}\n</footer>")
+    if footer or settings:
+        body.append(f"<footer>\n{_paragraphs(footer)}\n{_settings(settings)}</footer>")
     content = "\n".join(part for part in body if part)
     return (
         "<!DOCTYPE html>\n"
         '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{html.escape(title)}</title>\n<style>\n{_CSS}</style>\n</head>\n"
+        f"<title>{html.escape(title)}</title>\n<style>\n{STYLE_SHEET}</style>\n</head>\n"
         f"<body>\n{content}\n</body>\n</html>\n"
     )
 
 
+def _contents(anchors: Sequence[str], sections: Sequence[Section]) -> str:
+    """What was found, section by section; a page of one section without a verdict needs none."""
+    if len(sections) == 1 and not sections[0].verdict:
+        return ""
+    entries = []
+    part = ""
+    for anchor, section in zip(anchors, sections, strict=True):
+        if section.part and section.part != part:
+            entries.append(f'<li class="part">{_inline(section.part)}</li>')
+        part = section.part
+        verdict = f"<p>{_inline(section.verdict)}</p>" if section.verdict else ""
+        entries.append(f'<li><a href="#{anchor}">{_inline(section.title)}</a>{verdict}</li>')
+    listed = "\n".join(entries)
+    return f'<nav aria-label="What was found">\n<ul>\n{listed}\n</ul>\n</nav>'
+
+
+def _settings(settings: Mapping[str, str]) -> str:
+    if not settings:
+        return ""
+    rows = "\n".join(
+        f"<div><dt>{_inline(name)}</dt><dd>{html.escape(value)}</dd></div>"
+        for name, value in settings.items()
+    )
+    return f"<details>\n<summary>Configuration</summary>\n<dl>\n{rows}\n</dl>\n</details>\n"
+
+
 def _section(anchor: str, index: int, section: Section) -> str:
-    parts = [f'<section id="{anchor}">', f"<h2>{_inline(section.title)}</h2>"]
+    level = "h3" if section.part else "h2"
+    parts = [f'<section id="{anchor}">', f"<{level}>{_inline(section.title)}</{level}>"]
+    if section.verdict:
+        parts.append(f'<p class="verdict">{_inline(section.verdict)}</p>')
     text = _paragraphs(section.text)
     if section.figure is None:
         parts.append(text)
@@ -242,16 +284,26 @@ def _table(table: Table) -> str:
     rows = "\n".join(
         "<tr>"
         + "".join(
-            f"<td{kind}>{_inline(number(cell))}</td>" for cell, kind in zip(row, css, strict=True)
+            f'<td{_long(cell) or kind} data-label="{html.escape(name)}">'
+            f"{_inline(number(cell))}</td>"
+            for name, cell, kind in zip(table.header, row, css, strict=True)
         )
         + "</tr>"
         for row in table.rows
     )
     caption = f"<caption>{_inline(table.caption)}</caption>\n" if table.caption else ""
+    # Few columns fit a phone, seven fit the column of the text.
+    many = len(table.header)
+    size = " broad" if many > 6 else " many" if many > 3 else ""
     return (
-        f'<div class="wide"><table>\n{caption}<thead><tr>{head}</tr></thead>\n'
+        f'<div class="wide{size}"><table>\n{caption}<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{rows}\n</tbody>\n</table></div>"
     )
+
+
+def _long(cell: Cell) -> str:
+    """Marks a cell whose words may be broken: a text, not a name."""
+    return ' class="long"' if isinstance(cell, str) and len(cell) > _NAME_LENGTH else ""
 
 
 def _strip(highlights: Sequence[tuple[str, Cell, Cell]]) -> str:
@@ -273,8 +325,10 @@ def _paragraphs(text: str, css: str = "") -> str:
 
 
 def _inline(text: str) -> str:
-    """Escaped text, with `backticks` as code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+    """Escaped text, with `backticks` as code, in ones or in twos."""
+    return re.sub(
+        r"``(.+?)``|`([^`]+)`", lambda m: f"<code>{m[1] or m[2]}</code>", html.escape(text)
+    )
 
 
 def _anchors(sections: Sequence[Section]) -> list[str]:
@@ -308,93 +362,3 @@ def _inline_svg(svg: str, prefix: str, label: str) -> str:
     end = svg.index(">")
     root = re.sub(r'\s(?:width|height)="[^"]*"', "", svg[:end])
     return f'{root} role="img" aria-label="{html.escape(label)}"{svg[end:]}'
-
-
-_CSS = """\
-:root {
-  color-scheme: light dark;
-  --paper: #ffffff; --ink: #1d2126; --quiet: #5a626b; --line: #dfe3e7; --accent: #0b5c94;
-  --tint: #f6f8fa;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --paper: #15181b; --ink: #e3e6e9; --quiet: #9ea7b0; --line: #343a40; --accent: #7cb8e4;
-    --tint: #1d2125;
-  }
-}
-* { box-sizing: border-box; }
-html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
-body {
-  margin: 0 auto; padding: 4.5rem 1.5rem 5rem; max-width: 48rem;
-  background: var(--paper); color: var(--ink);
-  font: 1.09rem/1.62 Charter, "Bitstream Charter", "Iowan Old Style", "Source Serif 4",
-    "Palatino Linotype", Georgia, serif;
-  text-rendering: optimizeLegibility; hyphens: manual;
-}
-h1, h2, nav, dl, table, footer {
-  font-family: system-ui, -apple-system, "Segoe UI", "Helvetica Neue", Arial, sans-serif;
-}
-h1 { margin: 0 0 1.25rem; font-size: 2.1rem; line-height: 1.2; letter-spacing: -0.015em;
-  font-weight: 680; text-wrap: balance; }
-h2 { margin: 0 0 1.1rem; font-size: 1.3rem; line-height: 1.3; letter-spacing: -0.005em;
-  font-weight: 650; text-wrap: balance; }
-p { margin: 0 0 1rem; overflow-wrap: break-word; }
-a { color: var(--accent); text-underline-offset: 0.15em; text-decoration-thickness: 1px; }
-code { font: 0.86em/1.4 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
-  background: var(--tint); padding: 0.1em 0.3em; border-radius: 3px; overflow-wrap: anywhere; }
-.strip { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr));
-  gap: 1.5rem 2rem; margin: 2.5rem 0; padding: 1.5rem 0; border: solid var(--line);
-  border-width: 1px 0; }
-.strip div { display: flex; flex-direction: column; }
-.strip dt { font-size: 0.82rem; line-height: 1.4; color: var(--quiet); }
-.strip dd { margin: 0; font-variant-numeric: tabular-nums; }
-.strip .value { margin-top: auto; padding-top: 0.3rem; font-size: 1.65rem; line-height: 1.3;
-  font-weight: 600; letter-spacing: -0.01em; }
-.strip .control { min-height: 1.4em; font-size: 0.82rem; line-height: 1.4; color: var(--quiet); }
-nav { margin: 2.5rem 0; font-size: 0.95rem; }
-nav ol { margin: 0; padding-left: 1.4rem; columns: 18rem 2; column-gap: 2.5rem; }
-nav li { padding-left: 0.25rem; margin-bottom: 0.3rem; break-inside: avoid; }
-nav li::marker { color: var(--quiet); font-variant-numeric: tabular-nums; }
-nav a { text-decoration: none; }
-nav a:hover, nav a:focus-visible { text-decoration: underline; }
-section { margin-top: 4rem; scroll-margin-top: 1.5rem; }
-figure { margin: 0; }
-.plate { background: #ffffff; color: #222222; border: 1px solid var(--line); border-radius: 4px;
-  padding: 0.9rem; margin-bottom: 1.25rem; overflow-x: auto; color-scheme: light; }
-.plate svg { display: block; width: 100%; min-width: 34rem; max-width: 46rem; height: auto;
-  margin: 0 auto; }
-.wide { overflow-x: auto; margin: 1.75rem 0; }
-table { border-collapse: collapse; min-width: 55%; font-size: 0.88rem; line-height: 1.45;
-  font-variant-numeric: tabular-nums lining-nums; }
-caption { caption-side: top; text-align: left; color: var(--quiet); padding-bottom: 0.6rem; }
-th, td { padding: 0.38rem 1.4rem 0.38rem 0; text-align: left; vertical-align: baseline; }
-th:last-child, td:last-child { padding-right: 0; }
-th { font-weight: 600; border-bottom: 1px solid var(--ink); }
-td { border-bottom: 1px solid var(--line); }
-.n { text-align: right; white-space: nowrap; }
-footer { margin-top: 5rem; padding-top: 1.25rem; border-top: 1px solid var(--line);
-  font-size: 0.82rem; line-height: 1.55; color: var(--quiet); }
-footer p { margin-bottom: 0.5rem; }
-@media (min-width: 50rem) {
-  .plate { margin-left: -1rem; margin-right: -1rem; }
-}
-@media (max-width: 36rem) {
-  body { padding: 2.25rem 1.1rem 3rem; font-size: 1rem; }
-  h1 { font-size: 1.65rem; }
-  section { margin-top: 3rem; }
-  .plate { padding: 0.5rem; }
-  .strip { grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: 1.25rem; }
-}
-@media print {
-  :root { --paper: #ffffff; --ink: #000000; --quiet: #444444; --line: #cccccc;
-    --accent: #000000; --tint: #ffffff; }
-  @page { margin: 2cm; }
-  body { padding: 0; max-width: none; font-size: 10.5pt; }
-  nav { display: none; }
-  section { margin-top: 2rem; }
-  .plate { border: 0; padding: 0; margin-left: 0; margin-right: 0; overflow: visible; }
-  .plate svg { min-width: 0; }
-  h2, caption, .plate { break-after: avoid; }
-  figure .plate, tr, .strip { break-inside: avoid; }
-}
-"""

@@ -17,6 +17,28 @@ _GRID = "#e4e4e4"
 _FONTS = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
 _MEASURED_FONT = "DejaVu Sans"
 
+#: What the colours of a figure become on a dark plate; a page sets ``--f-RRGGBB`` to it.
+DARK = {
+    "#ffffff": "#1b1f23",
+    "#222222": "#e3e6e9",
+    "#111111": "#f2f2f2",
+    "#555555": "#a9b1b8",
+    "#777777": "#868e96",
+    "#999999": "#8b939b",
+    "#bbbbbb": "#5a626b",
+    "#e4e4e4": "#31373d",
+    "#f6f6f6": "#23282d",
+    "#0b5c94": "#5fb0ea",
+    "#3089c6": "#9bd0f5",
+    "#083a5e": "#3d8fc9",
+    "#c85a06": "#ff9a4d",
+    "#b0487f": "#e58bbb",
+    "#0f8265": "#4cc5a5",
+    "#767676": "#a3a3a3",
+    "#8e8e8e": "#858585",
+    "#5c5c5c": "#c4c4c4",
+}
+
 #: A rule across a panel: a tolerance, a diagonal.
 RULE: dict[str, Any] = {"color": "#111111", "linewidth": 1.0, "linestyle": (0, (1, 1.6))}
 
@@ -105,7 +127,8 @@ def num_columns(panels: int) -> int:
 
 def decorate(axis: Any, title: str, x_label: str, y_label: str, log_x: bool, log_y: bool) -> None:
     """Titles, labels and scales of one pair of axes."""
-    axis.set_title(title)
+    # A panel has room for some 84 bold characters, less by the panels beside it.
+    axis.set_title(textwrap.fill(title, 84 // axis.get_gridspec().ncols))
     axis.set_xlabel(x_label)
     # An upright axis has room for some 34 characters.
     axis.set_ylabel(textwrap.fill(y_label, 34))
@@ -209,5 +232,11 @@ def to_svg(figure: Any) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"\s*<defs>\s*<style[^>]*>[^<]*</style>\s*</defs>", "", text, count=1)
+    text = re.sub(r"(?<=[ \"])#[0-9a-f]{6}(?=[;\"])", _themed, text)
     text = text.replace("<svg ", '<svg style="stroke-linejoin: round; stroke-linecap: butt" ', 1)
     return text.replace(f"'{_MEASURED_FONT}'", _FONTS)
+
+
+def _themed(colour: re.Match[str]) -> str:
+    """A colour that a page can replace; by itself it is what it was."""
+    return f"var(--f-{colour[0][1:]}, {colour[0]})" if colour[0] in DARK else colour[0]

@@ -2,8 +2,19 @@
 
 import jax
 import numpy as np
+import pytest
 
-from experiments.tools.comparisons import compared, panel, summaries, table, verdict
+from experiments.tools.comparisons import (
+    Measured,
+    against_best,
+    compared,
+    joined,
+    panel,
+    summaries,
+    table,
+    verdict,
+    with_nulls,
+)
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -13,37 +24,62 @@ def values(mean, spread=0.1):
     return (mean + spread * RNG.standard_normal((3, 40))).astype(np.float32)
 
 
-ARRAYS = {
-    "measures.sensitivity_cosine": values(0.9),
-    "measures.sensitivity_cosine.random": values(0.0),
-    "measures.sensitivity_cosine.untrained": values(0.5),
+MEASURED = {
+    "sensitivity_cosine": Measured(values(0.9), {"random": values(0.0), "untrained": values(0.5)}),
     # Smaller is closer here: one null is nearer, one is the same.
-    "measures.model_difference": values(0.8),
-    "measures.model_difference.random": values(0.2),
-    "measures.kl": values(1.0, 0.3),
-    "measures.kl.shuffled": values(1.0, 0.3),
-    "losses": values(3.0),
+    "model_difference": Measured(values(0.8), {"random": values(0.2)}),
+    "kl": Measured(values(1.0, 0.3), {"shuffled": values(1.0, 0.3)}),
 }
 
 
 def test_a_verdict_says_of_every_measure_which_side_of_its_nulls_it_is_on():
-    found = compared(KEY, ARRAYS, (-1,))
+    found = compared(KEY, MEASURED, (-1,))
     assert set(found) == {"sensitivity_cosine", "model_difference", "kl"}
-    value = ARRAYS["measures.sensitivity_cosine"][-1].mean()
+    value = MEASURED["sensitivity_cosine"].value[-1].mean()
     closer, other, same = (sentence for sentence in verdict(found).split(". ") if sentence)
     margin = summaries(found)["sensitivity_cosine"]["margin"]
+    null = MEASURED["sensitivity_cosine"].nulls["untrained"][-1].mean()
     assert closer.startswith(
-        f"Closer than every null: cosine of the sensitivities {value:.3g}, margin {margin:.3g} ("
+        f"Closer than every null: cosine of the sensitivities {value:.3g} (nearest null: "
+        f"untrained, {null:.3g}; margin {margin:.3g} ("
     )
-    assert other.startswith("No closer than the best null: relative difference")
-    assert same.startswith("Not to be told from the best null: KL divergence (nats)")
+    assert other.startswith("No closer than the nearest null: relative difference")
+    assert "(nearest null: random update, 0." in other
+    assert same.startswith("Not to be told from the nearest null: KL divergence (nats)")
+
+
+def test_a_loss_is_told_beside_the_best_of_its_baselines_even_where_it_loses():
+    losses = {"zero predictor": 1.0, "averaging": 0.1}
+    assert against_best("In context", 0.2, losses) == (
+        "In context 0.200 is worse than averaging, the best of 2 baselines, at 0.100."
+    )
+    assert against_best("In context", 0.05, losses).startswith("In context 0.0500 is better than")
+    assert against_best("It", 1.0, {"zero": 1.0}) == "It 1.00 is the same as zero, at 1.00."
+
+
+def test_a_measure_or_a_null_that_nobody_has_described_is_an_error():
+    with pytest.raises(ValueError, match="cosinus: not among .*kl, .* Describe it in"):
+        with_nulls({"cosinus": values(1)}, {})
+    with pytest.raises(ValueError, match="untrian: not among"):
+        with_nulls({"kl": values(1)}, {"untrian": {"kl": values(1)}})
+    with pytest.raises(ValueError, match="the null 'random' has ilwd, the pair kl"):
+        with_nulls({"kl": values(1)}, {"random": {"ilwd": values(1)}})
+    with pytest.raises(KeyError, match="update_cosine"):
+        panel(KEY, MEASURED, "update_cosine", [1, 2, 3], "examples")
+
+
+def test_another_models_measures_become_one_more_null():
+    mine = with_nulls({"kl": values(1)}, {"random": {"kl": values(2)}})
+    found = joined(mine, "untrained", with_nulls({"kl": values(3)}, {"random": {"kl": values(4)}}))
+    assert list(found["kl"].nulls) == ["random", "untrained"]
+    assert found["kl"].nulls["untrained"].mean() == pytest.approx(3, abs=0.1)
 
 
 def test_the_margin_is_over_the_nearest_null():
-    found = summaries(compared(KEY, ARRAYS, (0,)))["sensitivity_cosine"]
+    found = summaries(compared(KEY, MEASURED, (0,)))["sensitivity_cosine"]
     expected = (
-        ARRAYS["measures.sensitivity_cosine"][0].mean()
-        - ARRAYS["measures.sensitivity_cosine.untrained"][0].mean()
+        MEASURED["sensitivity_cosine"].value[0].mean()
+        - MEASURED["sensitivity_cosine"].nulls["untrained"][0].mean()
     )
     np.testing.assert_allclose(found["margin"], expected, rtol=1e-5)
     low, high = found["margin_interval"]
@@ -52,30 +88,26 @@ def test_the_margin_is_over_the_nearest_null():
 
 def test_a_null_that_is_tied_by_construction_has_no_part_in_the_margin():
     gap = values(0.5)
-    arrays = {
-        "measures.norm_gap": gap,
-        "measures.norm_gap.random": gap,
-        "measures.norm_gap.untrained": gap + 1,
-    }
-    found = summaries(compared(KEY, arrays, (0,)))["norm_gap"]
+    measured = {"norm_gap": Measured(gap, {"random": gap, "untrained": gap + 1})}
+    found = summaries(compared(KEY, measured, (0,)))["norm_gap"]
     np.testing.assert_allclose(found["margin"], 1, rtol=1e-5)
     assert found["random"] == found["value"]
 
 
 def test_a_table_has_a_row_per_measure_and_a_column_per_null():
-    made = table(compared(KEY, ARRAYS, (0,)), "caption")
+    made = table(compared(KEY, MEASURED, (0,)), "caption")
     assert made.header == (
         "measure",
         "value",
-        *("random", "untrained", "shuffled"),
-        "margin over the best null",
+        *("random update", "untrained", "shuffled labels"),
+        "margin over the nearest null",
     )
     assert len(made.rows) == 3 and {len(row) for row in made.rows} == {6}
 
 
 def test_nulls_are_drawn_as_controls_with_intervals():
-    made = panel(KEY, ARRAYS, "sensitivity_cosine", [1, 2, 3], "examples")
+    made = panel(KEY, MEASURED, "sensitivity_cosine", [1, 2, 3], "examples")
     roles = {curve.label: curve.role for curve in made.curves}
-    assert roles == {"trained learner": "main", "random": "control", "untrained": "control"}
+    assert roles == {"trained learner": "main", "random update": "control", "untrained": "control"}
     for curve in made.curves:
         assert np.all(curve.low < curve.y) and np.all(curve.y < curve.high)

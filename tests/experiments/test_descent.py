@@ -11,7 +11,7 @@ import pytest
 
 from experiments.regression import learner
 from experiments.regression.descent import run as descent
-from experiments.regression.descent.report import LOSSES, losses_section
+from experiments.regression.descent.report import LOSSES, Arrays, Searched, losses_section
 from experiments.regression.descent.sides import (
     explicit_side,
     fine_tune,
@@ -176,8 +176,8 @@ def test_weights_that_do_not_move_have_no_angle(params):
     shapes = jax.eval_shape(
         lambda: descent.face_to_face(STACK, params, prompts, config, 0.1, jax.random.key(0))
     )
-    assert "measures.update_cosine" not in shapes and "norm_ratio" not in shapes
-    assert shapes["measures.sensitivity_cosine.another"].shape == (4, 2)
+    assert "update_cosine" not in shapes["measures"] and shapes["norm_ratio"] is None
+    assert shapes["measures"]["sensitivity_cosine"].nulls["another"].shape == (4, 2)
 
 
 def test_settings_that_cannot_work_are_refused_before_any_work():
@@ -201,22 +201,23 @@ def test_over_the_steps_of_a_full_batch_an_oracle_is_a_level():
     # As many steps as examples: nothing but the setting tells which axis an oracle has.
     tiny = LearnerConfig(num_examples=4)
     points, rng = 5, np.random.default_rng(0)
-    arrays = {f"{name}_loss": rng.random((points, 3)) + 0.1 for name in LOSSES}
+    losses = {name: rng.random((points, 3)) + 0.1 for name in LOSSES}
+    searched = Searched(*np.zeros((3, 1)))
+    arrays = Arrays(losses, {}, np.zeros(4), searched, searched, None, None)
     names = ("learning_rate", "learning_rate_at_edge")
     drawn = {}
     for batch in ("one", "full"):
         config = descent.Config(
             learner=tiny, explicit=ExplicitConfig(batch=batch, num_steps=4), num_directions=1
         )
-        summary = {f"{name}_loss": arrays[f"{name}_loss"].mean(axis=1) for name in LOSSES}
-        summary |= dict.fromkeys(names, 0.1) | {"least_squares_loss": np.zeros(points)}
-        everything = {**arrays, "least_squares_loss": np.zeros((points, 3))}
-        section = losses_section(config, summary, everything, "x")
+        summary = {f"{name}_loss": losses[name].mean(axis=1) for name in LOSSES}
+        summary |= dict.fromkeys(names, 0.1)
+        section = losses_section(config, summary, arrays, "x")
         drawn[batch] = {row[0]: row[1:] for row in section.tables[0].rows}
-    ridge = arrays["ridge_loss"].mean(axis=1)
-    np.testing.assert_allclose(drawn["one"]["ridge"], [ridge[2], ridge[-1]])
-    np.testing.assert_allclose(drawn["full"]["ridge"], [ridge[-1], ridge[-1]])
-    assert drawn["one"]["descent"] == drawn["full"]["descent"]
+    ridge = losses["ridge"].mean(axis=1)
+    np.testing.assert_allclose(drawn["one"]["ridge regression"], [ridge[2], ridge[-1]])
+    np.testing.assert_allclose(drawn["full"]["ridge regression"], [ridge[-1], ridge[-1]])
+    assert drawn["one"]["fine-tuned"] == drawn["full"]["fine-tuned"]
 
 
 def test_a_rate_is_not_searched_on_rows_of_the_test():

@@ -112,12 +112,11 @@ def test_a_learner_that_is_the_reference_is_at_no_distance_and_its_nulls_are(com
         return ridge(prompt.inputs_ND, prompt.targets_N, prompt.query_D)
 
     found = compare(step, step, best, PROMPTS, jax.random.key(0))
-    for name, values_B in found.items():
+    for name, measured in found.items():
         same = 1.0 if "cosine" in name else 0.0
-        if name.count(".") == 1:
-            np.testing.assert_allclose(values_B, same, atol=1e-5)
-        else:
-            assert abs(jnp.mean(values_B) - same) > 0.01, name
+        np.testing.assert_allclose(measured.value, same, atol=1e-5)
+        for null, values_B in measured.nulls.items():
+            assert abs(jnp.mean(values_B) - same) > 0.01, (name, null)
 
 
 def test_settings_that_cannot_work_are_refused():

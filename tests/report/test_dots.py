@@ -13,7 +13,7 @@ def test_an_exact_zero_is_marked_at_the_left_edge_of_a_dot_plot():
     def draw(value):
         return dots(["a", "b"], ["patched"], [[value], [1e-3]], x_label="error")
 
-    marks = re.findall(r'<use [^>]*?x="([\d.]+)"[^>]*style="fill: #0b5c94', draw(0.0))
+    marks = re.findall(r'<use [^>]*?x="([\d.]+)"[^>]*style="fill: var\(--f-0b5c94', draw(0.0))
     zero, other = (float(x) for x in marks[:2])
     assert zero < other
     assert "0" in texts(draw(0.0))

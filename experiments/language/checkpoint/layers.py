@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.tools.conduct import Arrays
+from experiments.language.checkpoint.arrays import Arrays
 from icl_jax.report.figures import Curve, Panel, Role, curves, heatmaps
 from icl_jax.report.page import Section, Table, number
 
@@ -30,7 +30,7 @@ def number_or_none(value: Any) -> float | None:
 def by_layer(measured: Mapping[str, Sequence[Arrays]]) -> Section:
     worst = {dtype: conditioning(prompts) for dtype, prompts in measured.items()}
     first = next(iter(worst.values()))
-    layers = np.arange(1, len(first["relative_change"]) + 1)
+    layers = np.arange(len(first["relative_change"]))
 
     def drawn(name: str, label: str, role: Role = "main") -> list[Curve]:
         """A line of each precision; those behind the first in grey, where they differ at all."""
@@ -44,15 +44,16 @@ def by_layer(measured: Mapping[str, Sequence[Arrays]]) -> Section:
             for dtype, found in worst.items()
         ]
 
-    text = (
-        "How hard the hardest patch of each layer has to work. The MLP's input changes by at most "
+    text = "How hard the hardest patch of each layer has to work."
+    verdict = (
+        "The MLP's input changes by at most "
         f"{number(_largest(first['relative_change']))} of its length."
     )
     panels = [
         Panel(
             "change of the MLP's input",
             drawn("relative_change", "input"),
-            "layer",
+            "layer, from 0",
             "|z with - z without| / |z without|",
             log_y=True,
         )
@@ -64,23 +65,23 @@ def by_layer(measured: Mapping[str, Sequence[Arrays]]) -> Section:
         if "scale.max_scale_change" in prompts[0]:
             scale = conditioning(prompts, "scale")["max_scale_change"]
             lines.append(Curve("scale", layers, np.array(scale, float), role="second"))
-            text += (
+            verdict += (
                 f" The patched run changes the scale of a norm by at most {number(gain)} "
                 "in one entry, the scale patch by "
                 f"{number(_largest(scale))}."
             )
         panels += [
-            Panel("change of the norm's scale", lines, "layer", "max |ds|", log_y=True),
+            Panel("change of the norm's scale", lines, "layer, from 0", "max |ds|", log_y=True),
             Panel(
                 "smallest entry of an output",
                 drawn("min_normalised", "what a scale patch divides by", "reference"),
-                "layer",
+                "layer, from 0",
                 "min |o / rms(o)|",
                 log_y=True,
             ),
         ]
     rows = [
-        (dtype, layer, *(found[name][layer - 1] for name in found))
+        (dtype, layer, *(found[name][layer] for name in found))
         for dtype, found in worst.items()
         for layer in map(int, layers)
     ]
@@ -91,6 +92,7 @@ def by_layer(measured: Mapping[str, Sequence[Arrays]]) -> Section:
         figure=curves(panels),
         tables=[Table(columns, rows, "The hardest of all prompts' patches.")],
         anchor="layers",
+        verdict=verdict,
     )
 
 
@@ -102,15 +104,16 @@ def by_prompt(names: Sequence[str], measured: Mapping[str, Sequence[Arrays]]) ->
     return Section(
         "Which prompt changes which layer",
         f"The largest change of an MLP's input, of all kept positions, in {dtype}: a context that "
-        "says much to its question is dark. The largest of all is that of "
-        f"{names[int(prompt)]} in layer {int(layer) + 1}: {number(float(changes_PL.max()))}.",
+        "says much to its question is dark.",
+        verdict=f"The largest change of all is that of {names[int(prompt)]} in layer {int(layer)}: "
+        f"{number(float(changes_PL.max()))}.",
         figure=heatmaps(
             [changes_PL],
             [""],
-            x_label="layer",
+            x_label="layer, from 0",
             y_label="prompt",
             value_label="|z with - z without| / |z without|",
-            x_ticks=[str(layer) for layer in range(1, changes_PL.shape[1] + 1)],
+            x_ticks=[str(layer) for layer in range(changes_PL.shape[1])],
             y_ticks=list(names),
         ),
         anchor="prompts",

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments.language.checkpoint.arrays import Arrays
 from experiments.language.checkpoint.layers import by_layer, by_prompt, conditioning, number_or_none
-from experiments.tools.conduct import Arrays
 from icl_jax.report.figures import Curve, Panel, Reference, Role, curves, dots
 from icl_jax.report.page import Section, Table, number
 
@@ -150,7 +150,7 @@ def _logits(names: Sequence[str], sizes: Sequence[tuple[int, int]], measured: Me
     what = _told(measured)
     text = (
         f"Relative error of the {what} at all kept positions, the kept tokens alone against the "
-        f"whole prompt. {spoken}."
+        f"whole prompt."
     )
     if "scale" in runs:
         text += (
@@ -204,6 +204,7 @@ def _logits(names: Sequence[str], sizes: Sequence[tuple[int, int]], measured: Me
         ),
         tables=tables,
         anchor="logits",
+        verdict=f"{spoken[0].upper()}{spoken[1:]}.",
     )
 
 
@@ -230,7 +231,8 @@ def _texts(names: Sequence[str], texts: Sequence[Mapping[str, str]], measured: M
     ]
     return Section(
         "The same text without the context",
-        "Each new token gets a patch of its own in every layer. " + "; ".join(spoken) + ".",
+        "Each new token gets a patch of its own in every layer.",
+        verdict="; ".join(spoken) + ".",
         figure=curves(panels),
         tables=[Table(("prompt", "run", "text"), rows, "What the first precision wrote.")],
         anchor="generation",
@@ -255,10 +257,11 @@ def _export(exported: Mapping[str, Any]) -> Section:
     ]
     return Section(
         "The context as a file",
-        f"The last position of `{exported['prompt']}` as {what}, in `{exported['folder']}`. On the "
-        "kept tokens alone it gives the logits of the whole prompt to "
+        f"The last position of `{exported['prompt']}` as {what}, in `{exported['folder']}`. "
+        f"{asked}",
+        verdict="On the kept tokens alone the file gives the last logits of the whole prompt to "
         f"{number(exported['logit_error'])}; the original weights miss them by "
-        f"{number(exported['unpatched_logit_error'])}. {asked}",
+        f"{number(exported['unpatched_logit_error'])}.",
         tables=[Table(("computed by", "relative error of the last logits"), rows)],
         anchor="export",
     )

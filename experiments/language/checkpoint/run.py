@@ -24,11 +24,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.language.checkpoint.arrays import Arrays
 from experiments.language.checkpoint.export import ExportFormat, earlier_export, export
 from experiments.language.checkpoint.measure import measure, measure_generation
 from experiments.language.checkpoint.report import sections, summarise
 from experiments.language.checkpoint.tiny import make_tiny
-from experiments.tools.conduct import Arrays, Outcome, each, finish, start
+from experiments.tools.conduct import Outcome, each, finish, note_measurement, start
 from experiments.tools.flags import UsageError, launch, option
 from icl_jax import checks
 from icl_jax.blocks.stack import functional
@@ -108,6 +109,7 @@ def measure_all(
             except ValueError as error:
                 raise UsageError(f"prompt {prompts[index].name!r} in {dtype}: {error}") from error
             run.save_arrays(file, jax.device_get(numbers))
+            note_measurement(run)
     return [
         {
             name: array

@@ -1,6 +1,7 @@
 """What experiments.classification finds, in numbers, words and pictures."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -11,6 +12,9 @@ from experiments.language.classification.sides import (
     FIRST_REACHED,
 )
 from experiments.tools.comparisons import (
+    NULLS,
+    Measured,
+    against_best,
     compared,
     interval_curve,
     summaries,
@@ -24,40 +28,85 @@ from icl_jax.report.page import Section, Table, number
 
 #: What is held against the context: descent, and three of its nulls.
 WALKS = ("descent", "shuffled", "another", "random")
-RUNS = ("zero_shot", "in_context", *WALKS)
-NULLS = (
+#: Every run of the query, and what it is called.
+RUNS: Mapping[str, str] = {
+    "zero_shot": "zero shot",
+    "in_context": "in context",
+    "descent": "fine-tuned",
+    "shuffled": "fine-tuned, shuffled labels",
+    "another": "fine-tuned on another prompt's",
+    "random": "random update",
+    "untrained_in_context": "untrained, in context",
+    "untrained_descent": "untrained, fine-tuned",
+}
+THE_NULLS = (
     "Nulls: the same architecture before any training, at its own best rate; descent on shuffled "
     "labels; on another prompt's demonstrations; a random update of descent's norm."
 )
 
 
-def summarise(config: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Answered:
+    """A run's answers to B prompts.
+
+    Attributes:
+      loss: (B,), the cross entropy of the answer's word, in nats.
+      accuracy: (B,), whether it beats the other labels.
+    """
+
+    loss: np.ndarray
+    accuracy: np.ndarray
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """What is measured of B prompts.
+
+    Attributes:
+      context_tokens: (B,).
+      rates_X: (X,), of the search.
+      rate, untrained_rate: (), the best.
+      rate_at_edge: (), whether the first lies at an end.
+      runs: by name, of ``RUNS``.
+      measures: (B,) each.
+      layers: (B, L), the cosine of what attention adds, of descent and every null.
+    """
+
+    context_tokens: np.ndarray
+    rates_X: np.ndarray
+    rate: np.ndarray
+    rate_at_edge: np.ndarray
+    untrained_rate: np.ndarray
+    runs: Mapping[str, Answered]
+    measures: Mapping[str, Measured]
+    layers: Mapping[str, np.ndarray]
+
+
+def summarise(config: Any, arrays: Arrays) -> dict[str, Any]:
     """Losses, accuracies, and the measures with nulls, margin and intervals."""
     key = jax.random.key(config.seed)
     return {
         "checkpoint": config.checkpoint,
         "data": config.data,
         "num_prompts": config.num_prompts,
-        "context_tokens": float(arrays["context_tokens"].mean()),
-        "learning_rate": arrays["rate"],
-        "learning_rate_at_edge": bool(arrays["rate_at_edge"]),
-        "untrained_learning_rate": arrays["untrained_rate"],
-        "losses": {n[:-5]: float(v.mean()) for n, v in arrays.items() if n.endswith("_loss")},
-        "accuracies": {
-            n[:-9]: float(v.mean()) for n, v in arrays.items() if n.endswith("_accuracy")
-        },
+        "context_tokens": float(arrays.context_tokens.mean()),
+        "learning_rate": arrays.rate,
+        "learning_rate_at_edge": bool(arrays.rate_at_edge),
+        "untrained_learning_rate": arrays.untrained_rate,
+        "losses": {name: float(run.loss.mean()) for name, run in arrays.runs.items()},
+        "accuracies": {name: float(run.accuracy.mean()) for name, run in arrays.runs.items()},
         "chance": 1 / len(config.words),
-        "measures": summaries(compared(key, arrays)),
+        "measures": summaries(compared(key, arrays.measures)),
     }
 
 
-def sections(config: Any, arrays: Mapping[str, np.ndarray]) -> list[Section]:
+def sections(config: Any, arrays: Arrays) -> list[Section]:
     """Losses and accuracies, the measures, and attention's update layer by layer."""
     summary = summarise(config, arrays)
     key = jax.random.key(config.seed)
-    comparisons = compared(key, arrays)
+    comparisons = compared(key, arrays.measures)
     losses, accuracies = summary["losses"], summary["accuracies"]
-    help_B = arrays["zero_shot_loss"] - arrays["in_context_loss"]
+    help_B = arrays.runs["zero_shot"].loss - arrays.runs["in_context"].loss
     gain = bootstrap_mean(key, jnp.asarray(help_B))
     saved = with_interval(float(gain.mean), (float(gain.low), float(gain.high)))
     helps = "helps" if gain.low > 0 else "harms" if gain.high < 0 else "makes no clear difference"
@@ -70,9 +119,9 @@ def sections(config: Any, arrays: Mapping[str, np.ndarray]) -> list[Section]:
     lines = [
         interval_curve(
             key,
-            arrays[f"layers.{walk}"].T,
-            np.arange(first + 1, first + arrays[f"layers.{walk}"].shape[1] + 1),
-            {"descent": "fine-tuned"}.get(walk, walk),
+            arrays.layers[walk].T,
+            np.arange(first, first + arrays.layers[walk].shape[1]),
+            RUNS["descent"] if walk == "descent" else NULLS[walk],
             "main" if walk == "descent" else "control",
         )
         for walk in (*WALKS, "untrained")
@@ -86,7 +135,7 @@ def sections(config: Any, arrays: Mapping[str, np.ndarray]) -> list[Section]:
             f"{number(losses['descent'])} when the model is fine-tuned on them "
             f"({config.explicit.trains.replace('_', ' ')}, {config.explicit.optimizer.name}, "
             f"learning rate {number(summary['learning_rate'])}{edge}). "
-            f"The context {helps}: it saves {saved} nats. Among the labels the answer is first in "
+            "Among the labels the answer is first in "
             f"{accuracies['in_context']:.0%} of the prompts with it, and in "
             f"{accuracies['zero_shot']:.0%} without (chance: {summary['chance']:.0%}).",
             tables=[
@@ -94,26 +143,33 @@ def sections(config: Any, arrays: Mapping[str, np.ndarray]) -> list[Section]:
                     ("run", "loss in nats", "accuracy"),
                     [
                         (
-                            run.replace("_", " "),
-                            shown(arrays[f"{run}_loss"]),
-                            shown(arrays[f"{run}_accuracy"]),
+                            RUNS[name],
+                            shown(run.loss),
+                            shown(run.accuracy),
                         )
-                        for run in (*RUNS, "untrained_in_context", "untrained_descent")
+                        for name, run in arrays.runs.items()
                     ],
                     f"Means over {config.num_prompts} prompts ({config.data}) with 95% intervals.",
                 )
             ],
+            verdict=f"The context {helps}: it saves {saved} nats. "
+            + against_best(
+                "Its loss",
+                losses["in_context"],
+                {RUNS[n]: losses[n] for n in RUNS if n != "in_context"},
+            ),
             anchor="answers",
         ),
         Section(
             "Distributions and attention: in context beside fine-tuned",
-            verdict(comparisons),
+            "The model in context beside the model fine-tuned on the same demonstrations.",
+            verdict=verdict(comparisons),
             tables=[
                 table(
                     comparisons,
                     "Means over prompts. Divergences have a scale: a model that hardly moves, as "
                     "the untrained one, is near to itself whatever is done to it; overlaps and "
-                    f"cosines do not have that advantage. {NULLS}",
+                    f"cosines do not have that advantage. {THE_NULLS}",
                 )
             ],
             anchor="measures",
@@ -123,7 +179,23 @@ def sections(config: Any, arrays: Mapping[str, np.ndarray]) -> list[Section]:
             "The cosine of what the context and the descent change in the attention output of the "
             "query's last token. In grey the nulls, which need not be zero: what an update of any "
             "kind changes has directions that it prefers.",
-            figure=curves([Panel("", lines, "layer", "cosine of the changes of attention")]),
+            verdict=_layers_verdict(arrays),
+            figure=curves(
+                [Panel("", lines, "layer, from 0", "cosine of the changes of attention")]
+            ),
             anchor="layers",
         ),
     ]
+
+
+def _layers_verdict(arrays: Arrays) -> str:
+    """In how many layers the cosine is above that of every null."""
+    means = {walk: values.mean(axis=0) for walk, values in arrays.layers.items()}
+    mine_L = means.pop("descent")
+    above = int(np.sum(mine_L > np.max(list(means.values()), axis=0)))
+    nearest = max(means, key=lambda walk: float(means[walk].mean()))
+    return (
+        f"Above every null in {above} of {len(mine_L)} layers; over all layers "
+        f"{number(float(mine_L.mean()))}, the nearest null ({NULLS[nearest]}) "
+        f"{number(float(means[nearest].mean()))}."
+    )

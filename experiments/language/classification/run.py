@@ -29,7 +29,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.language.classification.report import WALKS, sections, summarise
+from experiments.language.classification.report import (
+    RUNS,
+    WALKS,
+    Answered,
+    Arrays,
+    sections,
+    summarise,
+)
 from experiments.language.classification.sides import (
     FIRST_REACHED,
     Question,
@@ -42,9 +49,7 @@ from experiments.language.classification.sides import (
     random_part,
     update_cosines,
 )
-from experiments.tools.comparisons import (
-    with_nulls,
-)
+from experiments.tools.comparisons import joined, with_nulls
 from experiments.tools.conduct import Outcome, each, finish, measured, start
 from experiments.tools.flags import UsageError, launch, option
 from icl_jax import checks
@@ -145,11 +150,11 @@ def face_to_face(
     config: Config,
     rate: Array,
     key: Array,
-) -> dict[str, Array]:
+) -> dict[str, Any]:
     """Measures and their nulls but the untrained one, losses and accuracies: (B,) each."""
     explicit = config.explicit
 
-    def one(inputs: tuple[Question, Question, Array]) -> dict[str, Array]:
+    def one(inputs: tuple[Question, Question, Array]) -> dict[str, Any]:
         question, another, prompt_key = inputs
         shuffle_key, random_key = jax.random.split(prompt_key)
         confused = dataclasses.replace(
@@ -177,10 +182,9 @@ def face_to_face(
             run: label_loss(logits_V, labels_C, question.answer) for run, logits_V in logits.items()
         }
         return {
-            **with_nulls(by_walk.pop("descent"), by_walk),
-            **{f"layers.{walk}": layers_WL[i] for i, walk in enumerate(WALKS)},
-            **{f"{run}_loss": loss for run, (loss, _) in told.items()},
-            **{f"{run}_accuracy": right for run, (_, right) in told.items()},
+            "measures": with_nulls(by_walk.pop("descent"), by_walk),
+            "layers": {walk: layers_WL[i] for i, walk in enumerate(WALKS)},
+            "runs": told,
         }
 
     keys_B = jax.random.split(key, prompts.answer.shape[0])
@@ -217,7 +221,7 @@ def prepare(config: Config) -> Checkpoint:
     return checkpoint
 
 
-def measure(config: Config, checkpoint: Checkpoint) -> dict[str, Any]:
+def measure(config: Config, checkpoint: Checkpoint) -> Arrays:
     """Both sides in the checkpoint; both again in the same architecture before training."""
     tokenizer = load_tokenizer(checkpoint.folder)
     labels_C = jnp.asarray(label_tokens(tokenizer, config.words))
@@ -236,34 +240,35 @@ def measure(config: Config, checkpoint: Checkpoint) -> dict[str, Any]:
     tokens_Q = jnp.zeros(2, jnp.int32)
     fresh = jax.jit(lambda key: model.init(key, tokens_Q)["params"])(jax.random.fold_in(key, 1))
     rates_X = rate_grid(config.lowest_rate, config.highest_rate, config.num_rates, jnp.float32)
-    arrays: dict[str, Any] = {"rates": rates_X, "context_tokens": prompts.context_last + 1}
-    for prefix in each(("", "untrained_"), "trained and untrained"):
-        params = fresh if prefix else checkpoint.params
-        found = search(model, params, held_out, labels_C, config.explicit, rates_X)
-        arrays[f"{prefix}rate"] = found.best_rate
-        arrays[f"{prefix}rate_at_edge"] = found.at_edge
-        numbers = face_to_face(model, params, prompts, labels_C, config, found.best_rate, key)
-        if not prefix:
-            arrays |= numbers
-            continue
-        for name in [n for n in numbers if n.startswith("measures.") and n.count(".") == 1]:
-            arrays[f"{name}.untrained"] = numbers[name]
-        arrays["layers.untrained"] = numbers["layers.descent"]
-        for run in ("in_context", "descent"):
-            for what in ("loss", "accuracy"):
-                arrays[f"untrained_{run}_{what}"] = numbers[f"{run}_{what}"]
+    sides, searches = [], []
+    for params in each((checkpoint.params, fresh), "trained and untrained"):
+        searches.append(search(model, params, held_out, labels_C, config.explicit, rates_X))
+        rate = searches[-1].best_rate
+        sides.append(face_to_face(model, params, prompts, labels_C, config, rate, key))
+    mine, null = sides
+    measured = joined(mine["measures"], "untrained", null["measures"])
     # Where no layer sees the demonstrations, they have no order by attention.
-    unseen = "measures.attention_rank_correlation"
-    if not np.all(np.isfinite(arrays[unseen])):
-        arrays = {name: array for name, array in arrays.items() if not name.startswith(unseen)}
-    return arrays
+    unseen = "attention_rank_correlation"
+    if not np.all(np.isfinite(measured[unseen].value)):
+        del measured[unseen]
+    runs = {**mine["runs"], **{f"untrained_{name}": run for name, run in null["runs"].items()}}
+    return Arrays(
+        context_tokens=np.asarray(prompts.context_last + 1),
+        rates_X=np.asarray(rates_X),
+        rate=searches[0].best_rate,
+        rate_at_edge=searches[0].at_edge,
+        untrained_rate=searches[1].best_rate,
+        runs={name: Answered(*runs[name]) for name in RUNS},
+        measures=measured,
+        layers={**mine["layers"], "untrained": null["layers"]["descent"]},
+    )
 
 
 def run(config: Config, workdir: Path) -> Outcome:
     """Loads the checkpoint, compares, writes summary and report."""
     checkpoint = prepare(config)
     record = start(workdir, "classification", config)
-    arrays = measured(record, lambda: measure(config, checkpoint))
+    arrays = measured(record, Arrays, lambda: measure(config, checkpoint))
     outcome = Outcome(summarise(config, arrays), sections(config, arrays))
     return finish(record, "A language model, in context and fine-tuned", __doc__, outcome)
 

@@ -1,6 +1,7 @@
 """What experiments.depth finds, in numbers, words and pictures, from its saved arrays only."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -9,6 +10,9 @@ import numpy as np
 
 from experiments.tools.comparisons import (
     MEASURES,
+    NULLS,
+    Measured,
+    against_best,
     compared,
     interval_curve,
     summaries,
@@ -16,7 +20,7 @@ from experiments.tools.comparisons import (
     verdict,
     with_interval,
 )
-from experiments.tools.predictors import NULLS
+from experiments.tools.predictors import THE_NULLS
 from icl_jax.dims import Array
 from icl_jax.measures.intervals import bootstrap_mean
 from icl_jax.report.figures import Curve, Panel, Role, curves
@@ -29,61 +33,95 @@ STEPPERS: Mapping[str, tuple[str, Role]] = {
 }
 
 
-def of_depth(arrays: Mapping[str, np.ndarray], depth: int) -> dict[str, np.ndarray]:
-    """The arrays of one depth, without its prefix."""
-    start = f"{depth}/"
-    return {n.removeprefix(start): array for n, array in arrays.items() if n.startswith(start)}
+@dataclass(frozen=True)
+class Against:
+    """A stepper of as many steps as a stack has layers.
+
+    Attributes:
+      loss: (B,), squared errors.
+      rate, correction: (), what is best for it.
+      at_edge: (), whether the rate is an end of its grid.
+      measures: of the stack beside it, (B,).
+    """
+
+    loss: np.ndarray
+    rate: np.ndarray
+    correction: np.ndarray
+    at_edge: np.ndarray
+    measures: Mapping[str, Measured]
 
 
-def compared_with(
-    config: Any, arrays: Mapping[str, np.ndarray], depth: int, stepper: str
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Deep:
+    """A stack of one depth.
+
+    Attributes:
+      trained, untrained: (B,), squared errors.
+      layers: (B, L + 1), squared errors of what is predicted before and after every layer.
+      steppers: what it is held against.
+    """
+
+    trained: np.ndarray
+    untrained: np.ndarray
+    layers: np.ndarray
+    steppers: Mapping[str, Against]
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Depth -> its stack; and the squared errors (B,) of what has none."""
+
+    depths: Mapping[str, Deep]
+    least_squares: np.ndarray
+    zero: np.ndarray
+
+    def losses(self, depth: int) -> dict[str, np.ndarray]:
+        """The squared errors (B,) at a depth, by name."""
+        deep = self.depths[str(depth)]
+        steppers = {name: stepper.loss for name, stepper in deep.steppers.items()}
+        return {"trained": deep.trained, "untrained": deep.untrained, **steppers}
+
+
+def compared_with(config: Any, arrays: Arrays, depth: int, stepper: str) -> dict[str, Any]:
     """The comparisons of the stack of a depth with a stepper."""
-    start = f"{stepper}/"
-    mine = of_depth(arrays, depth)
-    chosen = {n.removeprefix(start): array for n, array in mine.items() if n.startswith(start)}
-    return compared(jax.random.key(config.seed), chosen)
+    measures = arrays.depths[str(depth)].steppers[stepper].measures
+    return compared(jax.random.key(config.seed), measures)
 
 
-def summarise(config: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def summarise(config: Any, arrays: Arrays) -> dict[str, Any]:
     """Losses, rates and measures of every depth; ``measures`` are those of the deepest and GD++."""
     depths: dict[str, Any] = {}
     for depth in config.depths:
-        mine = of_depth(arrays, depth)
+        deep = arrays.depths[str(depth)]
         depths[str(depth)] = {
-            "losses": {
-                name: float(mine[f"{name}_loss"].mean())
-                for name in ("trained", "untrained", *STEPPERS)
-            },
+            "losses": {name: float(loss.mean()) for name, loss in arrays.losses(depth).items()},
             **{
                 name: {
-                    "learning_rate": float(mine[f"{name}_rate"]),
-                    "learning_rate_at_edge": bool(mine[f"{name}_at_edge"]),
-                    "correction": float(mine[f"{name}_correction"]),
+                    "learning_rate": float(stepper.rate),
+                    "learning_rate_at_edge": bool(stepper.at_edge),
+                    "correction": float(stepper.correction),
                     # No correction at all is an end of the search, but no edge: it is descent.
-                    "correction_at_edge": float(mine[f"{name}_correction"])
-                    == max(config.corrections)
-                    > 0,
+                    "correction_at_edge": float(stepper.correction) == max(config.corrections) > 0,
                     "measures": summaries(compared_with(config, arrays, depth, name)),
                 }
-                for name in STEPPERS
+                for name, stepper in deep.steppers.items()
             },
         }
     return {
         "num_prompts": config.num_prompts,
-        "least_squares_loss": float(arrays["least_squares_loss"].mean()),
-        "zero_loss": float(arrays["zero_loss"].mean()),
+        "least_squares_loss": float(arrays.least_squares.mean()),
+        "zero_loss": float(arrays.zero.mean()),
         "depths": depths,
         "measures": depths[str(config.depths[-1])]["gd_plus_plus"]["measures"],
     }
 
 
-def sections(config: Any, arrays: Mapping[str, np.ndarray]) -> list[Section]:
+def sections(config: Any, arrays: Arrays) -> list[Section]:
     """Losses against depth, and the measures against depth for both steppers."""
     return [_losses(config, arrays), _measures(config, arrays)]
 
 
-def _losses(config: Any, arrays: Mapping[str, np.ndarray]) -> Section:
+def _losses(config: Any, arrays: Arrays) -> Section:
     key, depths = jax.random.key(config.seed), config.depths
     summary = summarise(config, arrays)
     roles: dict[str, tuple[str, Role]] = {
@@ -94,14 +132,14 @@ def _losses(config: Any, arrays: Mapping[str, np.ndarray]) -> Section:
     lines = [
         interval_curve(
             key,
-            np.stack([arrays[f"{depth}/{name}_loss"] for depth in depths]),
+            np.stack([arrays.losses(depth)[name] for depth in depths]),
             depths,
             label,
             role,
         )
         for name, (label, role) in roles.items()
     ]
-    zero = np.broadcast_to(arrays["zero_loss"], (len(depths), config.num_prompts))
+    zero = np.broadcast_to(arrays.zero, (len(depths), config.num_prompts))
     lines.append(interval_curve(key, zero, depths, "zero predictor", "control"))
     last = summary["depths"][str(depths[-1])]["losses"]
     rows: list[tuple[Any, ...]] = [
@@ -114,8 +152,8 @@ def _losses(config: Any, arrays: Mapping[str, np.ndarray]) -> Section:
         )
         for depth, found in summary["depths"].items()
     ]
-    deepest = of_depth(arrays, depths[-1])
-    gap = bootstrap_mean(key, jnp.asarray(deepest["trained_loss"] - deepest["gd_plus_plus_loss"]))
+    deepest = arrays.losses(depths[-1])
+    gap = bootstrap_mean(key, jnp.asarray(deepest["trained"] - deepest["gd_plus_plus"]))
     word = "below" if gap.high < 0 else "above" if gap.low > 0 else "where it cannot be told from"
     apart = with_interval(float(gap.mean), (float(gap.low), float(gap.high)))
     edges = [
@@ -147,10 +185,19 @@ def _losses(config: Any, arrays: Mapping[str, np.ndarray]) -> Section:
             )
         ],
         anchor="losses",
+        verdict=against_best(
+            f"With {depths[-1]} layers the loss",
+            last["trained"],
+            {
+                **{label: last[name] for name, (label, _) in roles.items() if name != "trained"},
+                "least squares": summary["least_squares_loss"],
+                "zero predictor": summary["zero_loss"],
+            },
+        ),
     )
 
 
-def _measures(config: Any, arrays: Mapping[str, np.ndarray]) -> Section:
+def _measures(config: Any, arrays: Arrays) -> Section:
     depths = config.depths
     found = {
         (depth, stepper): compared_with(config, arrays, depth, stepper)
@@ -166,7 +213,7 @@ def _measures(config: Any, arrays: Mapping[str, np.ndarray]) -> Section:
             lines.append(_curve(label, depths, [(c.value, c.low, c.high) for c in values], role))
         for null in found[depths[0], "gd_plus_plus"][name].nulls:
             intervals = [found[depth, "gd_plus_plus"][name].nulls[null] for depth in depths]
-            lines.append(_curve(null, depths, intervals, "control"))
+            lines.append(_curve(NULLS[null], depths, intervals, "control"))
         panels.append(Panel("", lines, "layers, or steps", MEASURES[name].label))
     deepest = found[depths[-1], "gd_plus_plus"]
     rows: list[tuple[Any, ...]] = [
@@ -176,7 +223,8 @@ def _measures(config: Any, arrays: Mapping[str, np.ndarray]) -> Section:
     ]
     return Section(
         "As functions of the query",
-        f"{depths[-1]} layers against as many steps of GD++. {verdict(deepest)}",
+        f"{depths[-1]} layers against as many steps of GD++.",
+        verdict=verdict(deepest),
         figure=curves(panels),
         tables=[
             Table(
@@ -184,7 +232,7 @@ def _measures(config: Any, arrays: Mapping[str, np.ndarray]) -> Section:
                 rows,
                 "Means over tasks with 95% intervals.",
             ),
-            table(deepest, f"{depths[-1]} layers against GD++. {NULLS}"),
+            table(deepest, f"{depths[-1]} layers against GD++. {THE_NULLS}"),
         ],
         anchor="measures",
     )

@@ -21,8 +21,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from experiments.linear_attention.depth.report import STEPPERS, sections, summarise
+from experiments.linear_attention.depth.report import (
+    STEPPERS,
+    Against,
+    Arrays,
+    Deep,
+    sections,
+    summarise,
+)
 from experiments.linear_attention.learner import (
     LinearLearnerConfig,
     draw,
@@ -135,44 +143,42 @@ def face_to_face(
     corrections: Mapping[str, Array],
     prompts: Prompt,
     key: Array,
-) -> dict[str, Array]:
+) -> dict[str, Any]:
     """Measures against each stepper, and losses, for every prompt (B,)."""
     learner: Predictor = functools.partial(predict, model, trained)
     before: Predictor = functools.partial(predict, model, untrained)
     found = {"trained": jax.vmap(learner)(prompts), "untrained": jax.vmap(before)(prompts)}
-    arrays: dict[str, Array] = {}
+    measures = {}
     for name in STEPPERS:
         stepper = functools.partial(after_steps, num_steps, rates[name], corrections[name])
         found[name] = jax.vmap(stepper)(prompts)
-        numbers = against(stepper, learner, before, prompts, key)
-        arrays |= {f"{name}/{measure}": array for measure, array in numbers.items()}
+        measures[name] = against(stepper, learner, before, prompts, key)
     layers_BS = jax.vmap(functools.partial(predict_all, model, trained))(prompts)
     targets_BS = jnp.broadcast_to(prompts.query_target[:, None], layers_BS.shape)
-    losses = {
-        f"{name}_loss": squared_error(array, prompts.query_target) for name, array in found.items()
-    }
-    return {**arrays, **losses, "layer_loss": squared_error(layers_BS, targets_BS)}
+    losses = {name: squared_error(array, prompts.query_target) for name, array in found.items()}
+    layers = squared_error(layers_BS, targets_BS)
+    return {"losses": losses, "layers": layers, "measures": measures}
 
 
 @jax.jit
-def baselines(prompts: Prompt) -> dict[str, Array]:
+def baselines(prompts: Prompt) -> dict[str, Any]:
     """The losses (B,) of least squares, which no number of steps is better than, and of zero."""
     exact_B = jax.vmap(least_squares)(prompts.inputs_ND, prompts.targets_N, prompts.query_D)
     return {
-        "least_squares_loss": squared_error(exact_B, prompts.query_target),
-        "zero_loss": prompts.query_target**2,
+        "least_squares": squared_error(exact_B, prompts.query_target),
+        "zero": prompts.query_target**2,
     }
 
 
-def measure(config: Config, learners: Path) -> dict[str, Any]:
-    """Trains a stack of every depth, searches, compares: arrays by ``DEPTH/NAME``."""
+def measure(config: Config, learners: Path) -> Arrays:
+    """Trains a stack of every depth, searches, compares."""
     task, examples = config.learner.task(), config.learner.num_examples
     prompts = draw(task, config.seed, config.num_prompts, examples)
     held_out = draw(task, config.seed + 1, config.num_search_prompts, examples)
     rates_X = rate_grid(config.lowest_rate, config.highest_rate, config.num_rates, jnp.float32)
     corrections_G = jnp.asarray((0.0, *config.corrections), jnp.float32)
     key = jax.random.key(config.seed)
-    arrays: dict[str, Any] = dict(baselines(prompts))
+    depths = {}
     for depth in each(config.depths, "depths"):
         learner = obtain(replace(config.learner, depth=depth), learners)
         found = search(depth, held_out, rates_X, corrections_G)
@@ -190,18 +196,27 @@ def measure(config: Config, learners: Path) -> dict[str, Any]:
             prompts,
             key,
         )
-        arrays |= {f"{depth}/{name}": array for name, array in numbers.items()}
-        for name, index in picks.items():
-            arrays[f"{depth}/{name}_rate"] = rates[name]
-            arrays[f"{depth}/{name}_correction"] = corrections[name]
-            arrays[f"{depth}/{name}_at_edge"] = found.at_edge[index]
-    return arrays
+        losses = numbers["losses"]
+        steppers = {
+            name: Against(
+                losses[name],
+                rates[name],
+                np.asarray(corrections[name]),
+                found.at_edge[index],
+                numbers["measures"][name],
+            )
+            for name, index in picks.items()
+        }
+        depths[str(depth)] = Deep(
+            losses["trained"], losses["untrained"], numbers["layers"], steppers
+        )
+    return Arrays(depths, **baselines(prompts))
 
 
 def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
     """Trains (or finds) the stacks, compares, writes summary and report."""
     record = start(workdir, "depth", config)
-    arrays = measured(record, lambda: measure(config, learners or workdir / "learners"))
+    arrays = measured(record, Arrays, lambda: measure(config, learners or workdir / "learners"))
     outcome = Outcome(summarise(config, arrays), sections(config, arrays))
     return finish(record, "Layers and steps of descent", __doc__, outcome)
 

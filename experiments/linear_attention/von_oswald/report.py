@@ -1,6 +1,7 @@
 """What experiments.von_oswald finds, in numbers, words and pictures, from its saved arrays only."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.tools.comparisons import (
+    Measured,
+    against_best,
     compared,
     interval_curve,
     panel,
@@ -15,7 +18,7 @@ from experiments.tools.comparisons import (
     table,
     verdict,
 )
-from experiments.tools.predictors import NULLS
+from experiments.tools.predictors import THE_NULLS
 from icl_jax.measures.intervals import bootstrap_mean
 from icl_jax.report.figures import Panel, Role, curves, heatmaps
 from icl_jax.report.page import Section, Table, number
@@ -30,60 +33,103 @@ LOSSES: Mapping[str, tuple[str, Role]] = {
 }
 
 
-def _home(arrays: Mapping[str, np.ndarray]) -> int:
+@dataclass(frozen=True)
+class Optimum:
+    """Squared errors (B,) of a layer trained on skewed inputs and of the best there is.
+
+    Attributes:
+      trained, closed_form: (B,).
+      expected: (), the mean in closed form.
+    """
+
+    trained: np.ndarray
+    closed_form: np.ndarray
+    expected: np.ndarray
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """What is measured at X ranges of the inputs, on B prompts.
+
+    Attributes:
+      scales_X: (X,), the ranges, in units of the training's.
+      losses: (X, B), squared errors.
+      measures: (X, B), of the layer beside one step.
+      construction_gap: (X, B), of the constructed layer's prediction and the step's.
+      descent_prediction: (X, B), the step's.
+      rate: (), the best of the step.
+      rate_at_edge: (), whether it is an end of the grid.
+      bilinear_CC: (C, C), the trained layer's product of query and key kernels.
+      value_C: (C,), what its values read.
+      optimum: of the layer on skewed inputs.
+    """
+
+    scales_X: np.ndarray
+    losses: Mapping[str, np.ndarray]
+    measures: Mapping[str, Measured]
+    construction_gap: np.ndarray
+    descent_prediction: np.ndarray
+    rate: np.ndarray
+    rate_at_edge: np.ndarray
+    bilinear_CC: np.ndarray
+    value_C: np.ndarray
+    optimum: Optimum
+
+
+def _home(arrays: Arrays) -> int:
     """The index of the training's own input range."""
-    return int(np.argmin(np.abs(arrays["scales"] - 1.0)))
+    return int(np.argmin(np.abs(arrays.scales_X - 1.0)))
 
 
-def summarise(config: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def summarise(config: Any, arrays: Arrays) -> dict[str, Any]:
     """Measures and losses at the training's own range, the construction, and the optimum."""
     home = _home(arrays)
     key = jax.random.key(config.seed)
-    gap, scale = arrays["construction_gap"][home], arrays["descent_prediction"][home]
-    trained, best = (
-        float(arrays[f"optimum.{name}_loss"].mean()) for name in ("trained", "closed_form")
-    )
+    gap, scale = arrays.construction_gap[home], arrays.descent_prediction[home]
+    optimum = arrays.optimum
+    trained, best = float(optimum.trained.mean()), float(optimum.closed_form.mean())
     return {
-        "measures": summaries(compared(key, arrays, (home,))),
-        "losses": {name: float(arrays[f"{name}_loss"][home].mean()) for name in LOSSES},
-        "learning_rate": float(arrays["rate"]),
-        "learning_rate_at_edge": bool(arrays["rate_at_edge"]),
+        "measures": summaries(compared(key, arrays.measures, (home,))),
+        "losses": {name: float(arrays.losses[name][home].mean()) for name in LOSSES},
+        "learning_rate": float(arrays.rate),
+        "learning_rate_at_edge": bool(arrays.rate_at_edge),
         "construction_error": float(np.linalg.norm(gap) / np.linalg.norm(scale)),
         "optimum": {
             "trained_loss": trained,
             "closed_form_loss": best,
-            "expected_loss": float(arrays["optimum.expected_loss"]),
+            "expected_loss": float(optimum.expected),
             "ratio": trained / best,
         },
         "num_prompts": config.num_prompts,
     }
 
 
-def sections(config: Any, arrays: Mapping[str, np.ndarray]) -> list[Section]:
+def sections(config: Any, arrays: Arrays) -> list[Section]:
     """Losses and measures against the range of the inputs, the weights, and the optimum."""
     summary, home = summarise(config, arrays), _home(arrays)
     key = jax.random.key(config.seed)
-    comparisons = compared(key, arrays, (home,))
+    comparisons = compared(key, arrays.measures, (home,))
     losses, rate, optimum = summary["losses"], summary["learning_rate"], summary["optimum"]
-    x, x_label = arrays["scales"], "range of the inputs / range in training"
+    x, x_label = arrays.scales_X, "range of the inputs / range in training"
     lines = [
-        interval_curve(key, arrays[f"{name}_loss"], x, label, role)
+        interval_curve(key, arrays.losses[name], x, label, role)
         for name, (label, role) in LOSSES.items()
     ]
     panels = [
-        panel(key, arrays, name, x, x_label, label="trained layer")
+        panel(key, arrays.measures, name, x, x_label, label="trained layer")
         for name in ("sensitivity_cosine", "model_difference")
     ]
-    wide = {name: float(arrays[f"{name}_loss"][-1].mean()) for name in LOSSES}
+    wide = {name: float(arrays.losses[name][-1].mean()) for name in LOSSES}
     width = config.learner.input_width
     step_CC = np.zeros((width + 1, width + 1))
     step_CC[:width, :width] = rate * np.eye(width)
+    off = float(np.linalg.norm(arrays.bilinear_CC - step_CC) / np.linalg.norm(step_CC))
     ratio = bootstrap_mean(
         key,
         jnp.stack(
             [
-                jnp.asarray(arrays["optimum.trained_loss"]),
-                jnp.asarray(arrays["optimum.closed_form_loss"]),
+                jnp.asarray(arrays.optimum.trained),
+                jnp.asarray(arrays.optimum.closed_form),
             ],
             axis=1,
         ),
@@ -101,16 +147,22 @@ def sections(config: Any, arrays: Mapping[str, np.ndarray]) -> list[Section]:
             figure=curves(
                 [Panel("", lines, x_label, "squared error of the query's label", log_y=True)]
             ),
+            verdict=against_best(
+                "The trained layer's loss",
+                losses["trained"],
+                {LOSSES[n][0]: losses[n] for n in ("descent", "untrained", "zero")},
+            ),
             anchor="loss",
         ),
         Section(
             "One layer and one step as functions of the query",
-            verdict(comparisons),
+            "Predictions and their derivatives, task by task.",
+            verdict=verdict(comparisons),
             figure=curves(panels),
             tables=[
                 table(
                     comparisons,
-                    f"Means over tasks in the training's own range. {NULLS}",
+                    f"Means over tasks in the training's own range. {THE_NULLS}",
                 )
             ],
             anchor="measures",
@@ -118,11 +170,12 @@ def sections(config: Any, arrays: Mapping[str, np.ndarray]) -> list[Section]:
         Section(
             "The weights of one layer and one step",
             "The product of the query and key kernels, scaled so that the values read the label "
-            "with weight 1, beside that of a layer that takes the step by construction. That layer "
-            f"predicts what the step predicts to {number(summary['construction_error'])} of its "
-            "size, in float32.",
+            "with weight 1, beside that of a layer that takes the step by construction.",
+            verdict="The layer that takes the step by construction predicts what the step predicts "
+            f"to {number(summary['construction_error'])} of its size, in float32; the trained one "
+            f"differs from it by {number(off)} of its kernel's norm (a kernel of zeros: 1).",
             figure=heatmaps(
-                [arrays["bilinear"], step_CC],
+                [arrays.bilinear_CC, step_CC],
                 ["trained layer", "constructed step"],
                 x_label="coordinate of an example",
                 y_label="coordinate of the query",
@@ -138,9 +191,10 @@ def sections(config: Any, arrays: Mapping[str, np.ndarray]) -> list[Section]:
             f"(N = {config.skewed.num_examples}), a layer has a loss of "
             f"{number(optimum['trained_loss'])}; the closed form of the best layer has "
             f"{number(optimum['closed_form_loss'])} on the same tasks, and "
-            f"{number(optimum['expected_loss'])} in expectation. Their ratio is "
-            f"{optimum['ratio']:.4f}: training {found_it} the closed form, which is a step of "
+            f"{number(optimum['expected_loss'])} in expectation. The closed form is a step of "
             "descent with a matrix for a rate.",
+            verdict=f"Training {found_it} the closed form of the best layer: the ratio of the two "
+            f"losses is {optimum['ratio']:.4f}.",
             tables=[
                 Table(
                     ("predictor", "loss", "95% interval"),

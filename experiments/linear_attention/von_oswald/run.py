@@ -31,7 +31,13 @@ from experiments.linear_attention.learner import (
     predict,
     shortened,
 )
-from experiments.linear_attention.von_oswald.report import LOSSES, sections, summarise
+from experiments.linear_attention.von_oswald.report import (
+    LOSSES,
+    Arrays,
+    Optimum,
+    sections,
+    summarise,
+)
 from experiments.tools.conduct import Outcome, each, finish, measured, start
 from experiments.tools.flags import launch, option
 from experiments.tools.predictors import Predictor, against
@@ -155,7 +161,7 @@ def face_to_face(
     rate: Array,
     prompts: Prompt,
     key: Array,
-) -> dict[str, Array]:
+) -> dict[str, Any]:
     """Measures with their nulls, and losses, for every prompt (B,)."""
     width = prompts.query_D.shape[-1]
     step = functools.partial(one_step, rate)
@@ -171,14 +177,14 @@ def face_to_face(
     }
     found = {name: jax.vmap(learner)(prompts) for name, learner in learners.items()}
     return {
-        **against(step, learners["trained"], learners["untrained"], prompts, key),
-        **{f"{n}_loss": squared_error(found[n], prompts.query_target) for n in LOSSES},
+        "measures": against(step, learners["trained"], learners["untrained"], prompts, key),
+        "losses": {n: squared_error(found[n], prompts.query_target) for n in LOSSES},
         "construction_gap": found["constructed"] - found["descent"],
         "descent_prediction": found["descent"],
     }
 
 
-def optimum(learner: LinearLearner, prompts: Prompt) -> dict[str, Array]:
+def optimum(learner: LinearLearner, prompts: Prompt) -> Optimum:
     """The losses (B,) of a trained layer and of the closed form of its optimum."""
     covariance_DD = jnp.diag(jnp.asarray(learner.config.variances, jnp.float32))
 
@@ -189,16 +195,14 @@ def optimum(learner: LinearLearner, prompts: Prompt) -> dict[str, Array]:
         return predict(learner.model, learner.trained, prompt), best
 
     trained_B, best_B = jax.jit(jax.vmap(both))(prompts)
-    return {
-        "optimum.trained_loss": squared_error(trained_B, prompts.query_target),
-        "optimum.closed_form_loss": squared_error(best_B, prompts.query_target),
-        "optimum.expected_loss": optimal_linear_attention_loss(
-            covariance_DD, learner.config.num_examples
-        ),
-    }
+    return Optimum(
+        np.asarray(squared_error(trained_B, prompts.query_target)),
+        np.asarray(squared_error(best_B, prompts.query_target)),
+        np.asarray(optimal_linear_attention_loss(covariance_DD, learner.config.num_examples)),
+    )
 
 
-def measure(config: Config, learners: Path) -> dict[str, Any]:
+def measure(config: Config, learners: Path) -> Arrays:
     """Trains, searches the rate, and compares inside the training distribution and outside."""
     learner, skewed = obtain(config.learner, learners), obtain(config.skewed, learners)
     task, examples = config.learner.task(), config.learner.num_examples
@@ -228,21 +232,22 @@ def measure(config: Config, learners: Path) -> dict[str, Any]:
     test = draw(
         config.skewed.task(), config.seed, config.num_optimum_prompts, config.skewed.num_examples
     )
-    return {
-        **{name: np.stack([row[name] for row in rows]) for name in rows[0]},
-        **optimum(skewed, test),
-        "scales": scales,
-        "rate": found.best_rate,
-        "rate_at_edge": found.at_edge,
-        "bilinear": bilinear_CC,
-        "value": value_C,
-    }
+    together: dict[str, Any] = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+    return Arrays(
+        scales_X=scales,
+        rate=found.best_rate,
+        rate_at_edge=found.at_edge,
+        bilinear_CC=np.asarray(bilinear_CC),
+        value_C=np.asarray(value_C),
+        optimum=optimum(skewed, test),
+        **together,
+    )
 
 
 def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
     """Trains (or finds) both layers, compares, writes summary and report."""
     record = start(workdir, "von_oswald", config)
-    arrays = measured(record, lambda: measure(config, learners or workdir / "learners"))
+    arrays = measured(record, Arrays, lambda: measure(config, learners or workdir / "learners"))
     outcome = Outcome(summarise(config, arrays), sections(config, arrays))
     return finish(record, "Linear attention and one step of descent", __doc__, outcome)
 

@@ -1,21 +1,34 @@
 """What experiments.descent shows: losses, functions of the query, weights."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments.tools.comparisons import compared, interval_curve, panel, table, verdict
+from experiments.tools.comparisons import (
+    Measured,
+    against_best,
+    compared,
+    interval_curve,
+    panel,
+    table,
+    verdict,
+)
 from icl_jax.descent.closed_form import ORACLES
 from icl_jax.report.figures import Panel, Role, curves
 from icl_jax.report.page import Section, Table, number
 
-#: What is drawn of the losses: label and role.
-LOSSES: Mapping[str, tuple[str, Role]] = {
+#: What the losses are called; those without a role are in the table alone.
+LOSSES: Mapping[str, tuple[str, Role | None]] = {
     "implicit": ("in context", "main"),
     "descent": ("fine-tuned", "second"),
+    "training": ("fine-tuning's own examples", None),
     "ridge": ("ridge regression", "reference"),
+    "least_squares": ("least squares", None),
+    "averaging": ("averaging", None),
+    "nearest_neighbours": ("3 nearest neighbours", None),
     "zero": ("zero predictor", "control"),
     "untrained_implicit": ("untrained, in context", "control"),
     "untrained_descent": ("untrained, fine-tuned", "control"),
@@ -31,26 +44,60 @@ NULLS = (
 )
 
 
-def sections(
-    config: Any, summary: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
-) -> list[Section]:
+@dataclass(frozen=True)
+class Searched:
+    """The learning rate of a descent, and how it was found.
+
+    Attributes:
+      rate: (), the best.
+      at_edge: (), whether it lies at an end of the grid.
+      scores_X: (X,), the mean query loss at every rate.
+    """
+
+    rate: np.ndarray
+    at_edge: np.ndarray
+    scores_X: np.ndarray
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """What is measured, at P points of a descent, on B prompts.
+
+    Attributes:
+      losses: (P, B), of both sides, the nulls and (along the examples) the oracles.
+      measures: (P - 1, B) each, or (1, B) of whole paths.
+      rates_X: (X,), of the search.
+      trained: the learner's own search.
+      untrained: that of the untrained learner.
+      norm_ratio: (P - 1, B), of the updates; None where no kernel descends, as the next.
+      path_ranks: (1, B), the effective ranks of both paths.
+    """
+
+    losses: Mapping[str, np.ndarray]
+    measures: Mapping[str, Measured]
+    rates_X: np.ndarray
+    trained: Searched
+    untrained: Searched
+    norm_ratio: np.ndarray | None
+    path_ranks: Mapping[str, np.ndarray] | None
+
+
+def sections(config: Any, summary: Mapping[str, Any], arrays: Arrays) -> list[Section]:
     """Losses, function space and, where the kernel descends, weight space."""
     key = jax.random.key(config.seed)
-    comparisons = compared(key, arrays, (-1,))
+    comparisons = compared(key, arrays.measures, (-1,))
     examples = config.learner.num_examples
     one_by_one = config.explicit.batch == "one"
     x_label = "examples seen" if one_by_one else "steps of descent"
-    points = np.arange(1, len(arrays["descent_loss"]))
-
-    def chosen(names: tuple[str, ...]) -> dict[str, Any]:
-        return {name: comparisons[name] for name in names if name in comparisons}
+    points = np.arange(1, len(arrays.losses["descent"]))
 
     def section(title: str, names: tuple[str, ...], drawn: tuple[str, ...], text: str) -> Section:
-        found = chosen(names)
+        found = {name: comparisons[name] for name in names}
         return Section(
             f"{title} (N = {examples})",
-            verdict(found) + text,
-            figure=curves([panel(key, arrays, name, points, x_label) for name in drawn]),
+            text,
+            verdict=verdict(found),
+            figure=curves([panel(key, arrays.measures, name, points, x_label) for name in drawn]),
             tables=[table(found, f"At the last point, means over prompts. {NULLS}")],
             anchor=f"{title.split()[-1]}-{examples}",
         )
@@ -63,7 +110,7 @@ def sections(
         low, high = summary["norm_ratio_interval"]
         ranks = summary["path_ranks"]
         text = (
-            f" The implicit update is {number(summary['norm_ratio'])} times as long as descent's "
+            f"The implicit update is {number(summary['norm_ratio'])} times as long as descent's "
             f"({number(low)} to {number(high)}; the random update is as long as descent's by "
             f"construction). The implicit updates have an effective rank of "
             f"{number(ranks['implicit'])}, descent's of {number(ranks['descent'])}; their "
@@ -75,27 +122,32 @@ def sections(
 
 
 def losses_section(
-    config: Any, summary: Mapping[str, Any], arrays: Mapping[str, np.ndarray], x_label: str
+    config: Any, summary: Mapping[str, Any], arrays: Arrays, x_label: str
 ) -> Section:
     """The query's loss at every point: both sides, oracles and nulls."""
     key, examples = jax.random.key(config.seed), config.learner.num_examples
     final = {name: float(values[-1]) for name, values in summary.items() if name.endswith("_loss")}
     edge = " (at the edge of the search)" if summary["learning_rate_at_edge"] else ""
     how = "one step each" if config.explicit.batch == "one" else "all examples at every step"
-    count = len(arrays["descent_loss"])
+    count = len(arrays.losses["descent"])
 
     def along(name: str) -> np.ndarray:
         """A loss (P, B) at every point. Over the steps of a full batch an oracle has one value."""
-        values = arrays[f"{name}_loss"]
+        values = arrays.losses[name]
         if config.explicit.batch == "full" and name in ORACLES:
             return np.broadcast_to(values[-1:], (count, values.shape[1]))
         return values
 
-    names = [name.removesuffix("_loss") for name in summary if name.endswith("_loss")]
     half = count // 2
+    last = {label: float(along(name)[-1].mean()) for name, (label, _) in LOSSES.items()}
+    others = {
+        LOSSES[name][0]: last[LOSSES[name][0]]
+        for name in (*ORACLES, "untrained_implicit", "untrained_descent")
+    }
     lines = [
         interval_curve(key, along(name), np.arange(count), label, role)
         for name, (label, role) in LOSSES.items()
+        if role is not None
     ]
     return Section(
         f"In context and by descent: the query's loss (N = {examples})",
@@ -115,12 +167,17 @@ def losses_section(
             Table(
                 ("predictor", "loss half way", "loss at the end"),
                 [
-                    (name.replace("_", " "), *(float(along(name)[p].mean()) for p in (half, -1)))
-                    for name in names
+                    (label, *(float(along(name)[point].mean()) for point in (half, -1)))
+                    for name, (label, _) in LOSSES.items()
                 ],
                 f"Mean squared error of the query over {config.num_prompts} prompts; the training "
                 "loss is that of the examples, before each step.",
             )
         ],
         anchor=f"descent-{examples}",
+        verdict=against_best("The loss in context,", last["in context"], others)
+        + " "
+        + against_best(
+            "Fine-tuned,", last["fine-tuned"], {**others, "in context": last["in context"]}
+        ),
     )

@@ -20,7 +20,6 @@ norms, leading directions and ranks of their paths are no nearer than the nulls'
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.regression.descent.report import sections
+from experiments.regression.descent.report import Arrays, Searched, sections
 from experiments.regression.descent.sides import (
     Implicit,
     Side,
@@ -46,7 +45,7 @@ from experiments.regression.learner import (
     search_prompts,
     test_prompts,
 )
-from experiments.tools.comparisons import compared, summaries, with_nulls
+from experiments.tools.comparisons import compared, joined, summaries, with_nulls
 from experiments.tools.conduct import Outcome
 from experiments.tools.flags import launch, option
 from experiments.tools.oracles import oracle_losses, query_losses
@@ -136,7 +135,7 @@ def search(
 @functools.partial(jax.jit, static_argnames=("stack", "config"))
 def face_to_face(
     stack: Stack, params: Params, prompts: Prompt, config: Config, rate: Array, key: Array
-) -> dict[str, Array]:
+) -> dict[str, Any]:
     """Measures, their nulls but the untrained one, and losses, at every point: (P, B) each.
 
     Measures begin after the first step: at the start nothing has moved. Those of whole paths have
@@ -145,7 +144,7 @@ def face_to_face(
     explicit = config.explicit
     moves_kernel = explicit.trains in MOVES_KERNEL
 
-    def one(inputs: tuple[Prompt, Prompt, Array]) -> dict[str, Array]:
+    def one(inputs: tuple[Prompt, Prompt, Array]) -> dict[str, Any]:
         prompt, another, prompt_key = inputs
         shuffle_key, random_key = jax.random.split(prompt_key)
         confused = dataclasses.replace(
@@ -184,15 +183,23 @@ def face_to_face(
             name: {measure: array[i] for measure, array in measures.items()}
             for i, name in enumerate(WALKS)
         }
-        losses = {f"{name}_loss": walk_losses[i] for i, name in enumerate(WALKS)}
-        losses["implicit_loss"] = query_losses(context.side.predictions_P, prompt)
-        losses["training_loss"] = descents.losses_S[0]
+        losses = {name: walk_losses[i] for i, name in enumerate(WALKS)}
+        losses["implicit"] = query_losses(context.side.predictions_P, prompt)
+        losses["training"] = descents.losses_S[0]
+        numbers: dict[str, Any] = {
+            "measures": with_nulls(found.pop("descent"), found),
+            "losses": losses,
+            "norm_ratio": None,
+            "path_ranks": None,
+        }
         if moves_kernel:
             moved_PDH = kernel_updates(mine, config.layer)[1:]
-            losses["norm_ratio"] = jax.vmap(norm_ratio)(_later(context.updates), moved_PDH)
-            losses["implicit_path_rank"] = effective_rank_of_updates(_later(path.updates))[None]
-            losses["descent_path_rank"] = _path_rank(moved_PDH)[None]
-        return with_nulls(found.pop("descent"), found) | losses
+            numbers["norm_ratio"] = jax.vmap(norm_ratio)(_later(context.updates), moved_PDH)
+            numbers["path_ranks"] = {
+                "implicit": effective_rank_of_updates(_later(path.updates))[None],
+                "descent": _path_rank(moved_PDH)[None],
+            }
+        return numbers
 
     keys_B = jax.random.split(key, prompts.query_target.shape[0])
     # In small groups: every prompt holds all points of four descents.
@@ -247,57 +254,55 @@ def _path_rank(moved_PDH: Array) -> Array:
     return effective_rank_of_updates(moved_PDH.reshape(moved_PDH.shape[0], -1))
 
 
-def measure(config: Config, learner: Learner) -> dict[str, Any]:
+def measure(config: Config, learner: Learner) -> Arrays:
     """Both sides for the trained learner; both again for the untrained one, at its own rate."""
     prompts = test_prompts(learner, config.seed, config.num_prompts)
     held_out = search_prompts(learner, config.seed + 1, config.num_search_prompts)
     key = jax.random.key(config.seed)
     rates_X = rate_grid(config.lowest_rate, config.highest_rate, config.num_rates, jnp.float32)
-    arrays: dict[str, Any] = {f"{name}_loss": oracle_losses(name, prompts).T for name in ORACLES}
-    arrays["rates"] = rates_X
-    for prefix, params in (("", learner.trained), ("untrained_", learner.untrained)):
+    oracles: dict[str, Any] = {name: oracle_losses(name, prompts).T for name in ORACLES}
+    searches, sides = {}, {}
+    for model in ("trained", "untrained"):
+        params = getattr(learner, model)
         found = search(learner.stack, params, held_out, config.explicit, rates_X)
-        arrays |= {
-            f"{prefix}rate": found.best_rate,
-            f"{prefix}rate_at_edge": found.at_edge,
-            f"{prefix}search_scores": found.scores_X,
-        }
-        numbers = face_to_face(learner.stack, params, prompts, config, found.best_rate, key)
-        if prefix:
-            measures = [n for n in numbers if n.startswith("measures.") and n.count(".") == 1]
-            arrays |= {f"{name}.untrained": numbers[name] for name in measures}
-            arrays |= {f"{prefix}{n}": numbers[n] for n in ("implicit_loss", "descent_loss")}
-        else:
-            arrays |= numbers
-    return arrays
+        searches[model] = Searched(found.best_rate, found.at_edge, found.scores_X)
+        sides[model] = face_to_face(learner.stack, params, prompts, config, found.best_rate, key)
+    mine, null = sides["trained"], sides["untrained"]
+    untrained = {f"untrained_{n}": null["losses"][n] for n in ("implicit", "descent")}
+    return Arrays(
+        losses={**oracles, **mine["losses"], **untrained},
+        measures=joined(mine["measures"], "untrained", null["measures"]),
+        rates_X=np.asarray(rates_X),
+        norm_ratio=mine["norm_ratio"],
+        path_ranks=mine["path_ranks"],
+        **searches,
+    )
 
 
-def summarise(config: Config, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def summarise(config: Config, arrays: Arrays) -> dict[str, Any]:
     """Mean losses at every point, and the measures at the last with nulls, margin, intervals."""
     key = jax.random.key(config.seed)
-    losses = {name: arrays[name].mean(axis=1) for name in arrays if name.endswith("_loss")}
+    losses = {f"{name}_loss": values.mean(axis=1) for name, values in arrays.losses.items()}
     summary: dict[str, Any] = {
         "num_prompts": config.num_prompts,
         "points": np.arange(len(losses["descent_loss"])),
         **losses,
         "optimizer": config.explicit.optimizer.name,
         "trains": config.explicit.trains,
-        "learning_rate": arrays["rate"],
-        "learning_rate_at_edge": bool(arrays["rate_at_edge"]),
-        "untrained_learning_rate": arrays["untrained_rate"],
-        "measures": summaries(compared(key, arrays, (-1,))),
+        "learning_rate": arrays.trained.rate,
+        "learning_rate_at_edge": bool(arrays.trained.at_edge),
+        "untrained_learning_rate": arrays.untrained.rate,
+        "measures": summaries(compared(key, arrays.measures, (-1,))),
     }
-    if "norm_ratio" in arrays:
-        ratio = bootstrap_mean(key, jnp.asarray(arrays["norm_ratio"][-1]))
+    if arrays.norm_ratio is not None and arrays.path_ranks is not None:
+        ratio = bootstrap_mean(key, jnp.asarray(arrays.norm_ratio[-1]))
         summary["norm_ratio"] = ratio.mean
         summary["norm_ratio_interval"] = [ratio.low, ratio.high]
-        summary["path_ranks"] = {
-            side: arrays[f"{side}_path_rank"].mean() for side in ("implicit", "descent")
-        }
+        summary["path_ranks"] = {side: rank.mean() for side, rank in arrays.path_ranks.items()}
     return summary
 
 
-def report(config: Config, arrays: Mapping[str, np.ndarray]) -> Outcome:
+def report(config: Config, arrays: Arrays) -> Outcome:
     """The numbers and the pictures."""
     return Outcome(summarise(config, arrays), sections(config, summarise(config, arrays), arrays))
 
@@ -305,7 +310,7 @@ def report(config: Config, arrays: Mapping[str, np.ndarray]) -> Outcome:
 def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
     """Trains the learner (or finds it in ``learners``), compares, writes summary and report."""
     title, folders = "In context and by gradient descent", (workdir, learners)
-    return examine("descent", title, __doc__, config, folders, measure, report)
+    return examine("descent", title, __doc__, config, folders, Arrays, measure, report)
 
 
 if __name__ == "__main__":

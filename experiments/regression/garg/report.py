@@ -1,16 +1,27 @@
 """What experiments.garg finds, in numbers, words and pictures, from its saved arrays only."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
 from experiments.tools.baselines import OWN
-from experiments.tools.comparisons import compared, interval_curve, summaries, table, verdict
-from experiments.tools.predictors import NULLS
+from experiments.tools.comparisons import (
+    Measured,
+    against_best,
+    compared,
+    interval_curve,
+    summaries,
+    table,
+    verdict,
+)
+from experiments.tools.predictors import THE_NULLS
 from icl_jax.report.figures import Panel, Role, curves
-from icl_jax.report.page import Section, Table, number
+from icl_jax.report.page import Section, Table
+
+TRAINED, UNTRAINED = "trained learner", "untrained learner"
 
 #: What is drawn beside the learner: label and role.
 BASELINES: Mapping[str, tuple[str, Role]] = {
@@ -22,64 +33,84 @@ BASELINES: Mapping[str, tuple[str, Role]] = {
 }
 
 
-def summarise(config: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Arrays:
+    """What is measured on B prompts, after every number of examples M.
+
+    Attributes:
+      classes: function class -> predictor -> squared errors of the query (B, M).
+      shifts: the same of shifted inputs; None without shifts.
+      measures: the learner of linear functions beside ridge regression, (B,).
+    """
+
+    classes: Mapping[str, Mapping[str, np.ndarray]]
+    shifts: Mapping[str, Mapping[str, np.ndarray]] | None
+    measures: Mapping[str, Measured]
+
+
+def summarise(config: Any, arrays: Arrays) -> dict[str, Any]:
     """Losses over shots, their ratio to least squares from 2d examples on, and the measures."""
     enough = 2 * config.learner.input_width
 
-    def of(name: str) -> dict[str, Any]:
-        losses = {
-            full.removeprefix(f"{name}/").removesuffix("_loss"): values.mean(axis=0)
-            for full, values in arrays.items()
-            if full.startswith(f"{name}/")
-        }
+    def of(found: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        losses = {name: values.mean(axis=0) for name, values in found.items()}
         with np.errstate(divide="ignore"):
             ratios = losses["trained"] / losses["least_squares"]
         return {**losses, "ratio_to_least_squares": ratios}
 
-    classes = {name: of(name) for name in config.classes}
+    classes = {name: of(arrays.classes[name]) for name in config.classes}
+    shifts = arrays.shifts or {}
     ratios = classes["linear"]["ratio_to_least_squares"][enough:]
     return {
         "num_prompts": config.num_prompts,
         "shots": np.arange(config.learner.num_examples + 1),
         "classes": classes,
-        "shifts": {name: of(name) for name in config.shifts},
+        "shifts": {name: of(shifts[name]) for name in config.shifts},
         "worst_ratio_from_2d": float(np.max(ratios)),
-        "measures": summaries(compared(jax.random.key(config.seed), arrays)),
+        "measures": summaries(compared(jax.random.key(config.seed), arrays.measures)),
     }
 
 
-def sections(config: Any, arrays: Mapping[str, np.ndarray]) -> list[Section]:
+def sections(config: Any, arrays: Arrays) -> list[Section]:
     """Losses over shots of every class and shift, and the difference from ridge regression."""
     summary = summarise(config, arrays)
-    comparisons = compared(jax.random.key(config.seed), arrays)
+    comparisons = compared(jax.random.key(config.seed), arrays.measures)
     worst, enough = summary["worst_ratio_from_2d"], 2 * config.learner.input_width
     word = "within" if worst <= 1.5 else "not within"
-    return [
+    found = [
         Section(
             "Loss against the number of examples",
             f"On linear functions with noise the learner is {word} 1.5 times the loss of least "
-            f"squares from {enough} examples on (at most {worst:.2f} times). "
-            + " ".join(_class_verdict(name, summary["classes"][name]) for name in config.classes),
-            figure=curves([_panel(config, arrays, name) for name in config.classes]),
+            f"squares from {enough} examples on (at most {worst:.2f} times).",
+            verdict=" ".join(_words(name, summary["classes"][name]) for name in config.classes),
+            figure=curves([_panel(config, arrays.classes[name], name) for name in config.classes]),
             tables=[_table(config, summary["classes"], "function class")],
             anchor="classes",
-        ),
-        Section(
-            "Inputs that it was not trained on",
-            "The learner of linear functions, as it is. "
-            + " ".join(_shift_verdict(name, summary["shifts"][name]) for name in config.shifts),
-            figure=curves([_panel(config, arrays, name) for name in config.shifts]),
-            tables=[_table(config, summary["shifts"], "shift")],
-            anchor="shifts",
-        ),
+        )
+    ]
+    if arrays.shifts is not None:
+        shifts = arrays.shifts
+        found.append(
+            Section(
+                "Inputs that it was not trained on",
+                "The learner of linear functions, as it is.",
+                verdict=" ".join(_words(name, summary["shifts"][name]) for name in config.shifts),
+                figure=curves([_panel(config, shifts[name], name) for name in config.shifts]),
+                tables=[_table(config, summary["shifts"], "shift")],
+                anchor="shifts",
+            )
+        )
+    return [
+        *found,
         Section(
             "How far it is from ridge regression",
-            verdict(comparisons),
+            "Smaller differences and larger cosines are closer.",
+            verdict=verdict(comparisons),
             tables=[
                 table(
                     comparisons,
                     f"After all {config.learner.num_examples} examples; the reference is "
-                    f"Bayes-optimal ridge regression. {NULLS}",
+                    f"Bayes-optimal ridge regression. {THE_NULLS}",
                 )
             ],
             anchor="measures",
@@ -87,18 +118,18 @@ def sections(config: Any, arrays: Mapping[str, np.ndarray]) -> list[Section]:
     ]
 
 
-def _panel(config: Any, arrays: Mapping[str, np.ndarray], name: str) -> Panel:
+def _panel(config: Any, losses: Mapping[str, np.ndarray], name: str) -> Panel:
     key = jax.random.key(config.seed)
     roles: dict[str, tuple[str, Role]] = {
-        "trained": ("trained learner", "main"),
+        "trained": (TRAINED, "main"),
         **_baselines(name),
-        "untrained": ("untrained learner", "control"),
+        "untrained": (UNTRAINED, "control"),
     }
     lines = [
         interval_curve(
             key,
-            arrays[f"{name}/{which}_loss"].T,
-            np.arange(len(arrays[f"{name}/{which}_loss"].T)),
+            losses[which].T,
+            np.arange(losses[which].shape[1]),
             label,
             role,
         )
@@ -120,40 +151,29 @@ def _baselines(name: str) -> dict[str, tuple[str, Role]]:
 def _table(config: Any, found: Mapping[str, Any], what: str) -> Table:
     enough = 2 * config.learner.input_width
     shots = (enough, config.learner.num_examples)
-    everything = ("trained", "least_squares", "ridge", "own", "nearest_neighbours", "zero")
-    there = [key for key in everything if any(key in losses for losses in found.values())]
-    which = (*there, "untrained")
-    headings = ["baseline of the class" if key == "own" else key.replace("_", " ") for key in which]
-    rows: list[tuple[Any, ...]] = [
-        (
-            name.replace("_", " "),
-            shot,
-            *(float(losses[key][shot]) if key in losses else None for key in which),
-        )
-        for name, losses in found.items()
-        for shot in shots
-    ]
+    labels = {name: _labels(name) for name in found}
+    columns = list(dict.fromkeys(label for each in labels.values() for label in each.values()))
+    rows: list[tuple[Any, ...]] = []
+    for name, losses in found.items():
+        told = {label: losses[which] for which, label in labels[name].items()}
+        for shot in shots:
+            cells = (float(told[c][shot]) if c in told else None for c in columns)
+            rows.append((name.replace("_", " "), shot, *cells))
     return Table(
-        (what, "examples", *headings),
+        (what, "examples", *columns),
         rows,
         f"Mean squared error of the query over {config.num_prompts} prompts.",
     )
 
 
-def _class_verdict(name: str, losses: Mapping[str, np.ndarray]) -> str:
-    baselines = _baselines(name)
-    found = {which: float(losses[which][-1]) for which in ("trained", *baselines)}
-    trained = found.pop("trained")
-    best = min(found, key=lambda which: found[which])
-    return (
-        f"{name.capitalize()}: {number(trained)} with all examples, {trained / found[best]:.2f} "
-        f"times the best of the baselines ({baselines[best][0]})."
-    )
+def _labels(name: str) -> dict[str, str]:
+    """Predictor -> what it is called, the learner first."""
+    baselines = {which: label for which, (label, _) in _baselines(name).items()}
+    return {"trained": TRAINED, **baselines, "untrained": UNTRAINED}
 
 
-def _shift_verdict(name: str, losses: Mapping[str, np.ndarray]) -> str:
-    trained, best, zero = (float(losses[key][-1]) for key in ("trained", "ridge", "zero"))
-    title = name.replace("_", " ").capitalize()
-    if name == "orthogonal_query":
-        return f"{title}: {number(trained)}, where saying nothing gives {number(zero)}."
-    return f"{title}: {trained / best:.2f} times the loss of ridge regression."
+def _words(name: str, losses: Mapping[str, np.ndarray]) -> str:
+    """The learner with all examples beside the best of its baselines."""
+    last = {label: float(losses[which][-1]) for which, label in _labels(name).items()}
+    trained = last.pop(TRAINED)
+    return against_best(f"{name.replace('_', ' ').capitalize()}:", trained, last)

@@ -25,7 +25,7 @@ from typing import Any
 
 import jax
 
-from experiments.regression.garg.report import BASELINES, sections, summarise
+from experiments.regression.garg.report import BASELINES, Arrays, sections, summarise
 from experiments.regression.learner import (
     TEST_STREAM,
     Learner,
@@ -36,6 +36,7 @@ from experiments.regression.learner import (
     test_prompts,
 )
 from experiments.tools.baselines import OWN
+from experiments.tools.comparisons import Measured
 from experiments.tools.conduct import Outcome, each, finish, measured, start
 from experiments.tools.flags import launch, option
 from experiments.tools.oracles import oracle_losses, query_losses
@@ -165,11 +166,11 @@ def learner_losses(stack: Stack, params: Params, prompts: Prompt) -> Array:
 def shot_losses(learner: Learner, oracle: Oracle, prompts: Prompt) -> dict[str, Array]:
     """The losses (B, M) of the learner, trained and not, and of the baselines."""
     losses = {
-        "trained_loss": learner_losses(learner.stack, learner.trained, prompts),
-        "untrained_loss": learner_losses(learner.stack, learner.untrained, prompts),
+        "trained": learner_losses(learner.stack, learner.trained, prompts),
+        "untrained": learner_losses(learner.stack, learner.untrained, prompts),
     }
     for name in BASELINES:
-        losses[f"{name}_loss"] = oracle_losses(oracle if name == "ridge" else name, prompts)
+        losses[name] = oracle_losses(oracle if name == "ridge" else name, prompts)
     return losses
 
 
@@ -183,7 +184,7 @@ def differences(
     key: Array,
     *,
     num_queries: int,
-) -> dict[str, Array]:
+) -> dict[str, Measured]:
     """The learner against the best there is, as functions of the query, with the nulls: (B,)."""
 
     def learner(params: Params) -> Predictor:
@@ -196,18 +197,19 @@ def differences(
     return against(*sides) | over_queries(*sides, num_queries=num_queries)
 
 
-def measure(config: Config, learners: Path) -> dict[str, Any]:
+def measure(config: Config, learners: Path) -> Arrays:
     """Trains a learner per class, tracks losses over shots; shifts and differences of linear."""
     key = jax.random.key(config.seed)
     oracle = best_ridge(config)
-    arrays: dict[str, Any] = {}
+    classes: dict[str, Any] = {}
+    shifts: dict[str, Any] = {}
     for name in each(config.classes, "function classes"):
         learner = obtain(learner_of(config, name), learners)
         prompts = test_prompts(learner, config.seed, config.num_prompts)
         losses = shot_losses(learner, oracle, prompts)
         if name in OWN:
-            losses["own_loss"] = OWN[name][1](prompts)
-        arrays |= {f"{name}/{loss}": array for loss, array in losses.items()}
+            losses["own"] = OWN[name][1](prompts)
+        classes[name] = losses
     linear = obtain(config.learner, learners)
     for shift in each(config.shifts, "shifts"):
         prompts = sample_prompts(
@@ -216,9 +218,8 @@ def measure(config: Config, learners: Path) -> dict[str, Any]:
             num_prompts=config.num_prompts,
             num_examples=config.learner.num_examples,
         )
-        losses = shot_losses(linear, oracle, prompts)
-        arrays |= {f"{shift}/{loss}": array for loss, array in losses.items()}
-    numbers = differences(
+        shifts[shift] = shot_losses(linear, oracle, prompts)
+    measures = differences(
         linear.stack,
         linear.trained,
         linear.untrained,
@@ -227,13 +228,13 @@ def measure(config: Config, learners: Path) -> dict[str, Any]:
         key,
         num_queries=config.num_queries,
     )
-    return arrays | numbers
+    return Arrays(classes, shifts or None, measures)
 
 
 def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
     """Trains (or finds) the learners, compares, writes summary and report."""
     record = start(workdir, "garg", config)
-    arrays = measured(record, lambda: measure(config, learners or workdir / "learners"))
+    arrays = measured(record, Arrays, lambda: measure(config, learners or workdir / "learners"))
     outcome = Outcome(summarise(config, arrays), sections(config, arrays))
     return finish(record, "What is learned in context", __doc__, outcome)
 
