@@ -12,11 +12,12 @@ from icl_jax.blocks.config import StackConfig, build_stack
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.experts import Experts
 from icl_jax.blocks.feedforward import Dense, Gated
+from icl_jax.blocks.functional import FlaxBlock, cast, functional
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.materialise import materialise, position_patch
 from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
 from icl_jax.blocks.rotary import Rotary, Scaling
-from icl_jax.blocks.stack import FlaxBlock, Stack, cast, functional, repeat
+from icl_jax.blocks.stack import Stack, repeat
 from icl_jax.descent.closed_form import ORACLES, prefix_predictions
 from icl_jax.descent.finetune import DescentTrajectory, descend, finetune
 from icl_jax.descent.fleet import fleet
@@ -95,21 +96,8 @@ from icl_jax.measures.subspaces import (
     principal_angles,
 )
 from icl_jax.measures.weight_space import alignment, cosine, norm_ratio, off_diagonal_mean
-from icl_jax.patches.bank import (
-    Bank,
-    check_patchable,
-    compact_bank,
-    forward,
-    patched_forward,
-    stack_patches,
-)
-from icl_jax.patches.block import (
-    ContextualBlock,
-    Midpoint,
-    TokenPatch,
-    apply_block,
-    block_patches,
-)
+from icl_jax.patches.bank import Bank, check_patchable, compact_bank, patched_forward, stack_patches
+from icl_jax.patches.block import TokenPatch, block_patches
 from icl_jax.patches.low_rank import (
     LowRank,
     add,
@@ -149,6 +137,8 @@ from icl_jax.patches.token import (
     token_update,
 )
 from icl_jax.sharding import shard_tasks, task_mesh
+from icl_jax.stack.block import ContextualBlock, Midpoint, apply_block
+from icl_jax.stack.run import forward
 from icl_jax.tasks.catalogue import TASKS, make_task
 from icl_jax.tasks.classification import Classification, ClassificationPrompt
 from icl_jax.tasks.prompt import (

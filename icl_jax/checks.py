@@ -118,21 +118,29 @@ def kept_positions(where: str, kept_K: Any, length: int) -> Array:
       ValueError: not a non-empty 1-D array; a position outside the sequence; positions that are
         not strictly increasing; or nothing that is removed.
     """
+    return jnp.asarray(positions(where, kept_K, length))
+
+
+def positions(
+    where: str, kept_K: Any, length: int, *, some_removed: bool = True
+) -> Array | np.ndarray:
+    """``kept_positions`` on the host; ``some_removed=False`` lets all positions stay."""
     is_array = isinstance(kept_K, jax.Array | np.ndarray)
     kept = kept_K if is_array else np.asarray(kept_K)
-    if not np.issubdtype(kept.dtype, np.integer):
-        raise TypeError(f"{where}: kept_K must hold integer positions, got dtype {kept.dtype}.")
     if kept.ndim != 1 or kept.shape[0] == 0:
         raise ValueError(
             f"{where}: kept_K must be a non-empty 1-D array of positions, got shape {kept.shape}."
         )
-    if kept.shape[0] >= length:
+    if not np.issubdtype(kept.dtype, np.integer):
+        raise TypeError(f"{where}: kept_K must hold integer positions, got dtype {kept.dtype}.")
+    if kept.shape[0] >= length + (not some_removed):
         raise ValueError(
             f"{where}: the removed set is empty: kept_K keeps {kept.shape[0]} positions of a "
             f"sequence of {length}. Keep fewer positions than there are."
         )
     if is_concrete(kept):
-        values = np.asarray(kept)
+        # Wide and signed: differences of unsigned positions would wrap.
+        values = np.asarray(kept).astype(np.int64)
         outside = values[(values < 0) | (values >= length)]
         if outside.size:
             raise ValueError(
@@ -144,4 +152,42 @@ def kept_positions(where: str, kept_K: Any, length: int) -> Array:
                 f"{where}: kept_K must be strictly increasing (sequence order, no repeats), got "
                 f"{values.tolist()}."
             )
-    return jnp.asarray(kept, jnp.int32)
+        return values.astype(np.int32)
+    return kept.astype(np.int32)
+
+
+def places(
+    where: str, length: int, positions_T: Any = None, present_T: Any = None, name: str = "T"
+) -> None:
+    """Raises unless position ids and the mask of a sequence of ``length`` can be theirs.
+
+    Raises:
+      TypeError: position ids that are not integers, a mask that is not boolean.
+      ValueError: another number of them, or (outside jit) ids that do not increase where the mask
+        says that a token is there, or are negative.
+    """
+    for label, array in ((f"positions_{name}", positions_T), (f"present_{name}", present_T)):
+        if array is None:
+            continue
+        rank(where, label, array, 1, f"({name})")
+        axis_size(where, label, array, 0, length, "the sequence's length")
+    if present_T is not None and jnp.result_type(present_T) != jnp.bool_:
+        raise TypeError(
+            f"{where}: present_{name} must be a boolean mask, got dtype "
+            f"{jnp.result_type(present_T)}. Compare it first: present_{name} != 0."
+        )
+    if positions_T is None:
+        return
+    if not jnp.issubdtype(jnp.result_type(positions_T), jnp.signedinteger):
+        raise TypeError(
+            f"{where}: positions_{name} must hold signed integers, got dtype "
+            f"{jnp.result_type(positions_T)}: differences of unsigned ids wrap."
+        )
+    if is_concrete(positions_T) and (present_T is None or is_concrete(present_T)):
+        ids = np.asarray(positions_T)
+        shown = ids if present_T is None else ids[np.asarray(present_T)]
+        if np.any(shown < 0) or np.any(np.diff(shown) <= 0):
+            raise ValueError(
+                f"{where}: positions_{name} must be non-negative and strictly increasing, got "
+                f"{shown.tolist()[:20]}. Tokens are given in the order of their positions."
+            )

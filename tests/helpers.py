@@ -16,13 +16,15 @@ from flax import linen as nn
 from hypothesis import strategies as st
 
 from icl_jax.blocks.attention import LinearAttention, SoftmaxAttention
-from icl_jax.blocks.block import WIRINGS, Block
+from icl_jax.blocks.block import Block
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.experts import Experts
 from icl_jax.blocks.feedforward import Dense, Feedforward, Gated
+from icl_jax.blocks.functional import FlaxBlock, functional
 from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
 from icl_jax.blocks.rotary import Rotary
-from icl_jax.blocks.stack import FlaxBlock, Stack, functional, repeat
+from icl_jax.blocks.stack import Stack, repeat
+from icl_jax.blocks.wiring import WIRINGS
 
 WIDTH = 8
 

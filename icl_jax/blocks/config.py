@@ -9,12 +9,13 @@ from typing import Literal
 
 from icl_jax import checks
 from icl_jax.blocks.attention import LinearAttention, SoftmaxAttention
-from icl_jax.blocks.block import WIRINGS, Block, Wiring
+from icl_jax.blocks.block import Block
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.feedforward import ACTIVATIONS, ActivationName, Dense, Feedforward, Gated
 from icl_jax.blocks.norms import NORMS, NormName
 from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
 from icl_jax.blocks.stack import Stack, repeat
+from icl_jax.blocks.wiring import WIRINGS, Wiring
 
 LayerName = Literal["attention", "linear_attention", "state_space", "recurrent"]
 LAYERS: tuple[LayerName, ...] = ("attention", "linear_attention", "state_space", "recurrent")

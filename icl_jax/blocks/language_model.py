@@ -8,9 +8,11 @@ from flax import linen as nn
 from icl_jax import checks
 from icl_jax.blocks.affine import dense
 from icl_jax.blocks.block import Block
+from icl_jax.blocks.functional import declare_layers, functional
 from icl_jax.blocks.heads import soft_capped
 from icl_jax.blocks.norms import Norm, NormName
 from icl_jax.dims import Array
+from icl_jax.stack.run import forward
 
 #: What reads the last states: the embedding's own matrix, a matrix of its own, or nothing.
 Head = Literal["tied", "own", "none"]
@@ -83,6 +85,7 @@ class LanguageModel(nn.Module):
             self.head_kernel = self.param("head_kernel", normal, table[::-1], self.dtype)
         if self.head_bias:
             self.head_offset = self.param("head_bias", zeros, table[:1], self.dtype)
+        declare_layers(self, self.width)
 
     def __call__(
         self,
@@ -98,10 +101,11 @@ class LanguageModel(nn.Module):
           positions_T: (T,), position ids; 0..T-1 when left out.
           present_T: (T,), False where a position is padding.
         """
+        layers = functional(self, self.variables["params"])
         hidden_TD = self.embed(tokens_T, positions_T=positions_T)
-        for block in self.blocks:
-            hidden_TD = block(hidden_TD, positions_T=positions_T, present_T=present_T)
-        return self.readout(hidden_TD)
+        return self.readout(
+            forward(layers, hidden_TD, positions_T=positions_T, present_T=present_T)
+        )
 
     def embed(self, tokens_T: Array, *, positions_T: Array | None = None) -> Array:
         """The residual stream (T, D) before the first block."""

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array, Params
-from icl_jax.patches.block import ContextualBlock
 from icl_jax.patches.low_rank import LowRank, inner_product, outer
 from icl_jax.patches.token import dual_vector
+from icl_jax.stack.block import ContextualBlock
 
 
 @jax.tree_util.register_dataclass

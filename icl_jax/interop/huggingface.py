@@ -25,6 +25,7 @@ from icl_jax.interop.options import Options, read_json
 from icl_jax.interop.placement import place, placements
 from icl_jax.interop.registry import descent_of, families, family_of, fitting_table, match_names
 from icl_jax.interop.safetensors import INDEX, SINGLE, Entry, MappedTensors, write_tensors
+from icl_jax.interop.stacking import stacked_table
 
 CONFIG = "config.json"
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -92,7 +93,7 @@ def load(
     family_name, family = family_of(config)
     model = family.build(options)
     tensors = MappedTensors(folder)
-    table = fitting_table(family, model, options, tensors)
+    table = stacked_table(fitting_table(family, model, options, tensors), model)
     shapes = parameter_shapes(model)
     plan = assemble.plan(f"family {family_name}", table, shapes)
     tied = getattr(model, "head", None) == "tied"
@@ -152,7 +153,7 @@ def save(
     if tokenizer is not None and not Path(tokenizer).is_dir():
         raise FileNotFoundError(f"save: tokenizer={tokenizer}: no such folder.")
     family_name, family = family_of(config)
-    table = family.table(model, Options(config))
+    table = stacked_table(family.table(model, Options(config)), model)
     leaves = assemble.flatten(params)
     shapes = {path: tuple(leaf.shape) for path, leaf in leaves.items()}
     assemble.plan(f"family {family_name}", table, shapes)

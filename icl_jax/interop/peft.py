@@ -17,8 +17,9 @@ import jax
 import numpy as np
 
 from icl_jax.blocks.experts import Experts
+from icl_jax.blocks.functional import functional
 from icl_jax.blocks.materialise import patched_gain
-from icl_jax.dims import Array
+from icl_jax.dims import Array, Params
 from icl_jax.interop.huggingface import Checkpoint
 from icl_jax.interop.options import Options
 from icl_jax.interop.registry import family_of
@@ -87,15 +88,16 @@ def save_adapter(
     stored = {piece.path: tensor.name for tensor in table for piece in tensor.pieces}
     factors: dict[str, np.ndarray] = {}
     targets, saved = [], []
+    layers = functional(checkpoint.model, checkpoint.params).params
     for layer, patch in enumerate(patches):
-        name = f"blocks_{layer}"
-        for path, update in _updates(checkpoint, layer, patch).items():
+        name, params = f"blocks_{layer}", layers[layer]
+        for path, update in _updates(params["mlp"], layer, patch).items():
             module = stored[(name, "mlp", path, "kernel")].removesuffix(".weight")
             targets.append(module)
             factors[f"base_model.model.{module}.lora_A.weight"] = _host(update.left_RD)
             factors[f"base_model.model.{module}.lora_B.weight"] = _host(update.right_RH.T)
         if isinstance(patch.output, (ScalePatch, BalancedPatch)):
-            gain_D = patched_gain(checkpoint.params[name]["norm_2_out"]["scale"], patch.output)
+            gain_D = patched_gain(params["norm_2_out"]["scale"], patch.output)
             tensor = next(t for t in table if t.pieces[0].path == (name, "norm_2_out", "scale"))
             saved.append(tensor.name.removesuffix(".weight"))
             factors[f"base_model.model.{tensor.name}"] = _host(gain_D) - tensor.pieces[0].offset
@@ -128,9 +130,8 @@ def save_adapter(
     return folder
 
 
-def _updates(checkpoint: Checkpoint, layer: int, patch: TokenPatch) -> dict[str, LowRank]:
+def _updates(params: Params, layer: int, patch: TokenPatch) -> dict[str, LowRank]:
     """Name of an MLP kernel -> its update."""
-    params = checkpoint.params[f"blocks_{layer}"]["mlp"]
     updates = {}
     if patch.input is not None:
         for name in ("gate", "up") if "gate" in params else ("layer_0",):

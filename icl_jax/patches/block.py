@@ -1,9 +1,4 @@
-"""A contextual block as three pure functions, and the patch of its kept positions.
-
-Anything that can say how it reads a context (``contextual``), what enters its last kernel
-(``hidden``) and what leaves it (``output``) is a contextual block: the Flax blocks of this library,
-an Equinox or NNX module behind a few lines, or plain functions.
-"""
+"""The patches of the kept positions of one block, from its two midpoints."""
 
 import dataclasses
 import functools
@@ -39,20 +34,7 @@ from icl_jax.patches.token import (
     conditioning,
     input_factor,
 )
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Midpoint:
-    """The state of a block between its contextual layer and its MLP.
-
-    Attributes:
-      residual_TD: (T, D), ``h``, what the MLP's output is added to; None without a skip.
-      mlp_input_TD: (T, D), ``z``, what the MLP's input kernels read.
-    """
-
-    residual_TD: Array | None
-    mlp_input_TD: Array
+from icl_jax.stack.block import ContextualBlock, Midpoint
 
 
 @jax.tree_util.register_dataclass
@@ -67,39 +49,6 @@ class TokenPatch:
 
     input: InputFactor | None
     output: BiasPatch | DownPatch | ScalePatch | BalancedPatch | None
-
-
-class ContextualBlock(Protocol):
-    """``T_W(C, x) = M_W(A(C, x))``, opened at the MLP's input and at its last kernel.
-
-    A block with a norm on its MLP's output also has the two methods of ``NormedBlock``.
-    """
-
-    @property
-    def patches_input(self) -> bool:
-        """Whether the MLP's input depends on the context (not so in a parallel block)."""
-
-    @property
-    def has_output_bias(self) -> bool:
-        """Whether the MLP ends in a bias that a patch can use."""
-
-    def contextual(
-        self,
-        params: Params,
-        hidden_TD: Array,
-        *,
-        positions_T: Array | None = None,
-        present_T: Array | None = None,
-    ) -> Midpoint:
-        """Reads the whole sequence ``hidden_TD``; absent positions contribute nothing."""
-
-    def hidden(self, params: Params, mlp_input_TD: Array, factor: InputFactor | None) -> Array:
-        """The activations (T, H) that enter the last kernel; ``factor`` has a leading T axis."""
-
-    def output(
-        self, params: Params, midpoint: Midpoint, hidden_TH: Array, patch: TokenPatch | None
-    ) -> Array:
-        """The block's output (T, D); ``patch`` has a leading T axis."""
 
 
 @runtime_checkable
@@ -146,13 +95,34 @@ def block_patches(
     Source: Dherin et al. 2025, Theorem 2.2 and appendix; Goldwaser et al. (arXiv 2511.17864) for
       blocks without biases, parallel blocks and norms on the output.
     """
+    factor = input_patches(block, full, kept)
+    hidden_KH = block.hidden(params, kept.mlp_input_TD, factor)
+    return output_patches(block, params, full, kept, factor, hidden_KH, output)
+
+
+def input_patches(block: ContextualBlock, full: Midpoint, kept: Midpoint) -> InputFactor | None:
+    """The input factors of the K kept positions; None where the MLP does not read the context.
+
+    Arguments and errors as in ``block_patches``.
+    """
+    if not block.patches_input:
+        return None
+    checks.non_zero_rows("block_patches", "the MLP's input", kept.mlp_input_TD)
+    return as_stored(jax.vmap(input_factor)(full.mlp_input_TD, kept.mlp_input_TD))
+
+
+def output_patches(
+    block: ContextualBlock,
+    params: Params,
+    full: Midpoint,
+    kept: Midpoint,
+    factor: InputFactor | None,
+    hidden_KH: Array,
+    output: OutputPolicy,
+) -> tuple[TokenPatch, Conditioning]:
+    """The rest of ``block_patches``, once the patched run's hidden activations (K, H) are there."""
     norm = block.output_norm(params) if isinstance(block, NormedBlock) else None
     policy = chosen_policy(output, block, norm is not None)
-    factor = None
-    if block.patches_input:
-        checks.non_zero_rows("block_patches", "the MLP's input", kept.mlp_input_TD)
-        factor = as_stored(jax.vmap(input_factor)(full.mlp_input_TD, kept.mlp_input_TD))
-    hidden_KH = block.hidden(params, kept.mlp_input_TD, factor)
     numbers = jax.vmap(conditioning)(full.mlp_input_TD, kept.mlp_input_TD)
     if full.residual_TD is None or kept.residual_TD is None:
         return TokenPatch(factor, None), numbers
@@ -211,12 +181,3 @@ def chosen_policy(output: OutputPolicy, block: ContextualBlock, has_gain: bool) 
             "this block has none. Use output='auto'."
         )
     return output
-
-
-def apply_block(
-    block: ContextualBlock, params: Params, midpoint: Midpoint, patch: TokenPatch | None = None
-) -> Array:
-    """The rest of the block after its contextual layer, patched row by row or plain."""
-    factor = None if patch is None else patch.input
-    hidden_TH = block.hidden(params, midpoint.mlp_input_TD, factor)
-    return block.output(params, midpoint, hidden_TH, patch)

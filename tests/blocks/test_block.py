@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icl_jax.blocks.affine import Affine, dense
-from icl_jax.blocks.block import WIRINGS, Block
+from icl_jax.blocks.block import Block
 from icl_jax.blocks.feedforward import ACTIVATIONS, Dense, Feedforward, Gated
-from icl_jax.blocks.stack import FlaxBlock
+from icl_jax.blocks.functional import FlaxBlock
+from icl_jax.blocks.wiring import WIRINGS
 from icl_jax.patches.token import InputFactor, input_factor
 from tests.helpers import LAYERS, MLPS, assert_close, assert_trees_close, normal, random_params
 

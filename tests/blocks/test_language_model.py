@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from icl_jax.blocks.block import Block
+from icl_jax.blocks.functional import functional
 from icl_jax.blocks.language_model import LanguageModel
-from icl_jax.blocks.stack import functional, repeat
-from icl_jax.patches.bank import forward
+from icl_jax.blocks.stack import repeat
+from icl_jax.stack.run import forward
 from tests.helpers import (
     LAYERS,
     MLPS,

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icl_jax.blocks.attention import Attention, LinearAttention, SoftmaxAttention
-from icl_jax.blocks.block import WIRINGS, Block
+from icl_jax.blocks.block import Block
+from icl_jax.blocks.functional import FlaxBlock
 from icl_jax.blocks.memory import append, empty_memory
 from icl_jax.blocks.rotary import Rotary, Scaling
-from icl_jax.blocks.stack import FlaxBlock
+from icl_jax.blocks.wiring import WIRINGS
 from tests.helpers import (
     LAYERS,
     MLPS,

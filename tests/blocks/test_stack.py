@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icl_jax.blocks.block import WIRINGS, Block
+from icl_jax.blocks.block import Block
 from icl_jax.blocks.config import GROWING, StackConfig, build_stack
 from icl_jax.blocks.config import LAYERS as LAYER_NAMES
-from icl_jax.blocks.stack import Stack, cast, functional, repeat
-from icl_jax.patches.bank import forward
+from icl_jax.blocks.functional import cast, functional
+from icl_jax.blocks.stack import Stack, repeat
+from icl_jax.blocks.wiring import WIRINGS
+from icl_jax.stack.run import forward
 from tests.helpers import LAYERS, MLPS, assert_close, compiled, make_model, normal, random_params
 
 BLOCK = Block(LAYERS["attention"], MLPS["dense_bias"], "pre_norm")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icl_jax.blocks.block import WIRINGS, Block
+from icl_jax.blocks.block import Block
+from icl_jax.blocks.wiring import WIRINGS
 from icl_jax.dynamics.prefixes import (
     PrefixPass,
     lone_midpoints,
@@ -16,8 +17,9 @@ from icl_jax.dynamics.prefixes import (
     prefix_pass,
     suffix_midpoints,
 )
-from icl_jax.patches.bank import forward
-from icl_jax.patches.block import Midpoint, apply_block, block_patches
+from icl_jax.patches.block import block_patches
+from icl_jax.stack.block import Midpoint, apply_block
+from icl_jax.stack.run import forward
 from tests.helpers import (
     LAYERS,
     MLPS,

@@ -8,8 +8,8 @@ import pytest
 
 from experiments import alignment, attribution, convergence, descent, paper, training
 from experiments.learner import LearnerConfig, obtain
-from icl_jax.blocks.block import WIRINGS
 from icl_jax.blocks.config import StackConfig
+from icl_jax.blocks.wiring import WIRINGS
 from icl_jax.records import WorkdirError
 from icl_jax.training.config import TrainingConfig
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from icl_jax.language.padding import pad_prompt
+
 from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, prompt_patches
 from icl_jax.measures.distributions import same_top1
 from icl_jax.patches.bank import compact_bank

@@ -13,21 +13,18 @@ from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icl_jax.blocks.block import WIRINGS, Block
+from icl_jax.blocks.block import Block
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.feedforward import Dense
 from icl_jax.blocks.materialise import materialise, position_patch
+from icl_jax.blocks.wiring import WIRINGS
 from icl_jax.dynamics.prefixes import prefix_outputs_by_reruns, prefix_pass
-from icl_jax.patches.bank import (
-    LOOPS,
-    check_patchable,
-    forward,
-    patched_forward,
-    stack_patches,
-)
-from icl_jax.patches.block import Midpoint, TokenPatch
+from icl_jax.patches.bank import LOOPS, check_patchable, patched_forward, stack_patches
+from icl_jax.patches.block import TokenPatch
 from icl_jax.patches.output import BiasPatch, DownPatch, apply_output
 from icl_jax.patches.token import apply_factor
+from icl_jax.stack.block import Midpoint
+from icl_jax.stack.run import forward
 from tests.helpers import (
     LAYERS,
     MLPS,

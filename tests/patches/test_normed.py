@@ -10,13 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icl_jax.blocks.block import Block
-from icl_jax.patches.bank import (
-    check_patchable,
-    compact_bank,
-    forward,
-    patched_forward,
-    stack_patches,
-)
+from icl_jax.patches.bank import check_patchable, compact_bank, patched_forward, stack_patches
 from icl_jax.patches.normed import (
     OutputNorm,
     apply_normed,
@@ -26,6 +20,7 @@ from icl_jax.patches.normed import (
     smallest_normed,
 )
 from icl_jax.patches.output import apply_output, down_update
+from icl_jax.stack.run import forward
 from tests.helpers import LAYERS, MLPS, assert_close, eps, make_model, normal, relative_error, seeds
 
 
