@@ -1,16 +1,18 @@
 """Attention in linear memory: what it computes, and which implementation computes it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from icl_jax import checks
 from icl_jax.dims import Array, accumulator
-from icl_jax.kernels.attention import reference, rows
+from icl_jax.kernels.attention import cudnn, pallas_tpu, reference, rows
+from icl_jax.kernels.attention.derivative import by_rows
 from icl_jax.kernels.attention.shapes import Sees, check, filled
 
 #: By name, in the order in which they are asked.
-IMPLEMENTATIONS = ("reference", "rows")
+IMPLEMENTATIONS = ("reference", "pallas_tpu", "cudnn", "rows")
 
 #: Up to so many bytes of weights the whole matrix is built: one block of rows is as large.
 SMALL_BYTES = rows.BLOCK_BYTES["cpu"]
@@ -43,7 +45,10 @@ def attend(
       cap: scores s become ``cap tanh(s / cap)`` (Gemma 2).
       sinks_A: (A,), one more score per head, that takes its share of the weights and gives nothing
         (gpt-oss). It counts in the log-sum-exp.
-      implementation: a name of ``IMPLEMENTATIONS`` to insist on; by ``explain`` when left out.
+      implementation: a name of ``IMPLEMENTATIONS`` to insist on; as ``explain`` says when left out,
+        for the platform that is compiled for (see ``platform``). Insist on "pallas_tpu" to compile
+        for a TPU without a mesh that says so, or inside a program over several devices whose
+        partition leaves attention whole.
 
     Returns:
       Mixed values (M, A, F) in the dtype of the values, and the log-sum-exp of the scores (A, M) in
@@ -60,7 +65,11 @@ def attend(
     sees = filled(sees, query_MAF.shape[0], key_TGF.shape[0])
     if name == "reference":
         return reference.attend(*arrays, sees, **options)
-    return rows.attend(*arrays, sees, **options, platform=platform())
+    if name == "rows":
+        return rows.attend(*arrays, sees, **options, platform=platform())
+    kernel, own = {"pallas_tpu": (pallas_tpu.attend, "tpu"), "cudnn": (cudnn.attend, "cuda")}[name]
+    forward = kernel if implementation else _on_its_platform(kernel, own)
+    return by_rows(forward, *arrays, sees, **options, platform=platform())
 
 
 def accumulate(
@@ -103,7 +112,8 @@ def platform() -> str:
     """
     mesh = jax.sharding.get_abstract_mesh()
     device = None if mesh.empty else mesh.abstract_device
-    return jax.default_backend() if device is None else device.platform
+    name = jax.default_backend() if device is None else device.platform
+    return "gpu" if name in ("cuda", "rocm") else name
 
 
 def why_not(
@@ -118,7 +128,8 @@ def why_not(
 ) -> str | None:
     """Why the named implementation cannot compute this here; None if it can."""
     checks.one_of("why_not", "name", name, IMPLEMENTATIONS)
-    return None
+    reason = _cannot(name, query_MAF, key_TGF, value_TGF, sees, cap=cap, sinks_A=sinks_A)
+    return _no_single_tpu() if reason is None and name == "pallas_tpu" else reason
 
 
 def explain(
@@ -130,18 +141,21 @@ def explain(
     cap: float | None = None,
     sinks_A: Array | None = None,
 ) -> dict[str, str]:
-    """Which implementation ``attend`` takes ("taken"), and why not each other one."""
-    arrays = (query_MAF, key_TGF, value_TGF)
+    """Which implementation ``attend`` takes ("taken"), and why not each of the others.
+
+    Arrays may be shapes (``jax.ShapeDtypeStruct``); nothing is computed.
+    """
     reasons: dict[str, str] = {}
-    taken = False
     for name in IMPLEMENTATIONS:
-        reason = why_not(name, *arrays, sees, cap=cap, sinks_A=sinks_A)
-        if reason is None and name == "reference" and not _is_small(query_MAF, key_TGF):
-            reason = "builds the whole matrix of weights, which is large here"
-        elif reason is None and taken:
+        reason = why_not(name, query_MAF, key_TGF, value_TGF, sees, cap=cap, sinks_A=sinks_A)
+        if name == "reference" and not _is_small(query_MAF, key_TGF):
+            reason = (
+                f"builds the whole matrix of weights, {_matrix_bytes(query_MAF, key_TGF)} bytes "
+                f"for more than {FEW_ROWS} rows; up to {SMALL_BYTES} it is taken"
+            )
+        if reason is None and "taken" in reasons.values():
             reason = "not needed"
-        taken |= reason is None
-        reasons[name] = reason or "taken"
+        reasons[name] = "taken" if reason is None else reason
     return reasons
 
 
@@ -150,7 +164,8 @@ def _chosen(where: str, *arguments: Any, implementation: str | None, **options: 
         reasons = explain(*arguments, **options)
         return next(name for name, reason in reasons.items() if reason == "taken")
     checks.one_of(where, "implementation", implementation, IMPLEMENTATIONS)
-    reason = why_not(implementation, *arguments, **options)
+    # Not ``why_not``: a program for a TPU, or for several, may be made where none is seen.
+    reason = _cannot(implementation, *arguments, **options)
     if reason is not None:
         raise NotImplementedError(
             f"{where}: implementation={implementation!r} cannot run here: {reason}. "
@@ -159,7 +174,76 @@ def _chosen(where: str, *arguments: Any, implementation: str | None, **options: 
     return implementation
 
 
-def _is_small(query_MAF: Array, key_TGF: Array) -> bool:
+def _cannot(
+    name: str,
+    query_MAF: Array,
+    key_TGF: Array,
+    value_TGF: Array,
+    sees: Sees,
+    *,
+    cap: float | None,
+    sinks_A: Array | None,
+) -> str | None:
+    """Why it could not even be insisted on."""
+    if name == "pallas_tpu":
+        return pallas_tpu.why_not(query_MAF)
+    if name == "cudnn":
+        sees = filled(sees, query_MAF.shape[0], key_TGF.shape[0])
+        reason = cudnn.why_not(query_MAF, value_TGF, sees, cap=cap, sinks_A=sinks_A)
+        return reason or _no_gpu_for(query_MAF.shape[2])
+    return None
+
+
+def _on_its_platform(kernel: Callable[..., Any], own: str) -> Callable[..., Any]:
+    """The kernel where the program is compiled for its platform, row blocks on any other.
+
+    (On a machine with a GPU, too, a program may be compiled for the CPU.)
+    """
+
+    def forward(
+        query_MAF: Array, key_TGF: Array, value_TGF: Array, sees: Sees, **options: Any
+    ) -> tuple[Array, Array]:
+        arrays = (query_MAF, key_TGF, value_TGF)
+        return jax.lax.platform_dependent(
+            *arrays,
+            **{own: lambda *arrays: kernel(*arrays, sees, **options)},
+            default=lambda q, k, v: rows.attend(q, k, v, sees, **options, platform=platform()),
+        )
+
+    return forward
+
+
+def _no_single_tpu() -> str | None:
+    if platform() != "tpu":
+        return f"runs on TPUs, and this program is for the platform {platform()!r}"
+    mesh = jax.sharding.get_abstract_mesh()
+    num_devices = jax.device_count() if mesh.empty else mesh.size
+    if num_devices > 1 and not mesh.are_all_axes_manual:
+        return (
+            f"is not divided by the compiler among {num_devices} devices: call attend inside "
+            "jax.shard_map, over heads, or insist on it with implementation="
+        )
+    return None
+
+
+def _no_gpu_for(features: int) -> str | None:
+    if platform() != "gpu":
+        return f"runs on NVIDIA GPUs, and this program is for the platform {platform()!r}"
+    capability = getattr(jax.local_devices()[0], "compute_capability", "0.0")
+    generation = int(str(capability).split(".")[0]) if str(capability)[0].isdigit() else 0
+    if generation < (8 if features <= 128 else 9):
+        return (
+            f"wants a GPU of compute capability 8 (heads wider than 128: 9), got {capability} for "
+            f"heads of {features}"
+        )
+    return None
+
+
+def _matrix_bytes(query_MAF: Array, key_TGF: Array) -> int:
     num_rows, num_heads, _ = query_MAF.shape
-    size = num_heads * num_rows * key_TGF.shape[0] * accumulator(query_MAF.dtype).itemsize
-    return num_rows <= FEW_ROWS or size <= SMALL_BYTES
+    return num_heads * num_rows * key_TGF.shape[0] * accumulator(query_MAF.dtype).itemsize
+
+
+def _is_small(query_MAF: Array, key_TGF: Array) -> bool:
+    few = query_MAF.shape[0] <= FEW_ROWS
+    return few or _matrix_bytes(query_MAF, key_TGF) <= SMALL_BYTES
