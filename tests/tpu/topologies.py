@@ -17,6 +17,10 @@ GIBIBYTES = {"v5e": 16, "v5p": 95, "v6e": 32}
 
 def devices(generation: str) -> np.ndarray:
     """The devices of the smallest slice of a generation."""
+    # libtpu reads these when it first compiles, and ends the process over what it does not know,
+    # such as what tests/conftest.py sets for CPUs. JAX has read them once it has devices.
+    jax.devices()
+    os.environ.pop("XLA_FLAGS", None)
     described = topologies.get_topology_desc(platform="tpu", topology_name=SLICES[generation])
     return np.asarray(described.devices)
 
