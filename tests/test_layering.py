@@ -15,6 +15,7 @@ ALLOWED = {
     "dims": (),
     "checks": ("dims",),
     "records": (),
+    "kernels": ("checks", "dims"),
     "tasks": ("checks", "dims"),
     "patches": ("checks", "dims", "kernels"),
     "dynamics": ("checks", "dims", "kernels", "patches"),
@@ -28,7 +29,7 @@ ALLOWED = {
 }
 
 #: Frameworks that the array-only half does not know.
-ARRAY_ONLY = ("patches", "dynamics", "measures", "descent")
+ARRAY_ONLY = ("kernels", "patches", "dynamics", "measures", "descent")
 
 
 def imports(source: str) -> set[str]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax import checks
-from icl_jax.dims import Array
+from icl_jax.dims import Array, accumulator
 
 Tree = TypeVar("Tree")
 
@@ -29,11 +29,6 @@ class LowRank:
 
     left_RD: Array
     right_RH: Array
-
-
-def accumulator(dtype: jnp.dtype) -> jnp.dtype:
-    """The dtype in which a reduction over ``dtype`` runs: float32, or wider where that is."""
-    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
 
 
 def as_stored(tree: Tree) -> Tree:
