@@ -16,15 +16,18 @@ ALLOWED = {
     "checks": ("dims",),
     "records": (),
     "kernels": ("checks", "dims"),
+    "optimizers": ("checks", "dims"),
     "tasks": ("checks", "dims"),
-    "patches": ("checks", "dims", "kernels"),
-    "dynamics": ("checks", "dims", "kernels", "patches"),
-    "measures": ("checks", "dims", "kernels", "patches", "dynamics"),
-    "descent": ("checks", "dims", "patches", "dynamics", "measures"),
+    # ``stack.run`` stands on the patches, the walk itself below them; see the finer test.
+    "stack": ("checks", "dims"),
+    "patches": ("checks", "dims", "kernels", "stack"),
+    "dynamics": ("checks", "dims", "kernels", "patches", "stack"),
+    "measures": ("checks", "dims", "kernels", "patches", "dynamics", "stack"),
+    "descent": ("checks", "dims", "optimizers", "patches", "dynamics", "measures"),
     "blocks": ("checks", "dims", "kernels", "patches"),
     "language": ("checks", "dims", "patches", "measures", "blocks"),
     "interop": ("checks", "dims", "patches", "blocks"),
-    "training": ("checks", "dims", "records"),
+    "training": ("checks", "dims", "optimizers", "records"),
     "report": (),
 }
 

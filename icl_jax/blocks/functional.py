@@ -241,6 +241,20 @@ def functional(model: HasBlocks, params: Params) -> Layers:
     )
 
 
+def layer_params(model: HasBlocks, params: Params, layer: int, *, axis: int = 0) -> Params:
+    """The parameters of one layer, out of a model's or of a part of them (see ``select``).
+
+    Args:
+      model: the Flax model.
+      params: its parameters, perhaps with further axes in front.
+      layer: the number of the layer, from 0.
+      axis: how many axes stand in front.
+    """
+    name, repeat = layer_places(model.blocks)[layer]
+    index = (slice(None),) * axis + (repeat,)
+    return jax.tree.map(lambda leaf: leaf[index], params[name])
+
+
 def with_layers(params: Params, layers: PerLayer[Params]) -> Params:
     """A model's parameters with other layers, such as ``fold`` found them."""
     named = {

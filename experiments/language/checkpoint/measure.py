@@ -1,0 +1,161 @@
+"""What ``experiments.checkpoint`` measures of one prompt in one precision."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from icl_jax.interop.huggingface import Checkpoint
+from icl_jax.interop.spans import Prompt
+from icl_jax.language.generation import generate, patched_generate, token_agreement
+from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, prompt_patches
+from icl_jax.language.sampling import Sampling
+from icl_jax.measures.distributions import kl_divergence, same_top1
+from icl_jax.measures.function_space import relative_error
+from icl_jax.patches.bank import Bank, Loop
+from icl_jax.patches.output import OutputPolicy
+
+#: What is told of a layer's patches: how hard the hardest has to work.
+CONDITIONING = ("relative_change", "max_scale_change", "min_normalised")
+
+
+class Settings(Protocol):
+    """What of the experiment's configuration a measurement depends on."""
+
+    @property
+    def output_patch(self) -> OutputPolicy:
+        """The weights that carry the residual change."""
+
+    @property
+    def loop(self) -> Loop:
+        """Closed or open."""
+
+    @property
+    def generate(self) -> int:
+        """Tokens to write."""
+
+    @property
+    def temperature(self) -> float:
+        """Of the generation."""
+
+    @property
+    def seed(self) -> int:
+        """Of the draws."""
+
+
+def measure(
+    config: Settings, checkpoint: Checkpoint, prompts: Sequence[Prompt], index: int
+) -> dict[str, Any]:
+    """All numbers of one prompt in one precision."""
+    model, params = checkpoint.model, checkpoint.params
+    prompt = prompts[index]
+    run = (model, params, prompt.tokens)
+    expected_KV = full_logits(*run, prompt.kept)
+
+    def bank(other: Prompt, output: Any) -> Bank:
+        return prompt_patches(
+            model, params, other.tokens, other.kept, loop=config.loop, output=output
+        )
+
+    own = bank(prompt, config.output_patch)
+    others = bank(another(checkpoint, prompts, index), config.output_patch)
+    outputs = {
+        "patched": patched_logits(*run, own),
+        "unpatched": alone_logits(*run, prompt.kept),
+        "shuffled": patched_logits(*run, borrowed(own, others)),
+    }
+    banks = {"patched": own}
+    numbers: dict[str, Any] = {}
+    if own.conditioning[0].max_gain_change is not None and config.output_patch != "scale":
+        try:
+            banks["scale"] = bank(prompt, "scale")
+            outputs["scale"] = patched_logits(*run, banks["scale"])
+        except ValueError:  # An output of exactly zero, which no scale makes into another.
+            numbers |= {f"scale.{name}": math.nan for name in ("relative_error", "kl", "top1")}
+            nothing_L = np.full(len(own.conditioning), math.nan)
+            numbers |= dict.fromkeys((f"scale.{name}" for name in CONDITIONING), nothing_L)
+    for name, actual_KV in outputs.items():
+        numbers[f"{name}.relative_error"] = relative_error(actual_KV, expected_KV)
+        if model.head == "none":
+            continue  # Last states are no distribution.
+        numbers[f"{name}.kl"] = jnp.mean(kl_divergence(expected_KV, actual_KV))
+        same_K = same_top1(expected_KV, actual_KV)
+        numbers[f"{name}.top1"] = jnp.mean(same_K, dtype=jnp.float32)
+    for name, one in banks.items():
+        numbers |= {f"{name}.{key}": value for key, value in conditioning(one).items()}
+    return numbers
+
+
+def another(checkpoint: Checkpoint, prompts: Sequence[Prompt], index: int) -> Prompt:
+    """The prompt before; the only one there is, with its context reversed; or with other tokens."""
+    own, before = prompts[index], prompts[index - 1]
+    if not np.array_equal(own.tokens, before.tokens):
+        return before
+    removed = np.setdiff1d(np.arange(len(own.tokens)), own.kept)
+    tokens = own.tokens.copy()
+    tokens[removed] = tokens[removed[::-1]]
+    if np.array_equal(tokens, own.tokens):
+        vocab_size = checkpoint.model.vocab_size
+        tokens[removed] = (tokens[removed] + 1 + np.arange(len(removed))) % vocab_size
+    return dataclasses.replace(own, tokens=tokens)
+
+
+def borrowed(bank: Bank, other: Bank) -> Bank:
+    """The other's patches, row by row from the start and over again, at the bank's positions."""
+    rows_K = jnp.arange(bank.kept_K.shape[0]) % other.kept_K.shape[0]
+    patches = jax.tree.map(lambda leaf: leaf[:, rows_K], other.patches)
+    return dataclasses.replace(bank, patches=patches)
+
+
+def conditioning(bank: Bank) -> dict[str, np.ndarray]:
+    """The hardest patch of every layer: vectors (L)."""
+    numbers: dict[str, list[Any]] = {name: [] for name in CONDITIONING}
+    for layer in bank.conditioning:
+        numbers["relative_change"].append(jnp.max(layer.relative_change))
+        change, normalised = layer.max_gain_change, layer.min_normalised
+        numbers["max_scale_change"].append(math.nan if change is None else jnp.max(change))
+        numbers["min_normalised"].append(
+            math.nan if normalised is None else jnp.min(normalised)
+        )
+    return {name: np.asarray(values, np.float64) for name, values in numbers.items()}
+
+
+def measure_generation(config: Settings, checkpoint: Checkpoint, prompt: Prompt) -> dict[str, Any]:
+    """The prompt continued with its context, without it, and without it from patched weights."""
+    model, params = checkpoint.model, checkpoint.params
+    drawn: dict[str, Any] = {
+        "sampling": Sampling(config.temperature),
+        "key": jax.random.key(config.seed),
+    }
+    expected_N = generate(model, params, prompt.tokens, config.generate, **drawn)
+    unpatched_N = generate(
+        model,
+        params,
+        prompt.tokens[prompt.kept],
+        config.generate,
+        positions_T=prompt.kept,
+        **drawn,
+    )
+    patched = patched_generate(
+        model,
+        params,
+        prompt.tokens,
+        prompt.kept,
+        config.generate,
+        output=config.output_patch,
+        **drawn,
+    )
+    return {
+        "generation.expected_tokens": expected_N,
+        "generation.patched_tokens": patched.tokens_N,
+        "generation.unpatched_tokens": unpatched_N,
+        "generation.agreement": token_agreement(expected_N, patched.tokens_N),
+        "generation.unpatched_agreement": token_agreement(expected_N, unpatched_N),
+        "generation.relative_error": patched.relative_error_N,
+        "generation.kl": patched.kl_N,
+        "generation.top1": patched.same_top1_N,
+    }
