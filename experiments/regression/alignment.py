@@ -32,21 +32,21 @@ from experiments.regression.learner import (
 from experiments.tools.conduct import Outcome
 from experiments.tools.flags import launch, option
 from icl_jax import checks
-from icl_jax.blocks.stack import Stack
 from icl_jax.blocks.functional import functional
+from icl_jax.blocks.stack import Stack
 from icl_jax.descent.parameters import kernel_of
 from icl_jax.dims import Array, Params
 from icl_jax.measures.intervals import bootstrap_mean
 from icl_jax.measures.nulls import random_update
 from icl_jax.measures.weight_space import alignment, off_diagonal_mean
 from icl_jax.patches.bank import stack_patches
-from icl_jax.stack.block import apply_block
-from icl_jax.stack.fold import fold
-from icl_jax.stack.layers import Layers
 from icl_jax.patches.low_rank import frobenius_norm
 from icl_jax.patches.token import kernel_update, token_update
 from icl_jax.report.figures import heatmaps
 from icl_jax.report.page import Section, Table, number
+from icl_jax.stack.block import apply_block
+from icl_jax.stack.fold import fold
+from icl_jax.stack.layers import Layers
 from icl_jax.tasks.prompt import prompt_tokens
 
 MODELS = ("trained", "untrained")

@@ -33,8 +33,8 @@ from experiments.regression.learner import (
 from experiments.tools.conduct import Outcome
 from experiments.tools.flags import launch, option
 from icl_jax import checks
-from icl_jax.blocks.stack import Stack
 from icl_jax.blocks.functional import functional
+from icl_jax.blocks.stack import Stack
 from icl_jax.dims import Array, Params
 from icl_jax.dynamics.attribution import (
     Attribution,

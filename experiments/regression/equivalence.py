@@ -26,19 +26,19 @@ import numpy as np
 from experiments.regression.learner import embed
 from experiments.tools.conduct import Outcome, each, finish, measured, start
 from experiments.tools.flags import launch, option
-from icl_jax.blocks.wiring import WIRINGS
 from icl_jax.blocks.config import LAYERS, StackConfig, build_stack
-from icl_jax.blocks.stack import Stack
 from icl_jax.blocks.functional import cast, functional
+from icl_jax.blocks.stack import Stack
+from icl_jax.blocks.wiring import WIRINGS
 from icl_jax.dims import Array, Params
 from icl_jax.measures.function_space import relative_error
 from icl_jax.measures.nulls import another_prompts, random_vector
 from icl_jax.patches.bank import Bank, Loop, patched_forward, stack_patches
-from icl_jax.stack.run import forward
 from icl_jax.patches.block import TokenPatch
 from icl_jax.patches.normed import BalancedPatch
 from icl_jax.report.figures import Reference, dots
 from icl_jax.report.page import Section, Table, number
+from icl_jax.stack.run import forward
 from icl_jax.tasks.catalogue import make_task
 from icl_jax.tasks.prompt import Prompt, prompt_tokens, sample_prompts
 

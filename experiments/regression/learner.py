@@ -21,8 +21,8 @@ from experiments.tools.conduct import TEST_STREAM, Arrays, Outcome, finish, meas
 from experiments.tools.flags import option
 from icl_jax import checks
 from icl_jax.blocks.config import StackConfig, build_stack
-from icl_jax.blocks.stack import Stack
 from icl_jax.blocks.functional import functional, layer_params
+from icl_jax.blocks.stack import Stack
 from icl_jax.descent.parameters import kernel_of
 from icl_jax.dims import Array, Params
 from icl_jax.dynamics.prefixes import prefix_pass, probe_pass

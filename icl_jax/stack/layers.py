@@ -103,6 +103,24 @@ class PerLayer(Generic[Tree]):
             self.repeats,
         )
 
+    def rebuilt(self, trees: Sequence[Any]) -> "PerLayer[Any]":
+        """Other trees, one per layer, stacked in the same way.
+
+        Raises:
+          ValueError: another number of trees than layers.
+        """
+        if len(trees) != len(self):
+            raise ValueError(
+                f"PerLayer.rebuilt: trees must hold one for each of {len(self)} layers, got "
+                f"{len(trees)}."
+            )
+        rows = iter(trees)
+        segments = []
+        for period, repeats in zip(self.segments, self.repeats, strict=True):
+            layers = [[next(rows) for _ in period] for _ in range(repeats)]
+            segments.append(tuple(_stacked(column) for column in zip(*layers, strict=True)))
+        return PerLayer(tuple(segments), self.repeats)
+
     def joined(self, *, axis: int = 0) -> Tree:
         """One tree with leaves (L, ...); those of all layers must have one shape.
 

@@ -41,7 +41,7 @@ def model_of(layer, *, wiring="pre_norm", depth=1, seed=0, mlp="dense_bias"):
 
 
 def run_of(model):
-    return model.blocks, model.block_params
+    return model.layers
 
 
 def separately(run, context_ND, query_D):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.feedforward import Dense
+from icl_jax.blocks.functional import functional, with_layers
 from icl_jax.blocks.materialise import materialise, position_patch
 from icl_jax.blocks.wiring import WIRINGS
 from icl_jax.dynamics.prefixes import prefix_outputs_by_reruns, prefix_pass
@@ -24,6 +25,7 @@ from icl_jax.patches.block import TokenPatch
 from icl_jax.patches.output import BiasPatch, DownPatch, apply_output
 from icl_jax.patches.token import apply_factor
 from icl_jax.stack.block import Midpoint
+from icl_jax.stack.layers import stack_layers
 from icl_jax.stack.run import forward
 from tests.helpers import (
     LAYERS,
@@ -48,6 +50,11 @@ def only(hidden_TD, kept_K):
     return jnp.full_like(hidden_TD, jnp.nan).at[kept_K].set(hidden_TD[kept_K])
 
 
+def with_patches(bank, patches):
+    """The bank with another patch in every layer."""
+    return replace(bank, patches=bank.patches.rebuilt(patches))
+
+
 def other_direction(vectors_KD, seed):
     """Random vectors with the norms of the given ones."""
     noise_KD = normal(seed, *vectors_KD.shape, dtype=vectors_KD.dtype)
@@ -70,7 +77,7 @@ class TestPatchedEqualsFull:
     @given(cases(), st.sampled_from(LOOPS), st.sampled_from(("auto", "down")))
     def test_in_float32_and_float64(self, case, loop, output):
         model = case.model
-        run = (model.blocks, model.block_params)
+        run = (model.layers,)
         hidden_TD = model.embed(case.tokens())
         if model.blocks[0].norms_output:
             output = "auto"  # A norm on the output takes a down patch's length away.
@@ -98,7 +105,7 @@ class TestPatchedEqualsFull:
     @given(cases(dtypes=("bfloat16",)), st.sampled_from(LOOPS))
     def test_in_bfloat16_to_bfloat16(self, case, loop):
         model = case.model
-        run = (model.blocks, model.block_params)
+        run = (model.layers,)
         hidden_TD = model.embed(case.tokens())
         bank = stack_patches(*run, hidden_TD, case.kept, loop=loop)
         want_KD = forward(*run, hidden_TD)[bank.kept_K]
@@ -113,7 +120,7 @@ class TestPatchedEqualsFull:
     def test_through_a_deep_stack_the_closed_loop_repairs_what_the_open_one_adds_up(self):
         model = make_model(Block(LAYERS["attention"], MLPS["dense"], "pre_norm", "layer"), 12)
         hidden_TD = model.embed(normal(1, 6, 3, dtype="float32"))
-        run = (model.blocks, model.block_params)
+        run = (model.layers,)
 
         @compiled
         def errors(hidden_TD):
@@ -145,13 +152,11 @@ class TestLiterally:
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), model.params)
         tokens_TC = normal(5, 6, 3)
         hidden_TD = model.embed(tokens_TC)
-        layers = [params[f"blocks_{i}"] for i in range(2)]
-        bank = stack_patches(model.blocks, layers, hidden_TD, [5], output=output)
-        patched = dict(params)
-        for i, patch in enumerate(bank.patches):
-            patched[f"blocks_{i}"] = materialise(
-                model.blocks[i], layers[i], position_patch(patch, 0)
-            )
+        layers = functional(model.stack, params)
+        bank = stack_patches(layers, hidden_TD, [5], output=output)
+        pairs = zip(layers, bank.patches, strict=True)
+        trees = [materialise(*layer, position_patch(patch, 0)) for layer, patch in pairs]
+        patched = with_layers(params, layers.params.rebuilt(trees))
 
         want = model.stack.apply({"params": params}, tokens_TC)[-1:]
         got = model.stack.apply({"params": patched}, tokens_TC[-1:])
@@ -162,25 +167,29 @@ class TestLiterally:
     def test_the_first_patch_without_the_second_is_not_enough(self):
         model = make_model(Block(LAYERS["attention"], MLPS["dense"], "pre_norm", "rms"), depth=2)
         hidden_TD = model.embed(normal(5, 6, 3))
-        run = (model.blocks, model.block_params)
+        run = (model.layers,)
         bank = stack_patches(*run, hidden_TD, [5])
         want_KD = forward(*run, hidden_TD)[-1:]
         for layer in range(2):
             half = [jax.tree.map(jnp.zeros_like, patch) for patch in bank.patches]
             half[layer] = bank.patches[layer]
-            got_KD = patched_forward(*run, hidden_TD, replace(bank, patches=tuple(half)))
+            got_KD = patched_forward(
+                *run, hidden_TD, with_patches(bank, half)
+            )
             assert relative_error(got_KD, want_KD) > MISS
         for part in ("input", "output"):
             half = tuple(
                 replace(p, **{part: jax.tree.map(jnp.zeros_like, getattr(p, part))})
                 for p in bank.patches
             )
-            got_KD = patched_forward(*run, hidden_TD, replace(bank, patches=half))
+            got_KD = patched_forward(
+                *run, hidden_TD, with_patches(bank, half)
+            )
             assert relative_error(got_KD, want_KD) > MISS
 
 
 ATTENTION = make_model(Block(LAYERS["attention_rotary"], MLPS["dense_bias"], "pre_norm"), depth=2)
-RUN = (ATTENTION.blocks, ATTENTION.block_params)
+RUN = (ATTENTION.layers,)
 
 
 class TestPositionsAndPadding:
@@ -201,14 +210,16 @@ class TestPositionsAndPadding:
         positions_T, kept = jnp.array([3, 4, 7, 20, 21, 30]), [1, 4]
         bank = stack_patches(*RUN, self.hidden_TD, kept, positions_T=positions_T)
         want_KD = forward(*RUN, self.hidden_TD, positions_T=positions_T)[jnp.array(kept)]
-        got_KD = patched_forward(*RUN, self.hidden_TD, bank, positions_T=positions_T)
+        np.testing.assert_array_equal(bank.positions_K, positions_T[jnp.array(kept)])
+        got_KD = patched_forward(*RUN, self.hidden_TD, bank)
         assert_close(got_KD, want_KD, 60, condition=10)
-        assert relative_error(patched_forward(*RUN, self.hidden_TD, bank), want_KD) > MISS
+        wrong = replace(bank, positions_K=bank.kept_K)
+        assert relative_error(patched_forward(*RUN, self.hidden_TD, wrong), want_KD) > MISS
 
     @pytest.mark.parametrize("layer", ("attention_bidirectional", "linear_attention", "recurrent"))
     def test_padding_is_as_good_as_absent(self, layer):
         model = make_model(Block(LAYERS[layer], MLPS["dense_bias"], "post_norm"))
-        run = (model.blocks, model.block_params)
+        run = (model.layers,)
         tokens_TC, present_T = normal(3, 6, 3), jnp.array([True, False, True, True, False, True])
         there = jnp.array([0, 2, 3, 5])
         hidden_TD = model.embed(tokens_TC)
@@ -229,7 +240,7 @@ class TestPositionsAndPadding:
     def test_a_query_that_equals_every_context_token_needs_no_patch(self):
         model = make_model(Block(LAYERS["attention"], MLPS["dense_bias"], "skip", "none"))
         hidden_TD = jnp.tile(model.embed(normal(3, 1, 3)), (5, 1))
-        bank = stack_patches(model.blocks, model.block_params, hidden_TD, [4])
+        bank = stack_patches(model.layers, hidden_TD, [4])
         scale = jnp.max(jnp.abs(hidden_TD))
         for vector in (bank.patches[0].input.delta_D, bank.patches[0].output.delta_D):
             assert jnp.max(jnp.abs(vector)) < eps("float64", 30) * scale
@@ -285,17 +296,17 @@ class TestBatches:
         chex.clear_trace_counter()
 
         @chex.assert_max_traces(n=1)
-        def banks(blocks, params, hidden_TD, kept_K):
-            return stack_patches(blocks, params, hidden_TD, kept_K)
+        def banks(layers, hidden_TD, kept_K):
+            return stack_patches(layers, hidden_TD, kept_K)
 
-        jitted = jax.jit(banks, static_argnums=0)
+        jitted = jax.jit(banks)
         for seed in range(3):
             # Built anew each time: equal modules are equal static arguments.
             block = Block(LAYERS["attention_rotary"], MLPS["dense_bias"], "pre_norm")
             model = make_model(block, depth=2, seed=seed)
             hidden_TD = model.embed(normal(seed, 6, 3))
             kept_K = jnp.array([seed, 5], jnp.int32)
-            jitted(model.blocks, model.block_params, hidden_TD, kept_K)
+            jitted(model.layers, hidden_TD, kept_K)
 
 
 class MovingAverage(ContextualLayer):
@@ -320,7 +331,7 @@ class TestLayersAndBlocksOfOnesOwn:
     @pytest.mark.parametrize("wiring", WIRINGS)
     def test_a_contextual_layer_plugs_in(self, wiring):
         model = make_model(Block(MovingAverage(), MLPS["gated"], wiring), depth=2)
-        run = (model.blocks, model.block_params)
+        run = (model.layers,)
         hidden_TD = model.embed(normal(1, 6, 3))
         bank = stack_patches(*run, hidden_TD, [2, 5])
         want_KD = forward(*run, hidden_TD)[jnp.array([2, 5])]
@@ -331,19 +342,19 @@ class TestLayersAndBlocksOfOnesOwn:
 
     def test_its_prefixes_come_from_the_base_class(self):
         model = make_model(Block(MovingAverage(), MLPS["dense"], "pre_norm"), depth=2)
-        run = (model.blocks, model.block_params)
+        run = (model.layers,)
         hidden_TD = model.embed(normal(1, 6, 3))
         got = prefix_pass(*run, hidden_TD[:-1], hidden_TD[-1]).output_MD
         want = prefix_outputs_by_reruns(*run, hidden_TD[:-1], hidden_TD[-1])
         assert_close(got, want, 60)
 
     def test_a_block_of_plain_functions(self):
-        run = ((PlainBlock(),) * 2, [plain_params(seed) for seed in (0, 10)])
+        run = (stack_layers((PlainBlock(),) * 2, [plain_params(seed) for seed in (0, 10)]),)
         assert_patches_work(run, normal(1, 6, 8))
 
     def test_a_block_of_equinox_modules(self):
         # The module is the parameters: a pytree; the block says how to call it.
-        run = ((EquinoxBlock(),) * 2, [equinox_params(seed) for seed in (0, 10)])
+        run = (stack_layers((EquinoxBlock(),) * 2, [equinox_params(seed) for seed in (0, 10)]),)
         assert_patches_work(run, normal(1, 6, 8))
 
 
@@ -434,7 +445,7 @@ def dead_model(wiring="skip"):
     model = make_model(Block(LAYERS["attention"], Dense(hidden_widths=(16,)), wiring, "none"))
     params = jax.tree.map(lambda leaf: leaf, model.block_params[0])
     params["mlp"]["layer_0"]["bias"] = jnp.full(16, -1e3, jnp.float32)
-    return model, (model.blocks, [params])
+    return model, (stack_layers(model.blocks, [params]),)
 
 
 class TestPatchesThatDoNotExist:
@@ -445,11 +456,13 @@ class TestPatchesThatDoNotExist:
         """Only the removed tokens say anything: the lone query's MLP input is zero."""
         model = make_model(Block(LAYERS["attention"], MLPS["dense_bias"], "no_skip", "none"))
         hidden_TD = normal(0, 4, 8).at[3].set(0.0)
-        return (model.blocks, model.block_params), hidden_TD
+        return (model.layers,), hidden_TD
 
     def test_a_zero_input_is_refused_outside_jit(self):
         run, hidden_TD = self.zero_input()
-        with pytest.raises(ValueError, match="the MLP's input has length zero at row .0,."):
+        with pytest.raises(
+            ValueError, match=r"MLP input of layer 0 at index \(0,\) .* length 0"
+        ):
             stack_patches(*run, hidden_TD, [3])
 
     def test_check_patchable_names_layer_prompt_and_position(self):
@@ -467,7 +480,7 @@ class TestPatchesThatDoNotExist:
     def test_dead_hidden_units_have_no_down_patch(self):
         _, run = dead_model()
         hidden_TD = normal(0, 4, 8)
-        with pytest.raises(ValueError, match="the down kernel's input has length zero at row .0,."):
+        with pytest.raises(ValueError, match=r"hidden activations of layer 0 at index \(0,\)"):
             stack_patches(*run, hidden_TD, [3], output="down")
         bank = jax.jit(lambda x: stack_patches(*run, x, [3], output="down"))(hidden_TD)
         with pytest.raises(ValueError, match=r"hidden activations of layer 0 at index \(0,\)"):
@@ -483,7 +496,7 @@ class TestPatchesThatDoNotExist:
     def test_a_parallel_block_has_no_input_patch_to_fail(self):
         model = make_model(Block(LAYERS["attention"], MLPS["dense_bias"], "parallel", "none"))
         hidden_TD = normal(0, 4, 8).at[3].set(0.0)
-        bank = stack_patches(model.blocks, model.block_params, hidden_TD, [3])
+        bank = stack_patches(model.layers, hidden_TD, [3])
         assert bank.patches[0].input is None
         check_patchable(bank)
 
@@ -513,12 +526,12 @@ class TestErrors:
     def test_a_down_patch_cannot_go_through_a_norm(self):
         model = make_model(Block(LAYERS["attention"], MLPS["gated"], "sandwich", "rms"))
         with pytest.raises(ValueError, match="output='down' cannot restore the residual stream"):
-            stack_patches(model.blocks, model.block_params, self.hidden_TD, [5], output="down")
+            stack_patches(model.layers, self.hidden_TD, [5], output="down")
 
     def test_a_bias_patch_needs_a_bias(self):
         model = make_model(Block(LAYERS["attention"], MLPS["dense"], "skip", "none"))
         with pytest.raises(ValueError, match="output='bias' needs a block that ends in a bias"):
-            stack_patches(model.blocks, model.block_params, self.hidden_TD, [5], output="bias")
+            stack_patches(model.layers, self.hidden_TD, [5], output="bias")
 
     def test_the_sequence_is_checked(self):
         with pytest.raises(ValueError, match=r"hidden_TD must have 2 axes \(T, D\), got 3 axes"):
@@ -527,13 +540,15 @@ class TestErrors:
             stack_patches(*RUN, jnp.ones((6, 8), jnp.int32), [5])
 
     def test_layers_and_parameters_are_counted(self):
-        with pytest.raises(ValueError, match="blocks is empty; a stack has at least one layer"):
-            stack_patches((), (), self.hidden_TD, [5])
+        with pytest.raises(ValueError, match="stack is empty; a stack has at least one layer"):
+            stack_patches(stack_layers((), ()), self.hidden_TD, [5])
+        with pytest.raises(TypeError, match="layers must be a Layers, got tuple. Make one with"):
+            stack_patches((), self.hidden_TD, [5])
         with pytest.raises(ValueError, match="of each of the 2 blocks, got 1 trees"):
-            forward(RUN[0], RUN[1][:1], self.hidden_TD)
-        bank = stack_patches(*RUN, self.hidden_TD, [5])
+            stack_layers(ATTENTION.blocks, ATTENTION.block_params[:1])
+        first = stack_patches(ATTENTION.layers[:1], self.hidden_TD, [5])
         with pytest.raises(ValueError, match=r"one patch per layer \(2\), got 1"):
-            forward(*RUN, self.hidden_TD[5:], patches=bank.patches[:1])
+            forward(*RUN, self.hidden_TD[5:], patches=first.patches)
 
     def test_the_kept_rows_alone_are_not_the_sequence(self):
         # JAX clamps indices: row 5 of two rows would quietly be row 1.

@@ -149,7 +149,7 @@ def test_float32_parameters_stay_float32_and_exact_to_it():
     model = make_model(block, 3)
     tokens_TC = normal(100, 6, 3, dtype="float32")
     hidden_TD = model.embed(tokens_TC)
-    bank = query_patches(model.blocks, model.block_params, hidden_TD, "auto")
+    bank = query_patches(model.layers, hidden_TD, "auto")
     changes = [
         parameter_changes(patch, params, "dense_bias")
         for patch, params in zip(bank.patches, model.block_params, strict=True)

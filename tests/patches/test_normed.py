@@ -103,7 +103,7 @@ class TestStacks:
     def test_every_policy_is_exact(self, wiring, output):
         model = make_model(Block(LAYERS["attention_grouped"], MLPS["gated"], wiring, "rms"), 2)
         hidden_TD = model.embed(normal(3, 6, 3))
-        run = (model.blocks, model.block_params)
+        run = (model.layers,)
         bank = stack_patches(*run, hidden_TD, [2, 5], output=output)
         want_KD = forward(*run, hidden_TD)[jnp.array([2, 5])]
         hardest = max(float(c.max_gain_change.max()) for c in bank.conditioning)
@@ -116,7 +116,7 @@ class TestStacks:
     def test_conditioning_tells_the_policies_apart(self):
         model = make_model(Block(LAYERS["attention"], MLPS["gated"], "sandwich", "rms"), 2)
         hidden_TD = model.embed(normal(3, 6, 3))
-        run = (model.blocks, model.block_params, hidden_TD, [5])
+        run = (model.layers, hidden_TD, [5])
         balanced, scale = (stack_patches(*run, output=o) for o in ("balanced", "scale"))
         for one, other in zip(balanced.conditioning, scale.conditioning, strict=True):
             assert float(one.max_gain_change[0]) < float(other.max_gain_change[0])
@@ -124,7 +124,7 @@ class TestStacks:
     def test_a_compact_bank_holds_vectors_of_the_models_width_only(self):
         model = make_model(Block(LAYERS["attention"], MLPS["gated"], "sandwich", "rms"), 2)
         hidden_TD = model.embed(normal(3, 6, 3))
-        bank = compact_bank(stack_patches(model.blocks, model.block_params, hidden_TD, [5]))
+        bank = compact_bank(stack_patches(model.layers, hidden_TD, [5]))
         assert {leaf.shape[1:] for leaf in jax.tree.leaves(bank.patches)} == {(), (8,)}
         with pytest.raises(ValueError, match="compact"):
             down_update(jax.tree.map(lambda leaf: leaf[0], bank.patches[0].output.down))

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 
 from icl_jax.blocks.experts import Experts
-from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.functional import functional, layer_params
+from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.descent.explicit import MOVES_KERNEL, ExplicitConfig
 from icl_jax.descent.finetune import descend, finetune
 from icl_jax.descent.layer_causal import layer_causal_loss
@@ -24,8 +24,8 @@ from icl_jax.measures.distributions import kl_divergence, top_k_overlap, total_v
 from icl_jax.measures.nulls import random_points
 from icl_jax.measures.representation import attention_similarity, kendall_tau, update_similarity
 from icl_jax.measures.weight_space import cosine
-from icl_jax.stack.run import forward
 from icl_jax.patches.token import token_update
+from icl_jax.stack.run import forward
 from icl_jax.tasks.classification import ClassificationPrompt
 
 

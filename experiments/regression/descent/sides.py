@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from experiments.regression.learner import embed, predict, query_predictions, read_out
 from experiments.tools.predictors import predict_and_differentiate
-from icl_jax.blocks.stack import Stack
 from icl_jax.blocks.functional import functional, layer_params
+from icl_jax.blocks.stack import Stack
 from icl_jax.descent.explicit import ExplicitConfig
 from icl_jax.descent.finetune import DescentTrajectory, descend, finetune
 from icl_jax.descent.layer_causal import layer_causal_loss
@@ -23,8 +23,8 @@ from icl_jax.dynamics.anchored import anchored_trajectory
 from icl_jax.dynamics.peel_off import peel_off_trajectory
 from icl_jax.dynamics.prefixes import prefix_pass, suffix_midpoints
 from icl_jax.measures.function_space import squared_error
-from icl_jax.stack.run import forward
 from icl_jax.patches.low_rank import LowRank
+from icl_jax.stack.run import forward
 from icl_jax.tasks.prompt import Prompt, example_queries, prompt_tokens, query_token
 
 

@@ -150,3 +150,8 @@ def check(
         checks.rank(where, "sinks_A", sinks_A, 1, "(A,)")
         checks.axis_size(where, "sinks_A", sinks_A, 0, num_heads, "A")
         checks.floating(where, "sinks_A", sinks_A)
+
+
+def mask(sees: Sees, num_rows: int, num_columns: int) -> Array:
+    """The mask (M, T) that a record means for so many rows and columns."""
+    return visible(filled(sees, num_rows, num_columns))
