@@ -270,5 +270,5 @@ def _gated_states(
 
     if start_S is None:
         # Zero, made of the input: under shard_map a loop has to start on the devices it runs on.
-        start_S = jnp.zeros_like(drive_TG[0, : kernels.out_SD.shape[0]])
+        start_S = jnp.sum(drive_TG[:0, : kernels.out_SD.shape[0]], axis=0)
     return jax.lax.scan(step, start_S, (drive_TG, present_T))[1]
