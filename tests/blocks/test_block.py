@@ -183,7 +183,7 @@ class TestWirings:
     def test_unknown_names_are_refused(self):
         with pytest.raises(ValueError, match="Block: wiring must be one of 'no_skip', .* 'cross'"):
             with_params(Block(LAYERS["attention"], MLPS["dense"], "cross"))
-        with pytest.raises(ValueError, match="Block: norm must be one of 'layer', 'rms', 'none', "):
+        with pytest.raises(ValueError, match="Block: norm must be one of 'layer', 'layer_gain', "):
             with_params(Block(LAYERS["attention"], MLPS["dense"], "skip", "batch"))
 
 

@@ -291,7 +291,7 @@ class TestErrors:
             self.init(head="linear")
 
     def test_an_unknown_norm_is_refused(self):
-        with pytest.raises(ValueError, match="Norm: kind must be one of 'layer', 'rms', 'none'"):
+        with pytest.raises(ValueError, match="Norm: kind must be one of 'layer', 'layer_gain'"):
             self.init(norm="batch")
 
     @pytest.mark.parametrize("name", ("vocab_size", "width"))
