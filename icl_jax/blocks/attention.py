@@ -11,6 +11,7 @@ from icl_jax import checks
 from icl_jax.blocks.affine import dense
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.heads import (
+    centred_heads,
     normed_heads,
     per_query_head,
     row_scores,
@@ -30,9 +31,10 @@ _OUT_OF_HEADS = nn.initializers.variance_scaling(
 )
 
 #: Whether queries and keys are divided by their root mean square before they turn: not at all, each
-#: head by its own (Qwen 3, Gemma 3), or all heads by a common one (OLMo 2).
-QueryKeyNorm = Literal["none", "head", "all"]
-QUERY_KEY_NORMS = ("none", "head", "all")
+#: head by its own (Qwen 3, Gemma 3), all heads by a common one (OLMo 2), or each head by its own
+#: standard deviation and with gains of its own (Cohere, StableLM).
+QueryKeyNorm = Literal["none", "head", "all", "layer"]
+QUERY_KEY_NORMS = ("none", "head", "all", "layer")
 
 
 class _Kernels(NamedTuple):
@@ -265,8 +267,9 @@ class Attention(ContextualLayer):
         key_TGF = dense(hidden_TD, kernels.key_DGF, kernels.key_bias_GF)
         value_TGF = dense(hidden_TD, kernels.value_DGF, kernels.value_bias_GF)
         if kernels.query_gain is not None and kernels.key_gain is not None:
-            query_TAF = normed_heads(query_TAF, kernels.query_gain, self.norm_epsilon)
-            key_TGF = normed_heads(key_TGF, kernels.key_gain, self.norm_epsilon)
+            norm = centred_heads if self.qk_norm == "layer" else normed_heads
+            query_TAF = norm(query_TAF, kernels.query_gain, self.norm_epsilon)
+            key_TGF = norm(key_TGF, kernels.key_gain, self.norm_epsilon)
         if self.rotary is not None:
             query_TAF = rotate(query_TAF, positions_T, self.rotary)
             key_TGF = rotate(key_TGF, positions_T, self.rotary)

@@ -34,6 +34,7 @@ OPTIONS = {
     "norm_of_each_head": dict(qk_norm="head", norm_epsilon=0.1),
     "norm_of_all_heads": dict(qk_norm="all", norm_epsilon=0.1),
     "norm_of_all_heads_grouped": dict(qk_norm="all", num_kv_heads=2, rotary=Rotary(50.0)),
+    "layer_norm_of_each_head": dict(qk_norm="layer", head_width=4, norm_epsilon=0.1),
     "out_bias_alone": dict(out_bias=True),
     "no_out_bias": dict(use_bias=True, out_bias=False),
     "everything": dict(
@@ -79,9 +80,11 @@ def reference(layer, params, hidden_TD, positions_T=None):
 
     query_TAF, key_TGF, value_TGF = (projected(name) for name in ("query", "key", "value"))
     if layer.qk_norm != "none":
-        axes = (2,) if layer.qk_norm == "head" else (1, 2)
+        axes = (1, 2) if layer.qk_norm == "all" else (2,)
 
         def normed(x, gain):
+            if layer.qk_norm == "layer":
+                x = x - np.mean(x, axis=2, keepdims=True)
             square = np.mean(x**2, axis=axes, keepdims=True)
             return x / np.sqrt(square + layer.norm_epsilon) * gain
 
@@ -141,7 +144,7 @@ class TestEveryOption:
         params, call = with_params(layer)
         got_TD = call(HIDDEN_TD, positions_T=POSITIONS_T)
         for option, value in OPTIONS[name].items():
-            if option in ("num_kv_heads", "use_bias", "out_bias"):
+            if option in ("num_kv_heads", "use_bias", "out_bias", "head_width"):
                 continue  # These show in the shapes of the parameters.
             if option == "norm_epsilon":
                 other = layer.clone(norm_epsilon=2 * value)
@@ -213,7 +216,12 @@ class TestParameters:
 
     @pytest.mark.parametrize(
         "qk_norm, shapes",
-        (("none", None), ("head", ((2,), (2,))), ("all", ((4, 2), (2, 2)))),
+        (
+            ("none", None),
+            ("head", ((2,), (2,))),
+            ("all", ((4, 2), (2, 2))),
+            ("layer", ((4, 2), (2, 2))),
+        ),
     )
     def test_query_and_key_norms_have_gains(self, qk_norm, shapes):
         params, _ = with_params(layer_with(num_kv_heads=2, qk_norm=qk_norm))
@@ -278,9 +286,9 @@ class TestErrors:
             with_params(layer_with(num_kv_heads=8))
 
     def test_an_unknown_norm_is_refused(self):
-        wording = "SoftmaxAttention: qk_norm must be one of 'none', 'head', 'all', got 'layer'"
+        wording = "SoftmaxAttention: qk_norm must be one of 'none', 'head', 'all', 'layer', got 'b'"
         with pytest.raises(ValueError, match=wording):
-            with_params(layer_with(qk_norm="layer"))
+            with_params(layer_with(qk_norm="b"))
 
     @pytest.mark.parametrize("window", (0, -1, 2.5))
     def test_a_window_holds_at_least_the_token_itself(self, window):
