@@ -1,9 +1,9 @@
 """Rotary position embeddings, and the scalings with which checkpoints stretch them.
 
 A pair of features (i, i + F/2), or (2i, 2i + 1) where they are interleaved, of a query or key is
-turned by ``position * rate_i``, so that a score depends on the distance of two tokens only. A scaling changes the rates for contexts longer
-than those of the pre-training. The rates are plain numbers of the configuration: they are computed
-once, on the host, in float64.
+turned by ``position * rate_i``, so that a score depends on the distance of two tokens only. A
+scaling changes the rates for contexts longer than those of the pre-training. The rates are plain
+numbers of the configuration: they are computed once, on the host, in float64.
 """
 
 import math
