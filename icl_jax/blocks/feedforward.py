@@ -108,9 +108,9 @@ class Gated(Feedforward):
         inputs_TD = patched_input(mlp_input_TD, factor)
         gate_TH = self._act(self._affine("gate", inputs_TD, self.hidden_width))
         hidden_TH = gate_TH * self._affine("up", inputs_TD, self.hidden_width)
-        return (
-            hidden_TH if self.scale == 1.0 else hidden_TH * jnp.asarray(self.scale, hidden_TH.dtype)
-        )
+        if self.scale != 1.0:
+            hidden_TH = hidden_TH * jnp.asarray(self.scale, hidden_TH.dtype)
+        return hidden_TH
 
     def output(self, hidden_TH: Array, mlp_input_TD: Array, factor: InputFactor | None) -> Array:
         """The down kernel."""

@@ -162,7 +162,7 @@ def rotate(features_TAF: Array, positions_T: Array, rotary: Rotary) -> Array:
         first, second = slice(0, 2 * half, 2), slice(1, 2 * half, 2)
     first_TAn = features_TAF[..., first].astype(dtype)
     second_TAn = features_TAF[..., second].astype(dtype)
-    turned = (
+    turned: tuple[Array, ...] = (
         (first_TAn * cos_T1n - second_TAn * sin_T1n).astype(features_TAF.dtype),
         (second_TAn * cos_T1n + first_TAn * sin_T1n).astype(features_TAF.dtype),
     )

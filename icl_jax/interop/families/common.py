@@ -1,12 +1,14 @@
 """What decoders in the manner of Llama share: how options are read, and where tensors go."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from icl_jax.blocks.attention import SoftmaxAttention
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.feedforward import ActivationName, Feedforward, Gated
 from icl_jax.blocks.language_model import LanguageModel
+from icl_jax.blocks.norms import NormName
 from icl_jax.blocks.rotary import Rotary, Scaling
 from icl_jax.interop.options import Options
 from icl_jax.interop.table import Tensor, head_bias, heads_in, heads_out, linear, tensor
@@ -107,15 +109,25 @@ def gated(config: Options, *, use_bias: bool = False) -> Gated:
     )
 
 
-def decoder(config: Options, blocks: tuple[Block, ...], *, tied: bool = False) -> LanguageModel:
-    """Embedding, blocks, final root-mean-square norm and head; ``tied`` if nothing is said."""
+def decoder(
+    config: Options, blocks: tuple[Block, ...], *, tied: bool = False, **options: Any
+) -> LanguageModel:
+    """Embedding, blocks, a final norm like those of the blocks, and head.
+
+    Args:
+      config: config.json.
+      blocks: the layers.
+      tied: whether the head is the embedding, where the configuration says nothing.
+      **options: further attributes of ``LanguageModel``.
+    """
     return LanguageModel(
         blocks=blocks,
         vocab_size=config.integer("vocab_size"),
         width=config.integer("hidden_size"),
-        norm="rms",
+        norm=blocks[0].norm,
         norm_epsilon=blocks[0].norm_epsilon,
         head="tied" if config.boolean("tie_word_embeddings", default=tied) else "own",
+        **options,
     )
 
 
@@ -135,11 +147,15 @@ def pre_norm_blocks(
       epsilon: of the norms, where the configuration has none.
     """
     epsilon = config.number("rms_norm_eps", default=epsilon)
+    return wired(attentions, mlp, wiring="pre_norm", norm="rms", norm_epsilon=epsilon)
+
+
+def wired(
+    attentions: tuple[SoftmaxAttention, ...], mlp: Feedforward, **options: Any
+) -> tuple[Block, ...]:
+    """Layers that differ in their attention; ``options`` are attributes of ``Block``."""
     # The same instance twice would mean shared parameters, so every layer has clones.
-    return tuple(
-        Block(one.clone(), mlp.clone(), wiring="pre_norm", norm="rms", norm_epsilon=epsilon)
-        for one in attentions
-    )
+    return tuple(Block(one.clone(), mlp.clone(), **options) for one in attentions)
 
 
 #: Stored norms of a layer of Llama, and ours.
@@ -151,35 +167,43 @@ def decoder_table(
     *,
     norms: tuple[tuple[str, str], ...] = NORMS,
     gain_offset: float = 0.0,
+    attention: Callable[..., tuple[Tensor, ...]] | None = None,
+    mlp: Callable[..., tuple[Tensor, ...]] | None = None,
 ) -> tuple[Tensor, ...]:
     """The tensors of Llama.
 
     Args:
-      model: attention and gated MLPs.
+      model: the decoder.
       norms: what the norms of a layer are called, and which they are.
       gain_offset: what the gains of norms have more than what is stored (Gemma: 1).
+      attention: the table of a layer's attention; ``attention_table`` when left out.
+      mlp: the table of a layer's MLP; ``gated_table`` when left out.
     """
+    if attention is None:
+
+        def attention(stored: str, path: str, layer: Any, width: int) -> tuple[Tensor, ...]:
+            return attention_table(stored, path, layer, width, gain_offset=gain_offset)
+
+    mlp = mlp or gated_table
     found = list(ends_table(model, gain_offset=gain_offset))
     for layer, block in enumerate(model.blocks):
         stored, path = f"model.layers.{layer}", f"blocks_{layer}"
-        found += attention_table(
-            f"{stored}.self_attn",
-            f"{path}/contextual_layer",
-            block.contextual_layer,
-            model.width,
-            gain_offset=gain_offset,
-        )
-        found += gated_table(f"{stored}.mlp", f"{path}/mlp", block.mlp, model.width)
-        found += norms_table(stored, path, norms, model.width, gain_offset=gain_offset)
+        inner = block.contextual_layer
+        found += attention(f"{stored}.self_attn", f"{path}/contextual_layer", inner, model.width)
+        found += mlp(f"{stored}.mlp", f"{path}/mlp", block.mlp, model.width)
+        for name, norm in norms:
+            found += norm_table(
+                f"{stored}.{name}", f"{path}/{norm}", model.width, block.norm, offset=gain_offset
+            )
     return tuple(found)
 
 
 def ends_table(model: LanguageModel, *, gain_offset: float = 0.0) -> tuple[Tensor, ...]:
     """Embedding, final norm, and the head where it is not the embedding again."""
-    table = (model.vocab_size, model.width)
+    width, table = model.width, (model.vocab_size, model.width)
     found = [
         tensor("model.embed_tokens.weight", table, "embedding"),
-        tensor("model.norm.weight", (model.width,), "norm_final/scale", offset=gain_offset),
+        *norm_table("model.norm", "norm_final", width, model.norm, offset=gain_offset),
     ]
     if model.head == "own":
         found.append(tensor("lm_head.weight", table, "head_kernel", linear))
@@ -199,6 +223,18 @@ def norms_table(
         tensor(f"{stored}.{name}.weight", (width,), f"{path}/{norm}/scale", offset=gain_offset)
         for name, norm in norms
     )
+
+
+def norm_table(
+    stored: str, path: str, width: int, kind: NormName, *, offset: float = 0.0
+) -> tuple[Tensor, ...]:
+    """What a norm of a kind has of gain and bias; ``offset`` as in ``tensor``."""
+    found = []
+    if kind not in ("layer_plain", "none"):
+        found.append(tensor(f"{stored}.weight", (width,), f"{path}/scale", offset=offset))
+    if kind == "layer":
+        found.append(tensor(f"{stored}.bias", (width,), f"{path}/bias"))
+    return tuple(found)
 
 
 def attention_table(
@@ -242,6 +278,8 @@ def attention_table(
         gain, where = f"{stored}.{name}.weight", f"{path}/{leaf}"
         if layer.qk_norm == "head":
             found.append(tensor(gain, (features,), where, offset=gain_offset))
+        elif layer.qk_norm == "layer":
+            found.append(tensor(gain, (count, features), where))
         elif layer.qk_norm == "all":
             view = head_bias(count, features)
             found.append(tensor(gain, (count * features,), where, view, offset=gain_offset))
@@ -276,10 +314,7 @@ def linear_table(
 
 def layer_norm_table(stored: str, path: str, width: int) -> tuple[Tensor, ...]:
     """Gain and bias of a layer norm."""
-    return (
-        tensor(f"{stored}.weight", (width,), f"{path}/scale"),
-        tensor(f"{stored}.bias", (width,), f"{path}/bias"),
-    )
+    return norm_table(stored, path, width, "layer")
 
 
 def _yarn_attention(rope: Options, factor: float) -> float | None:
