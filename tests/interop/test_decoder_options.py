@@ -78,7 +78,11 @@ REFUSED = (
     ("llama", {ROPE: {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor is missing"),
     ("llama", {ROPE: {"rope_type": "linear"}}, "factor is missing"),
     ("mistral", {"head_dim": None, "num_attention_heads": 5}, "num_attention_heads = 5"),
-    ("mistral", {"sliding_window": "all"}, 'sliding_window must be a whole number, got "all"'),
+    (
+        "mistral",
+        {"sliding_window": "all"},
+        "sliding_window must be a whole number of 32",
+    ),
     ("phi", {"qk_layernorm": True}, "qk_layernorm = true"),
     ("qwen2", {"layer_types": ["full_attention"]}, "layer_types.*num_hidden_layers = 3 times"),
     ("qwen3", {"layer_types": ["linear_attention"] * 3}, "sliding_attention or full_attention"),
