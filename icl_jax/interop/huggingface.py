@@ -23,7 +23,14 @@ from icl_jax.interop import assemble
 from icl_jax.interop.hub import PATTERNS, checkpoint_folder
 from icl_jax.interop.options import Options, read_json
 from icl_jax.interop.placement import place, placements
-from icl_jax.interop.registry import descent_of, families, family_of, fitting_table, match_names
+from icl_jax.interop.registry import (
+    build_model,
+    descent_of,
+    families,
+    family_of,
+    fitting_table,
+    match_names,
+)
 from icl_jax.interop.safetensors import INDEX, SINGLE, Entry, MappedTensors, write_tensors
 
 CONFIG = "config.json"
@@ -89,8 +96,7 @@ def load(
     if options.has("quantization_config"):
         quantization = config["quantization_config"]
         raise options.unsupported("quantization_config", quantization, "unquantized weights")
-    family_name, family = family_of(config)
-    model = family.build(options)
+    family_name, family, model = build_model(options)
     tensors = MappedTensors(folder)
     table = fitting_table(family, model, options, tensors)
     shapes = parameter_shapes(model)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from icl_jax.interop.assemble import is_floating
+from icl_jax.interop.harmless import refuse_unread
 from icl_jax.interop.options import Options
 from icl_jax.interop.safetensors import MappedTensors, listed
 from icl_jax.interop.table import Tensor
@@ -35,8 +36,9 @@ class Family(Protocol):
     """What a module of ``interop.families`` offers.
 
     It may also have ``IGNORED``: regular expressions of stored names, without their prefix, of
-    what the model does not need (a pooler, say). And ``fused_table``: a second ``table`` for
-    files that have the same numbers in other tensors (all experts of a layer in two, say).
+    what the model does not need (a pooler, say). And ``HARMLESS``: options that it need not read,
+    beside those of ``harmless.COMMON``. And ``fused_table``: a second ``table`` for files that have
+    the same numbers in other tensors (all experts of a layer in two, say).
 
     Attributes:
       ARCHITECTURES: the "architectures" and "model_type" of config.json that it answers to.
@@ -82,6 +84,18 @@ def family_of(config: Mapping[str, Any]) -> tuple[str, Family]:
         f"config.json: architectures = {json.dumps(architectures)}, model_type = "
         f"{json.dumps(config.get('model_type'))} is not supported. Supported are {supported}."
     )
+
+
+def build_model(options: Options) -> tuple[str, Family, Any]:
+    """The name and the module of a configuration's family, and the model that it describes.
+
+    Raises:
+      ValueError: no such family; an option that is damaged, not supported, or not known.
+    """
+    name, family = family_of(options.config)
+    model = family.build(options)
+    refuse_unread(options, getattr(family, "HARMLESS", None))
+    return name, family, model
 
 
 def descent_of(config: Mapping[str, Any]) -> str:

@@ -64,8 +64,9 @@ def rotary(rope: Options, *, base: float = 10000.0, features: int | None = None)
             "yarn",
             factor,
             original_length=original,
-            beta_fast=rope.number("beta_fast", default=32.0),
-            beta_slow=rope.number("beta_slow", default=1.0),
+            # Zero means what is missing means, as in transformers.
+            beta_fast=rope.number("beta_fast", default=32.0) or 32.0,
+            beta_slow=rope.number("beta_slow", default=1.0) or 1.0,
             attention_factor=_yarn_attention(rope, factor),
             truncate=rope.boolean("truncate", default=True),
         )
@@ -80,30 +81,39 @@ def attention(config: Options, *, base: float = 10000.0, **options: Any) -> Soft
       base: of the rotary embeddings, where the configuration has none.
       **options: further attributes of ``SoftmaxAttention``.
     """
-    num_heads = config.integer("num_attention_heads")
+    num_heads = config.count("num_attention_heads")
     return SoftmaxAttention(
         num_heads=num_heads,
         head_width=head_width(config),
-        num_kv_heads=config.integer("num_key_value_heads", default=num_heads),
+        num_kv_heads=config.count("num_key_value_heads", default=num_heads),
         rotary=options.pop("rotary", None) or rotary(config.rope(), base=base),
         **options,
     )
 
 
+def uniform_layers(config: Options, kind: str) -> None:
+    """Refuses ``layer_types`` that say anything but the one kind that all layers are."""
+    num_layers = config.layers("num_hidden_layers")
+    kinds = config.sequence("layer_types", default=(kind,) * num_layers)
+    if kinds != (kind,) * num_layers:
+        supported = f"num_hidden_layers = {num_layers} times {kind}"
+        raise config.unsupported("layer_types", kinds, supported)
+
+
 def head_width(config: Options) -> int:
     """The features of a head: as said, or the width shared out among the heads."""
-    width, num_heads = config.integer("hidden_size"), config.integer("num_attention_heads")
+    width, num_heads = config.count("hidden_size"), config.count("num_attention_heads")
     if not config.has("head_dim") and width % num_heads:
         raise config.unsupported(
             "num_attention_heads", num_heads, f"a divisor of hidden_size = {width}"
         )
-    return config.integer("head_dim", default=width // num_heads)
+    return config.count("head_dim", default=width // num_heads)
 
 
 def gated(config: Options, *, use_bias: bool = False) -> Gated:
     """A gated MLP."""
     return Gated(
-        hidden_width=config.integer("intermediate_size"),
+        hidden_width=config.count("intermediate_size"),
         activation=activation(config, "hidden_act"),
         use_bias=use_bias,
     )
@@ -122,8 +132,8 @@ def decoder(
     """
     return LanguageModel(
         blocks=blocks,
-        vocab_size=config.integer("vocab_size"),
-        width=config.integer("hidden_size"),
+        vocab_size=config.count("vocab_size"),
+        width=config.count("hidden_size"),
         norm=blocks[0].norm,
         norm_epsilon=blocks[0].norm_epsilon,
         head="tied" if config.boolean("tie_word_embeddings", default=tied) else "own",
@@ -321,8 +331,9 @@ def _yarn_attention(rope: Options, factor: float) -> float | None:
     """YaRN's factor on queries and keys; None leaves the standard one."""
     if rope.has("attention_factor"):
         return rope.number("attention_factor")
-    if rope.has("mscale") and rope.has("mscale_all_dim"):
-        scales = [_mscale(factor, rope.number(key)) for key in ("mscale", "mscale_all_dim")]
+    weights = [rope.number(key, default=0.0) for key in ("mscale", "mscale_all_dim")]
+    if all(weights):  # A weight of zero is none, as in transformers.
+        scales = [_mscale(factor, weight) for weight in weights]
         return scales[0] / scales[1]
     return None
 

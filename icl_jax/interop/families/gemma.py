@@ -25,17 +25,17 @@ def build(config: Options) -> LanguageModel:
     """The model; what its first files call "gelu" is the tanh approximation, too."""
     config.require("use_bidirectional_attention", (False, None), default=None)
     config.require("hidden_activation", ("gelu_pytorch_tanh", None), default=None)
-    config = Options({"head_dim": 256, **config.config}, config.where)
+    config = config.having(head_dim=256)
     named = activation(config, "hidden_act", default="gelu_pytorch_tanh")
     mlp = Gated(
-        hidden_width=config.integer("intermediate_size"),
+        hidden_width=config.count("intermediate_size"),
         activation="gelu_tanh" if named == "gelu" else named,
         use_bias=False,
     )
     layer = attention(config, use_bias=config.boolean("attention_bias", default=False))
-    layers = (layer,) * config.integer("num_hidden_layers")
+    layers = (layer,) * config.layers("num_hidden_layers")
     blocks = pre_norm_blocks(config, layers, mlp)
-    scale = math.sqrt(config.integer("hidden_size"))
+    scale = math.sqrt(config.count("hidden_size"))
     return decoder(config, blocks, tied=True, embedding_scale=scale)
 
 

@@ -30,7 +30,7 @@ def build(config: Options) -> LanguageModel:
         norm_epsilon=epsilon,
     )
     block = Block(layer, gated(config), wiring="output_norm", norm="rms", norm_epsilon=epsilon)
-    return decoder(config, repeat(block, config.integer("num_hidden_layers")))
+    return decoder(config, repeat(block, config.layers("num_hidden_layers")))
 
 
 def table(model: LanguageModel, config: Options) -> tuple[Tensor, ...]:

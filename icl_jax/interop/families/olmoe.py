@@ -26,7 +26,7 @@ def build(config: Options) -> LanguageModel:
     )
     renormalise = config.boolean("norm_topk_prob", default=False)
     mlp = experts(config, width_key="intermediate_size", renormalise=renormalise)
-    mlps = (mlp,) * config.integer("num_hidden_layers")
+    mlps = (mlp,) * config.layers("num_hidden_layers")
     return mixture_decoder(config, layer, mlps, epsilon=epsilon)
 
 

@@ -14,6 +14,9 @@ from icl_jax.interop.table import Tensor
 ARCHITECTURES = ("Qwen3ForCausalLM", "qwen3")
 
 
+HARMLESS = qwen2.HARMLESS
+
+
 def build(config: Options) -> LanguageModel:
     """The model."""
     layers = qwen2.windowed(
