@@ -249,7 +249,8 @@ class Options:
         for key, value in ((length, original), ("max_position_embeddings", longest)):
             if value is not None and value < 1:
                 raise self.unsupported(key, value, "a number of positions, 1 at least")
-        if found["rope_type"] == "yarn" and found.get("factor", 1.0) is None:
+        missing = {"yarn": found.get("factor", 1.0) is None, "longrope": not found.get("factor")}
+        if missing.get(found["rope_type"]):
             # How much longer texts are than those of the training.
             found["factor"] = longest / original if longest and original else None
 

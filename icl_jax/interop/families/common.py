@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, ActivationName] = {
     "swish": "silu",
 }
 
-_SCALINGS = ("default", "linear", "llama3", "yarn")
+_SCALINGS = ("default", "linear", "llama3", "yarn", "longrope")
 
 
 def activation(config: Options, *keys: str, default: str = "silu") -> ActivationName:
@@ -58,6 +58,15 @@ def rotary(rope: Options, *, base: float = 10000.0, features: int | None = None)
             low_freq_factor=rope.number("low_freq_factor"),
             high_freq_factor=rope.number("high_freq_factor"),
             original_length=original,
+        )
+    elif kind == "longrope":
+        scaling = Scaling(
+            "longrope",
+            factor,
+            original_length=original,
+            attention_factor=rope.optional_number("attention_factor"),
+            short_factors=_factors(rope, "short_factor"),
+            long_factors=_factors(rope, "long_factor"),
         )
     else:
         scaling = Scaling(
@@ -336,6 +345,14 @@ def _yarn_attention(rope: Options, factor: float) -> float | None:
         scales = [_mscale(factor, weight) for weight in weights]
         return scales[0] / scales[1]
     return None
+
+
+def _factors(rope: Options, key: str) -> tuple[float, ...]:
+    """LongRoPE's factors of the rates; the number of them is checked with the width of a head."""
+    found = rope.sequence(key)
+    if not all(isinstance(one, int | float) and one > 0 for one in found):
+        raise rope.unsupported(key, found, "a list of positive numbers")
+    return tuple(float(one) for one in found)
 
 
 def _mscale(factor: float, weight: float) -> float:
