@@ -80,7 +80,7 @@ REFUSED = (
     ("gpt2", {"n_head": 5}, "n_head = 5 is not supported; supported: a divisor of n_embd = 32"),
     ("gpt_neox", {"hidden_act": "softplus"}, 'hidden_act = "softplus".*gelu'),
     ("llama", {ROPE: {"rope_type": "dynamic", "factor": 2.0}}, 'rope_type = "dynamic".*"yarn"'),
-    ("llama", {ROPE: {"rope_type": "longrope"}}, 'rope_type = "longrope"'),
+    ("llama", {ROPE: {"rope_type": "longrope", "factor": 2.0}}, "short_factor is missing"),
     ("llama", {ROPE: {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor is missing"),
     ("llama", {ROPE: {"rope_type": "linear"}}, "factor is missing"),
     ("mistral", {"head_dim": None, "num_attention_heads": 5}, "num_attention_heads = 5"),

@@ -44,10 +44,9 @@ def build(config: Options) -> LanguageModel:
     """The model; of some, part of a head turns."""
     window = config.optional_integer("sliding_window")
     uniform_layers(config, "full_attention" if window is None else "sliding_attention")
-    config = config.having(original_max_position_embeddings=4096)
+    config = _renamed(config.having(original_max_position_embeddings=4096))
     rope = config.rope()
-    kind = rope.require("rope_type", ("default", "longrope", *_OLDER))
-    rope = rope.inside({**rope.config, "rope_type": "longrope" if kind in _OLDER else kind})
+    rope.require("rope_type", ("default", "longrope"))
     turning = int(head_width(config) * rope.number("partial_rotary_factor", default=1.0))
     layer = attention(config, rotary=rotary(rope, features=turning), window=window)
     layers = (layer,) * config.layers("num_hidden_layers")
@@ -115,3 +114,14 @@ def tiny() -> dict[str, Any]:
         "eos_token_id": 2,
         "pad_token_id": 0,
     }
+
+
+def _renamed(config: Options) -> Options:
+    """The options with LongRoPE under its name."""
+    found = dict(config.config)
+    for key in ("rope_parameters", "rope_scaling"):
+        rope = dict(found.get(key) or {})
+        kind = next((name for name in ("rope_type", "type") if rope.get(name)), "type")
+        if rope.get(kind) in _OLDER:
+            found[key] = {**rope, kind: "longrope"}
+    return config.inside(found)
