@@ -69,6 +69,7 @@ CHANGES = (
 )
 
 LONGROPE = {"rope_type": "longrope", "short_factor": [1.0, 1.1, 1.3], "long_factor": [2.0, 4.0, 6]}
+LENGTH = {"original_max_position_embeddings": 16}
 KINDS = [FULL, SLIDING, FULL, SLIDING]
 
 #: Family, and what is set in its tiny configuration (... leaves an option out): layouts and options
@@ -85,7 +86,7 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("granite", {"tie_word_embeddings": False, "rope_scaling": {"type": "linear", "factor": 2.5}}),
     ("granite", {"attention_multiplier": ..., "embedding_multiplier": ..., "logits_scaling": ...}),
     ("ministral", {"layer_types": ..., "tie_word_embeddings": True}),
-    ("ministral", {"layer_types": ..., "sliding_window": None, "head_dim": None}),
+    ("ministral", {"layer_types": ..., "sliding_window": None}),
     ("ministral3", {"sliding_window": 6, "tie_word_embeddings": True}),
     ("olmo", {"clip_qkv": ..., "attention_bias": True, "tie_word_embeddings": True}),
     ("olmo3", {"rope_scaling": None, "rope_theta": ..., "attention_bias": True}),
@@ -98,7 +99,7 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("phi3", {"num_key_value_heads": ..., "tie_word_embeddings": True}),
     ("phi3", {"rope_scaling": {**LONGROPE, "attention_factor": 1.3}}),
     ("phi3", {"rope_scaling": {**LONGROPE, "factor": 3.0}}),
-    ("phi3", {"rope_scaling": {**LONGROPE, "rope_type": "su"}}),
+    ("phi3", {"rope_scaling": {**LONGROPE, **LENGTH, "rope_type": "su"}}),
     ("smollm3", {"no_rope_layers": ..., "no_rope_layer_interval": 2, "attention_bias": True}),
     ("smollm3", {"use_sliding_window": True, "sliding_window": 5, "mlp_bias": True}),
     (
