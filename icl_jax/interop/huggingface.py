@@ -21,7 +21,8 @@ from jax.sharding import Mesh
 
 from icl_jax.interop import assemble
 from icl_jax.interop.hub import PATTERNS, checkpoint_folder
-from icl_jax.interop.options import Options, read_json
+from icl_jax.interop.json_files import read_json
+from icl_jax.interop.options import Options
 from icl_jax.interop.placement import place, placements
 from icl_jax.interop.registry import (
     DEQUANTISE,

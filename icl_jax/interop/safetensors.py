@@ -18,7 +18,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from icl_jax.interop.options import Stored, read_json
+from icl_jax.interop.json_files import read_json
+from icl_jax.interop.options import Stored
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from icl_jax import checks
-from icl_jax.interop.tokenizer_files import TOKENIZER, library, optional_json, read_backend
+from icl_jax.interop.json_files import optional_json
+from icl_jax.interop.tokenizer_files import TOKENIZER, library, read_backend
 
 CONFIG, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
 GENERATION, TEMPLATE, OLD_TEMPLATE = (
@@ -100,7 +101,11 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
       ImportError: tokenizers is not installed.
     """
     folder = Path(folder)
-    config = optional_json(folder / SPECIAL) | optional_json(folder / CONFIG)
+    config = optional_json(folder / CONFIG)
+    if "added_tokens_decoder" not in config:  # Newer files say all in one.
+        named = optional_json(folder / SPECIAL)
+        named.pop("additional_special_tokens", None)  # Their marks are among the added tokens.
+        config |= named
     backend, special = read_backend(folder, config, _special_tokens(config))
 
     def identity(name: str) -> int | None:
