@@ -20,8 +20,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from icl_jax.interop import assemble
+from icl_jax.interop.generation_config import GenerationConfig, read_generation_config
 from icl_jax.interop.hub import PATTERNS, checkpoint_folder
 from icl_jax.interop.json_files import read_json
+from icl_jax.interop.lengths import longest_prompt
 from icl_jax.interop.options import Options
 from icl_jax.interop.placement import place, placements
 from icl_jax.interop.registry import (
@@ -52,6 +54,8 @@ class Checkpoint:
       config: config.json.
       folder: where it was read.
       family: the name of its module in ``interop.families``.
+      generation: how its makers mean text to be written; nothing of it is applied by itself.
+      max_positions: the most tokens that it is meant for; None where its files don't say.
     """
 
     model: Any
@@ -59,6 +63,8 @@ class Checkpoint:
     config: dict[str, Any]
     folder: Path
     family: str
+    generation: GenerationConfig = GenerationConfig()
+    max_positions: int | None = None
 
 
 def load(
@@ -110,6 +116,8 @@ def load(
     family_name, family, model = build_model(options)
     shapes = parameter_shapes(model)
     _check_numbers(options, shapes)
+    generation = read_generation_config(folder)
+    max_positions = longest_prompt(config, options.where)
     table = fitting_table(family, model, options, tensors)
     plan = assemble.plan(f"family {family_name}", table, shapes)
     tied = getattr(model, "head", None) == "tied"
@@ -128,7 +136,15 @@ def load(
         )
         for path in plan
     }
-    return Checkpoint(model, assemble.unflatten(params), config, folder, family_name)
+    return Checkpoint(
+        model,
+        assemble.unflatten(params),
+        config,
+        folder,
+        family_name,
+        generation,
+        max_positions,
+    )
 
 
 def save(

@@ -12,15 +12,12 @@ from typing import Any
 import numpy as np
 
 from icl_jax import checks
+from icl_jax.interop.generation_config import read_generation_config
 from icl_jax.interop.json_files import optional_json
 from icl_jax.interop.tokenizer_files import TOKENIZER, library, read_backend
 
 CONFIG, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
-GENERATION, TEMPLATE, OLD_TEMPLATE = (
-    "generation_config.json",
-    "chat_template.jinja",
-    "chat_template.json",
-)
+TEMPLATE, OLD_TEMPLATE = "chat_template.jinja", "chat_template.json"
 
 #: The special tokens of a tokenizer that ``train_bpe`` makes.
 BOS, EOS = "<|bos|>", "<|eos|>"
@@ -180,14 +177,7 @@ def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
 
 def _eos_ids(folder: Path, named: int | None) -> tuple[int, ...]:
     """What ends a text: as generation is configured (several, perhaps), or the tokenizer's one."""
-    for file in (folder / GENERATION, folder / "config.json"):
-        ids = optional_json(file).get("eos_token_id")
-        if ids is not None:
-            ids = ids if isinstance(ids, list) else [ids]
-            if not all(type(token) is int for token in ids):
-                raise ValueError(f"{file}: eos_token_id must be whole numbers, got {ids}.")
-            return tuple(ids)
-    return () if named is None else (named,)
+    return read_generation_config(folder).eos_ids or (() if named is None else (named,))
 
 
 def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
