@@ -121,7 +121,7 @@ def read_generation_config(folder: str | Path) -> GenerationConfig:
     folder = Path(folder)
     model = Options(optional_json(folder / "config.json"), str(folder / "config.json"))
     options = model
-    if (folder / GENERATION).is_file():
+    if (folder / GENERATION).exists():
         options = Options(optional_json(folder / GENERATION), str(folder / GENERATION))
     named = {"temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens"}
     others = [name for name in (*_DRAWING, *_OTHERS) if name not in named and options.has(name)]

@@ -13,6 +13,8 @@ def read_json(path: Path) -> dict[str, Any]:
       FileNotFoundError: there is no such file.
       ValueError: it is no JSON, or no object.
     """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: is not a file. Fetch it again.")
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: no such file. A checkpoint is a folder with config.json and *.safetensors."
@@ -28,7 +30,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def optional_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty without the file."""
-    return read_json(path) if path.is_file() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -90,7 +90,8 @@ def family_of(config: Mapping[str, Any]) -> tuple[str, Family]:
       ValueError: none does; the message lists those that there are, and the nearest.
     """
     known = families()
-    architectures = config.get("architectures") or []
+    architectures = config.get("architectures")
+    architectures = [] if architectures is None else architectures
     if not isinstance(architectures, list) or not all(isinstance(a, str) for a in architectures):
         raise ValueError(
             f"config.json: architectures must be a list of texts, got {json.dumps(architectures)}."

@@ -309,3 +309,26 @@ def test_an_added_token_with_another_number_is_refused(folder):
     )
     with pytest.raises(ValueError, match="'<new>' should be token 900, but comes to be 320"):
         load_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    (
+        ("bos_token", 7, "a text, or an object"),
+        ("eos_token", {"a": 1}, "a text, or an object"),
+        ("add_prefix_space", "no", "true or false"),
+        ("do_lower_case", 1, "true or false"),
+        ("chat_template", 5, "a text, or several with names"),
+        ("tokenizer_class", ["GPT2Tokenizer"], "a text"),
+    ),
+)
+def test_a_setting_of_another_type_is_refused_by_name(folder, key, value, expected):
+    change_json(folder / "tokenizer_config.json", **{key: value})
+    with pytest.raises(ValueError, match=f"tokenizer_config.json.*: {key} must be {expected}"):
+        load_tokenizer(folder)
+
+
+def test_a_template_that_is_no_text_is_refused_by_name(folder):
+    (folder / "chat_template.jinja").write_bytes(b"{{ \xff }}")
+    with pytest.raises(ValueError, match="chat_template.jinja: not a text in UTF-8"):
+        load_tokenizer(folder)
