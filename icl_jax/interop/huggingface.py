@@ -30,6 +30,7 @@ from icl_jax.interop.registry import (
     DEQUANTISE,
     build_model,
     descent_of,
+    described_by,
     families,
     family_of,
     fitting_table,
@@ -114,7 +115,8 @@ def load(
     tensors = MappedTensors(folder)
     options = Options(config, str(folder / CONFIG), tensors.sizes)
     family_name, family, model = build_model(options)
-    shapes = parameter_shapes(model)
+    with described_by(options):
+        shapes = parameter_shapes(model)
     _check_numbers(options, shapes)
     generation = read_generation_config(folder)
     max_positions = longest_prompt(config, options.where)

@@ -1,11 +1,12 @@
 """The families of models: which module answers to a ``config.json``, and which name to a tensor."""
 
+import contextlib
 import difflib
 import importlib
 import json
 import pkgutil
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -137,6 +138,19 @@ def _nearest(name: str) -> str:
     return known[close[0]] if close else ""
 
 
+@contextlib.contextmanager
+def described_by(options: Options) -> Iterator[None]:
+    """Makes what a model raises while it is built an error that names the configuration."""
+    try:
+        yield
+    except Exception as error:  # Whatever numbers that do not go together come to.
+        if isinstance(error, ValueError) and str(error).startswith(options.where):
+            raise
+        raise ValueError(
+            f"{options.where}: no model can be built of it: {error} ({type(error).__name__})."
+        ) from error
+
+
 def build_model(options: Options) -> tuple[str, Family, Any]:
     """The name and the module of a configuration's family, and the model that it describes.
 
@@ -144,7 +158,8 @@ def build_model(options: Options) -> tuple[str, Family, Any]:
       ValueError: no such family; an option that is damaged, not supported, or not known.
     """
     name, family = family_of(options.config)
-    model = family.build(options)
+    with described_by(options):
+        model = family.build(options)
     refuse_unread(options, getattr(family, "HARMLESS", None))
     return name, family, model
 

@@ -161,7 +161,9 @@ def change_line(random: Random, file: Path) -> str:
     key = pick(random, [key for key in line if key != "name"])
     kind = pick(random, ("type", "gone", "more", "absurd", "inner"))
     if kind == "type":
-        line[key] = pick(random, [one for one in damage.STRANGERS if type(one) is not type(line[key])])
+        line[key] = pick(
+            random, [one for one in damage.STRANGERS if type(one) is not type(line[key])]
+        )
     elif kind == "gone":
         del line[key]
     elif kind == "more":
@@ -260,7 +262,9 @@ def _read(reader: Reader, folder: Path, expected: Any) -> tuple[str, bool]:
         ours = f"{os.sep}icl_jax{os.sep}" in last
         kind = type(error) in (ValueError, TypeError, FileNotFoundError, OSError)
         names = [path.name for path in folder.iterdir()]
-        named = any(name in str(error) for name in (*names, folder.name, "render_chat", "render_messages"))
+        named = any(
+            name in str(error) for name in (*names, folder.name, "render_chat", "render_messages")
+        )
         text = f"{type(error).__name__} in {last}: {str(error)[:400]}"
         return text, ours and kind and named
     same = found == expected

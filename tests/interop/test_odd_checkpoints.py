@@ -148,3 +148,48 @@ def test_what_each_number_allows_is_still_compared_with_all_the_numbers_there_ar
     write_folder(tmp_path, tensors_of("qwen3_moe"), config)
     with pytest.raises(ValueError, match=r"describes \d+ parameters.*but the files have \d+ num"):
         load(tmp_path)
+
+
+IMPOSSIBLE = (
+    ("mistral", {"sliding_window": 0}, "window must be an integer of at least 1, got 0"),
+    ("llama", {"rms_norm_eps": -1.0}, "rms_norm_eps must be at least 0.0, got -1.0"),
+    ("llama", {"rms_norm_eps": 1e300}, "rms_norm_eps must be a finite number"),
+    ("gpt2", {"layer_norm_epsilon": -1e-5}, "layer_norm_epsilon must be at least 0.0"),
+    ("llama", {"rope_parameters": {"rope_theta": -1.0}}, "rope_theta must be above 0, got -1.0"),
+    (
+        "llama",
+        {"rope_parameters": {"rope_type": "linear", "factor": 0}},
+        "factor must be above 0, got 0.0",
+    ),
+    ("mixtral", {"num_experts_per_tok": 50}, "experts_per_token=50 is more than num_experts=4"),
+    ("llama", {"num_key_value_heads": 3}, "num_kv_heads=3 does not divide num_heads=4"),
+    ("gemma3", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar must be above 0, got 0"),
+    ("qwen3_moe", {"decoder_sparse_step": 0}, "decoder_sparse_step must be at least 1, got 0"),
+    ("qwen3_moe", {"mlp_only_layers": ["a"]}, r'mlp_only_layers = \["a"\] is not supported'),
+    (
+        "gpt_neox",
+        {"rope_parameters": {"partial_rotary_factor": 7.0}},
+        "turn an even number of at most 8",
+    ),
+    (
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "factor": 2.0,
+                "low_freq_factor": 2.0,
+                "high_freq_factor": 2.0,
+            }
+        },
+        "high_freq_factor = 2.0 is not supported; supported: more than low_freq_factor = 2.0",
+    ),
+)
+
+
+@pytest.mark.parametrize(("family", "changes", "message"), IMPOSSIBLE)
+def test_numbers_that_no_model_can_have_are_refused_with_the_file(
+    family, changes, message, tmp_path
+):
+    write_folder(tmp_path, tensors_of(family), {**golden_config(family), **changes})
+    with pytest.raises(ValueError, match=f"config.json: .*{message}"):
+        load(tmp_path)

@@ -61,7 +61,7 @@ def build(config: Options) -> LanguageModel:
         activation=activation(config, "activation", default="gelu"),
         use_bias=use_bias,
     )
-    epsilon = config.number("layer_norm_epsilon", default=1e-5)
+    epsilon = config.number("layer_norm_epsilon", default=1e-5, least=0.0)
     block = Block(
         layer,
         mlp,
