@@ -7,11 +7,8 @@ refused (``harmless``), so that no option is ever ignored in silence.
 """
 
 import json
-import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 
@@ -29,6 +26,8 @@ Keys = tuple[str, ...]
 
 # The whole numbers that every part of a program has room for.
 _LARGEST = 2**31 - 1
+# And the numbers: those of float32, which norms and positions are computed in at least.
+_LARGEST_FLOAT = 3.4028235e38
 
 
 @dataclass(frozen=True)
@@ -80,9 +79,14 @@ class Options:
         """
         return self._find(keys, default)[1]
 
-    def integer(self, *keys: str, default: int = REQUIRED) -> int:
-        """A whole number of 32 bits; ValueError where it is none, or missing without a default."""
-        return int(self._typed(keys, default, "a whole number of 32 bits", _is_integer))
+    def integer(self, *keys: str, default: int = REQUIRED, least: int | None = None) -> int:
+        """A whole number of 32 bits, ``least`` at least.
+
+        Raises:
+          ValueError: it is none, less, or missing without a default.
+        """
+        found = int(self._typed(keys, default, "a whole number of 32 bits", _is_integer))
+        return self._at_least(keys, found, least)
 
     def count(self, *keys: str, default: int = REQUIRED) -> int:
         """A width, or a number of things that the weights have an entry for each; one at least.
@@ -104,9 +108,21 @@ class Options:
             return self.integer(*keys)
         return None if any(key in self.config for key in keys) else missing
 
-    def number(self, *keys: str, default: float = REQUIRED) -> float:
-        """A finite number as a float; ValueError where it is none, or missing."""
-        return float(self._typed(keys, default, "a finite number", _is_number))
+    def number(self, *keys: str, default: float = REQUIRED, least: float | None = None) -> float:
+        """A finite number (also in float32) as a float, ``least`` at least.
+
+        Raises:
+          ValueError: it is none, less, or missing without a default.
+        """
+        found = float(self._typed(keys, default, "a finite number", _is_number))
+        return self._at_least(keys, found, least)
+
+    def positive(self, *keys: str, default: float = REQUIRED) -> float:
+        """A finite number above 0; ValueError where it is none, or missing without a default."""
+        found = self.number(*keys, default=default)
+        if not found > 0:
+            raise ValueError(f"{self.where}: {keys[0]} must be above 0, got {found}.")
+        return found
 
     def optional_number(self, *keys: str) -> float | None:
         """A finite number, or None where the option is missing or null."""
@@ -284,47 +300,21 @@ class Options:
             raise ValueError(f"{self.where}: {key} must be {kind}, got {_shown(value)}.")
         return value
 
+    def _at_least(self, keys: tuple[str, ...], found: Any, least: Any) -> Any:
+        if least is not None and found < least:
+            key = next((key for key in keys if self.has(key)), keys[0])
+            raise ValueError(f"{self.where}: {key} must be at least {least}, got {found}.")
+        return found
+
     def _counted(self, keys: tuple[str, ...], default: Any, most: int, reason: str) -> int:
         key, _ = self._find(keys, default)
-        found = self.integer(*keys, default=default)
-        if found < 1:
-            raise ValueError(f"{self.where}: {key} must be at least 1, got {found}.")
+        found = self.integer(*keys, default=default, least=1)
         if found > most:
             raise ValueError(
                 f"{self.where}: {key} = {found} is more than the weights can have: {reason}. Are "
                 "configuration and weights of one checkpoint?"
             )
         return found
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is no JSON, or no object.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such file. A checkpoint is a folder with config.json and *.safetensors."
-        )
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_repeats)
-    except (ValueError, RecursionError) as error:  # Of the encoding or of the JSON.
-        raise ValueError(f"{path}: not a JSON file ({error}). Fetch it again.") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: must hold a JSON object, got a {type(found).__name__}.")
-    return found
-
-
-def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A hook for JSON objects: ValueError for a key that comes twice."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        counts = Counter(key for key, _ in pairs)
-        twice = [key for key, count in counts.items() if count > 1]
-        raise ValueError(f"{_shown(twice[0])} comes twice in one object")
-    return found
 
 
 def _shown(value: Any) -> str:
@@ -341,8 +331,7 @@ def _is_integer(value: Any) -> bool:
 def _is_number(value: Any) -> bool:
     if not isinstance(value, int | float) or _is_boolean(value):
         return False
-    # Python's whole numbers have no end, and floats do.
-    return math.isfinite(value) if isinstance(value, float) else abs(value) < 10**300
+    return abs(value) <= _LARGEST_FLOAT  # False for NaN.
 
 
 def _is_boolean(value: Any) -> bool:

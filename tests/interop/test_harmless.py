@@ -3,13 +3,13 @@
 import json
 import re
 
-import jax.numpy as jnp
 import pytest
 
 from icl_jax.interop.harmless import COMMON
 from icl_jax.interop.huggingface import load
 from icl_jax.interop.options import Options
 from icl_jax.interop.registry import build_model, families
+from icl_jax.interop.safetensors import MappedTensors
 from tests.interop.test_family_options import GOLDEN, golden_config, write_folder
 
 FAMILIES = sorted(families())
@@ -86,6 +86,7 @@ def test_layers_of_one_kind_may_be_said_to_be_so_and_others_are_refused():
 
 
 def test_loading_refuses_it_too(tmp_path):
-    write_folder(tmp_path, {"a": jnp.zeros(3)}, {**golden_config("llama"), "is_causal": False})
+    config = {**golden_config("llama"), "is_causal": False}
+    write_folder(tmp_path, dict(MappedTensors(GOLDEN / "llama")), config)
     with pytest.raises(ValueError, match="config.json: is_causal = false is not supported"):
         load(tmp_path)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from icl_jax.interop.options import Options, read_json
+from icl_jax.interop.json_files import read_json
+from icl_jax.interop.options import Options
 
 
 def test_the_first_name_that_is_there_and_not_null_counts():

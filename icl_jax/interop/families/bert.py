@@ -37,7 +37,7 @@ def build(config: Options) -> LanguageModel:
     config.require("position_embedding_type", ("absolute",), default="absolute")
     config.require("is_decoder", (False,), default=False)
     config.require("add_cross_attention", (False,), default=False)
-    epsilon = config.number("layer_norm_eps", default=1e-12)
+    epsilon = config.number("layer_norm_eps", default=1e-12, least=0.0)
     attention = SoftmaxAttention(
         num_heads=config.count("num_attention_heads"),
         head_width=head_width(config),

@@ -74,7 +74,7 @@ def turning(config: Options) -> Rotary:
 
 def epsilon(config: Options) -> float:
     """Of all norms."""
-    return config.number("layer_norm_eps", default=1e-5)
+    return config.number("layer_norm_eps", default=1e-5, least=0.0)
 
 
 def side_by_side(config: Options, layers: tuple[Any, ...]) -> LanguageModel:

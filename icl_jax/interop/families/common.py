@@ -44,19 +44,22 @@ def rotary(rope: Options, *, base: float = 10000.0, features: int | None = None)
       features: of a head that turn; all when left out.
     """
     kind = rope.require("rope_type", _SCALINGS)
-    base = rope.number("rope_theta", default=base)
+    base = rope.positive("rope_theta", default=base)
     if kind == "default":
         return Rotary(base, features)
-    factor = rope.number("factor")
+    factor = rope.positive("factor")
     if kind == "linear":
         return Rotary(base, features, Scaling("linear", factor))
-    original = rope.integer("original_max_position_embeddings")
+    original = rope.integer("original_max_position_embeddings", least=1)
     if kind == "llama3":
+        low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
+        if not 0 < low < high:
+            raise rope.unsupported("high_freq_factor", high, f"more than low_freq_factor = {low}")
         scaling = Scaling(
             "llama3",
             factor,
-            low_freq_factor=rope.number("low_freq_factor"),
-            high_freq_factor=rope.number("high_freq_factor"),
+            low_freq_factor=low,
+            high_freq_factor=high,
             original_length=original,
         )
     elif kind == "longrope":
@@ -74,8 +77,8 @@ def rotary(rope: Options, *, base: float = 10000.0, features: int | None = None)
             factor,
             original_length=original,
             # Zero means what is missing means, as in transformers.
-            beta_fast=rope.number("beta_fast", default=32.0) or 32.0,
-            beta_slow=rope.number("beta_slow", default=1.0) or 1.0,
+            beta_fast=rope.number("beta_fast", default=32.0, least=0.0) or 32.0,
+            beta_slow=rope.number("beta_slow", default=1.0, least=0.0) or 1.0,
             attention_factor=_yarn_attention(rope, factor),
             truncate=rope.boolean("truncate", default=True),
         )
@@ -165,7 +168,7 @@ def pre_norm_blocks(
       mlp: of all of them.
       epsilon: of the norms, where the configuration has none.
     """
-    epsilon = config.number("rms_norm_eps", default=epsilon)
+    epsilon = config.number("rms_norm_eps", default=epsilon, least=0.0)
     return wired(attentions, mlp, wiring="pre_norm", norm="rms", norm_epsilon=epsilon)
 
 

@@ -32,7 +32,7 @@ from icl_jax.interop.table import (
     tensor,
 )
 
-ARCHITECTURES = ("FalconForCausalLM", "falcon", "RefinedWeb", "RefinedWebModel")
+ARCHITECTURES = ("FalconForCausalLM", "falcon", "RefinedWeb", "RefinedWebModel", "RWForCausalLM")
 
 
 HARMLESS = {
@@ -46,6 +46,7 @@ HARMLESS = {
 
 def build(config: Options) -> LanguageModel:
     """The model; ``alibi`` is not supported."""
+    config = _newest(config)
     config.require("alibi", (False,), default=False)
     num_heads, use_bias = config.count("num_attention_heads"), _use_bias(config)
     layer = SoftmaxAttention(
@@ -60,7 +61,7 @@ def build(config: Options) -> LanguageModel:
         activation=activation(config, "activation", default="gelu"),
         use_bias=use_bias,
     )
-    epsilon = config.number("layer_norm_epsilon", default=1e-5)
+    epsilon = config.number("layer_norm_epsilon", default=1e-5, least=0.0)
     block = Block(
         layer,
         mlp,
@@ -81,6 +82,7 @@ def build(config: Options) -> LanguageModel:
 
 def table(model: LanguageModel, config: Options) -> tuple[Tensor, ...]:
     """Queries, keys and values in one tensor: by head, by group, or one after the other."""
+    config = _newest(config)
     width, vocab, hidden = model.width, model.vocab_size, _hidden(config)
     heads, features = config.count("num_attention_heads"), head_width(config)
     use_bias = _use_bias(config)
@@ -142,6 +144,22 @@ def tiny() -> dict[str, Any]:
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
+
+
+def _newest(config: Options) -> Options:
+    """The options under the names that they got when the family came to transformers."""
+    older = {
+        "hidden_size": "n_embed",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+        "num_kv_heads": "n_head_kv",
+    }
+    found = {new: config.count(old) for new, old in older.items() if config.has(old)}
+    for new in found:
+        config.either(new, older[new])  # Refuses two that differ.
+    if "num_kv_heads" in found:
+        found["new_decoder_architecture"] = True
+    return config.having(**found)
 
 
 def _new(config: Options) -> bool:

@@ -115,8 +115,8 @@ def sandwich(
     """
     config.require("use_bidirectional_attention", (False, None), default=None)
     config = config.having(head_dim=256)
-    epsilon = config.number("rms_norm_eps", default=1e-6)
-    scale = 1 / math.sqrt(config.number("query_pre_attn_scalar", default=256))
+    epsilon = config.number("rms_norm_eps", default=1e-6, least=0.0)
+    scale = 1 / math.sqrt(config.positive("query_pre_attn_scalar", default=256))
     layer = attention(
         config,
         rotary=turning,

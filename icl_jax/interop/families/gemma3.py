@@ -39,7 +39,7 @@ def build(config: Options) -> LanguageModel:
         gemma2.SLIDING: rotary(windows.rope(gemma2.SLIDING)),
         gemma2.FULL: rotary(config.rope(gemma2.FULL), base=1000000.0),
     }
-    every = config.integer("sliding_window_pattern", "_sliding_window_pattern", default=6)
+    every = config.integer("sliding_window_pattern", "_sliding_window_pattern", default=6, least=1)
     blocks = tuple(
         gemma2.sandwich(config, kind, turning[kind], qk_norm="head")
         for kind in gemma2.layer_types(config, every=every)

@@ -37,7 +37,7 @@ def build(config: Options) -> LanguageModel:
         activation=activation(config, "hidden_act", default="gelu"),
     )
     parallel = config.boolean("use_parallel_residual", default=True)
-    epsilon = config.number("layer_norm_eps", default=1e-5)
+    epsilon = config.number("layer_norm_eps", default=1e-5, least=0.0)
     block = Block(
         layer,
         mlp,

@@ -49,7 +49,7 @@ def build(config: Options) -> LanguageModel:
         hidden_widths=(config.count("n_inner", default=4 * width),),
         activation=activation(config, "activation_function", default="gelu_new"),
     )
-    epsilon = config.number("layer_norm_epsilon", default=1e-5)
+    epsilon = config.number("layer_norm_epsilon", default=1e-5, least=0.0)
     block = Block(layer, mlp, wiring="parallel", norm="layer", norm_epsilon=epsilon)
     return LanguageModel(
         blocks=repeat(block, config.layers("n_layer")),

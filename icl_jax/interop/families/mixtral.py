@@ -23,7 +23,7 @@ def build(config: Options) -> LanguageModel:
     layer = attention(config, base=1000000.0, window=config.optional_integer("sliding_window"))
     mlp = experts(config, width_key="intermediate_size", renormalise=True)
     mlps = (mlp,) * config.layers("num_hidden_layers")
-    epsilon = config.number("rms_norm_eps", default=1e-5)
+    epsilon = config.number("rms_norm_eps", default=1e-5, least=0.0)
     return mixture_decoder(config, layer, mlps, epsilon=epsilon)
 
 

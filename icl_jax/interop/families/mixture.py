@@ -55,8 +55,10 @@ def experts(
 
 def qwen_mlps(config: Options, mixture: Experts) -> tuple[Feedforward, ...]:
     """The MLP of each layer of Qwen: experts in every so many, but not in those of a list."""
-    every = config.integer("decoder_sparse_step", default=1)
+    every = config.integer("decoder_sparse_step", default=1, least=1)
     plain = config.sequence("mlp_only_layers", default=())
+    if not all(type(layer) is int for layer in plain):
+        raise config.unsupported("mlp_only_layers", plain, "numbers of layers")
     return tuple(
         mixture if layer not in plain and (layer + 1) % every == 0 else gated(config)
         for layer in range(config.layers("num_hidden_layers"))

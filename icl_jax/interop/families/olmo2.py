@@ -22,7 +22,7 @@ _NORMS = (
 
 def build(config: Options) -> LanguageModel:
     """The model."""
-    epsilon = config.number("rms_norm_eps", default=1e-5)
+    epsilon = config.number("rms_norm_eps", default=1e-5, least=0.0)
     layer = attention(
         config,
         use_bias=config.boolean("attention_bias", default=False),

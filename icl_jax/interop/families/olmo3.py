@@ -23,7 +23,7 @@ _BASE = 500000.0
 
 def build(config: Options) -> LanguageModel:
     """The model."""
-    epsilon = config.number("rms_norm_eps", default=1e-5)
+    epsilon = config.number("rms_norm_eps", default=1e-5, least=0.0)
     turning = _rotaries(config)
     kinds = layer_types(config, every=4)
     window = config.integer("sliding_window", default=4096) if SLIDING in kinds else None

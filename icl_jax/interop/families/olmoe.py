@@ -17,7 +17,7 @@ ARCHITECTURES = ("OlmoeForCausalLM", "olmoe")
 def build(config: Options) -> LanguageModel:
     """The model."""
     config.require("clip_qkv", (None,), default=None)
-    epsilon = config.number("rms_norm_eps", default=1e-5)
+    epsilon = config.number("rms_norm_eps", default=1e-5, least=0.0)
     layer = attention(
         config,
         use_bias=config.boolean("attention_bias", default=False),

@@ -34,7 +34,7 @@ def build(config: Options) -> LanguageModel:
         hidden_widths=(config.count("intermediate_size"),),
         activation=activation(config, "hidden_act", default="gelu_new"),
     )
-    epsilon = config.number("layer_norm_eps", default=1e-5)
+    epsilon = config.number("layer_norm_eps", default=1e-5, least=0.0)
     block = Block(layer, mlp, wiring="parallel", norm="layer", norm_epsilon=epsilon)
     return LanguageModel(
         blocks=repeat(block, config.layers("num_hidden_layers")),

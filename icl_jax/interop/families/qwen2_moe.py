@@ -38,7 +38,7 @@ def build(config: Options) -> LanguageModel:
         renormalise=config.boolean("norm_topk_prob", default=False),
         shared_width=config.count("shared_expert_intermediate_size"),
     )
-    epsilon = config.number("rms_norm_eps", default=1e-6)
+    epsilon = config.number("rms_norm_eps", default=1e-6, least=0.0)
     return mixture_decoder(config, layer, qwen_mlps(config, mlp), epsilon=epsilon)
 
 

@@ -23,7 +23,7 @@ def build(config: Options) -> LanguageModel:
         config,
         use_bias=config.boolean("attention_bias", default=False),
         qk_norm="head",
-        norm_epsilon=config.number("rms_norm_eps", default=1e-6),
+        norm_epsilon=config.number("rms_norm_eps", default=1e-6, least=0.0),
     )
     return decoder(config, pre_norm_blocks(config, layers, gated(config)))
 

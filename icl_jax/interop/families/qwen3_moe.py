@@ -28,7 +28,7 @@ HARMLESS = {
 
 def build(config: Options) -> LanguageModel:
     """The model; a window, where it is used, is that of every layer."""
-    epsilon = config.number("rms_norm_eps", default=1e-6)
+    epsilon = config.number("rms_norm_eps", default=1e-6, least=0.0)
     slides = config.boolean("use_sliding_window", default=False)
     window = config.optional_integer("sliding_window", missing=qwen2.WINDOW) if slides else None
     uniform_layers(config, qwen2.FULL if window is None else qwen2.SLIDING)

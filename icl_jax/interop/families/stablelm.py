@@ -27,7 +27,7 @@ def build(config: Options) -> LanguageModel:
     """The model; the 12B has norms on heads, and attention and MLP side by side."""
     rope = config.rope()
     turning = int(head_width(config) * rope.number("partial_rotary_factor", default=0.25))
-    epsilon = config.number("layer_norm_eps", default=1e-5)
+    epsilon = config.number("layer_norm_eps", default=1e-5, least=0.0)
     layer = attention(
         config,
         rotary=rotary(rope, features=turning),

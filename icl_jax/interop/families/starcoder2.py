@@ -46,7 +46,7 @@ def build(config: Options) -> LanguageModel:
         activation=activation(config, "hidden_act", default="gelu_pytorch_tanh"),
         use_bias=use_bias,
     )
-    epsilon = config.number("norm_epsilon", default=1e-5)
+    epsilon = config.number("norm_epsilon", default=1e-5, least=0.0)
     layers = (layer,) * config.layers("num_hidden_layers")
     blocks = wired(layers, mlp, wiring="pre_norm", norm="layer", norm_epsilon=epsilon)
     return decoder(config, blocks, tied=True)
