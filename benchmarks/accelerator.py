@@ -348,7 +348,7 @@ def generation_section(bench: Bench) -> list[dict]:
         label: size.written / side["seconds"] for label, side in row["sides"].items()
     }
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-    return [_share(row, "generate", size.written * weights, bench.card["copy"] / 2, "reads")]
+    return [_share(row, "generate", size.written * weights, bench.card["copy"], "copies")]
 
 
 def prefixes_section(bench: Bench) -> list[dict]:

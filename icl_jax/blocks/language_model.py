@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -131,9 +132,19 @@ class LanguageModel(nn.Module):
         states_TD = self.norm_final(hidden_TD) if self.final_norm else hidden_TD
         if self.head == "none":
             return states_TD
-        kernel_DV = self.embedding.T if self.head == "tied" else self.head_kernel
         bias_V = self.head_offset if self.head_bias else None
-        logits_TV = dense(states_TD, kernel_DV, bias_V)
+        if self.head == "tied":  # Read as it is stored, row by row.
+            logits_TV = jnp.einsum(
+                "td,vd->tv",
+                states_TD,
+                self.embedding.astype(states_TD.dtype),
+                precision=jax.lax.Precision.HIGHEST,
+            )
+            logits_TV = (
+                logits_TV if bias_V is None else logits_TV + bias_V.astype(logits_TV.dtype)[None]
+            )
+        else:
+            logits_TV = dense(states_TD, self.head_kernel, bias_V)
         if self.logit_scale != 1.0:
             logits_TV = logits_TV * jnp.asarray(self.logit_scale, logits_TV.dtype)
         return soft_capped(logits_TV, self.soft_cap)

@@ -173,18 +173,14 @@ class TestLiterally:
         for layer in range(2):
             half = [jax.tree.map(jnp.zeros_like, patch) for patch in bank.patches]
             half[layer] = bank.patches[layer]
-            got_KD = patched_forward(
-                *run, hidden_TD, with_patches(bank, half)
-            )
+            got_KD = patched_forward(*run, hidden_TD, with_patches(bank, half))
             assert relative_error(got_KD, want_KD) > MISS
         for part in ("input", "output"):
             half = tuple(
                 replace(p, **{part: jax.tree.map(jnp.zeros_like, getattr(p, part))})
                 for p in bank.patches
             )
-            got_KD = patched_forward(
-                *run, hidden_TD, with_patches(bank, half)
-            )
+            got_KD = patched_forward(*run, hidden_TD, with_patches(bank, half))
             assert relative_error(got_KD, want_KD) > MISS
 
 
@@ -460,9 +456,7 @@ class TestPatchesThatDoNotExist:
 
     def test_a_zero_input_is_refused_outside_jit(self):
         run, hidden_TD = self.zero_input()
-        with pytest.raises(
-            ValueError, match=r"MLP input of layer 0 at index \(0,\) .* length 0"
-        ):
+        with pytest.raises(ValueError, match=r"MLP input of layer 0 at index \(0,\) .* length 0"):
             stack_patches(*run, hidden_TD, [3])
 
     def test_check_patchable_names_layer_prompt_and_position(self):
