@@ -94,8 +94,8 @@ def assert_trees_close(got: Any, want: Any, length: int = 1, *, condition: float
             assert_close(got_leaf, want_leaf, length, condition=condition)
 
 
-#: Compiling takes a second, running a microsecond: don't optimise.
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+#: Compiling takes a second, running a microsecond: optimise little (see conftest.py).
+compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
 
 
 def normal(seed: int, *shape: int, dtype: Any = jnp.float64) -> jax.Array:

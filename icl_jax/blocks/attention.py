@@ -17,6 +17,7 @@ from icl_jax import checks
 from icl_jax.blocks.affine import dense
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.heads import (
+    centred_heads,
     normed_heads,
     per_query_head,
     row_scores,
@@ -25,7 +26,7 @@ from icl_jax.blocks.heads import (
     weighted_sum,
 )
 from icl_jax.blocks.memory import KeyValues, append, empty_keys, sees_memory
-from icl_jax.blocks.rotary import Rotary, rotate
+from icl_jax.blocks.rotary import Rotary, rotate, tempered
 from icl_jax.blocks.views import Slots
 from icl_jax.dims import Array
 from icl_jax.kernels.attention import Sees, accumulate, attend, mask, merge
@@ -38,9 +39,10 @@ _OUT_OF_HEADS = nn.initializers.variance_scaling(
 )
 
 #: Whether queries and keys are divided by their root mean square before they turn: not at all, each
-#: head by its own (Qwen 3, Gemma 3), or all heads by a common one (OLMo 2).
-QueryKeyNorm = Literal["none", "head", "all"]
-QUERY_KEY_NORMS = ("none", "head", "all")
+#: head by its own (Qwen 3, Gemma 3), all heads by a common one (OLMo 2), or each head by its own
+#: standard deviation and with gains of its own (Cohere, StableLM).
+QueryKeyNorm = Literal["none", "head", "all", "layer"]
+QUERY_KEY_NORMS = ("none", "head", "all", "layer")
 
 
 class _Kernels(NamedTuple):
@@ -74,6 +76,10 @@ class Attention(ContextualLayer):
       scale: of the scores; 1/sqrt(F) when left out.
       qk_norm: see ``QueryKeyNorm``.
       norm_epsilon: of the query-key norm, in squared units of queries and keys.
+      clip: queries, keys and values are clipped to within so much of zero (OLMo); None for none.
+      value_scale: by which values, and so the whole output before its bias, are multiplied (the
+        residual multiplier of Granite).
+      temper: beta and period of queries that grow with their position (Ministral 3); None for none.
       dtype: of the parameters; the arithmetic is in the dtype of the input.
     """
 
@@ -87,6 +93,9 @@ class Attention(ContextualLayer):
     scale: float | None = None
     qk_norm: QueryKeyNorm = "none"
     norm_epsilon: float = 1e-6
+    clip: float | None = None
+    value_scale: float = 1.0
+    temper: tuple[float, int] | None = None
     dtype: jnp.dtype = jnp.float32
 
     @property
@@ -326,12 +335,23 @@ class Attention(ContextualLayer):
         query_TAF = dense(hidden_TD, kernels.query_DAF, kernels.query_bias_AF)
         key_TGF = dense(hidden_TD, kernels.key_DGF, kernels.key_bias_GF)
         value_TGF = dense(hidden_TD, kernels.value_DGF, kernels.value_bias_GF)
+        if self.clip is not None:
+            checks.positive(type(self).__name__, "clip", self.clip)
+            query_TAF, key_TGF, value_TGF = (
+                jnp.clip(features, -self.clip, self.clip)
+                for features in (query_TAF, key_TGF, value_TGF)
+            )
+        if self.value_scale != 1.0:
+            value_TGF = value_TGF * jnp.asarray(self.value_scale, value_TGF.dtype)
         if kernels.query_gain is not None and kernels.key_gain is not None:
-            query_TAF = normed_heads(query_TAF, kernels.query_gain, self.norm_epsilon)
-            key_TGF = normed_heads(key_TGF, kernels.key_gain, self.norm_epsilon)
+            norm = centred_heads if self.qk_norm == "layer" else normed_heads
+            query_TAF = norm(query_TAF, kernels.query_gain, self.norm_epsilon)
+            key_TGF = norm(key_TGF, kernels.key_gain, self.norm_epsilon)
         if self.rotary is not None:
             query_TAF = rotate(query_TAF, positions_T, self.rotary)
             key_TGF = rotate(key_TGF, positions_T, self.rotary)
+        if self.temper is not None:
+            query_TAF = tempered(query_TAF, positions_T, *self.temper)
         scale = 1 / math.sqrt(query_TAF.shape[-1]) if self.scale is None else self.scale
         return query_TAF * jnp.asarray(scale, query_TAF.dtype), key_TGF, value_TGF
 

@@ -27,6 +27,14 @@ def normed_heads(features_TAF: Array, gain: Array, epsilon: float) -> Array:
     return normed_TAF.astype(features_TAF.dtype)
 
 
+def centred_heads(features_TAF: Array, gain_AF: Array, epsilon: float) -> Array:
+    """The layer norm of each head (T, A, F), without a bias; each head has its gains (A, F)."""
+    wide_TAF = features_TAF.astype(accumulator(features_TAF.dtype))
+    centred_TAF = wide_TAF - jnp.mean(wide_TAF, axis=-1, keepdims=True)
+    scaled_TAF = centred_TAF / root_mean_square(centred_TAF, epsilon)
+    return (scaled_TAF * gain_AF.astype(wide_TAF.dtype)[None]).astype(features_TAF.dtype)
+
+
 def per_query_head(grouped_TGF: Array, num_heads: int) -> Array:
     """Keys or values (T, A, F), one per query head."""
     return jnp.repeat(grouped_TGF, num_heads // grouped_TGF.shape[1], axis=1)

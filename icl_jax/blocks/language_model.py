@@ -29,7 +29,8 @@ class LanguageModel(nn.Module):
       blocks: the layers; alike or not.
       vocab_size: V.
       width: D, of the residual stream.
-      num_positions: rows of a learned position embedding; None for none.
+      num_positions: positions that have a learned embedding; None for none.
+      position_offset: rows of that embedding in front of position 0's (OPT), which are never read.
       num_types: rows of a token-type embedding (BERT; every token has type 0); None for none.
       embedding_norm: whether a norm follows the embedding (BERT).
       embedding_scale: by which embedded tokens are multiplied (Gemma: sqrt(D)).
@@ -38,6 +39,7 @@ class LanguageModel(nn.Module):
       norm_epsilon: of these norms, in squared units of their input.
       head: see ``Head``; without one the model's output are its last states.
       head_bias: whether the head has a bias.
+      logit_scale: by which logits are multiplied (Cohere, Granite).
       soft_cap: logits l become ``cap tanh(l / cap)`` (Gemma 2); None for none.
       dtype: of the parameters, and so of the arithmetic: the embedding sets it.
     """
@@ -46,6 +48,7 @@ class LanguageModel(nn.Module):
     vocab_size: int
     width: int
     num_positions: int | None = None
+    position_offset: int = 0
     num_types: int | None = None
     embedding_norm: bool = False
     embedding_scale: float = 1.0
@@ -54,6 +57,7 @@ class LanguageModel(nn.Module):
     norm_epsilon: float = 1e-6
     head: Head = "tied"
     head_bias: bool = False
+    logit_scale: float = 1.0
     soft_cap: float | None = None
     dtype: jnp.dtype = jnp.float32
 
@@ -72,7 +76,7 @@ class LanguageModel(nn.Module):
         table = (self.vocab_size, self.width)
         self.embedding = self.param("embedding", normal, table, self.dtype)
         if self.num_positions is not None:
-            rows = (self.num_positions, self.width)
+            rows = (self.num_positions + self.position_offset, self.width)
             self.position_embedding = self.param("position_embedding", normal, rows, self.dtype)
         if self.num_types is not None:
             rows = (self.num_types, self.width)
@@ -116,7 +120,8 @@ class LanguageModel(nn.Module):
         if self.num_positions is not None:
             if positions_T is None:
                 positions_T = jnp.arange(tokens_T.shape[0], dtype=jnp.int32)
-            hidden_TD = hidden_TD + jnp.take(self.position_embedding, positions_T, axis=0)
+            rows_T = positions_T + self.position_offset
+            hidden_TD = hidden_TD + jnp.take(self.position_embedding, rows_T, axis=0)
         if self.num_types is not None:
             hidden_TD = hidden_TD + self.type_embedding[:1]
         return self.norm_embedding(hidden_TD) if self.embedding_norm else hidden_TD
@@ -128,4 +133,7 @@ class LanguageModel(nn.Module):
             return states_TD
         kernel_DV = self.embedding.T if self.head == "tied" else self.head_kernel
         bias_V = self.head_offset if self.head_bias else None
-        return soft_capped(dense(states_TD, kernel_DV, bias_V), self.soft_cap)
+        logits_TV = dense(states_TD, kernel_DV, bias_V)
+        if self.logit_scale != 1.0:
+            logits_TV = logits_TV * jnp.asarray(self.logit_scale, logits_TV.dtype)
+        return soft_capped(logits_TV, self.soft_cap)

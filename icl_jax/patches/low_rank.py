@@ -51,12 +51,18 @@ def inner_product(left_D: Array, right_D: Array) -> Array:
     return jnp.dot(left_D.astype(dtype), right_D.astype(dtype), precision=jax.lax.Precision.HIGHEST)
 
 
-def vector_norm(vector_D: Array) -> Array:
-    """``|x|`` in float32 or wider; tiny and huge entries neither underflow nor overflow."""
-    wide_D = vector_D.astype(accumulator(vector_D.dtype))
-    size = _largest(wide_D)
-    unit_D = wide_D / size
-    return size * jnp.sqrt(inner_product(unit_D, unit_D))
+def vector_norm(vectors: Array) -> Array:
+    """``|x|`` over the last axis, (...) of (..., D), in float32 or wider.
+
+    Tiny and huge entries neither underflow nor overflow. The gradient at a vector of zeros, where
+    the norm has a kink, is zero.
+    """
+    wide = vectors.astype(accumulator(vectors.dtype))
+    sizes = _largest(wide)
+    square = jnp.sum((wide / sizes[..., None]) ** 2, axis=-1)
+    # Of a square that is zero, the root would have the slope infinity, times zero.
+    root = jnp.sqrt(jnp.where(square == 0, 1, square))
+    return sizes * jnp.where(square == 0, 0, root)
 
 
 def outer(left_D: Array, right_H: Array) -> LowRank:

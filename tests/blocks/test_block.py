@@ -184,7 +184,7 @@ class TestWirings:
     def test_unknown_names_are_refused(self):
         with pytest.raises(ValueError, match="Block: wiring must be one of 'no_skip', .* 'cross'"):
             with_params(Block(LAYERS["attention"], MLPS["dense"], "cross"))
-        with pytest.raises(ValueError, match="Block: norm must be one of 'layer', 'rms', 'none', "):
+        with pytest.raises(ValueError, match="Block: norm must be one of 'layer', 'layer_gain', "):
             with_params(Block(LAYERS["attention"], MLPS["dense"], "skip", "batch"))
 
 
@@ -213,13 +213,15 @@ class TestFeedforward:
             hidden = act(hidden @ p[name]["kernel"] + p[name]["bias"])
         assert_close(call(HIDDEN_TD), hidden @ p["down"]["kernel"] + p["down"]["bias"], 60)
 
-    def test_gated_equals_its_formula(self):
-        params, call = with_params(Gated(hidden_width=5, activation="silu", use_bias=False))
+    @pytest.mark.parametrize("scale", (1.0, 0.3))
+    def test_gated_equals_its_formula(self, scale):
+        mlp = Gated(hidden_width=5, activation="silu", use_bias=False, scale=scale)
+        params, call = with_params(mlp)
         p = jax.tree.map(np.asarray, params)
         assert all(set(leaves) == {"kernel"} for leaves in p.values())
         z = np.asarray(HIDDEN_TD)
         gate, up = z @ p["gate"]["kernel"], z @ p["up"]["kernel"]
-        want = (gate / (1 + np.exp(-gate)) * up) @ p["down"]["kernel"]
+        want = scale * (gate / (1 + np.exp(-gate)) * up) @ p["down"]["kernel"]
         assert_close(call(HIDDEN_TD), want, 60)
 
     def test_without_a_hidden_layer_it_is_linear(self):

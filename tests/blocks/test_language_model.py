@@ -35,6 +35,7 @@ BASE = LanguageModel(repeat(BLOCK, 2), VOCAB, WIDTH)
 ATTRIBUTES = {
     "base": {},
     "positions": dict(num_positions=9),
+    "positions_after_others": dict(num_positions=9, position_offset=2),
     "types": dict(num_types=2),
     "embedding_norm": dict(embedding_norm=True, norm="layer", norm_epsilon=0.1),
     "embedding_scale": dict(embedding_scale=WIDTH**0.5),
@@ -44,6 +45,7 @@ ATTRIBUTES = {
     "own_head": dict(head="own"),
     "no_head": dict(head="none"),
     "head_bias": dict(head_bias=True),
+    "logit_scale": dict(logit_scale=0.3),
     "soft_cap": dict(soft_cap=0.5),
     "encoder": dict(
         num_positions=9,
@@ -61,6 +63,7 @@ ATTRIBUTES = {
         norm="layer",
         head="own",
         head_bias=True,
+        logit_scale=1.7,
         soft_cap=2.0,
     ),
 }
@@ -96,7 +99,7 @@ def reference_embed(model, params, positions_T):
     for token, position in zip(TOKENS_T.tolist(), positions_T.tolist(), strict=True):
         row_D = model.embedding_scale * p["embedding"][token]
         if model.num_positions is not None:
-            row_D = row_D + p["position_embedding"][position]
+            row_D = row_D + p["position_embedding"][model.position_offset + position]
         if model.num_types is not None:
             row_D = row_D + p["type_embedding"][0]
         rows.append(row_D)
@@ -115,6 +118,7 @@ def reference_readout(model, params, hidden_TD):
     logits_TV = hidden_TD @ (p["embedding"].T if model.head == "tied" else p["head_kernel"])
     if model.head_bias:
         logits_TV = logits_TV + p["head_bias"]
+    logits_TV = model.logit_scale * logits_TV
     if model.soft_cap is not None:
         logits_TV = model.soft_cap * np.tanh(logits_TV / model.soft_cap)
     return logits_TV
@@ -166,6 +170,7 @@ class TestEveryAttribute:
             "embedding_scale": 1.0,
             "norm_epsilon": 1e-6,
             "head_bias": False,
+            "logit_scale": 1.0,
             "soft_cap": None,
         }
         for attribute in ATTRIBUTES[name]:
@@ -291,7 +296,7 @@ class TestErrors:
             self.init(head="linear")
 
     def test_an_unknown_norm_is_refused(self):
-        with pytest.raises(ValueError, match="Norm: kind must be one of 'layer', 'rms', 'none'"):
+        with pytest.raises(ValueError, match="Norm: kind must be one of 'layer', 'layer_gain'"):
             self.init(norm="batch")
 
     @pytest.mark.parametrize("name", ("vocab_size", "width"))

@@ -118,9 +118,7 @@ def conditioning(bank: Bank) -> dict[str, np.ndarray]:
         numbers["relative_change"].append(jnp.max(layer.relative_change))
         change, normalised = layer.max_gain_change, layer.min_normalised
         numbers["max_scale_change"].append(math.nan if change is None else jnp.max(change))
-        numbers["min_normalised"].append(
-            math.nan if normalised is None else jnp.min(normalised)
-        )
+        numbers["min_normalised"].append(math.nan if normalised is None else jnp.min(normalised))
     return {name: np.asarray(values, np.float64) for name, values in numbers.items()}
 
 

@@ -184,8 +184,9 @@ def check_possible(config: Config, checkpoint: Checkpoint, prompts: Sequence[Pro
 
 
 def _max_length(config: Config, checkpoint: Checkpoint) -> int | None:
-    limit = checkpoint.model.num_positions
-    return None if limit is None else limit - config.generate
+    limits = (checkpoint.model.num_positions, checkpoint.max_positions)
+    known = [limit for limit in limits if limit is not None]
+    return min(known) - config.generate if known else None
 
 
 def _plain(texts: Mapping[str, list[dict[str, np.ndarray]]]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from icl_jax.interop.table import Tensor
 
 ARCHITECTURES = ("Gemma3ForCausalLM", "gemma3_text", "Gemma3ForConditionalGeneration", "gemma3")
 
+HARMLESS = gemma2.HARMLESS
+
 # transformers' own from_pretrained would leave the text model random, with a warning.
 _TEXT_ALONE = (
     "Gemma3ForCausalLM. Save the text model alone, once: "
@@ -32,12 +34,12 @@ def build(config: Options) -> LanguageModel:
     # There is such an option, but transformers does nothing with it.
     config.require("attn_logit_softcapping", (None,), default=None)
     # The positions of windows are never scaled, also where their base is left out.
-    windows = Options({"rope_local_base_freq": 10000.0, **config.config}, config.where)
+    windows = config.having(rope_local_base_freq=10000.0)
     turning = {
         gemma2.SLIDING: rotary(windows.rope(gemma2.SLIDING)),
         gemma2.FULL: rotary(config.rope(gemma2.FULL), base=1000000.0),
     }
-    every = config.integer("sliding_window_pattern", "_sliding_window_pattern", default=6)
+    every = config.integer("sliding_window_pattern", "_sliding_window_pattern", default=6, least=1)
     blocks = tuple(
         gemma2.sandwich(config, kind, turning[kind], qk_norm="head")
         for kind in gemma2.layer_types(config, every=every)

@@ -31,13 +31,14 @@ def by_rows(
     """
     # Arrays go in as arguments, since a function with a rule must not close over traced ones; what
     # is known while tracing stays outside, where it stays known.
-    arrays: dict[str, Any] = {item.name: getattr(sees, item.name) for item in fields(sees)}
-    traced: dict[str, Any] = {
-        name: array for name, array in arrays.items() if isinstance(array, jax.Array)
-    }
-    known: dict[str, Any] = {
-        name: array for name, array in arrays.items() if isinstance(array, np.ndarray)
-    }
+    traced: dict[str, Any] = {}
+    known: dict[str, Any] = {}
+    for item in fields(sees):
+        array = getattr(sees, item.name)
+        if isinstance(array, jax.Array):
+            traced[item.name] = array
+        elif isinstance(array, np.ndarray):
+            known[item.name] = array
 
     def seen(traced: dict[str, Any]) -> Sees:
         return replace(sees, **known, **traced)
