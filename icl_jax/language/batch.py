@@ -5,6 +5,7 @@ the kept positions are padded by repeating the last one. What was added is cut o
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +95,7 @@ def pad_prompts(
             f"{where}: kept must hold the kept positions of each of the {len(prompts)} prompts, "
             f"got {len(sets)}."
         )
-    ids = [np.asarray(token_ids(where, model, one, extra=extra)) for one in prompts]
+    ids = [token_ids(where, model, one, extra=extra) for one in prompts]
     positions = [
         checks.positions(where, one, len(prompt), some_removed=some_removed)
         for one, prompt in zip(sets, ids, strict=True)
@@ -104,11 +105,17 @@ def pad_prompts(
     most = kept_bucket(max(len(one) for one in positions))
     # The last token again: any token will do, except one whose embedding might be zero.
     return Prompts(
-        np.stack([np.pad(one, (0, length - len(one)), mode="edge") for one in ids]),
+        _rows(ids, length),
         np.array([len(one) for one in ids], np.int32),
-        np.stack([np.pad(one, (0, most - len(one)), mode="edge") for one in positions]),
+        _rows(positions, most),
         np.array([len(one) for one in positions], np.int32),
     )
+
+
+def _rows(vectors: Sequence[Array | np.ndarray], length: int) -> Array | np.ndarray:
+    """Vectors as rows of one length, on the host where their values are known there."""
+    numpy: Any = np if all(map(checks.is_concrete, vectors)) else jnp
+    return numpy.stack([numpy.pad(one, (0, length - len(one)), mode="edge") for one in vectors])
 
 
 def presence(model: LanguageModel, length: Array, size: int) -> Array | None:

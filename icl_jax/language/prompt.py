@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from icl_jax import checks
 from icl_jax.blocks.functional import functional
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.dims import Array, Params
@@ -63,12 +64,13 @@ def prompt_patches(
       A ``Bank``, or a list of them, one for each of several prompts.
 
     Raises:
-      ValueError: bad tokens or kept positions, a policy that the blocks have no weights for, or a
-        position that has no patch.
+      ValueError: bad tokens or kept positions, a policy that the blocks have no weights for, or
+        (outside jit) a position that has no patch; inside jit ask ``check_patchable``.
     """
     prompts = pad_prompts("prompt_patches", model, tokens, kept)
     banks = _patches(model, params, prompts, loop=loop, output=output)
-    check_patchable(banks)
+    if checks.is_concrete(banks.kept_K):
+        check_patchable(banks)
     each = []
     for number, count in enumerate(prompts.num_kept_B):
         one = (banks.patches, banks.conditioning)
@@ -103,7 +105,7 @@ def patched_logits(
       ValueError: banks of other prompts or of another model.
     """
     banks = list(bank) if is_batch(tokens) else [bank]
-    kept = [np.asarray(one.kept_K) for one in banks]
+    kept = [one.kept_K for one in banks]
     prompts = pad_prompts("patched_logits", model, tokens, kept if is_batch(tokens) else kept[0])
     rows = prompts.kept_BK.shape[1]
     patches = [repeat_last_row(one.patches, rows, axis=1) for one in banks]

@@ -6,6 +6,7 @@ axis. A stack of equal layers is one segment of period 1; a stack without a patt
 one layer each.
 """
 
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar, overload
@@ -216,7 +217,10 @@ def stack_layers(blocks: Sequence[Any], params: Sequence[Params]) -> Layers:
 
 
 def periods(kinds: Sequence[Any]) -> list[tuple[int, int]]:
-    """Cuts a sequence into periods and their repeats, so that the periods are short in all.
+    """Cuts a sequence into few periods, repeated, that are short in all.
+
+    A period costs a program of its own for each of its layers, and a loop: length + 1. Of equal
+    costs the cut with fewer segments is taken, and of these the one that starts with most layers.
 
     Args:
       kinds: what is compared, layer by layer.
@@ -225,7 +229,7 @@ def periods(kinds: Sequence[Any]) -> list[tuple[int, int]]:
       ``(length, repeats)`` of every segment, from below: ``LLLLLGLLLLLGLL`` is ``(6, 2), (1, 2)``.
     """
     count = len(kinds)
-    # Least (sum of the periods' lengths, segments) from a layer on, and the first segment of it.
+    # Least (cost, segments) from a layer on, and the first segment of it.
     best: list[tuple[tuple[int, int], tuple[int, int]]] = [((0, 0), (0, 0))] * (count + 1)
     for start in range(count - 1, -1, -1):
         options = []
@@ -235,11 +239,11 @@ def periods(kinds: Sequence[Any]) -> list[tuple[int, int]]:
             while True:
                 cost, segments = best[end][0]
                 if times > 1 or length == 1:
-                    options.append(((cost + length, segments + 1), (length, times)))
+                    options.append(((cost + length + 1, segments + 1), (length, times)))
                 if kinds[end : end + length] != kinds[start : start + length]:
                     break
                 times, end = times + 1, end + length
-        best[start] = min(options, key=lambda option: option[0])
+        best[start] = min(options, key=lambda option: (option[0], -math.prod(option[1])))
     found, start = [], 0
     while start < count:
         length, times = best[start][1]

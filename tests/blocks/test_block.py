@@ -292,7 +292,10 @@ def test_a_flax_block_says_what_it_is(layer, wiring, norm):
     without = FlaxBlock(Block(LAYERS[layer], MLPS["gated"], wiring, norm))
     assert without.has_output_bias == normed_output
     assert block.causal == ("bidirectional" not in layer)
-    assert block.normalised == layer.startswith("attention")
+    # Layers that are no sum over tokens have no weights that could add up to anything.
+    is_sum = "attention" in layer or "linear" in layer
+    assert block.normalised is (layer.startswith("attention") if is_sum else None)
+    assert block.has_memory == block.causal
     reads_normed = wiring in ("pre_norm", "post_norm", "sandwich", "output_norm")
     assert block.has_norm == (norm != "none" and reads_normed)
     assert hash(block) == hash(FlaxBlock(Block(LAYERS[layer], MLPS["dense_bias"], wiring, norm)))

@@ -140,9 +140,9 @@ class TestEveryAttribute:
 
     def test_the_model_is_embedding_blocks_and_readout(self, name):
         model, params, call = with_params(name)
-        blocks, block_params = functional(model, params)
+        layers = functional(model, params)
         hidden_TD = jnp.asarray(reference_embed(model, params, POSITIONS_T))
-        hidden_TD = forward(blocks, block_params, hidden_TD, positions_T=POSITIONS_T)
+        hidden_TD = forward(layers, hidden_TD, positions_T=POSITIONS_T)
         want = reference_readout(model, params, np.asarray(hidden_TD))
         got = call(TOKENS_T, positions_T=POSITIONS_T)
         assert got.shape == (5, WIDTH if model.head == "none" else VOCAB)
@@ -150,7 +150,7 @@ class TestEveryAttribute:
 
     def test_has_the_parameters_that_it_needs_and_no_others(self, name):
         model, params, _ = with_params(name)
-        names = {"embedding", "blocks_0", "blocks_1"}
+        names = {"embedding", "layers_0_0"}
         names |= {"position_embedding"} if model.num_positions else set()
         names |= {"type_embedding"} if model.num_types else set()
         names |= {"norm_embedding"} if model.embedding_norm else set()
@@ -278,9 +278,8 @@ def test_blocks_need_not_be_alike():
     encoder = Block(LAYERS["attention_bidirectional"], MLPS["dense_bias"], "post_norm", "layer")
     model = BASE.clone(blocks=(*repeat(BLOCK, 1), encoder))
     params = random_params(model, 0, jnp.zeros(2, jnp.int32))
-    blocks, block_params = functional(model, params)
     hidden_TD = model.apply({"params": params}, TOKENS_T, method="embed")
-    for block, layer in zip(blocks, block_params, strict=True):
+    for block, layer in functional(model, params):
         hidden_TD = block.module.apply({"params": layer}, hidden_TD)
     want = model.apply({"params": params}, hidden_TD, method="readout")
     assert_trees_close(model.apply({"params": params}, TOKENS_T), want, 60)

@@ -14,6 +14,7 @@ from icl_jax.dynamics.peel_off import first_factors
 from icl_jax.dynamics.prefixes import prefix_pass, suffix_midpoints
 from icl_jax.patches.low_rank import LowRank, as_matrix, frobenius_norm, singular_values
 from icl_jax.patches.token import input_factor
+from icl_jax.stack.layers import stack_layers
 from tests.helpers import (
     LAYERS,
     MLPS,
@@ -283,7 +284,8 @@ def test_both_trajectories_of_a_block_end_at_its_output_with_the_context(layer):
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
     hidden_TD = model.embed(normal(1, STEPS + 1, 3))
     context_ND, query_D = hidden_TD[:-1], hidden_TD[-1]
-    prefixes = prefix_pass([block], [params], context_ND, query_D).full[0].mlp_input_TD
+    layers = stack_layers([block], [params])
+    prefixes = prefix_pass(layers, context_ND, query_D).full[0].mlp_input_TD
     suffixes = suffix_midpoints(block, params, context_ND, query_D).mlp_input_TD
     assert_close(prefixes[-1], suffixes[0], 40)
     kernel_DH = params["mlp"]["layer_0"]["kernel"]

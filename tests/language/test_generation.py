@@ -123,7 +123,8 @@ class TestErrors:
         with pytest.raises(ValueError, match="an encoder has no head"):
             generate(*encoder, 3)
         headed = dataclasses.replace(MODELS["encoder"], head="tied")
-        with pytest.raises(ValueError, match="block 0 is no causal attention"):
+        wording = "contextual layer of block 0, SoftmaxAttention, has no memory to go on from"
+        with pytest.raises(ValueError, match=wording):
             generate(headed, *encoder[1:], 3)
 
     def test_arguments(self):

@@ -349,9 +349,13 @@ class TestLayersAndBlocksOfOnesOwn:
         assert_patches_work(run, normal(1, 6, 8))
 
     def test_a_block_of_equinox_modules(self):
-        # The module is the parameters: a pytree; the block says how to call it.
-        run = (stack_layers((EquinoxBlock(),) * 2, [equinox_params(seed) for seed in (0, 10)]),)
-        assert_patches_work(run, normal(1, 6, 8))
+        # Its arrays are the parameters; the rest of the module is a part of the block.
+        modules = [eqx.partition(equinox_module(seed), eqx.is_array) for seed in (0, 10)]
+        layers = stack_layers(
+            [EquinoxBlock(static) for _, static in modules], [params for params, _ in modules]
+        )
+        assert layers.params.repeats == (2,)
+        assert_patches_work((layers,), normal(1, 6, 8))
 
 
 def assert_patches_work(run, hidden_TD):
@@ -396,7 +400,7 @@ def plain_params(seed):
     }
 
 
-class EquinoxParams(eqx.Module):
+class EquinoxModule(eqx.Module):
     """What an Equinox user has: a module that is a pytree of its own parameters."""
 
     attention: eqx.nn.MultiheadAttention
@@ -404,9 +408,9 @@ class EquinoxParams(eqx.Module):
     second: eqx.nn.Linear
 
 
-def equinox_params(seed):
+def equinox_module(seed):
     keys = jax.random.split(jax.random.key(seed), 3)
-    return EquinoxParams(
+    return EquinoxModule(
         eqx.nn.MultiheadAttention(2, 8, key=keys[0], dtype=jnp.float64),
         eqx.nn.Linear(8, 16, key=keys[1], dtype=jnp.float64),
         eqx.nn.Linear(16, 8, key=keys[2], dtype=jnp.float64),
@@ -417,20 +421,22 @@ def equinox_params(seed):
 class EquinoxBlock:
     """Bidirectional attention and an MLP with biases, from Equinox layers."""
 
+    static: EquinoxModule
     patches_input: ClassVar[bool] = True
     has_output_bias: ClassVar[bool] = True
 
     def contextual(self, params, hidden_TD, *, positions_T=None, present_T=None):
-        residual_TD = hidden_TD + params.attention(hidden_TD, hidden_TD, hidden_TD)
+        attention = eqx.combine(params, self.static).attention
+        residual_TD = hidden_TD + attention(hidden_TD, hidden_TD, hidden_TD)
         return Midpoint(residual_TD, residual_TD)
 
     def hidden(self, params, mlp_input_TD, factor):
         if factor is not None:
             mlp_input_TD = jax.vmap(apply_factor)(mlp_input_TD, factor)
-        return jnp.tanh(jax.vmap(params.first)(mlp_input_TD))
+        return jnp.tanh(jax.vmap(eqx.combine(params, self.static).first)(mlp_input_TD))
 
     def output(self, params, midpoint, hidden_TH, patch):
-        output_TD = jax.vmap(params.second)(hidden_TH)
+        output_TD = jax.vmap(eqx.combine(params, self.static).second)(hidden_TH)
         if patch is not None and patch.output is not None:
             output_TD = jax.vmap(apply_output)(output_TD, hidden_TH, patch.output)
         return midpoint.residual_TD + output_TD

@@ -20,6 +20,7 @@ from icl_jax.patches.normed import (
     smallest_normed,
 )
 from icl_jax.patches.output import apply_output, down_update
+from icl_jax.stack.layers import stack_layers
 from icl_jax.stack.run import forward
 from tests.helpers import LAYERS, MLPS, assert_close, eps, make_model, normal, relative_error, seeds
 
@@ -125,17 +126,20 @@ class TestStacks:
         model = make_model(Block(LAYERS["attention"], MLPS["gated"], "sandwich", "rms"), 2)
         hidden_TD = model.embed(normal(3, 6, 3))
         bank = compact_bank(stack_patches(model.layers, hidden_TD, [5]))
-        assert {leaf.shape[1:] for leaf in jax.tree.leaves(bank.patches)} == {(), (8,)}
+        assert {leaf.shape[2:] for leaf in jax.tree.leaves(bank.patches)} == {(), (8,)}
         with pytest.raises(ValueError, match="compact"):
             down_update(jax.tree.map(lambda leaf: leaf[0], bank.patches[0].output.down))
 
     def test_a_scale_patch_that_divides_by_zero_is_named(self):
         model = make_model(Block(LAYERS["attention"], MLPS["gated"], "sandwich", "rms"))
         hidden_TD = model.embed(normal(3, 6, 3))
-        params = jax.tree.map(lambda leaf: leaf, model.block_params)
+        params = list(model.block_params)
         down_HD = params[0]["mlp"]["down"]["kernel"]
         params[0]["mlp"]["down"]["kernel"] = down_HD.at[:, 3].set(0.0)
-        bank = stack_patches(model.blocks, params, hidden_TD, [5], output="scale")
+        layers = stack_layers(model.blocks, params)
+        with pytest.raises(ValueError, match="layer 0 at index .0,.* Use output='balanced'"):
+            stack_patches(layers, hidden_TD, [5], output="scale")
+        bank = jax.jit(lambda x: stack_patches(layers, x, [5], output="scale"))(hidden_TD)
         with pytest.raises(ValueError, match="layer 0 at index .0,.* Use output='balanced'"):
             check_patchable(bank)
 
