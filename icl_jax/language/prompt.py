@@ -70,7 +70,8 @@ def prompt_patches(
     prompts = pad_prompts("prompt_patches", model, tokens, kept)
     banks = _patches(model, params, prompts, loop=loop, output=output)
     if checks.is_concrete(banks.kept_K):
-        check_patchable(banks)
+        # One prompt alone is no batch, and its errors count no prompts.
+        check_patchable(banks if is_batch(tokens) else jax.tree.map(lambda leaf: leaf[0], banks))
     each = []
     for number, count in enumerate(prompts.num_kept_B):
         one = (banks.patches, banks.conditioning)

@@ -371,7 +371,7 @@ def _drawn(text: Any, logits_BV: Array, stop_S: Array, sampling: Sampling) -> An
         tokens_BN=jax.lax.dynamic_update_slice_in_dim(
             text.tokens_BN, token_B[:, None], text.step, axis=1
         ),
-        count_B=text.count_B + ~text.finished_B,
+        count_B=text.count_B + (~text.finished_B).astype(jnp.int32),
         finished_B=text.finished_B | jnp.any(token_B[:, None] == stop_S[None, :], axis=1),
         step=text.step + 1,
     )

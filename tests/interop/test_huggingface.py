@@ -172,7 +172,7 @@ class TestSaving:
             save(tmp_path / "new", tiny.model, unflatten(leaves), tiny.config)
         for problem in (
             "model.embed_tokens.weight -> embedding: the model has no such parameter",
-            "mlp/up/kernel: the piece has shape (32, 48), its place (48, 32)",
+            "mlp/up/kernel: the piece has shape (1, 32, 48), its place (1, 48, 32)",
             "tail: 0 of 32 entries are filled",
         ):
             assert problem in str(error.value)

@@ -11,6 +11,7 @@ from icl_jax.interop.assemble import plan
 from icl_jax.interop.huggingface import parameter_shapes
 from icl_jax.interop.options import Options
 from icl_jax.interop.registry import build_model, families
+from icl_jax.interop.stacking import stacked_table
 from tests.helpers import relative_error
 from tests.interop.test_family_options import golden_config
 from tests.interop.test_parity import batch_logits, golden, loaded
@@ -187,7 +188,7 @@ def test_old_and_new_spellings_are_the_same_model(family):
 def test_tables_cover_the_parameters_of_every_variant(family, changes):
     module, options = families()[family], Options(variant(family, changes))
     model = module.build(options)
-    table = module.table(model, options)
+    table = stacked_table(module.table(model, options), model)
     names = [one.name for one in table]
     assert len(set(names)) == len(names)
     plan(family, table, parameter_shapes(model))  # ValueError where one lacks what the other has.
