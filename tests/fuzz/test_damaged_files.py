@@ -1,7 +1,7 @@
 """Two hundred damaged checkpoints, tokenizers, templates and prompt files: refused in time.
 
 Each is read in one of two processes of its own (``tests.fuzz.cases``), which tell what came of it,
-how long it took, and the most memory that they or the processes they began ever had.
+how much processor time it took, and the most memory that they or the processes they began ever had.
 """
 
 import json
@@ -51,7 +51,7 @@ def test_every_damage_is_refused_by_name_or_changes_nothing(outcomes):
     assert sum(one["outcome"] == "the same" for one in outcomes) < 10
 
 
-def test_no_damage_takes_ten_seconds(outcomes):
+def test_no_damage_takes_ten_seconds_of_a_processor(outcomes):
     slowest = max(outcomes, key=lambda one: one["seconds"])
     assert slowest["seconds"] < 10, slowest
 
