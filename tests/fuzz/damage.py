@@ -42,6 +42,15 @@ def flip_text(random: Random, file: Path) -> str:
     return f"{file.name}: byte {place} flipped"
 
 
+def flip(random: Random, file: Path) -> str:
+    """Any bit of a file."""
+    data = bytearray(file.read_bytes())
+    place, bit = int(random.integers(len(data))), int(random.integers(8))
+    data[place] ^= 1 << bit
+    file.write_bytes(bytes(data))
+    return f"{file.name}: bit {bit} of byte {place}"
+
+
 def nest(random: Random, file: Path) -> str:
     """A value of an object, nested without end."""
     found = json.loads(file.read_text(encoding="utf-8"))
@@ -63,9 +72,13 @@ def twice(random: Random, file: Path) -> str:
     return f"{file.name}: {key} twice"
 
 
-def empty(random: Random, file: Path) -> str:
+def empty(
+    random: Random,
+    file: Path,
+    kinds: tuple[str, ...] = ("empty", "zeros", "pointer", "folder", "list"),
+) -> str:
     """Nothing, or what is no file of the kind."""
-    kind = pick(random, ("empty", "zeros", "pointer", "folder", "list"))
+    kind = pick(random, kinds)
     file.unlink()
     if kind == "folder":
         file.mkdir()
