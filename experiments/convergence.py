@@ -72,6 +72,10 @@ class Config:
         return cls(num_prompts=100, learner=quick_learner())
 
 
+#: A float32 product is a float32 product on every device.
+product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
 @functools.partial(jax.jit, static_argnames="stack")
 def follow(stack: Stack, params: Params, tokens_BTC: Array) -> dict[str, Array]:
     """Both trajectories of the first block's first kernel on every prompt, in numbers."""
@@ -88,8 +92,10 @@ def follow(stack: Stack, params: Params, tokens_BTC: Array) -> dict[str, Array]:
         peeled = peel_off_trajectory(suffixes.mlp_input_TD, kernel_DH)
         last = jax.tree.map(lambda leaf: leaf[-1], anchored.updates)
         lone_D = suffixes.mlp_input_TD[-1]
-        full_H = suffixes.mlp_input_TD[0] @ kernel_DH
-        gap_H = apply_update(lone_D, peeled.update) + lone_D @ kernel_DH - full_H
+        # The difference first: of two products, what is left would be their rounding.
+        change_H = product(lone_D - suffixes.mlp_input_TD[0], kernel_DH)
+        full_H = product(suffixes.mlp_input_TD[0], kernel_DH)
+        gap_H = apply_update(lone_D, peeled.update) + change_H
         spectrum_R = singular_values(peeled.update)
         return {
             "step_norms": anchored.step_norms_N,

@@ -15,8 +15,23 @@ import numpy as np
 from icl_jax.dims import Array
 
 
+def no_list(where: str, name: str, array: Any) -> None:
+    """Raises TypeError for a list or a tuple, which has no dtype, where an array belongs."""
+    if isinstance(array, list | tuple):
+        raise TypeError(
+            f"{where}: {name} must be an array, got a {type(array).__name__}. Convert it first, "
+            f"for example with jnp.asarray({name})."
+        )
+
+
 def rank(where: str, name: str, array: Any, expected: int, axes: str) -> None:
-    """Raises ValueError unless ``array`` has ``expected`` axes; ``axes`` describes them."""
+    """Raises unless ``array`` is an array of ``expected`` axes; ``axes`` describes them.
+
+    Raises:
+      ValueError: another number of axes.
+      TypeError: a list or a tuple.
+    """
+    no_list(where, name, array)
     got = jnp.ndim(array)
     if got != expected:
         raise ValueError(
@@ -27,6 +42,7 @@ def rank(where: str, name: str, array: Any, expected: int, axes: str) -> None:
 
 def floating(where: str, name: str, array: Any) -> None:
     """Raises TypeError unless ``array`` has a floating-point dtype."""
+    no_list(where, name, array)
     dtype = jnp.result_type(array)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(
@@ -58,6 +74,23 @@ def axis_size(where: str, name: str, array: Any, axis: int, expected: int, meani
         raise ValueError(
             f"{where}: axis {axis} of {name} must have {expected} entries ({meaning}), got {got} "
             f"(shape {jnp.shape(array)})."
+        )
+
+
+def mask(where: str, name: str, array: Any, length: int, meaning: str) -> None:
+    """Raises unless ``array`` is a mask: ``length`` booleans, one per what ``meaning`` says.
+
+    Raises:
+      ValueError: not one axis of that length.
+      TypeError: not boolean: zeros and ones could be positions as well.
+    """
+    rank(where, name, array, 1, "(positions)")
+    axis_size(where, name, array, 0, length, meaning)
+    dtype = jnp.result_type(array)
+    if dtype != jnp.bool_:
+        raise TypeError(
+            f"{where}: {name} must be a boolean mask, got dtype {dtype}. Write it as a comparison, "
+            f"for example {name} > 0."
         )
 
 

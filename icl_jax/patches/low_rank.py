@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array
+from icl_jax.patches.carry import varying_like
 
 Tree = TypeVar("Tree")
 
@@ -56,12 +57,26 @@ def inner_product(left_D: Array, right_D: Array) -> Array:
     return jnp.dot(left_D.astype(dtype), right_D.astype(dtype), precision=jax.lax.Precision.HIGHEST)
 
 
-def vector_norm(vector_D: Array) -> Array:
-    """``|x|`` in float32 or wider; tiny and huge entries neither underflow nor overflow."""
-    wide_D = vector_D.astype(accumulator(vector_D.dtype))
-    size = _largest(wide_D)
-    unit_D = wide_D / size
-    return size * jnp.sqrt(inner_product(unit_D, unit_D))
+def vector_norm(vectors: Array) -> Array:
+    """``|x|`` over the last axis, (...) of (..., D), in float32 or wider.
+
+    Tiny and huge entries neither underflow nor overflow. The gradient at a vector of zeros, where
+    the norm has a kink, is zero.
+    """
+    wide = vectors.astype(accumulator(vectors.dtype))
+    sizes = _largest(wide)
+    square = jnp.sum((wide / sizes[..., None]) ** 2, axis=-1)
+    # Of a square that is zero, the root would have the slope infinity, times zero.
+    root = jnp.sqrt(jnp.where(square == 0, 1, square))
+    return sizes * jnp.where(square == 0, 0, root)
+
+
+def nan_unless(valid: Array, values: Array) -> Array:
+    """``values`` where ``valid``, NaN elsewhere, made there and then.
+
+    A NaN written down beforehand stops ``jax.debug_nans`` on good values, too.
+    """
+    return jnp.where(valid, values, 0) / valid.astype(values.dtype)
 
 
 def outer(left_D: Array, right_H: Array) -> LowRank:
@@ -198,7 +213,8 @@ def row_triangle(rows_RD: Array) -> Array:
         length = jnp.where(present, length, jnp.zeros_like(length))
         return basis_RD.at[index].set(new_D), (first_R + second_R).at[index].set(length)
 
-    _, triangle_RR = jax.lax.scan(step, jnp.zeros_like(rows_RD), (jnp.arange(num_rows), rows_RD))
+    start_RD = varying_like(jnp.zeros_like(rows_RD), rows_RD)
+    _, triangle_RR = jax.lax.scan(step, start_RD, (jnp.arange(num_rows), rows_RD))
     return triangle_RR
 
 

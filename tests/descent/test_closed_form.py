@@ -229,7 +229,7 @@ def test_disagreeing_arguments_are_named():
         least_squares(inputs, targets, query.astype(np.float32))
     with pytest.raises(TypeError, match=r"need float32 or float64, got bfloat16"):
         zero(*(jnp.asarray(array, jnp.bfloat16) for array in (inputs, targets, query)))
-    with pytest.raises(TypeError, match=r"zero: present_N must be boolean, got int64"):
+    with pytest.raises(TypeError, match=r"zero: present_N must be a boolean mask, got dtype int64"):
         zero(inputs, targets, query, present_N=jnp.ones(4, jnp.int64))
     with pytest.raises(ValueError, match=r"axis 0 of present_N must have 4 entries"):
         zero(inputs, targets, query, present_N=jnp.ones(3, bool))
