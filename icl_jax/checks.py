@@ -112,6 +112,22 @@ def positive(where: str, name: str, value: Any) -> None:
         raise ValueError(f"{where}: {name} must be a finite number above 0, got {value!r}.")
 
 
+def positive_scalar(where: str, name: str, value: Any) -> None:
+    """As ``positive`` for a number or an array (); a traced one is taken at its word.
+
+    Raises:
+      ValueError: not one number, or (where it can be read) not finite and above 0.
+      TypeError: an array that is not floating point.
+    """
+    if not isinstance(value, jax.Array):
+        positive(where, name, value)
+        return
+    rank(where, name, value, 0, "()")
+    floating(where, name, value)
+    if is_concrete(value):
+        positive(where, name, value.item())
+
+
 def one_of(where: str, name: str, value: Any, choices: Sequence[Any]) -> None:
     """Raises ValueError unless ``value`` is one of ``choices``."""
     if value not in choices:
