@@ -42,8 +42,9 @@ def initial_state(init: Init, optimizer: optax.GradientTransformation, key: Arra
     """The state before the first step."""
     params = initial_params(init, key)
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-    # Without weak types, which the first dispatch would lose and the second recompile for.
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), state)
+    # Without weak types, which the first dispatch would lose and the second recompile for; and
+    # copied, because the first dispatch consumes the state: an optimizer may own a part of it.
+    return jax.tree.map(lambda leaf: jnp.array(leaf, leaf.dtype, copy=True), state)
 
 
 @functools.partial(
