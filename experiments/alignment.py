@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.conduct import Outcome
-from experiments.flags import launch, option
+from experiments.flags import LONE, launch, option
 from experiments.learner import (
     Learner,
     LearnerConfig,
@@ -58,7 +58,7 @@ class Config:
     learner: LearnerConfig = field(default_factory=deep_learner)
 
     def __post_init__(self) -> None:
-        checks.positive_int("alignment", "num_prompts", self.num_prompts)
+        checks.at_least_two("alignment", "num_prompts", self.num_prompts, LONE)
         if self.learner.stack.depth < 2:
             raise ValueError(
                 "alignment: learner.stack.depth must be at least 2 to compare blocks, got "

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.conduct import Outcome
-from experiments.flags import launch, option
+from experiments.flags import LONE, launch, option
 from experiments.learner import (
     Learner,
     LearnerConfig,
@@ -63,7 +63,7 @@ class Config:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
 
     def __post_init__(self) -> None:
-        checks.positive_int("attribution", "num_prompts", self.num_prompts)
+        checks.at_least_two("attribution", "num_prompts", self.num_prompts, LONE)
         checks.positive_int("attribution", "num_bins", self.num_bins)
         if not self.learner.stack.layer.endswith("attention"):
             raise ValueError(

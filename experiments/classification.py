@@ -47,7 +47,7 @@ from experiments.comparisons import (
 )
 from experiments.conduct import Outcome, each, finish, measured, start
 from experiments.descent_sides import ExplicitConfig
-from experiments.flags import UsageError, launch, option
+from experiments.flags import LONE, UsageError, launch, option
 from icl_jax import checks
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.descent.line_search import rate_grid, tune_learning_rate
@@ -85,6 +85,7 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("num_prompts", "num_search_prompts", "num_rates", "num_examples", "top_k"):
             checks.positive_int("classification", name, getattr(self, name))
+        checks.at_least_two("classification", "num_prompts", self.num_prompts, LONE)
         Classification(self.data, self.num_features)
         if self.labels and len(self.labels) != len(LABELS[self.data]):
             raise ValueError(

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.conduct import Outcome
-from experiments.flags import launch, option
+from experiments.flags import LONE, launch, option
 from experiments.learner import (
     Learner,
     LearnerConfig,
@@ -64,7 +64,7 @@ class Config:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
 
     def __post_init__(self) -> None:
-        checks.positive_int("convergence", "num_prompts", self.num_prompts)
+        checks.at_least_two("convergence", "num_prompts", self.num_prompts, LONE)
 
     @classmethod
     def quick(cls) -> "Config":

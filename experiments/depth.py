@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from experiments.conduct import Outcome, each, finish, measured, start
 from experiments.depth_report import STEPPERS, sections, summarise
-from experiments.flags import launch, option
+from experiments.flags import LONE, launch, option
 from experiments.linear_comparison import Predictor, against
 from experiments.linear_learner import (
     LinearLearnerConfig,
@@ -72,6 +72,7 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("num_prompts", "num_search_prompts", "num_rates"):
             checks.positive_int("depth", name, getattr(self, name))
+        checks.at_least_two("depth", "num_prompts", self.num_prompts, LONE)
         if not self.depths or list(self.depths) != sorted(set(self.depths)) or self.depths[0] < 1:
             raise ValueError(f"depth: depths must be positive and increasing, got {self.depths}.")
         if not self.corrections or min(self.corrections) < 0:

@@ -43,7 +43,7 @@ from experiments.descent_sides import (
     kernel_updates,
     random_points,
 )
-from experiments.flags import launch, option
+from experiments.flags import LONE, launch, option
 from experiments.learner import (
     Learner,
     LearnerConfig,
@@ -92,6 +92,7 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("num_prompts", "num_search_prompts", "num_rates"):
             checks.positive_int("descent", name, getattr(self, name))
+        checks.at_least_two("descent", "num_prompts", self.num_prompts, LONE)
         depth = self.learner.stack.depth
         if not 0 <= self.layer < depth:
             raise ValueError(

@@ -24,8 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.conduct import Outcome, each, finish, measured, start
-from experiments.flags import launch, option
+from experiments.flags import LONE, launch, option
 from experiments.learner import embed
+from icl_jax import checks
 from icl_jax.blocks.block import WIRINGS
 from icl_jax.blocks.config import LAYERS, StackConfig, build_stack
 from icl_jax.blocks.stack import Stack, cast, functional
@@ -62,6 +63,11 @@ class Config:
     depth: int = option(10, "layers of the deep stack")
     seed: int = option(0, "of prompts and weights")
     stack: StackConfig = field(default_factory=StackConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("num_prompts", "num_examples", "input_width", "depth"):
+            checks.positive_int("equivalence", name, getattr(self, name))
+        checks.at_least_two("equivalence", "num_prompts", self.num_prompts, LONE)
 
     @classmethod
     def quick(cls) -> "Config":

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.conduct import Outcome, each, finish, measured, start
-from experiments.flags import launch, option
+from experiments.flags import LONE, launch, option
 from experiments.linear_comparison import Predictor, against
 from experiments.linear_learner import (
     LinearLearner,
@@ -82,6 +82,7 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("num_prompts", "num_search_prompts", "num_rates", "num_optimum_prompts"):
             checks.positive_int("von_oswald", name, getattr(self, name))
+        checks.at_least_two("von_oswald", "num_prompts", self.num_prompts, LONE)
         for name in ("learner", "skewed"):
             if getattr(self, name).depth != 1:
                 raise ValueError(

@@ -100,6 +100,13 @@ def positive_int(where: str, name: str, value: Any) -> None:
         raise ValueError(f"{where}: {name} must be an integer of at least 1, got {value!r}.")
 
 
+def at_least_two(where: str, name: str, value: Any, reason: str) -> None:
+    """Raises ValueError unless ``value`` is an integer of at least 2; ``reason`` says why."""
+    positive_int(where, name, value)
+    if value < 2:
+        raise ValueError(f"{where}: {name} must be at least 2, got {value}: {reason}.")
+
+
 def non_negative(where: str, name: str, value: Any) -> None:
     """Raises ValueError unless ``value`` is a finite real number of at least 0."""
     if not isinstance(value, int | float | np.number) or not 0 <= value < float("inf"):

@@ -131,7 +131,7 @@ def _factory(name: str) -> tuple[Callable[..., Any], dict[str, Any]]:
 
 
 def _rate_name(make: Callable[..., Any]) -> str | None:
-    """The parameter of an optimiser of optax that is its learning rate; None where there is none."""
+    """The parameter of an optimiser that is its learning rate; None where there is none."""
     return next((name for name in _RATES if name in inspect.signature(make).parameters), None)
 
 

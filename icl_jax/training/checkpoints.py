@@ -124,8 +124,8 @@ class Checkpoints:
         if damages:
             listed = "; ".join(f"step {step}: {why}" for step, why in damages.items())
             raise WorkdirError(
-                f"every checkpoint in {self._folder} is damaged ({listed}). Put one back, or delete "
-                f"the folder {self._folder} to train again from the start."
+                f"every checkpoint in {self._folder} is damaged ({listed}). Put one back, or "
+                f"delete the folder {self._folder} to train again from the start."
             )
         return None
 
@@ -198,7 +198,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Puts Ctrl-C off until the block has ended; only the main thread can, others go on as usual."""
+    """Puts Ctrl-C off until the block has ended; other threads than the main one never get it."""
     previous = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(previous):
         yield

@@ -337,4 +337,6 @@ def test_unusual_optimisers_train_and_resume_bit_for_bit(tmp_path, name):
 def test_one_optimizer_may_train_twice():
     # Its key is its own, and must not go with the state that the first step consumes.
     optimizer = UNUSUAL["noisy_sgd"]()
-    chex.assert_trees_all_equal(quiet(optimizer=optimizer).params, quiet(optimizer=optimizer).params)
+    chex.assert_trees_all_equal(
+        quiet(optimizer=optimizer).params, quiet(optimizer=optimizer).params
+    )

@@ -65,7 +65,9 @@ def test_columns_are_arrays_with_an_entry_per_row():
     assert columns([]) == {}
 
 
-@pytest.mark.parametrize("line", [b"{half", b"[1]", b"\xff\xfe", b'{"step": 2, "loss": "much"}', b""])
+@pytest.mark.parametrize(
+    "line", [b"{half", b"[1]", b"\xff\xfe", b'{"step": 2, "loss": "much"}', b""]
+)
 def test_a_damaged_line_is_named(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     append_rows(path, ROWS[:1])
