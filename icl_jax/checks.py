@@ -150,13 +150,17 @@ def is_concrete(array: Any) -> bool:
 def non_zero_rows(where: str, name: str, array: Array) -> None:
     """Raises ValueError when a row (last axis) of a concrete ``array`` has length zero.
 
-    A zero-length MLP input cannot be patched: no weight matrix turns zero into anything else.
+    A zero-length MLP input cannot be patched: no weight matrix turns zero into anything else. Nor
+    can one of subnormal numbers only, which devices take for zero.
     """
     if array.shape[-1] == 0:
         raise ValueError(f"{where}: {name} is empty (shape {array.shape}): it has no direction.")
     if is_concrete(array):
         rows = np.asarray(array)
-        zero = np.argwhere(~np.any(rows != 0, axis=-1))
+        wide = jnp.promote_types(rows.dtype, jnp.float32)  # In which it is divided by its length.
+        smallest = float(jnp.finfo(wide).tiny)
+        # Asked this way round, a NaN has some length.
+        zero = np.argwhere(np.all(np.abs(rows.astype(np.float64)) < smallest, axis=-1))
         if len(zero):  # Not .size, which is 0 for the one row () of a single vector.
             raise ValueError(
                 f"{where}: {name} has length zero"
@@ -170,17 +174,20 @@ def kept_positions(where: str, kept_K: Any, length: int) -> Array:
     """Returns ``kept_K`` as an int32 array after checking it against a sequence of ``length``.
 
     Raises:
-      TypeError: the positions are not integers.
+      TypeError: the positions are not integers, such as a mask.
       ValueError: not a non-empty 1-D array; a position outside the sequence; positions that are
         not strictly increasing; or nothing that is removed.
     """
     is_array = isinstance(kept_K, jax.Array | np.ndarray)
     kept = kept_K if is_array else np.asarray(kept_K)
-    if not np.issubdtype(kept.dtype, np.integer):
-        raise TypeError(f"{where}: kept_K must hold integer positions, got dtype {kept.dtype}.")
     if kept.ndim != 1 or kept.shape[0] == 0:
         raise ValueError(
             f"{where}: kept_K must be a non-empty 1-D array of positions, got shape {kept.shape}."
+        )
+    if not np.issubdtype(kept.dtype, np.integer):
+        raise TypeError(
+            f"{where}: kept_K must hold integer positions, got dtype {kept.dtype}. Of a mask, they "
+            "are jnp.flatnonzero(mask)."
         )
     if kept.shape[0] >= length:
         raise ValueError(
@@ -188,7 +195,7 @@ def kept_positions(where: str, kept_K: Any, length: int) -> Array:
             f"sequence of {length}. Keep fewer positions than there are."
         )
     if is_concrete(kept):
-        values = np.asarray(kept)
+        values = np.asarray(kept).astype(np.int64)  # Differences of unsigned numbers wrap.
         outside = values[(values < 0) | (values >= length)]
         if outside.size:
             raise ValueError(
