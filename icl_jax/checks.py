@@ -157,8 +157,8 @@ def non_zero_rows(where: str, name: str, array: Array) -> None:
         raise ValueError(f"{where}: {name} is empty (shape {array.shape}): it has no direction.")
     if is_concrete(array):
         rows = np.asarray(array)
-        wide = jnp.promote_types(rows.dtype, jnp.float32)  # In which it is divided by its length.
-        smallest = float(jnp.finfo(wide).tiny)
+        wide = np.float64 if rows.dtype == np.float64 else np.float32  # In which it is divided.
+        smallest = float(np.finfo(wide).tiny)
         # Asked this way round, a NaN has some length.
         zero = np.argwhere(np.all(np.abs(rows.astype(np.float64)) < smallest, axis=-1))
         if len(zero):  # Not .size, which is 0 for the one row () of a single vector.

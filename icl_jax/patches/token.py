@@ -12,7 +12,14 @@ import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array
-from icl_jax.patches.low_rank import LowRank, accumulator, inner_product, outer, vector_norm
+from icl_jax.patches.low_rank import (
+    LowRank,
+    accumulator,
+    as_stored,
+    inner_product,
+    outer,
+    vector_norm,
+)
 
 
 @jax.tree_util.register_dataclass
@@ -161,7 +168,8 @@ def conditioning(full_D: Array, kept_D: Array) -> Conditioning:
     """The conditioning numbers of ``input_factor(full_D, kept_D)``, in float32 or wider."""
     kept_norm, delta_D = vector_norm(kept_D), full_D - kept_D
     dtype = accumulator(full_D.dtype)
-    patched_D = _apply(kept_D, InputFactor(_dual(kept_D), delta_D))
+    # As it is stored: a compiler keeps what it has just computed wider than a patch does.
+    patched_D = as_stored(_apply(kept_D, as_stored(InputFactor(_dual(kept_D), delta_D))))
     error = vector_norm(patched_D.astype(dtype) - full_D.astype(dtype))
     return Conditioning(
         kept_norm, vector_norm(delta_D) / kept_norm, residual=error / vector_norm(full_D)
