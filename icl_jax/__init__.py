@@ -94,6 +94,12 @@ from icl_jax.measures.subspaces import (
     leading_angles,
     principal_angles,
 )
+from icl_jax.measures.update_statistics import (
+    UpdateStatistics,
+    update_norms,
+    update_statistics,
+    update_step_norms,
+)
 from icl_jax.measures.weight_space import alignment, cosine, norm_ratio, off_diagonal_mean
 from icl_jax.patches.bank import (
     Bank,
@@ -222,6 +228,7 @@ __all__ = [
     "TokenPatch",
     "TrainingConfig",
     "TrainingDivergedError",
+    "UpdateStatistics",
     "add",
     "alignment",
     "alone_logits",
@@ -351,7 +358,10 @@ __all__ = [
     "train",
     "truncate",
     "tune_learning_rate",
+    "update_norms",
     "update_similarity",
+    "update_statistics",
+    "update_step_norms",
     "vector_cosine",
     "Attended",
     "attend",

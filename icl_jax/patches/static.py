@@ -6,9 +6,9 @@ inputs of a kernel without the context and ``R`` what the context adds to its ou
 hidden activations). With ``R = z_S - z_K`` itself the answer ``M`` serves every kernel that reads
 ``z``, as ``W -> (I + M) W``.
 
-From the cheapest: the mean change (``thought_vector``), ``cheap_patch``, ``exact_patch`` for up to D
-inputs, ``ridge_patch`` for any number, ``covariance_patch`` that spares ordinary inputs. All but the
-exact one need sums only (``QuerySums``), which stream: any number of rows in the memory of one
+From the cheapest: the mean change (``thought_vector``), ``cheap_patch``, ``exact_patch`` for up to
+D inputs, ``ridge_patch`` for any number, ``covariance_patch`` that spares ordinary inputs. All but
+the exact one need sums only (``QuerySums``), which stream: any number of rows in the memory of one
 matrix, over calls (``merge_sums``) and over devices (``jax.lax.psum`` of the sums). Any of them at
 a lower rank: ``spectrum.from_matrix`` and ``spectrum.truncate``.
 """
@@ -229,7 +229,7 @@ def _pseudo_duals(rows_KD: Array, lengths_K1: Array, ridge: float | Array) -> Ar
     if isinstance(ridge, int | float) and ridge == 0:
         return jnp.linalg.pinv(rows_KD).T
     # Rows were divided by their lengths, and so the identity by their squares.
-    weights_KK = jnp.diag((jnp.asarray(ridge, rows_KD.dtype) / lengths_K1[:, 0] ** 2))
+    weights_KK = jnp.diag(jnp.asarray(ridge, rows_KD.dtype) / lengths_K1[:, 0] ** 2)
     return _solve(_product(rows_KD, rows_KD.T) + weights_KK, rows_KD)
 
 

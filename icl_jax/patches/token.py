@@ -17,6 +17,7 @@ from icl_jax.patches.low_rank import (
     accumulator,
     as_stored,
     inner_product,
+    largest_entry,
     outer,
     vector_norm,
 )
@@ -170,7 +171,8 @@ def conditioning(full_D: Array, kept_D: Array) -> Conditioning:
     dtype = accumulator(full_D.dtype)
     # As it is stored: a compiler keeps what it has just computed wider than a patch does.
     patched_D = as_stored(_apply(kept_D, as_stored(InputFactor(_dual(kept_D), delta_D))))
-    error = vector_norm(patched_D.astype(dtype) - full_D.astype(dtype))
-    return Conditioning(
-        kept_norm, vector_norm(delta_D) / kept_norm, residual=error / vector_norm(full_D)
-    )
+    # In units of the full input: what rounding leaves of a tiny one would be no normal number.
+    size = largest_entry(full_D.astype(dtype))
+    patched_D, unit_D = patched_D.astype(dtype) / size, full_D.astype(dtype) / size
+    residual = vector_norm(patched_D - unit_D) / vector_norm(unit_D)
+    return Conditioning(kept_norm, vector_norm(delta_D) / kept_norm, residual=residual)
