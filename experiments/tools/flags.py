@@ -19,8 +19,10 @@ import difflib
 import os
 import re
 import shutil
+import signal
 import sys
 import textwrap
+import threading
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +36,11 @@ from absl import flags
 from icl_jax.records import WorkdirError
 from icl_jax.training.loop import TrainingDivergedError
 
+#: Why an experiment with intervals or nulls asks for two prompts.
+LONE = "one prompt has no interval, and no other prompt for a null"
+
+#: The largest counts that a flag takes: above them arrays outgrow any machine, or a seed its type.
+_MOST_SEED, _MOST_STEPS, _MOST = 2**63 - 1, 10**9, 10**7
 _METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", bool: "true|false"}
 _WIDTH, _INDENT = 100, 44  # Of the help text: longest line, and start of the explanations.
 _NARROW = 80  # In a window below this, explanations stand under their flags.
@@ -70,10 +77,28 @@ def launch(
 
     Raises:
       SystemExit: 0 after ``--help``; and after one line on standard error, 2 for a bad command
-        line or a workdir that cannot be used, 1 for a training that diverged, 130 for Ctrl-C.
+        line or a workdir that cannot be used, 1 for a training that diverged or too little memory,
+        130 for Ctrl-C.
     """
     argv = list(sys.argv if argv is None else argv)
     name = _program(argv[0])
+    try:
+        if threading.current_thread() is threading.main_thread():
+            # While modules were imported, Ctrl-C was the business of ``experiments/__init__.py``.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        _launch(config_type, run, doc, argv, name, needs_workdir)
+    except KeyboardInterrupt:
+        _fail(name, "interrupted; the same command goes on from the last checkpoint.", 130)
+
+
+def _launch(
+    config_type: type[Any],
+    run: Callable[[Any, Any], Any],
+    doc: str | None,
+    argv: list[str],
+    name: str,
+    needs_workdir: bool,
+) -> None:
     try:
         parsed = parse(config_type, argv)
         if parsed.help:
@@ -97,8 +122,10 @@ def launch(
         _fail(name, error, 2)
     except TrainingDivergedError as error:
         _fail(name, f"{error}{_learning_rates(parsed.config)}", 1)
-    except KeyboardInterrupt:
-        _fail(name, "interrupted; the same command goes on from the last checkpoint.", 130)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _fail(name, f"not enough memory ({str(error)[:200]}). Ask for fewer or smaller prompts.", 1)
 
 
 @dataclass(frozen=True)
@@ -146,6 +173,8 @@ def parse(config_type: type[Any], argv: Sequence[str]) -> Parsed:
         return Parsed(config_type(), None, help=True)
     quick = "quick" in values and values.quick
     given = {name: values[name].value for name in names if values[name].present}
+    for flag_name, value in given.items():
+        _check_size(flag_name, value)
     config = _override(config_type.quick() if quick else config_type(), given)
     return Parsed(config, Path(values.workdir) if values.workdir else None, help=False)
 
@@ -283,6 +312,16 @@ def _override(config: Any, given: Mapping[str, Any], prefix: str = "") -> Any:
         }
         listed = " ".join(f"--{name}={_show(value)}" for name, value in (named or blamed).items())
         raise UsageError(f"{listed}: {error}") from error
+
+
+def _check_size(name: str, value: Any) -> None:
+    """Raises UsageError for a whole number that no experiment can mean."""
+    leaf = name.split(".")[-1]
+    most = _MOST_STEPS if leaf.endswith("_steps") or leaf == "checkpoint_every" else _MOST
+    most = _MOST_SEED if leaf == "seed" else most
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, int) and not 0 <= number <= most:
+            raise UsageError(f"--{name}={_show(value)}: must be from 0 to {most:,}.")
 
 
 class _Parser(flags.ArgumentParser):

@@ -1,4 +1,4 @@
-"""One contextual block, many wirings: a contextual layer, an MLP, and what ``wiring`` puts between."""
+"""One contextual block, many wirings: a contextual layer, an MLP, and what stands between."""
 
 import functools
 from typing import Any
@@ -129,8 +129,8 @@ class Block(nn.Module):
         """The first half for new tokens after those in the memories, sequences side by side."""
         read = tuple(self._read(hidden_MD) for hidden_MD in hiddens)
         mixed, longer = self.contextual_layer.mix(read, Extend(memories, slots))
-        midpoints = tuple(map(self._midpoint, hiddens, mixed))
-        return midpoints, longer
+        assert longer is not None  # Extending is what was asked for.
+        return tuple(map(self._midpoint, hiddens, mixed)), longer
 
     def prefixes(
         self, context_ND: Array, probes_MD: Array, *, positions_M: Array

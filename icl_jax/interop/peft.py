@@ -92,7 +92,7 @@ def save_adapter(
     layers = functional(checkpoint.model, checkpoint.params).params
     for layer, patch in enumerate(patches):
         name, params = f"blocks_{layer}", layers[layer]
-        updates = {
+        updates: dict[tuple[str, ...], LowRank] = {
             (name, "mlp", kernel, "kernel"): update
             for kernel, update in _updates(params["mlp"], layer, patch).items()
         }

@@ -20,7 +20,7 @@ import optax
 
 from icl_jax import checks
 from icl_jax.dims import Array, Params
-from icl_jax.records import WorkdirError
+from icl_jax.records import WorkdirError, lock_folder
 from icl_jax.training.checkpoints import Checkpoints
 from icl_jax.training.metrics import Row, append_rows, columns, keep_rows
 from icl_jax.training.progress import progress, silence
@@ -93,7 +93,8 @@ def train(
       TrainingDivergedError: something is not finite. No such state is ever checkpointed.
       ValueError: a count below 1; a metric that is no scalar or has a taken name.
       WorkdirError (a ValueError): ``workdir`` holds a training of another state, key or set of
-        metrics, one of more steps, or one whose metrics are gone.
+        metrics, one of more steps, one whose metrics are gone or whose checkpoints are all
+        damaged; another process is training there; or it cannot be written, as on a full disk.
       TypeError: ``key`` is no typed PRNG key, or the loss no scalar.
     """
     for name, value in [
@@ -112,6 +113,8 @@ def train(
         checkpoints = None
         if workdir is not None:
             log = Path(workdir) / METRICS
+            # Held until the training has ended.
+            stack.enter_context(contextlib.nullcontext(lock_folder(Path(workdir))))
             checkpoints = stack.enter_context(Checkpoints(Path(workdir) / CHECKPOINTS))
             state, step = _resume(checkpoints, state, key, num_steps)
             rows = keep_rows(log, step)
@@ -148,14 +151,15 @@ def _resume(
     checkpoints: Checkpoints, state: TrainState, key: Array, num_steps: int
 ) -> tuple[TrainState, int]:
     """The newest saved state and its step; ``state`` and 0 where nothing is saved."""
-    step = checkpoints.latest_step()
+    latest = checkpoints.latest_step()
+    if latest is not None and latest > num_steps:
+        raise WorkdirError(
+            f"train: {checkpoints.folder} is at step {latest} already, beyond num_steps="
+            f"{num_steps}. Train in another folder."
+        )
+    step = checkpoints.newest_intact_step()
     if step is None:
         return state, 0
-    if step > num_steps:
-        raise WorkdirError(
-            f"train: {checkpoints.folder} is at step {step} already, beyond num_steps={num_steps}. "
-            "Train in another folder."
-        )
     expected = _saved_tree(state, key)
     restored = checkpoints.restore(step, expected)
     if not np.array_equal(restored["key"], expected["key"]):

@@ -1,5 +1,10 @@
 """A dataclass becomes a command line that reads well and refuses what it cannot run."""
 
+import importlib
+import os
+import pkgutil
+import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -9,7 +14,9 @@ from typing import Literal
 import jax
 import pytest
 
-from experiments.tools.flags import UsageError, describe, launch, option, parse
+import experiments
+import icl_jax
+from experiments.tools.flags import UsageError, _items, describe, launch, option, parse
 from icl_jax.records import WorkdirError, open_run
 from icl_jax.training.config import TrainingConfig
 from icl_jax.training.loop import TrainingDivergedError
@@ -127,6 +134,11 @@ def test_quick_is_the_base_and_only_given_flags_override_it():
             "--learner.training.optimizer.warmup_steps=9000: OptimizerConfig: warmup_steps=9000 "
             "must be below the number of steps, 5000. Warm up for fewer steps, or take more.",
         ),
+        ("--num_prompts=-5", "--num_prompts=-5: must be from 0 to 10,000,000."),
+        ("--num_prompts=1000000000", "--num_prompts=1000000000: must be from 0 to 10,000,000."),
+        ("--learner.widths=64,-1", "--learner.widths=64,-1: must be from 0 to 10,000,000."),
+        ("--learner.training.seed=99999999999999999999", "must be from 0 to 9,223,372,036,854,775"),
+        ("--learner.training.num_steps=99999999999", "must be from 0 to 1,000,000,000."),
         ("prompts=3", "unexpected argument 'prompts=3'; flags are written --name=value."),
         ("--rate", "Missing value for flag --rate"),
     ],
@@ -292,6 +304,82 @@ def test_how_a_run_ends_is_told_by_its_exit_code(capsys):
     assert (code, err) == (2, "descent: error: too late for that.\n")
     code, _, err = outcome(capsys, "--workdir=x", run=raising(KeyboardInterrupt()))
     assert code == 130 and "the same command goes on" in err
+
+
+def test_too_little_memory_is_one_line(capsys):
+    exhausted = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory: 8e12 bytes")
+    for error in (exhausted, MemoryError("Unable to allocate 7 TiB")):
+        code, _, err = outcome(capsys, "--workdir=x", run=raising(error))
+        assert code == 1 and err.count("\n") == 1
+        assert "not enough memory (" in err and "Ask for fewer or smaller prompts." in err
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        outcome(capsys, "--workdir=x", run=raising(jax.errors.JaxRuntimeError("INTERNAL: bug")))
+
+
+MODULES = [m.name for m in pkgutil.iter_modules(experiments.__path__) if m.name != "flags"]
+
+
+def programs():
+    """The experiments that are run from the command line."""
+    found = (importlib.import_module(f"experiments.{name}") for name in MODULES)
+    return {one.__name__: one for one in found if hasattr(one, "Config") and hasattr(one, "run")}
+
+
+def test_no_experiment_takes_a_count_that_it_cannot_run():
+    assert len(programs()) > 10
+    for module in programs().values():
+        for item in _items(module.Config()):
+            if item.hint is not int:
+                continue
+            for value in (-5, 10**20):
+                with pytest.raises(UsageError, match=f"^--{item.name}={value}: must be from 0 to"):
+                    parse(module.Config, ["x", f"--{item.name}={value}"])
+            leaf = item.name.split(".")[-1]
+            if leaf.startswith("num_") or leaf in ("vocab_size", "input_width", "depth"):
+                with pytest.raises(UsageError, match=f"--{item.name}=0"):
+                    parse(module.Config, ["x", f"--{item.name}=0"])
+        if hasattr(module, "another_prompts") or hasattr(module, "bootstrap_mean"):
+            with pytest.raises(UsageError, match="--num_prompts=1.*no other prompt for a null"):
+                parse(module.Config, ["x", "--num_prompts=1"])
+
+
+SLOW = """
+import time
+def wait(what):
+    print(what, flush=True)
+    time.sleep(60)
+if {imports}: wait("imports")
+from dataclasses import dataclass
+from experiments.flags import launch
+@dataclass(frozen=True)
+class Config:
+    "Nothing."
+launch(Config, lambda config, workdir: wait("runs"), "", needs_workdir=False)
+"""
+
+
+@pytest.mark.parametrize("imports", [True, False])
+def test_ctrl_c_is_one_line_and_exit_code_130(tmp_path, imports):
+    # A folder of experiments with one that tells how far it is.
+    folder = tmp_path / "experiments"
+    folder.mkdir()
+    for name in ("__init__.py", "flags.py"):
+        shutil.copy(Path(experiments.__file__).parent / name, folder / name)
+    (folder / "slow.py").write_text(SLOW.format(imports=imports))
+    path = os.pathsep.join([str(tmp_path), str(Path(icl_jax.__file__).parents[1])])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.slow"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline().strip() == ("imports" if imports else "runs")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.count("\n") == 1 and "interrupted" in errors and "the same command" in errors
 
 
 @pytest.mark.parametrize("bug", [ZeroDivisionError, ValueError])
