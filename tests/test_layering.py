@@ -15,6 +15,7 @@ ALLOWED = {
     "dims": (),
     "checks": ("dims",),
     "records": (),
+    "compilations": (),
     "tasks": ("checks", "dims"),
     "patches": ("checks", "dims", "kernels"),
     "dynamics": ("checks", "dims", "kernels", "patches"),
