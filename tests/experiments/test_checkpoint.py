@@ -7,8 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import checkpoint, checkpoint_measure, checkpoint_report
-from experiments.flags import UsageError
+from experiments.language.checkpoint import measure as checkpoint_measure
+from experiments.language.checkpoint import report as checkpoint_report
+from experiments.language.checkpoint import run as checkpoint
+from experiments.tools.flags import UsageError
 from icl_jax.interop.huggingface import load
 from icl_jax.interop.spans import Prompt
 from icl_jax.records import WorkdirError

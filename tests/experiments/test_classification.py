@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import classification
-from experiments.classification_sides import (
+from experiments.language.classification import run as classification
+from experiments.language.classification.sides import (
     Answers,
     answers,
     compares_kernels,
@@ -21,8 +21,8 @@ from experiments.classification_sides import (
     random_part,
     update_cosines,
 )
-from experiments.descent_sides import ExplicitConfig
-from experiments.flags import UsageError
+from experiments.tools.explicit import ExplicitConfig
+from experiments.tools.flags import UsageError
 from icl_jax.descent.optimizers import OptimizerConfig
 from icl_jax.descent.parameters import select
 from icl_jax.interop.huggingface import load, make_tiny

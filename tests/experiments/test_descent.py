@@ -9,17 +9,17 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import descent, learner
-from experiments.descent_report import LOSSES, losses_section
-from experiments.descent_sides import (
-    ExplicitConfig,
+from experiments.regression import learner
+from experiments.regression.descent import run as descent
+from experiments.regression.descent.report import LOSSES, losses_section
+from experiments.regression.descent.sides import (
     explicit_side,
     fine_tune,
     implicit,
     kernel_updates,
-    random_points,
 )
-from experiments.learner import Learner, LearnerConfig, predict
+from experiments.regression.learner import Learner, LearnerConfig, predict
+from experiments.tools.explicit import ExplicitConfig, random_points
 from icl_jax.blocks.config import StackConfig, build_stack
 from icl_jax.descent.optimizers import OptimizerConfig
 from icl_jax.descent.parameters import select

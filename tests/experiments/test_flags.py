@@ -7,7 +7,7 @@ from typing import Literal
 import jax
 import pytest
 
-from experiments.flags import UsageError, describe, launch, option, parse
+from experiments.tools.flags import UsageError, describe, launch, option, parse
 from icl_jax.records import WorkdirError, open_run
 from icl_jax.training.config import TrainingConfig
 from icl_jax.training.loop import TrainingDivergedError

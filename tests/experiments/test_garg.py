@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from sklearn.tree import DecisionTreeRegressor
 
-from experiments import garg
-from experiments.baselines import OWN, greedy_tree_losses
-from experiments.learner import predict, query_predictions, shot_predictions
-from experiments.oracles import oracle_losses
+from experiments.regression.garg import run as garg
+from experiments.regression.learner import predict, query_predictions, shot_predictions
+from experiments.tools.baselines import OWN, greedy_tree_losses
+from experiments.tools.oracles import oracle_losses
 from icl_jax.blocks.config import StackConfig, build_stack
 from icl_jax.tasks.linear import LinearRegression
 from icl_jax.tasks.networks import TwoLayerNetwork
