@@ -56,15 +56,21 @@ class LearnerConfig:
                 "LearnerConfig: watch=True follows the last label alone; with all_shots=True set "
                 "watch to False."
             )
-        # A task may refuse the number of examples (real rows are finite): ask it now.
-        jax.eval_shape(
-            functools.partial(self.make_task().sample, num_examples=self.num_examples),
-            jax.eval_shape(jax.random.key, 0),
-        )
+        _ask_for(self.task, self.input_width, self.noise_std, self.num_examples)
 
     def make_task(self, split: str = "train") -> Task:
         """Where the prompts come from; real rows differ between training and test."""
         return make_task(self.task, self.input_width, noise_std=self.noise_std, split=split)
+
+
+@functools.lru_cache(maxsize=64)  # A sweep makes thousands of configurations of one task.
+def _ask_for(name: TaskName, input_width: int, noise_std: float, num_examples: int) -> None:
+    """Lets a task refuse the number of examples, as real rows do: they are finite."""
+    task = make_task(name, input_width, noise_std=noise_std, split="train")
+    jax.eval_shape(
+        functools.partial(task.sample, num_examples=num_examples),
+        jax.eval_shape(jax.random.key, 0),
+    )
 
 
 @dataclass(frozen=True)
