@@ -43,6 +43,7 @@ def exit_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        _State.asked = False
 
 
 @contextlib.contextmanager

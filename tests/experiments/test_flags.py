@@ -1,5 +1,9 @@
 """A dataclass becomes a command line that reads well and refuses what it cannot run."""
 
+import os
+import re
+import signal
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -7,7 +11,15 @@ from typing import Literal
 import jax
 import pytest
 
-from experiments.tools.flags import UsageError, describe, launch, option, parse
+from experiments.tools.flags import (
+    UsageError,
+    arguments,
+    configured,
+    describe,
+    launch,
+    option,
+    parse,
+)
 from icl_jax.records import WorkdirError, open_run
 from icl_jax.training.config import TrainingConfig
 from icl_jax.training.loop import TrainingDivergedError
@@ -241,6 +253,52 @@ def test_how_a_run_ends_is_told_by_its_exit_code(capsys):
 def test_a_bug_keeps_its_traceback(capsys, bug):
     with pytest.raises(bug):
         outcome(capsys, "--workdir=x", run=raising(bug()))
+
+
+def test_asked_to_end_a_run_says_that_it_can_go_on_with_exit_code_42(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(config, workdir):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+        raise AssertionError("The signal should have ended this.")
+
+    code, _, err = outcome(capsys, "--workdir=x", run=run)
+    assert code == 42
+    assert err == "descent: error: asked to end (SIGTERM); the same command goes on from here.\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"quick": True},
+        {"quick": True, "learner.training.batch_size": 4, "rate": 1e-3},
+        {"learner.widths": (64, 32), "learner.clip": None, "learner.causal": False},
+        {"num_prompts": 7, "learner.task": "sparse", "label": "a b=c"},
+    ],
+)
+def test_settings_configure_as_the_command_line_that_they_make(settings):
+    assert configured(Config, settings) == read(*arguments(settings)).config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_steps": 5}, "unknown flag --num_steps. Did you mean --learner.training.num_steps?"),
+        ({"num_prompts": 1e3}, "--num_prompts=1000.0: must be an integer."),
+        ({"num_prompts": 1}, "--num_prompts=1: Config: num_prompts must be at least 2, got 1."),
+        ({"learner": Learner()}, "unknown flag --learner."),
+    ],
+)
+def test_settings_are_refused_as_flags_are(settings, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        configured(Config, settings)
+
+
+def test_the_workdir_may_be_a_bucket_s():
+    assert os.fspath(read("--workdir=gs://bucket/a/b").workdir) == "gs://bucket/a/b"
 
 
 @dataclass(frozen=True)

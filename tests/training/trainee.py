@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from icl_jax.records import Run
 from icl_jax.training.config import TrainingConfig, make_optimizer
 from icl_jax.training.loop import train
+from icl_jax.training.preemption import exit_on_sigterm
 
 CONFIG = TrainingConfig(
     num_steps=403, steps_per_call=5, checkpoint_every=20, learning_rate=0.01, optimizer="adamw"
@@ -69,4 +70,5 @@ def main(workdir, output, kill=None):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    with exit_on_sigterm():
+        main(*sys.argv[1:])
