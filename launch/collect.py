@@ -23,7 +23,7 @@ from experiments.tools.flags import UsageError, describe, option, parse
 from icl_jax.report.figures import Curve, Panel, curves
 from icl_jax.report.page import Highlight, Section, Table, render_page
 from icl_jax.report.terminal import print_table
-from launch.layout import Layout, write_whole
+from launch.layout import Layout, check_reachable, write_whole
 from launch.table import SweepTable, gather, is_number
 
 #: A page shows so many rows, a terminal fewer; the CSV file has them all.
@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None, console: rich.console.Console | None
 
 
 def _collect(config: Config, layout: Layout, console: rich.console.Console) -> None:
+    check_reachable(layout.workdir)
     table = gather(layout)
     unknown = [name for name in config.numbers if name not in table.numbers]
     if unknown:

@@ -20,12 +20,23 @@ from typing import Any
 
 from etils import epath
 
+from experiments.tools.flags import UsageError
 from icl_jax.records import atomic_file
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a bucket's, not a file system's."""
     return "://" in os.fspath(path)
+
+
+def check_reachable(path: str | os.PathLike[str]) -> None:
+    """UsageError where a bucket's files cannot be read, because what reads them is missing."""
+    try:
+        epath.Path(path).exists()
+    except ImportError as error:
+        raise UsageError(
+            f"--workdir={os.fspath(path)}: {error}. For gs:// that is pip install 'icl_jax[gcs]'."
+        ) from error
 
 
 @dataclass(frozen=True)

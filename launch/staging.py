@@ -8,6 +8,8 @@ not at all: a machine that is lost in the middle of an upload leaves the one bef
 
 import contextlib
 import io
+import os
+import sys
 import tarfile
 import tempfile
 import threading
@@ -22,6 +24,8 @@ from launch.layout import Layout, is_remote
 COPY_EVERY = 300.0
 #: What a finished run does not need any more.
 _DISPENSABLE = "checkpoints"
+#: Marks a folder whose files are uploaded.
+_PUBLISHED = ".published"
 
 
 @contextlib.contextmanager
@@ -41,17 +45,49 @@ def folder(layout: Layout, name: str, *, copy_every: float = COPY_EVERY) -> Iter
         finally:
             ended.set()
             copier.join()
-            _pack(local, _archive(remote))
+            if (local / _PUBLISHED).exists():
+                _archive(remote).unlink(missing_ok=True)
+            else:
+                _pack(local, _archive(remote))
+
+
+@contextlib.contextmanager
+def log(layout: Layout, name: str) -> Iterator[None]:
+    """In a bucket's sweep, what this process prints goes to the run's log when the block ends.
+
+    In a local one whoever started the process has seen to it.
+    """
+    if not is_remote(layout.workdir):
+        yield
+        return
+    with tempfile.TemporaryFile() as file:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        before = os.dup(1), os.dup(2)
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, saved in enumerate(before, start=1):
+                os.dup2(saved, number)
+                os.close(saved)
+            file.seek(0)
+            path = layout.log(name)
+            path.write_bytes((path.read_bytes() if path.exists() else b"") + file.read())
 
 
 def publish(local: Path, layout: Layout, name: str) -> None:
-    """Uploads the files of a finished run, checkpoints left out."""
+    """Uploads the files of a finished run, checkpoints left out; a local one is there already."""
     if not is_remote(layout.workdir):
         return
     for path in sorted(local.rglob("*")):
         relative = path.relative_to(local)
         if path.is_file() and _DISPENSABLE not in relative.parts:
             layout.run(name).joinpath(*relative.parts).write_bytes(path.read_bytes())
+    (local / _PUBLISHED).touch()
 
 
 def _archive(remote: epath.Path) -> epath.Path:

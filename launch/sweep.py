@@ -21,12 +21,17 @@ import rich.console
 from experiments.tools.conduct import provenance
 from experiments.tools.flags import UsageError, arguments, describe, option, parse
 from launch.configuration import Run, identify, load_sweep, shard_of
+from launch.executors.gke import Options as GkeOptions
 from launch.executors.local import Options as LocalOptions
-from launch.layout import Layout, write_whole
+from launch.executors.ray import Options as RayOptions
+from launch.executors.skypilot import Options as SkypilotOptions
+from launch.executors.slurm import Options as SlurmOptions
+from launch.executors.tpu_vm import Options as TpuVmOptions
+from launch.layout import Layout, check_reachable, write_whole
 from launch.progress import Progress
 from launch.task import Batch, Executor, Task
 
-ExecutorName = Literal["local"]
+ExecutorName = Literal["local", "ray", "slurm", "gke", "tpu-vm", "skypilot"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,11 @@ class Config:
     shard: str | None = option(None, "i/n: only every n-th configuration from the i-th on")
     dry_run: bool = option(False, "print exactly what would run, and run nothing")
     local: LocalOptions = field(default_factory=LocalOptions)
+    ray: RayOptions = field(default_factory=RayOptions)
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
+    gke: GkeOptions = field(default_factory=GkeOptions)
+    tpu_vm: TpuVmOptions = field(default_factory=TpuVmOptions)
+    skypilot: SkypilotOptions = field(default_factory=SkypilotOptions)
 
     def __post_init__(self) -> None:
         if self.shard is not None:
@@ -75,6 +85,7 @@ def main(argv: Sequence[str] | None = None, console: rich.console.Console | None
 
 
 def _sweep(config: Config, workdir: str, console: rich.console.Console) -> int:
+    check_reachable(workdir)
     runs = shard_of(identify(load_sweep(config.sweep)), config.shard)
     layout = Layout(workdir)
     done = layout.done()

@@ -61,6 +61,7 @@ def _guarded(layout: Layout, name: str, experiment: str, flags: list[str]) -> in
         # After the lock: whoever held it before may have finished.
         if layout.result(name).exists():
             return 0
+        stack.enter_context(staging.log(layout, name))
         folder = stack.enter_context(staging.folder(layout, name))
         observer = stack.enter_context(Observer(layout, name, folder))
         code = _run(experiment, folder, flags)

@@ -13,22 +13,25 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 240.0
 
 
-def start(workdir, sweep, *flags):
-    """Starts a driver; its output goes to a file beside the workdir."""
+def start(workdir, sweep, *flags, address=None, environment=None):
+    """Starts a driver; its output goes to a file beside the workdir.
+
+    ``address`` is how the sweep is told its workdir, where that is a bucket's.
+    """
     command = [sys.executable, "-m", "launch.sweep", f"--sweep=tests.launch.trivial:{sweep}"]
     with open(f"{workdir}.driver.log", "ab") as log:
         return subprocess.Popen(
-            [*command, f"--workdir={workdir}", *flags],
+            [*command, f"--workdir={address or workdir}", *flags],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
             stdout=log,
             stderr=log,
         )
 
 
-def finish(workdir, sweep, *flags, code=0):
+def finish(workdir, sweep, *flags, code=0, **where):
     """Runs a driver to its end."""
-    process = start(workdir, sweep, *flags)
+    process = start(workdir, sweep, *flags, **where)
     assert process.wait(PATIENCE) == code, output(workdir)
     return output(workdir)
 
@@ -82,15 +85,15 @@ def started_after_the_result(workdir):
 
 
 def workers(workdir):
-    """The processes that run something for a sweep now."""
-    found = []
+    """The processes that run something for a sweep now: process -> the run's id."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue
         if b"launch.worker" in words and os.fsencode(str(workdir)) in words:
-            found.append(int(path.parent.name))
+            found[int(path.parent.name)] = words[words.index(b"launch.worker") + 2].decode()
     return found
 
 

@@ -47,7 +47,7 @@ def test_sigkill_at_twenty_random_moments_changes_no_number_and_repeats_nothing(
             shutil.rmtree(workdir)
             driver = drive.start(workdir, "twelve", "--local.retries=20")
         time.sleep(generator.uniform(0.0, 0.8))
-        victims = drive.workers(workdir)
+        victims = list(drive.workers(workdir))
         if not victims:
             continue
         if generator.random() < 0.3:

@@ -76,10 +76,27 @@ def twenty_four():
     return configurations("tests.launch.trivial", grid({"number": range(100, 124)}))
 
 
+def twenty_four_steps():
+    """Two dozen that take a second each."""
+    base = {"steps": 4, "seconds": 0.25}
+    return configurations("tests.launch.trivial", grid({"number": range(100, 124)}), base=base)
+
+
 def acts():
     """One run for every way to end."""
     names = ("well", "error", "killed", "killed_once", "preempted_once")
     return configurations("tests.launch.trivial", grid({"act": names}))
+
+
+def preempted():
+    """Two, one of which is preempted in the middle."""
+    acts = grid({"act": ("well", "preempted_once")})
+    return configurations("tests.launch.trivial", acts, base={"steps": 2})
+
+
+def slow():
+    """One that takes some seconds, in steps."""
+    return configurations("tests.launch.trivial", [{"steps": 12, "seconds": 0.5}])
 
 
 def sleeper():
