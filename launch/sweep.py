@@ -22,6 +22,7 @@ from experiments.tools.conduct import provenance
 from experiments.tools.flags import UsageError, arguments, describe, option, parse
 from launch.configuration import Run, identify, load_sweep, shard_of
 from launch.executors.gke import Options as GkeOptions
+from launch.executors.inprocess import Options as InProcessOptions
 from launch.executors.local import Options as LocalOptions
 from launch.executors.ray import Options as RayOptions
 from launch.executors.skypilot import Options as SkypilotOptions
@@ -31,7 +32,7 @@ from launch.layout import Layout, check_reachable, write_whole
 from launch.progress import Progress
 from launch.task import Batch, Executor, Task
 
-ExecutorName = Literal["local", "ray", "slurm", "gke", "tpu-vm", "skypilot"]
+ExecutorName = Literal["local", "inprocess", "ray", "slurm", "gke", "tpu-vm", "skypilot"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Config:
     shard: str | None = option(None, "i/n: only every n-th configuration from the i-th on")
     dry_run: bool = option(False, "print exactly what would run, and run nothing")
     local: LocalOptions = field(default_factory=LocalOptions)
+    inprocess: InProcessOptions = field(default_factory=InProcessOptions)
     ray: RayOptions = field(default_factory=RayOptions)
     slurm: SlurmOptions = field(default_factory=SlurmOptions)
     gke: GkeOptions = field(default_factory=GkeOptions)

@@ -32,6 +32,7 @@ from icl_jax.tasks.prompt import Prompt, Task, example_queries, prompt_tokens, s
 from icl_jax.training.config import TrainingConfig, make_optimizer
 from icl_jax.training.loop import train
 from icl_jax.training.step import initial_params
+from icl_jax.training.traced import train_traced
 
 
 @dataclass(frozen=True)
@@ -230,6 +231,32 @@ def obtain(config: LearnerConfig, learners: Path) -> Learner:
         trained=jax.device_put(jax.device_get(result.params)),
         untrained=initial_params(initial, key),
         history=result.metrics,
+    )
+
+
+def traced(config: LearnerConfig, learning_rate: Array, seed: Array) -> Learner:
+    """The learner of a configuration, as ``obtain`` trains it, with a traced rate and seed.
+
+    A pure function, without a folder: for many trainings in one program.
+    """
+    stack = build_stack(config.stack)
+    key = jax.random.key(seed)
+    initial = functools.partial(_initial, stack, config)
+    params, history = train_traced(
+        initial,
+        functools.partial(_loss, stack, config),
+        make_optimizer(config.training, learning_rate),
+        key,
+        num_steps=config.training.num_steps,
+    )
+    history_S: Any = history  # Arrays of numpy outside of a program, of jax here.
+    return Learner(
+        config,
+        stack,
+        config.make_task(split="test"),
+        trained=params,
+        untrained=initial_params(initial, key),
+        history=history_S,
     )
 
 

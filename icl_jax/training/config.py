@@ -6,6 +6,7 @@ from typing import Literal
 import optax
 
 from icl_jax import checks
+from icl_jax.dims import Array
 
 OptimizerName = Literal["adam", "adamw", "sgd"]
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -58,9 +59,12 @@ class TrainingConfig:
             )
 
 
-def make_schedule(config: TrainingConfig) -> optax.Schedule:
-    """The learning rate after each number of steps."""
-    peak, warmup = config.learning_rate, config.warmup_steps
+def make_schedule(
+    config: TrainingConfig, learning_rate: Array | float | None = None
+) -> optax.Schedule:
+    """The learning rate after each number of steps; ``learning_rate`` replaces the configured."""
+    peak = config.learning_rate if learning_rate is None else learning_rate
+    warmup = config.warmup_steps
     if config.schedule == "cosine":
         after = optax.cosine_decay_schedule(peak, config.num_steps - warmup)
     else:
@@ -70,9 +74,14 @@ def make_schedule(config: TrainingConfig) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
 
 
-def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
-    """The optax transformation that ``config`` describes: clip, then step."""
-    schedule = make_schedule(config)
+def make_optimizer(
+    config: TrainingConfig, learning_rate: Array | float | None = None
+) -> optax.GradientTransformation:
+    """The optax transformation that ``config`` describes: clip, then step.
+
+    ``learning_rate`` replaces the configured one, and may be traced, which a configuration cannot.
+    """
+    schedule = make_schedule(config, learning_rate)
     optimizer = {
         "adam": lambda: optax.adam(schedule),
         "adamw": lambda: optax.adamw(schedule, weight_decay=config.weight_decay),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 #: However slow the machine is, nothing here takes so long unless it hangs.
-PATIENCE = 240.0
+PATIENCE = 600.0
 
 
 def start(workdir, sweep, *flags, address=None, environment=None):
