@@ -1,7 +1,7 @@
 """What a run's process did and used: one line per event in ``logs/ID.jsonl``.
 
 {"event": "started", "attempt": 1, "time": ..., "host": ..., "pid": ...}
-{"event": "observed", "seconds": ..., "step": ..., "steps_per_second": ..., ...}
+{"event": "observed", "seconds": ..., "step": ..., "tokens_per_second": ..., ...}
 {"event": "ended", "code": 0, "seconds": ..., "compilations": ..., "compile_seconds": ...}
 """
 
@@ -28,15 +28,25 @@ EVERY = 10.0
 class Observer:
     """A context manager around one attempt at a run."""
 
-    def __init__(self, layout: Layout, name: str, folder: Path, *, every: float = EVERY) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        name: str,
+        folder: Path,
+        *,
+        tokens_per_step: int | None = None,
+        every: float = EVERY,
+    ) -> None:
         """Watches the process that it is made in.
 
         Args:
           layout: the sweep's folder.
           name: the run's id.
           folder: the experiment's, where trainings keep their metrics.
+          tokens_per_step: of its training, where it is known.
           every: seconds between observations.
         """
+        self._tokens_per_step = tokens_per_step
         self._path = layout.log(name, "jsonl")
         self._folder = folder
         self._every = every
@@ -85,7 +95,10 @@ class Observer:
         if step is not None:
             before, when = self._steps
             if step >= before > 0 and now > when:
-                state["steps_per_second"] = round((step - before) / (now - when), 3)
+                speed = (step - before) / (now - when)
+                state["steps_per_second"] = round(speed, 3)
+                if self._tokens_per_step is not None:
+                    state["tokens_per_second"] = round(speed * self._tokens_per_step)
             self._steps = step, now
             state["step"] = step
         return state

@@ -74,6 +74,7 @@ def driver(batch: Batch, shard: str) -> list[str]:
         "--executor=local",
         "--local.workers=1",
         f"--shard={shard}",
+        *([f"--track={','.join(batch.track)}"] if batch.track else []),
     ]
 
 

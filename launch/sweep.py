@@ -31,6 +31,7 @@ from launch.executors.tpu_vm import Options as TpuVmOptions
 from launch.layout import Layout, check_reachable, write_whole
 from launch.progress import Progress
 from launch.task import Batch, Executor, Task
+from launch.trackers import TrackerName, check_installed
 
 ExecutorName = Literal["local", "inprocess", "ray", "slurm", "gke", "tpu-vm", "skypilot"]
 
@@ -42,6 +43,7 @@ class Config:
     sweep: str = option("", "MODULE:FUNCTION, which returns the configurations")
     executor: ExecutorName = option("local", "who runs them")
     shard: str | None = option(None, "i/n: only every n-th configuration from the i-th on")
+    track: tuple[TrackerName, ...] = option((), "where metrics go besides their files")
     dry_run: bool = option(False, "print exactly what would run, and run nothing")
     local: LocalOptions = field(default_factory=LocalOptions)
     inprocess: InProcessOptions = field(default_factory=InProcessOptions)
@@ -54,6 +56,7 @@ class Config:
     def __post_init__(self) -> None:
         if self.shard is not None:
             shard_of([], self.shard)
+        check_installed(self.track)
 
     def make_executor(self) -> Executor:
         """The executor, with its options."""
@@ -92,8 +95,8 @@ def _sweep(config: Config, workdir: str, console: rich.console.Console) -> int:
     layout = Layout(workdir)
     done = layout.done()
     left = [run for run in runs if run.id not in done]
-    tasks = [Task(run, workdir) for run in left]
-    batch = Batch(config.sweep, config.shard, workdir, tasks)
+    tasks = [Task(run, workdir, config.track) for run in left]
+    batch = Batch(config.sweep, config.shard, workdir, tasks, config.track)
     executor = config.make_executor()
     counts = f"{len(runs)} runs, {len(runs) - len(left)} done, {len(left)} to do"
     if config.dry_run:

@@ -17,10 +17,12 @@ class Task:
     Attributes:
       run: the configuration and its id.
       workdir: the sweep's folder.
+      track: where metrics go besides, see ``launch.trackers``.
     """
 
     run: Run
     workdir: str
+    track: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -36,7 +38,8 @@ class Task:
         """The process that does it, from the project's folder or where the package is installed."""
         configuration = self.run.configuration
         where = [str(self.layout.root), self.id, configuration.experiment]
-        return [python, "-m", "launch.worker", *where, *configuration.arguments()]
+        track = [f"--track={','.join(self.track)}"] if self.track else []
+        return [python, "-m", "launch.worker", *track, *where, *configuration.arguments()]
 
     def shell(self, python: str = "python") -> str:
         """The same as one line for a shell."""
@@ -52,12 +55,14 @@ class Batch:
       shard: ``i/n``, or None.
       workdir: the sweep's folder.
       tasks: one per run, in the sweep's order.
+      track: where metrics go besides.
     """
 
     sweep: str
     shard: str | None
     workdir: str
     tasks: Sequence[Task]
+    track: tuple[str, ...] = ()
 
     @property
     def layout(self) -> Layout:

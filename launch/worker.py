@@ -1,6 +1,6 @@
 """Runs one configuration of a sweep in this process; executors start it.
 
-    python -m launch.worker WORKDIR ID EXPERIMENT [--flag=value ...]
+    python -m launch.worker [--track=NAME,...] WORKDIR ID EXPERIMENT [--flag=value ...]
 
 It runs the experiment as ``python -m EXPERIMENT --workdir=WORKDIR/runs/ID --flag=value`` would, and
 around it: takes the run's lock, notes when it starts and ends, watches memory, steps and
@@ -11,7 +11,9 @@ Exit codes: the experiment's own, and 42 (preempted, run it again), 74 (the disk
 """
 
 import contextlib
+import dataclasses
 import errno
+import functools
 import json
 import os
 import runpy
@@ -30,19 +32,23 @@ from launch.layout import Layout, is_remote
 from launch.observe import Observer
 from launch.outcomes import DISK_FULL, ELSEWHERE
 from launch.processes import PARENT
+from launch.trackers import Mirror, Tracker
+from launch.trackers import make as make_tracker
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs what the command line names, and returns the exit code."""
-    if len(argv) < 4:
-        print("usage: python -m launch.worker WORKDIR ID EXPERIMENT [--flag=value ...]")
+    words = list(argv[1:])
+    track = words.pop(0).partition("=")[2].split(",") if words[:1] and _is_track(words[0]) else []
+    if len(words) < 3:
+        print(__doc__)
         return 2
-    workdir, name, experiment = argv[1:4]
+    workdir, name, experiment, *flags = words
     if PARENT in os.environ:
         lifeline.die_with(int(os.environ.pop(PARENT)))
     try:
         with exit_on_sigterm():
-            return _guarded(Layout(workdir), name, experiment, list(argv[4:]))
+            return _guarded(Layout(workdir), name, experiment, flags, track)
     except OSError as error:
         if not _is_disk_full(error):
             raise
@@ -53,7 +59,13 @@ def main(argv: Sequence[str]) -> int:
 _DISK_FULL = "the disk is full. What was saved before is whole: make room and run it again."
 
 
-def _guarded(layout: Layout, name: str, experiment: str, flags: list[str]) -> int:
+def _is_track(word: str) -> bool:
+    return word.startswith("--track=")
+
+
+def _guarded(
+    layout: Layout, name: str, experiment: str, flags: list[str], track: Sequence[str]
+) -> int:
     with contextlib.ExitStack() as stack:
         if not is_remote(layout.workdir):
             if not stack.enter_context(lifeline.locked(Path(layout.log(name, "lock")))):
@@ -63,11 +75,18 @@ def _guarded(layout: Layout, name: str, experiment: str, flags: list[str]) -> in
             return 0
         stack.enter_context(staging.log(layout, name))
         folder = stack.enter_context(staging.folder(layout, name))
-        observer = stack.enter_context(Observer(layout, name, folder))
-        code = _run(experiment, folder, flags)
+        config = parse(experiment_module(experiment).Config, [experiment, *flags]).config
+        observer = stack.enter_context(
+            Observer(layout, name, folder, tokens_per_step=tokens_per_step(config))
+        )
+        with contextlib.ExitStack() as watched:
+            if track:
+                trackers = functools.partial(_trackers, track, name, config, folder)
+                watched.enter_context(Mirror(folder, trackers))
+            code = _run(experiment, folder, flags)
         observer.ended(code)
         if code == 0:
-            result = _result(name, experiment, flags, folder)
+            result = _result(name, experiment, config, folder)
             staging.publish(folder, layout, name)
             layout.save_result(name, result)
         return code
@@ -75,6 +94,8 @@ def _guarded(layout: Layout, name: str, experiment: str, flags: list[str]) -> in
 
 def _run(experiment: str, folder: Path, flags: list[str]) -> int:
     """Runs the experiment as the main program, and returns its exit code."""
+    # It was imported for its Config; as the main program it is found anew, as by python -m.
+    sys.modules.pop(experiment, None)
     arguments = sys.argv
     sys.argv = [experiment, f"--workdir={folder}", *flags]
     try:
@@ -116,14 +137,28 @@ def _is_disk_full(error: BaseException) -> bool:
     )
 
 
-def _result(name: str, experiment: str, flags: list[str], folder: Path) -> dict[str, Any]:
+def _trackers(track: Sequence[str], name: str, config: Any, folder: Path) -> list[Tracker]:
+    return [make_tracker(tracker, name, plain(config), folder) for tracker in track]
+
+
+def tokens_per_step(config: Any) -> int | None:
+    """What a configuration, or one nested in it, says about itself; None where none does."""
+    found = getattr(config, "tokens_per_step", None)
+    if found is not None:
+        return int(found)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value) and (found := tokens_per_step(value)) is not None:
+            return found
+    return None
+
+
+def _result(name: str, experiment: str, config: Any, folder: Path) -> dict[str, Any]:
     """What ``collect`` reads: the complete configuration, and the summary's single values."""
-    # Parsed here as the experiment parsed it, so that values have their types.
-    config = plain(parse(experiment_module(experiment).Config, [experiment, *flags]).config)
     summary: dict[str, Any] = {}
     if (folder / "summary.json").is_file():
         summary = scalars(json.loads((folder / "summary.json").read_text()))
-    return {"id": name, "experiment": experiment, "config": config, "summary": summary}
+    return {"id": name, "experiment": experiment, "config": plain(config), "summary": summary}
 
 
 def scalars(tree: Any, name: str = "") -> dict[str, Any]:

@@ -59,6 +59,11 @@ class LearnerConfig:
             )
         _ask_for(self.task, self.input_width, self.noise_std, self.num_examples)
 
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of a training batch: every prompt has its examples and its query."""
+        return self.training.batch_size * (self.num_examples + 1)
+
     def make_task(self, split: str = "train") -> Task:
         """Where the prompts come from; real rows differ between training and test."""
         return make_task(self.task, self.input_width, noise_std=self.noise_std, split=split)
