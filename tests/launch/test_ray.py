@@ -22,7 +22,9 @@ RAY = Path(sys.executable).with_name("ray")
 
 def start_node(address, folder, *arguments):
     """Starts a node in the foreground, loopback only; it ends with its process."""
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(drive.ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(drive.ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
+    # Ray's workers give way to everything else (nice 15); on a busy machine they starve.
+    environment["RAY_worker_niceness"] = "0"
     command = [str(RAY), "start", "--block", f"--node-ip-address={address}", "--num-cpus=1"]
     command += ["--object-store-memory=100000000", *arguments]
     with (folder / f"node-{address}.log").open("ab") as log:
