@@ -41,7 +41,7 @@ def trainings(rates: int, count: int, steps: int) -> list[Configuration]:
         "num_prompts": 64,
         "learner.training.num_steps": steps,
         "learner.training.batch_size": 16,
-        "learner.training.warmup_steps": 1,
+        "learner.training.optimizer.warmup_steps": 1,
     }
     return configurations("experiments.training", settings, base=base)
 

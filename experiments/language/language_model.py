@@ -15,6 +15,7 @@ it is learned by heart: 1.7 nats in training.
 """
 
 import dataclasses
+import functools
 import json
 import math
 import shutil
@@ -44,9 +45,12 @@ from icl_jax.records import Run, atomic_file
 from icl_jax.report.figures import Curve, Panel, curves
 from icl_jax.report.page import Section, Table, number
 from icl_jax.tasks.text import all_windows, random_windows, reference_texts, split_texts
-from icl_jax.training.config import TrainingConfig, make_optimizer
+from icl_jax.training.config import TrainingConfig, make_optimizer, usual_optimizer
 from icl_jax.training.loop import train
 from icl_jax.training.step import initial_params
+
+#: Adam with a decay of the weights, by so many steps of warm-up.
+decaying = functools.partial(usual_optimizer, "adamw", ("weight_decay=0.1",))
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,10 @@ class Config:
         default_factory=lambda: TrainingConfig(
             num_steps=1000,
             batch_size=8,
-            optimizer="adamw",
             learning_rate=4e-3,
-            warmup_steps=40,
-            weight_decay=0.1,
             steps_per_call=10,
             checkpoint_every=100,
+            optimizer=decaying(warmup_steps=40),
         )
     )
 
@@ -91,7 +93,9 @@ class Config:
     def quick(cls) -> "Config":
         """A smaller model, trained for half a minute."""
         config = cls(vocab_size=512, width=64, hidden_width=176, num_layers=3, num_prompts=4)
-        training = dataclasses.replace(config.training, num_steps=200, warmup_steps=20)
+        training = dataclasses.replace(
+            config.training, num_steps=200, optimizer=decaying(warmup_steps=20)
+        )
         return dataclasses.replace(config, training=training)
 
 

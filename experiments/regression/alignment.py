@@ -30,10 +30,10 @@ from experiments.regression.learner import (
     test_prompts,
 )
 from experiments.tools.conduct import Outcome
-from experiments.tools.explicit import kernel_of
 from experiments.tools.flags import launch, option
 from icl_jax import checks
 from icl_jax.blocks.stack import Stack, functional
+from icl_jax.descent.parameters import kernel_of
 from icl_jax.dims import Array, Params
 from icl_jax.measures.intervals import bootstrap_mean
 from icl_jax.measures.nulls import random_update

@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.tools.conduct import TEST_STREAM, Arrays, Outcome, finish, measured, start
-from experiments.tools.explicit import kernel_of
 from experiments.tools.flags import option
 from icl_jax import checks
 from icl_jax.blocks.config import StackConfig, build_stack
 from icl_jax.blocks.stack import Stack, functional
+from icl_jax.descent.parameters import kernel_of
 from icl_jax.dims import Array, Params
 from icl_jax.dynamics.prefixes import prefix_pass, probe_pass
 from icl_jax.measures.function_space import squared_error

@@ -56,9 +56,12 @@ def provenance() -> dict[str, str]:
     return {"commit": described.stdout.strip()}
 
 
-def start(workdir: str | Path, name: str, config: Any) -> Run:
-    """Opens the run's folder; the errors of a folder that is taken come before any work."""
-    return open_run(workdir, config, experiment=name, provenance=provenance())
+def start(workdir: str | Path, name: str, config: Any, *, free: Collection[str] = ()) -> Run:
+    """Opens the run's folder; the errors of a folder that is taken come before any work.
+
+    ``free`` are the fields of the configuration that may change between two calls.
+    """
+    return open_run(workdir, config, experiment=name, provenance=provenance(), free=free)
 
 
 def measured(run: Run, measure: Callable[[], Mapping[str, Any]]) -> Arrays:

@@ -13,10 +13,13 @@ is a ``Config.quick()``, ``--quick``. A field is int, float, str, bool, ``Litera
 ``tuple[X, ...]`` or ``X | None``; anything else is an error when the flags are made.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import functools
+import os
 import re
+import shutil
 import sys
 import textwrap
 import types
@@ -35,7 +38,8 @@ from icl_jax.training.loop import TrainingDivergedError
 from icl_jax.training.preemption import EXIT_CODE, Preempted, exit_on_sigterm
 
 _METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", bool: "true|false"}
-_WIDTH, _INDENT = 100, 44  # Of the help text: line, and start of the explanations.
+_WIDTH, _INDENT = 100, 44  # Of the help text: longest line, and start of the explanations.
+_NARROW = 80  # In a window below this, explanations stand under their flags.
 
 
 class UsageError(ValueError):
@@ -77,7 +81,8 @@ def launch(
     try:
         parsed = parse(config_type, argv)
         if parsed.help:
-            print(describe(config_type, doc, name, needs_workdir=needs_workdir))
+            with _told(name):
+                print(describe(config_type, doc, name, needs_workdir=needs_workdir))
             sys.exit(0)
         if needs_workdir and parsed.workdir is None:
             raise UsageError(
@@ -90,7 +95,7 @@ def launch(
     # Experiments compare float32 with float64; what they compute names its dtype.
     jax.config.update("jax_enable_x64", True)
     try:
-        with exit_on_sigterm():
+        with _told(name), exit_on_sigterm():
             run(parsed.config, parsed.workdir)
     except Preempted:
         _fail(name, "asked to end (SIGTERM); the same command goes on from here.", EXIT_CODE)
@@ -206,7 +211,11 @@ def describe(
     needs_workdir: bool = True,
     package: str = "experiments",
 ) -> str:
-    """The help text: the docstring, then the flags by group, each with its default."""
+    """The help text: the docstring, then the flags by group, each with its default.
+
+    As wide as the window, or as COLUMNS says.
+    """
+    width = min(_WIDTH, shutil.get_terminal_size((_WIDTH, 24)).columns)
     small = config_type.quick() if hasattr(config_type, "quick") else None
     required = "required" if needs_workdir else "optional"
     general = [
@@ -218,25 +227,70 @@ def describe(
     groups: dict[str, list[tuple[str, str]]] = {"Flags": general}
     quick = {item.name: item.default for item in _items(small)} if small is not None else {}
     for item in _items(config_type()):
-        default = f"default: {_show(item.default)}"
+        # Nothing is no default: such a flag is required, or off without a value.
+        default = "" if item.default in ("", ()) else f"default: {_show(item.default)}"
         if item.name in quick and quick[item.name] != item.default:
-            default += f"; quick: {_show(quick[item.name])}"
+            default = f"{default}; quick: {_show(quick[item.name])}".removeprefix("; ")
         if typing.get_origin(item.hint) is typing.Literal:
             default = f"{', '.join(map(_show, typing.get_args(item.hint)))}; {default}"
-        groups.setdefault(item.group, []).append((_usage(item), f"{item.help} ({default})".strip()))
-    lines = [(doc or "").strip(), "", f"Usage: python -m {package}.{name} [flags]"]
+        text = f"{item.help} ({default})" if default else item.help
+        groups.setdefault(item.group, []).append((_usage(item), text.strip()))
+    lines = [_filled(doc or "", width), "", f"Usage: python -m {package}.{name} [flags]"]
     for group, entries in groups.items():
-        lines += ["", group]
+        lines += ["", *_wrapped(group, width)]
         for flag, text in entries:
-            lines += _columns(f"  {flag}", text)
+            lines += _columns(f"  {flag}", text, width)
     return "\n".join(lines)
 
 
-def _columns(flag: str, text: str) -> list[str]:
-    wrapped = textwrap.wrap(text, _WIDTH - _INDENT)
-    if len(flag) + 2 > _INDENT:
-        return [flag, *(" " * _INDENT + line for line in wrapped)]
-    return [(flag if i == 0 else "").ljust(_INDENT) + line for i, line in enumerate(wrapped)]
+def _filled(doc: str, width: int) -> str:
+    """A docstring in lines of at most so many characters; indented lines, commands, as they are."""
+    if width >= _WIDTH:
+        return doc.strip()
+    paragraphs = doc.strip().split("\n\n")
+    filled = [
+        p if p.startswith(" ") else "\n".join(_wrapped(" ".join(p.split()), width))
+        for p in paragraphs
+    ]
+    return "\n\n".join(filled)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+
+def _columns(flag: str, text: str, width: int) -> list[str]:
+    indent = _INDENT if width >= _NARROW else 6
+    wrapped = _wrapped(text, width - indent)
+    if len(flag) + 2 > indent:
+        return [flag, *(" " * indent + line for line in wrapped)]
+    return [(flag if i == 0 else "").ljust(indent) + line for i, line in enumerate(wrapped)]
+
+
+@contextlib.contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Around what prints: a closed pipe (``| head -1``) is no error, a full disk is one.
+
+    Raises:
+      SystemExit: 141, as a process that writes to a closed pipe ends; 1, with a line that says why,
+        where standard output cannot be written.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _close_output()
+        sys.exit(141)
+    except OSError as error:
+        if error.filename is not None:  # A file of the run, not standard output.
+            raise
+        _close_output()
+        _fail(name, f"standard output cannot be written: {error.strerror}.", 1)
+
+
+def _close_output() -> None:
+    """Nothing more is written, nor tried at the end of the process."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,16 @@ from icl_jax.tasks.networks import TwoLayerNetwork
 from icl_jax.tasks.prompt import Prompt, prompt_tokens, sample_prompts
 from icl_jax.tasks.sparse import SparseLinearRegression
 from icl_jax.tasks.trees import DecisionTree
-from icl_jax.training.config import TrainingConfig
+from icl_jax.training.config import TrainingConfig, usual_optimizer
 
 LEARNER = dataclasses.replace(
     garg.garg_learner(),
     input_width=2,
     num_examples=6,
     stack=StackConfig(wiring="pre_norm", depth=2, width=8, num_heads=2, hidden_widths=(16,)),
-    training=TrainingConfig(num_steps=150, batch_size=32, learning_rate=1e-2, warmup_steps=10),
+    training=TrainingConfig(
+        num_steps=150, batch_size=32, learning_rate=1e-2, optimizer=usual_optimizer(warmup_steps=10)
+    ),
 )
 CONFIG = garg.Config(
     classes=("linear", "tree"),

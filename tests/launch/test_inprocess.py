@@ -28,7 +28,7 @@ SMALL = {
     "learner.num_examples": 5,
     f"{TRAINING}.num_steps": 12,
     f"{TRAINING}.batch_size": 8,
-    f"{TRAINING}.warmup_steps": 3,
+    f"{TRAINING}.optimizer.warmup_steps": 3,
 }
 
 
@@ -44,7 +44,7 @@ def two_shapes():
     rates = grid({f"{TRAINING}.learning_rate": (1e-3, 1e30)})
     both = product(grid({"learner.num_examples": (4, 5)}), rates)
     base = {k: v for k, v in SMALL.items() if k != "learner.num_examples"}
-    base |= {f"{TRAINING}.optimizer": "sgd", f"{TRAINING}.gradient_clip": None}
+    base |= {f"{TRAINING}.optimizer.name": "sgd", f"{TRAINING}.optimizer.gradient_clip": None}
     return configurations("experiments.training", both, base=base)
 
 

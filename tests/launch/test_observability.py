@@ -204,7 +204,7 @@ def test_a_real_training_is_tracked_observed_and_collected(tmp_path):
     pytest.importorskip("tensorboardX")
     base = {"learner.training.num_steps": 8, "learner.training.batch_size": 4}
     base |= {"quick": True, "num_prompts": 10, "learner.num_examples": 3}
-    base |= {"learner.training.warmup_steps": 2, "learner.training.steps_per_call": 2}
+    base |= {"learner.training.optimizer.warmup_steps": 2, "learner.training.steps_per_call": 2}
     (only,) = identify(configurations("experiments.training", base=base))
     task = Task(only, str(tmp_path / "s"), ("tensorboard",))
     assert "--track=tensorboard" in task.shell()

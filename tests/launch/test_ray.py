@@ -31,6 +31,11 @@ def start_node(address, folder, *arguments):
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=drive.ROOT)
 
 
+def log_of(address, folder):
+    """What a node said so far."""
+    return (folder / f"node-{address}.log").read_text()
+
+
 def raylets():
     """The raylets of our cluster, oldest first: process -> its start."""
     found = {}
@@ -82,7 +87,7 @@ def two_nodes(tmp_path):
     head = ["--head", f"--port={PORT}", "--include-dashboard=false", f"--temp-dir={session}"]
     nodes = [start_node("127.0.0.2", tmp_path, *head)]
     try:
-        drive.wait_until(raylets)
+        drive.wait_until(lambda: "Ray runtime started" in log_of("127.0.0.2", tmp_path))
         nodes.append(start_node("127.0.0.3", tmp_path, f"--address=127.0.0.2:{PORT}"))
         drive.wait_until(lambda: len(raylets()) == 2)
         yield tmp_path

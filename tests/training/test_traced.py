@@ -6,12 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icl_jax.training.config import TrainingConfig, make_optimizer
+from icl_jax.training.config import TrainingConfig, make_optimizer, usual_optimizer
 from icl_jax.training.loop import train
 from icl_jax.training.traced import train_traced
 from tests.training.test_loop import init, loss
 
-CONFIG = TrainingConfig(num_steps=23, learning_rate=0.05, warmup_steps=4, steps_per_call=10)
+CONFIG = TrainingConfig(
+    num_steps=23, learning_rate=0.05, steps_per_call=10, optimizer=usual_optimizer(warmup_steps=4)
+)
 
 
 def traced(seed, rate):

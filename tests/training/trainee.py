@@ -15,12 +15,16 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax.records import Run
-from icl_jax.training.config import TrainingConfig, make_optimizer
+from icl_jax.training.config import TrainingConfig, make_optimizer, usual_optimizer
 from icl_jax.training.loop import train
 from icl_jax.training.preemption import exit_on_sigterm
 
 CONFIG = TrainingConfig(
-    num_steps=403, steps_per_call=5, checkpoint_every=20, learning_rate=0.01, optimizer="adamw"
+    num_steps=403,
+    steps_per_call=5,
+    checkpoint_every=20,
+    learning_rate=0.01,
+    optimizer=usual_optimizer("adamw"),
 )
 
 

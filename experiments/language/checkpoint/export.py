@@ -37,8 +37,8 @@ def export(
     """
     if form == "none":
         return {}
-    if run.has("export.json"):
-        found: dict[str, Any] = run.load_json("export.json")
+    if run.has(_file(form)):
+        found: dict[str, Any] = run.load_json(_file(form))
         return found
     model, params = checkpoint.model, checkpoint.params
     if form == "peft":
@@ -73,8 +73,21 @@ def export(
         logits_V = _transformers_logits(base, adapter, kept_tokens, str(expected_V.dtype))
         numbers[theirs] = relative_error(jnp.asarray(logits_V, expected_V.dtype), expected_V)
     numbers = {k: float(v) if isinstance(v, jax.Array) else v for k, v in numbers.items()}
-    run.save_json("export.json", numbers)
+    run.save_json(_file(form), numbers)
     return numbers
+
+
+def earlier_export(run: Run) -> dict[str, Any]:
+    """What an export of an earlier call into this folder gave; {} for none."""
+    for form in ("checkpoint", "peft"):
+        if run.has(_file(form)):
+            found: dict[str, Any] = run.load_json(_file(form))
+            return found
+    return {}
+
+
+def _file(form: str) -> str:
+    return f"export-{form}.json"
 
 
 def _transformers_logits(base: Any, adapter: Any, tokens_K: np.ndarray, dtype: str) -> np.ndarray:

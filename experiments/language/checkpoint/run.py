@@ -15,7 +15,7 @@ minute on 2 cores. Expected: patched below 1e-5 in float32; unpatched and shuffl
 same tokens generated with and without the context.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.language.checkpoint.export import ExportFormat, export
+from experiments.language.checkpoint.export import ExportFormat, earlier_export, export
 from experiments.language.checkpoint.measure import measure, measure_generation
 from experiments.language.checkpoint.report import sections, summarise
 from experiments.language.checkpoint.tiny import make_tiny
@@ -84,21 +84,50 @@ def measure_all(
     Raises:
       UsageError: a prompt that cannot be patched as asked for.
     """
-    files = [f"{dtype}/{index:04d}.npz" for index in range(len(prompts))]
+    asked: dict[str, Callable[[Checkpoint, int], Any]] = {
+        "": lambda checkpoint, index: measure(config, checkpoint, prompts, index)
+    }
+    written = config.generate or longest_generation(run, dtype, len(prompts))
+    if written:
+        asked[f".generated{written}"] = lambda checkpoint, index: measure_generation(
+            config, checkpoint, prompts[index]
+        )
+    files = {
+        f"{dtype}/{index:04d}{suffix}.npz": (index, measured)
+        for index in range(len(prompts))
+        for suffix, measured in asked.items()
+    }
     if not all(run.has(file) for file in files):
         if checkpoint is None:
             checkpoint = load(config.checkpoint, dtype=jnp.dtype(dtype), offline=config.offline)
-        for index, file in each(list(enumerate(files)), f"prompts in {dtype}"):
+        for file, (index, measured) in each(list(files.items()), f"prompts in {dtype}"):
             if run.has(file):
                 continue
             try:
-                numbers = measure(config, checkpoint, prompts, index)
-                if config.generate:
-                    numbers |= measure_generation(config, checkpoint, prompts[index])
+                numbers = measured(checkpoint, index)
             except ValueError as error:
                 raise UsageError(f"prompt {prompts[index].name!r} in {dtype}: {error}") from error
             run.save_arrays(file, jax.device_get(numbers))
-    return [run.load_arrays(file) for file in files]
+    return [
+        {
+            name: array
+            for suffix in asked
+            for name, array in run.load_arrays(f"{dtype}/{index:04d}{suffix}.npz").items()
+        }
+        for index in range(len(prompts))
+    ]
+
+
+def longest_generation(run: Run, dtype: str, num_prompts: int) -> int:
+    """How many tokens an earlier call has written for every prompt; 0 for none."""
+    found = run.path(dtype).glob("0000.generated*.npz")
+    lengths = sorted(int(path.stem.partition(".generated")[2]) for path in found)
+    whole = [
+        length
+        for length in lengths
+        if all(run.has(f"{dtype}/{i:04d}.generated{length}.npz") for i in range(num_prompts))
+    ]
+    return whole[-1] if whole else 0
 
 
 def prepare(config: Config, workdir: Path | None) -> tuple[Run, list[Prompt], Checkpoint]:
@@ -125,7 +154,7 @@ def prepare(config: Config, workdir: Path | None) -> tuple[Run, list[Prompt], Ch
         check_possible(config, checkpoint, prompts)
     except (ValueError, OSError, ImportError) as error:
         raise UsageError(str(error)) from error
-    run = start(workdir, "checkpoint", config)
+    run = start(workdir, "checkpoint", config, free=("export", "generate"))
     texts = {"prompts": [{"tokens": p.tokens, "kept": p.kept} for p in prompts]}
     if run.has("prompts.json") and run.load_json("prompts.json") != _plain(texts):
         raise WorkdirError(
@@ -189,6 +218,7 @@ def run(config: Config, workdir: Path | None) -> Outcome | None:
     first, *others = config.dtype
     measured = {first: measure_all(config, records, prompts, first, checkpoint)}
     exported = export(config.export, checkpoint, prompts[0], records, config.output_patch)
+    exported = exported or earlier_export(records)
     about = {"checkpoint": config.checkpoint, "family": checkpoint.family, "loop": config.loop}
     folder = checkpoint.folder
     del checkpoint  # One copy of the weights at a time.
@@ -196,7 +226,8 @@ def run(config: Config, workdir: Path | None) -> Outcome | None:
     names = [prompt.name for prompt in prompts]
     summary = summarise(about, names, measured, exported)
     sizes = [(len(prompt.tokens), len(prompt.kept)) for prompt in prompts]
-    texts = written(folder, measured[first]) if config.generate else []
+    generated = "generation.patched_tokens" in measured[first][0]
+    texts = written(folder, measured[first]) if generated else []
     pages = sections(names, sizes, texts, measured, exported)
     return finish(
         records,

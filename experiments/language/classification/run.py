@@ -46,11 +46,11 @@ from experiments.tools.comparisons import (
     with_nulls,
 )
 from experiments.tools.conduct import Outcome, each, finish, measured, start
-from experiments.tools.explicit import ExplicitConfig
 from experiments.tools.flags import UsageError, launch, option
 from icl_jax import checks
 from icl_jax.blocks.language_model import LanguageModel
-from icl_jax.descent.line_search import rate_grid, tune_learning_rate
+from icl_jax.descent.explicit import ExplicitConfig
+from icl_jax.descent.line_search import check_grid, rate_grid, tune_learning_rate
 from icl_jax.descent.parameters import select
 from icl_jax.dims import Array, Params
 from icl_jax.interop.huggingface import Checkpoint, load
@@ -85,6 +85,7 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("num_prompts", "num_search_prompts", "num_rates", "num_examples", "top_k"):
             checks.positive_int("classification", name, getattr(self, name))
+        check_grid("classification", self.lowest_rate, self.highest_rate, self.num_rates)
         Classification(self.data, self.num_features)
         if self.labels and len(self.labels) != len(LABELS[self.data]):
             raise ValueError(

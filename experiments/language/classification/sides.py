@@ -10,17 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.tools.explicit import MOVES_KERNEL, ExplicitConfig, kernel_of, random_points
 from icl_jax.blocks.experts import Experts
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.stack import functional
+from icl_jax.descent.explicit import MOVES_KERNEL, ExplicitConfig
 from icl_jax.descent.finetune import descend, finetune
 from icl_jax.descent.layer_causal import layer_causal_loss
-from icl_jax.descent.parameters import merge, select
+from icl_jax.descent.parameters import kernel_of, merge, select
 from icl_jax.dims import Array, Params
 from icl_jax.interop.tokenizer import Encoded, Tokenizer
 from icl_jax.language.activations import Attended, attend
 from icl_jax.measures.distributions import kl_divergence, top_k_overlap, total_variation
+from icl_jax.measures.nulls import random_points
 from icl_jax.measures.representation import attention_similarity, kendall_tau, update_similarity
 from icl_jax.measures.weight_space import cosine
 from icl_jax.patches.bank import forward

@@ -37,18 +37,21 @@ from experiments.tools.predictors import Predictor, against
 from icl_jax import checks
 from icl_jax.blocks.attention_stack import AttentionStack
 from icl_jax.descent.closed_form import least_squares
-from icl_jax.descent.line_search import rate_grid, tune_learning_rate
+from icl_jax.descent.line_search import check_grid, rate_grid, tune_learning_rate
 from icl_jax.descent.linear_steps import gd_plus_plus
 from icl_jax.dims import Array, Params
 from icl_jax.measures.function_space import squared_error
 from icl_jax.tasks.prompt import Prompt
-from icl_jax.training.config import TrainingConfig
+from icl_jax.training.config import TrainingConfig, usual_optimizer
 
 
 def deep_learner() -> LinearLearnerConfig:
     """Batches half as large as for one layer."""
     training = TrainingConfig(
-        num_steps=3000, batch_size=1024, learning_rate=5e-3, gradient_clip=0.3
+        num_steps=3000,
+        batch_size=1024,
+        learning_rate=5e-3,
+        optimizer=usual_optimizer(gradient_clip=0.3),
     )
     return LinearLearnerConfig(training=training)
 
@@ -72,6 +75,7 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("num_prompts", "num_search_prompts", "num_rates"):
             checks.positive_int("depth", name, getattr(self, name))
+        check_grid("depth", self.lowest_rate, self.highest_rate, self.num_rates)
         if not self.depths or list(self.depths) != sorted(set(self.depths)) or self.depths[0] < 1:
             raise ValueError(f"depth: depths must be positive and increasing, got {self.depths}.")
         if not self.corrections or min(self.corrections) < 0:

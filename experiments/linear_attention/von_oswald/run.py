@@ -37,7 +37,7 @@ from experiments.tools.flags import launch, option
 from experiments.tools.predictors import Predictor, against
 from icl_jax import checks
 from icl_jax.blocks.attention_stack import AttentionStack
-from icl_jax.descent.line_search import rate_grid, tune_learning_rate
+from icl_jax.descent.line_search import check_grid, rate_grid, tune_learning_rate
 from icl_jax.descent.linear_attention import (
     one_step_weights,
     optimal_linear_attention,
@@ -82,6 +82,7 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("num_prompts", "num_search_prompts", "num_rates", "num_optimum_prompts"):
             checks.positive_int("von_oswald", name, getattr(self, name))
+        check_grid("von_oswald", self.lowest_rate, self.highest_rate, self.num_rates)
         for name in ("learner", "skewed"):
             if getattr(self, name).depth != 1:
                 raise ValueError(

@@ -48,13 +48,13 @@ from experiments.regression.learner import (
 )
 from experiments.tools.comparisons import compared, summaries, with_nulls
 from experiments.tools.conduct import Outcome
-from experiments.tools.explicit import MOVES_KERNEL, ExplicitConfig, random_points
 from experiments.tools.flags import launch, option
 from experiments.tools.oracles import oracle_losses, query_losses
 from icl_jax import checks
 from icl_jax.blocks.stack import Stack
 from icl_jax.descent.closed_form import ORACLES
-from icl_jax.descent.line_search import rate_grid, tune_learning_rate
+from icl_jax.descent.explicit import MOVES_KERNEL, ExplicitConfig
+from icl_jax.descent.line_search import check_grid, rate_grid, tune_learning_rate
 from icl_jax.dims import Array, Params
 from icl_jax.measures.function_space import (
     prediction_difference,
@@ -62,7 +62,7 @@ from icl_jax.measures.function_space import (
     sensitivity_cosine,
 )
 from icl_jax.measures.intervals import bootstrap_mean
-from icl_jax.measures.nulls import another_prompts, shuffled_labels
+from icl_jax.measures.nulls import another_prompts, random_points, shuffled_labels
 from icl_jax.measures.subspaces import effective_rank_of_updates, leading_angles
 from icl_jax.measures.weight_space import cosine, norm_ratio
 from icl_jax.patches.low_rank import LowRank
@@ -90,6 +90,7 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("num_prompts", "num_search_prompts", "num_rates"):
             checks.positive_int("descent", name, getattr(self, name))
+        check_grid("descent", self.lowest_rate, self.highest_rate, self.num_rates)
         depth = self.learner.stack.depth
         if not 0 <= self.layer < depth:
             raise ValueError(

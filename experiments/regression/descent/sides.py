@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from experiments.regression.learner import embed, predict, query_predictions, read_out
-from experiments.tools.explicit import ExplicitConfig, kernel_of
 from experiments.tools.predictors import predict_and_differentiate
 from icl_jax.blocks.stack import Stack, functional
+from icl_jax.descent.explicit import ExplicitConfig
 from icl_jax.descent.finetune import DescentTrajectory, descend, finetune
 from icl_jax.descent.layer_causal import layer_causal_loss
-from icl_jax.descent.parameters import merge, select
+from icl_jax.descent.parameters import kernel_of, merge, select
 from icl_jax.dims import Array, Params
 from icl_jax.dynamics.anchored import anchored_trajectory
 from icl_jax.dynamics.peel_off import peel_off_trajectory

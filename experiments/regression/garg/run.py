@@ -48,7 +48,7 @@ from icl_jax.dims import Array, Params
 from icl_jax.tasks.catalogue import TASKS, TaskName
 from icl_jax.tasks.prompt import Prompt, prompt_tokens, sample_prompts
 from icl_jax.tasks.shifts import SHIFTS, ShiftedLinearRegression
-from icl_jax.training.config import TrainingConfig
+from icl_jax.training.config import TrainingConfig, usual_optimizer
 
 
 def garg_learner() -> LearnerConfig:
@@ -71,8 +71,8 @@ def garg_learner() -> LearnerConfig:
             num_steps=6000,
             batch_size=64,
             learning_rate=1e-3,
-            warmup_steps=200,
             checkpoint_every=500,
+            optimizer=usual_optimizer(warmup_steps=200),
         ),
     )
 
@@ -129,7 +129,10 @@ class Config:
                 learner,
                 stack=dataclasses.replace(learner.stack, depth=2, width=32, hidden_widths=(128,)),
                 training=dataclasses.replace(
-                    learner.training, num_steps=300, learning_rate=3e-3, warmup_steps=50
+                    learner.training,
+                    num_steps=300,
+                    learning_rate=3e-3,
+                    optimizer=usual_optimizer(warmup_steps=50),
                 ),
             ),
         )

@@ -34,6 +34,7 @@ class OptimizerConfig:
       arguments: of that function, each as ``name=value``.
       schedule: how the learning rate goes on from its peak: ``cosine`` and ``linear`` end at 0.
       warmup_steps: steps of linear rise from 0.
+      gradient_clip: the largest global norm of a gradient, or None.
 
     Raises:
       ValueError: an unknown name, argument or schedule, or a value that cannot be read.
@@ -45,11 +46,16 @@ class OptimizerConfig:
     )
     schedule: ScheduleName = field(default="constant", metadata={"help": "of the learning rate"})
     warmup_steps: int = field(default=0, metadata={"help": "steps of linear rise from 0"})
+    gradient_clip: float | None = field(
+        default=None, metadata={"help": "largest global gradient norm; none: no clipping"}
+    )
 
     def __post_init__(self) -> None:
         where = "OptimizerConfig"
         checks.one_of(where, "schedule", self.schedule, SCHEDULES)
         checks.non_negative(where, "warmup_steps", self.warmup_steps)
+        if self.gradient_clip is not None:
+            checks.positive(where, "gradient_clip", self.gradient_clip)
         make, _ = _factory(self.name)
         known = [name for name in inspect.signature(make).parameters if name != "learning_rate"]
         for argument in self.arguments:
@@ -65,14 +71,16 @@ class OptimizerConfig:
         if self.warmup_steps >= num_steps:
             raise ValueError(
                 f"OptimizerConfig: warmup_steps={self.warmup_steps} must be below the number of "
-                f"steps, {num_steps}."
+                f"steps, {num_steps}. Warm up for fewer steps, or take more."
             )
         make, arguments = _factory(self.name)
         given = dict(_split(argument) for argument in self.arguments)
         made: optax.GradientTransformation = make(
             learning_rate=self._schedule(rate, num_steps), **{**arguments, **given}
         )
-        return made
+        if self.gradient_clip is None:
+            return made
+        return optax.chain(optax.clip_by_global_norm(self.gradient_clip), made)
 
     def _schedule(self, rate: float | Array, num_steps: int) -> Any:
         if self.schedule == "constant" and self.warmup_steps == 0:

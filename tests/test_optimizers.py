@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from icl_jax.descent.finetune import descend
-from icl_jax.descent.optimizers import OptimizerConfig
+from icl_jax.optimizers import OptimizerConfig
 
 
 def loss(weights):
