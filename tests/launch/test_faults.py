@@ -11,7 +11,10 @@ import time
 
 import pytest
 
+from launch.configuration import identify
+from launch.task import Task
 from tests.launch import drive
+from tests.launch.trivial import twenty_four
 
 pytestmark = [
     pytest.mark.faults,
@@ -115,6 +118,18 @@ def test_a_run_beyond_its_time_limit_saves_and_ends(tmp_path):
     assert "stopped by its time limit" in shown
     ((log),) = drive.events(workdir).values()
     assert log[-1]["event"] == "ended" and log[-1]["code"] == 42
+
+
+def test_scheduling_trivial_runs_costs_at_most_half_more_than_their_start_ups(tmp_path):
+    alone = [Task(run, str(tmp_path / "alone")) for run in identify(twenty_four())][:4]
+    start = time.monotonic()
+    for task in alone:
+        subprocess.run(task.command(), cwd=drive.ROOT, check=True, capture_output=True)
+    start_ups = 24 / len(alone) * (time.monotonic() - start)
+    start = time.monotonic()
+    drive.finish(tmp_path / "sweep", "twenty_four", "--local.workers=2")
+    assert time.monotonic() - start <= 1.5 * start_ups
+    assert len(drive.results(tmp_path / "sweep")) == 24
 
 
 @pytest.fixture
