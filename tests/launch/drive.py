@@ -46,7 +46,7 @@ def wait_until(condition, patience=PATIENCE):
     deadline = time.monotonic() + patience
     while not (found := condition()):
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
+        time.sleep(0.05)
     return found
 
 

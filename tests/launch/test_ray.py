@@ -4,6 +4,7 @@ Needs the extra ray; by its own command: ``pytest -m ray``.
 """
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -17,12 +18,18 @@ from tests.launch import drive
 pytestmark = pytest.mark.ray
 
 PORT = 6399
+#: A token of this test's own: else Ray makes one for the user, or lets everybody run code here.
+CLUSTER = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+}
 RAY = Path(sys.executable).with_name("ray")
 
 
 def start_node(address, folder, *arguments):
     """Starts a node in the foreground, loopback only; it ends with its process."""
-    environment = {**os.environ, "PYTHONPATH": str(drive.ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {**os.environ, **CLUSTER, "PYTHONPATH": str(drive.ROOT)}
     # Ray's workers give way to everything else (nice 15); on a busy machine they starve.
     environment["RAY_worker_niceness"] = "0"
     command = [str(RAY), "start", "--block", f"--node-ip-address={address}", "--num-cpus=1"]
@@ -102,7 +109,7 @@ def two_nodes(tmp_path):
 def test_a_sweep_survives_the_loss_of_a_node(two_nodes, tmp_path):
     workdir = tmp_path / "sweep"
     flags = ("--executor=ray", f"--ray.address=127.0.0.2:{PORT}")
-    driver = drive.start(workdir, "twenty_four_steps", *flags)
+    driver = drive.start(workdir, "twenty_four_steps", *flags, environment=CLUSTER)
     _, second = raylets()
     # Midway: some runs are done, and the second node is in the middle of one.
     drive.wait_until(lambda: len(drive.results(workdir)) >= 6)
@@ -117,5 +124,5 @@ def test_a_sweep_survives_the_loss_of_a_node(two_nodes, tmp_path):
     assert found == {n: sum((n + step) ** 2 / 4 for step in range(4)) for n in range(100, 124)}
     assert max(drive.attempts(workdir).values()) == 2
     assert not drive.started_after_the_result(workdir)
-    drive.finish(workdir, "twenty_four_steps", *flags)
+    drive.finish(workdir, "twenty_four_steps", *flags, environment=CLUSTER)
     assert "24 runs, 24 done, 0 to do" in drive.output(workdir)
