@@ -85,6 +85,11 @@ class Config:
                 f"divide width={self.width}."
             )
 
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of a training batch."""
+        return self.training.batch_size * self.length
+
     @classmethod
     def quick(cls) -> "Config":
         """A smaller model, trained for half a minute."""

@@ -16,6 +16,7 @@ is a ``Config.quick()``, ``--quick``. A field is int, float, str, bool, ``Litera
 import contextlib
 import dataclasses
 import difflib
+import functools
 import os
 import re
 import shutil
@@ -32,9 +33,11 @@ from typing import Any, NoReturn
 
 import jax
 from absl import flags
+from etils import epath
 
 from icl_jax.records import WorkdirError
 from icl_jax.training.loop import TrainingDivergedError
+from icl_jax.training.preemption import EXIT_CODE, Preempted, exit_on_sigterm
 
 #: Why an experiment with intervals or nulls asks for two prompts.
 LONE = "one prompt has no interval, and no other prompt for a null"
@@ -78,7 +81,7 @@ def launch(
     Raises:
       SystemExit: 0 after ``--help``; and after one line on standard error, 2 for a bad command
         line or a workdir that cannot be used, 1 for a training that diverged or too little memory,
-        130 for Ctrl-C.
+        42 for SIGTERM (what there is, is saved: run it again), 130 for Ctrl-C.
     """
     argv = list(sys.argv if argv is None else argv)
     name = _program(argv[0])
@@ -116,8 +119,10 @@ def _launch(
     # Experiments compare float32 with float64; what they compute names its dtype.
     jax.config.update("jax_enable_x64", True)
     try:
-        with _told(name):
+        with _told(name), exit_on_sigterm():
             run(parsed.config, parsed.workdir)
+    except Preempted:
+        _fail(name, "asked to end (SIGTERM); the same command goes on from here.", EXIT_CODE)
     except (UsageError, WorkdirError) as error:
         _fail(name, error, 2)
     except TrainingDivergedError as error:
@@ -176,11 +181,63 @@ def parse(config_type: type[Any], argv: Sequence[str]) -> Parsed:
     for flag_name, value in given.items():
         _check_size(flag_name, value)
     config = _override(config_type.quick() if quick else config_type(), given)
-    return Parsed(config, Path(values.workdir) if values.workdir else None, help=False)
+    return Parsed(config, _folder(values.workdir), help=False)
+
+
+def _folder(text: str | None) -> Any:
+    """A path, or the address of a bucket's folder, whose double slash a ``Path`` would lose."""
+    if not text:
+        return None
+    return epath.Path(text) if "://" in text else Path(text)
+
+
+def arguments(settings: Mapping[str, Any]) -> list[str]:
+    """Settings by flag name as a command line: ``{"rate": 0.1}`` -> ``["--rate=0.1"]``."""
+    return [f"--{name}={_show(value)}" for name, value in settings.items()]
+
+
+def configured(config_type: type[Any], settings: Mapping[str, Any]) -> Any:
+    """The configuration that a program started with ``arguments(settings)`` has, ``quick`` too.
+
+    Much quicker than ``parse``, for thousands of them.
+
+    Raises:
+      UsageError: as ``parse`` raises it.
+    """
+    kind: Any = config_type  # For mypy, to whom type[Any] is not hashable.
+    hints = _hints(kind)
+    given = {}
+    for name, value in settings.items():
+        if name == "quick" and hasattr(config_type, "quick"):
+            continue
+        if name not in hints:
+            raise UsageError(_unknown(name, list(hints)))
+        try:
+            # Through its text, as the program will read it.
+            given[name] = _convert(hints[name], _show(value))
+        except ValueError as error:
+            raise UsageError(f"--{name}={_show(value)}: {error}") from None
+    return _override(_base(kind, bool(settings.get("quick", False))), given)
+
+
+@functools.lru_cache(maxsize=64)
+def _base(config_type: type[Any], quick: bool) -> Any:
+    return config_type.quick() if quick else config_type()
+
+
+@functools.lru_cache(maxsize=64)
+def _hints(config_type: type[Any]) -> dict[str, Any]:
+    """Name -> type of every leaf of a configuration."""
+    return {item.name: item.hint for item in _items(config_type())}
 
 
 def describe(
-    config_type: type[Any], doc: str | None, name: str, *, needs_workdir: bool = True
+    config_type: type[Any],
+    doc: str | None,
+    name: str,
+    *,
+    needs_workdir: bool = True,
+    package: str = "experiments",
 ) -> str:
     """The help text: the docstring, then the flags by group, each with its default.
 
@@ -206,7 +263,7 @@ def describe(
             default = f"{', '.join(map(_show, typing.get_args(item.hint)))}; {default}"
         text = f"{item.help} ({default})" if default else item.help
         groups.setdefault(item.group, []).append((_usage(item), text.strip()))
-    lines = [_filled(doc or "", width), "", f"Usage: python -m experiments.{name} [flags]"]
+    lines = [_filled(doc or "", width), "", f"Usage: python -m {package}.{name} [flags]"]
     for group, entries in groups.items():
         lines += ["", *_wrapped(group, width)]
         for flag, text in entries:
@@ -297,10 +354,10 @@ def _override(config: Any, given: Mapping[str, Any], prefix: str = "") -> Any:
     changes = {}
     for field in dataclasses.fields(config):
         name, value = prefix + field.name, getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            changes[field.name] = _override(value, given, name + ".")
-        elif name in given:
+        if name in given:
             changes[field.name] = given[name]
+        elif any(other.startswith(name + ".") for other in given):
+            changes[field.name] = _override(value, given, name + ".")
     try:
         return dataclasses.replace(config, **changes)
     except (TypeError, ValueError) as error:

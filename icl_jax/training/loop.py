@@ -23,6 +23,7 @@ from icl_jax.dims import Array, Params
 from icl_jax.records import WorkdirError, lock_folder
 from icl_jax.training.checkpoints import Checkpoints
 from icl_jax.training.metrics import Row, append_rows, columns, keep_rows
+from icl_jax.training.preemption import Preempted, postponed
 from icl_jax.training.progress import progress, silence
 from icl_jax.training.step import Init, Loss, TrainState, advance, initial_state
 
@@ -90,6 +91,8 @@ def train(
       The parameters and the metrics of all steps.
 
     Raises:
+      Preempted (a SystemExit, code 42): SIGTERM came, within ``exit_on_sigterm``; the state is
+        saved, and the same call goes on from it.
       TrainingDivergedError: something is not finite. No such state is ever checkpointed.
       ValueError: a count below 1; a metric that is no scalar or has a taken name.
       WorkdirError (a ValueError): ``workdir`` holds a training of another state, key or set of
@@ -119,6 +122,7 @@ def train(
             state, step = _resume(checkpoints, state, key, num_steps)
             rows = keep_rows(log, step)
         report = stack.enter_context((progress if show_progress else silence)(step, num_steps))
+        asked_to_stop = stack.enter_context(postponed())
 
         while step < num_steps:
             count = min(steps_per_call, num_steps - step)
@@ -135,11 +139,13 @@ def train(
                 raise _diverged(new_rows[bad], rows, checkpoints)
             step += count
             # The metrics are on disk by now: a checkpoint never runs ahead of them.
-            if checkpoints is not None and (
-                step == num_steps or step // checkpoint_every > (step - count) // checkpoint_every
-            ):
+            stop = asked_to_stop()
+            is_due = step // checkpoint_every > (step - count) // checkpoint_every
+            if checkpoints is not None and (stop or is_due or step == num_steps):
                 checkpoints.save(step, _saved_tree(state, key))
             report(step, new_rows[-1]["loss"])
+            if stop:
+                raise Preempted
     return Trained(state.params, columns(rows))
 
 

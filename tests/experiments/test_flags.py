@@ -2,11 +2,12 @@
 
 import importlib
 import os
-import pkgutil
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,7 +17,17 @@ import pytest
 
 import experiments
 import icl_jax
-from experiments.tools.flags import UsageError, _items, describe, launch, option, parse
+from experiments import EXPERIMENTS
+from experiments.tools.flags import (
+    UsageError,
+    _items,
+    arguments,
+    configured,
+    describe,
+    launch,
+    option,
+    parse,
+)
 from icl_jax.records import WorkdirError, open_run
 from icl_jax.training.config import TrainingConfig
 from icl_jax.training.loop import TrainingDivergedError
@@ -316,12 +327,9 @@ def test_too_little_memory_is_one_line(capsys):
         outcome(capsys, "--workdir=x", run=raising(jax.errors.JaxRuntimeError("INTERNAL: bug")))
 
 
-MODULES = [m.name for m in pkgutil.iter_modules(experiments.__path__) if m.name != "flags"]
-
-
 def programs():
     """The experiments that are run from the command line."""
-    found = (importlib.import_module(f"experiments.{name}") for name in MODULES)
+    found = (importlib.import_module(module) for module in EXPERIMENTS.values())
     return {one.__name__: one for one in found if hasattr(one, "Config") and hasattr(one, "run")}
 
 
@@ -350,7 +358,7 @@ def wait(what):
     time.sleep(60)
 if {imports}: wait("imports")
 from dataclasses import dataclass
-from experiments.flags import launch
+from experiments.tools.flags import launch
 @dataclass(frozen=True)
 class Config:
     "Nothing."
@@ -363,8 +371,9 @@ def test_ctrl_c_is_one_line_and_exit_code_130(tmp_path, imports):
     # A folder of experiments with one that tells how far it is.
     folder = tmp_path / "experiments"
     folder.mkdir()
-    for name in ("__init__.py", "flags.py"):
-        shutil.copy(Path(experiments.__file__).parent / name, folder / name)
+    here = Path(experiments.__file__).parent
+    shutil.copy(here / "__init__.py", folder / "__init__.py")
+    shutil.copytree(here / "tools", folder / "tools")
     (folder / "slow.py").write_text(SLOW.format(imports=imports))
     path = os.pathsep.join([str(tmp_path), str(Path(icl_jax.__file__).parents[1])])
     process = subprocess.Popen(
@@ -386,6 +395,52 @@ def test_ctrl_c_is_one_line_and_exit_code_130(tmp_path, imports):
 def test_a_bug_keeps_its_traceback(capsys, bug):
     with pytest.raises(bug):
         outcome(capsys, "--workdir=x", run=raising(bug()))
+
+
+def test_asked_to_end_a_run_says_that_it_can_go_on_with_exit_code_42(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(config, workdir):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+        raise AssertionError("The signal should have ended this.")
+
+    code, _, err = outcome(capsys, "--workdir=x", run=run)
+    assert code == 42
+    assert err == "descent: error: asked to end (SIGTERM); the same command goes on from here.\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"quick": True},
+        {"quick": True, "learner.training.batch_size": 4, "rate": 1e-3},
+        {"learner.widths": (64, 32), "learner.clip": None, "learner.causal": False},
+        {"num_prompts": 7, "learner.task": "sparse", "label": "a b=c"},
+    ],
+)
+def test_settings_configure_as_the_command_line_that_they_make(settings):
+    assert configured(Config, settings) == read(*arguments(settings)).config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_steps": 5}, "unknown flag --num_steps. Did you mean --learner.training.num_steps?"),
+        ({"num_prompts": 1e3}, "--num_prompts=1000.0: must be an integer."),
+        ({"num_prompts": 1}, "--num_prompts=1: Config: num_prompts must be at least 2, got 1."),
+        ({"learner": Learner()}, "unknown flag --learner."),
+    ],
+)
+def test_settings_are_refused_as_flags_are(settings, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        configured(Config, settings)
+
+
+def test_the_workdir_may_be_a_bucket_s():
+    assert os.fspath(read("--workdir=gs://bucket/a/b").workdir) == "gs://bucket/a/b"
 
 
 @dataclass(frozen=True)

@@ -119,3 +119,18 @@ def test_a_second_process_is_told_who_trains_there(tmp_path):
     assert (tmp_path / "run" / ".lock").read_text().split()[0] == str(os.getpid())
     lock.release()
     assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_asked_to_end_it_checkpoints_where_it_is_and_resumes_bit_for_bit(tmp_path, uninterrupted):
+    process = start(tmp_path)
+    deadline = time.monotonic() + 60
+    while num_rows(tmp_path) < 100:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 42 and "Traceback" not in errors
+    assert checkpoints(tmp_path)[-1] == num_rows(tmp_path) < NUM_STEPS
+
+    finish(tmp_path)
+    assert_same_outcome(tmp_path, uninterrupted)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from icl_jax.records import Run
 from icl_jax.training.config import TrainingConfig, make_optimizer, usual_optimizer
 from icl_jax.training.loop import train
+from icl_jax.training.preemption import exit_on_sigterm
 
 CONFIG = TrainingConfig(
     num_steps=403,
@@ -76,6 +77,7 @@ def main(workdir, output, kill=None, name="KILL"):
 
 if __name__ == "__main__":
     try:
-        main(*sys.argv[1:])
+        with exit_on_sigterm():
+            main(*sys.argv[1:])
     except KeyboardInterrupt:
         sys.exit(130)
