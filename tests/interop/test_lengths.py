@@ -4,9 +4,9 @@ import json
 
 import jax
 import pytest
-from experiments.checkpoint import Config, prepare
-from experiments.flags import UsageError
 
+from experiments.language.checkpoint.run import Config, prepare
+from experiments.tools.flags import UsageError
 from icl_jax.interop.huggingface import load, make_tiny
 from icl_jax.interop.lengths import longest_prompt
 from tests.interop.test_family_options import GOLDEN

@@ -168,7 +168,7 @@ REFUSED = {
     "a tree without most": (
         {"embedding": P(), "tail": P()},
         r"must be a tree like the parameters; only one of the two has "
-        "head_kernel, layers_0_0.* more. A function",
+        "head_kernel, layers_0_0/.*, norm_final/scale, tail. A function",
     ),
 }
 
