@@ -98,7 +98,7 @@ def save_adapter(
     targets, saved = [], []
     for layer, patch in enumerate(patches):
         name = f"blocks_{layer}"
-        updates = {
+        updates: dict[tuple[str, ...], LowRank] = {
             (name, "mlp", kernel, "kernel"): update
             for kernel, update in _updates(checkpoint, layer, patch).items()
         }
