@@ -15,13 +15,16 @@ import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array, Params
-from icl_jax.patches.low_rank import as_stored
+from icl_jax.patches.low_rank import accumulator, as_stored
 from icl_jax.patches.normed import (
     BalancedPatch,
     OutputNorm,
     ScalePatch,
+    amplification,
     balanced_patch,
+    change_to,
     gain_change,
+    patched_normed,
     scale_patch,
     smallest_normed,
 )
@@ -125,6 +128,7 @@ def block_patches(
     full: Midpoint,
     kept: Midpoint,
     output: OutputPolicy = "auto",
+    full_output_KD: Array | None = None,
 ) -> tuple[TokenPatch, Conditioning]:
     """The patches of the K kept positions of one block, from its two midpoints.
 
@@ -134,6 +138,8 @@ def block_patches(
       full: midpoints (K, D) of the kept positions in the run with everything.
       kept: midpoints (K, D) in the run on the kept positions alone.
       output: which weight carries the residual change.
+      full_output_KD: (K, D), the block's output at the kept positions in the run with everything,
+        for a norm on the MLP's output; run again from ``full`` when left out.
 
     Returns:
       The bank (leading axis K) and the conditioning numbers (K,).
@@ -166,6 +172,11 @@ def block_patches(
 
     assert norm is not None and isinstance(block, NormedBlock)  # chosen_policy has seen to it
     output_KD = block.mlp_output(params, kept.mlp_input_TD, hidden_KH, factor)
+    if full_output_KD is None:
+        full_output_KD = apply_block(block, params, full)
+    # What the norm has to give: the difference of two stored states, without another rounding.
+    target_KD = _wide(full_output_KD) - _wide(kept.residual_TD)
+    change_KD = jax.vmap(change_to, in_axes=(0, 0, None))(target_KD, output_KD, norm)
     patch: ScalePatch | BalancedPatch
     if policy == "scale":
         patch = jax.vmap(scale_patch, in_axes=(0, 0, None))(output_KD, change_KD, norm)
@@ -177,8 +188,15 @@ def block_patches(
         numbers,
         max_gain_change=jnp.max(jnp.abs(gain_change_KD), axis=-1),
         min_normalised=jax.vmap(smallest_normed)(output_KD),
+        amplification=jax.vmap(amplification, in_axes=(0, None, 0, 0))(
+            output_KD, norm, patch, full_output_KD
+        ),
     )
     return TokenPatch(factor, patch), numbers
+
+
+def _wide(stored_KD: Array) -> Array:
+    return as_stored(stored_KD).astype(accumulator(stored_KD.dtype))
 
 
 def chosen_policy(output: OutputPolicy, block: ContextualBlock, has_gain: bool) -> OutputPolicy:
@@ -194,11 +212,13 @@ def chosen_policy(output: OutputPolicy, block: ContextualBlock, has_gain: bool) 
     """
     checks.one_of("block_patches", "output", output, OUTPUT_POLICIES)
     if output == "auto":
-        return "bias" if block.has_output_bias else "balanced" if has_gain else "down"
+        if block.has_output_bias:
+            return "bias"
+        return "balanced+remainder" if has_gain else "down"
     if output == "bias" and not block.has_output_bias:
         raise ValueError(
             "block_patches: output='bias' needs a block that ends in a bias; this one has none. "
-            f"Use output={'balanced' if has_gain else 'down'!r} or 'auto'."
+            f"Use output={'balanced+remainder' if has_gain else 'down'!r} or 'auto'."
         )
     if output == "down" and isinstance(block, NormedBlock) and block.norms_output:
         raise ValueError(
@@ -219,4 +239,19 @@ def apply_block(
     """The rest of the block after its contextual layer, patched row by row or plain."""
     factor = None if patch is None else patch.input
     hidden_TH = block.hidden(params, midpoint.mlp_input_TD, factor)
-    return block.output(params, midpoint, hidden_TH, patch)
+    residual_TD = midpoint.residual_TD
+    output = None if patch is None else patch.output
+    if not isinstance(output, (ScalePatch, BalancedPatch)):
+        return block.output(params, midpoint, hidden_TH, patch)
+    norm = block.output_norm(params) if isinstance(block, NormedBlock) else None
+    if norm is None or residual_TD is None or not isinstance(block, NormedBlock):
+        raise ValueError(
+            f"apply_block: a {type(output).__name__} changes the gain of a root-mean-square norm "
+            "on the MLP's output, and this block has none. Use the patches of this block."
+        )
+    output_TD = block.mlp_output(params, midpoint.mlp_input_TD, hidden_TH, factor)
+    normed_TD = jax.vmap(patched_normed, in_axes=(0, 0, None, 0))(
+        output_TD, hidden_TH, norm, output
+    )
+    # Rounded once, after the sum: so a patch that is right in float32 is right in bfloat16.
+    return (_wide(residual_TD) + normed_TD).astype(residual_TD.dtype)

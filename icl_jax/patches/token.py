@@ -130,12 +130,15 @@ class Conditioning:
       max_gain_change: (), ``max |ds|``, the largest change of an entry of the gain of a norm on the
         MLP's output; None in blocks without one.
       min_normalised: (), ``min |o / rms(o)|``, what a scale patch divides by; None likewise.
+      amplification: (), how much of a relative error of the MLP's output is one of the block's (see
+        ``patches.normed.amplification``); None likewise.
     """
 
     kept_norm: Array
     relative_change: Array
     max_gain_change: Array | None = None
     min_normalised: Array | None = None
+    amplification: Array | None = None
 
 
 def conditioning(full_D: Array, kept_D: Array) -> Conditioning:
