@@ -1,6 +1,6 @@
 """What do a model and its patches cost? Forward pass, extraction, patched run, bank, loading.
 
-    python benchmarks/checkpoint.py --json=FILE
+    python -m benchmarks.checkpoint --json=FILE
 
 A Llama-style model with random weights, in the format that both sides read. The forward pass stands
 beside that of ``transformers`` on the same weights (where it is installed: the extra ``parity``),

@@ -1,6 +1,6 @@
 """How much does it save to run thousands of descents as one program?
 
-    python benchmarks/descent.py --json=FILE
+    python -m benchmarks.descent --json=FILE
 
 Linear regression by full-batch gradient descent, every task at every learning rate: one compiled
 program for all of them, against a Python loop over tasks and rates with a jitted step; against a

@@ -1,6 +1,6 @@
 """How much does one pass over all prefixes save?
 
-    python benchmarks/prefixes.py --json=FILE
+    python -m benchmarks.prefixes --json=FILE
 
 Three rows on one causal softmax stack: the all-prefix pass against one run per prefix, each padded
 to the full length so that one compiled program serves all (what most code does); against one run

@@ -1,6 +1,6 @@
 """How much do factors save? Token patches as two vectors against `d x d_ff` matrices.
 
-    python benchmarks/token_patches.py --json=FILE
+    python -m benchmarks.token_patches --json=FILE
 
 Both sides compute the patch of every position of a batch of prompts from the same activations,
 keep it, and run the MLP's first kernel with it. The materialised side is what a straightforward

@@ -1,1 +1,65 @@
-"""One file per question: ``python -m experiments.NAME --help`` says what it asks and expects."""
+"""Questions, each a module: ``python -m experiments`` lists them, ``experiments.NAME`` runs one.
+
+They live in rooms: ``regression`` (learners of functions), ``linear_attention``, ``language`` (real
+models and small ones), over ``tools``, which is all that two rooms share. An experiment is a file
+of its room, or a folder with ``run.py`` and what it needs. Whatever the room, its short name works:
+``python -m experiments.descent`` and ``from experiments import descent`` are
+``experiments.regression.descent.run``.
+"""
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+
+#: Name of an experiment -> the module that has its Config and run.
+EXPERIMENTS: Mapping[str, str] = {
+    "paper": "experiments.regression.paper",
+    "equivalence": "experiments.regression.equivalence",
+    "training": "experiments.regression.training",
+    "convergence": "experiments.regression.convergence",
+    "descent": "experiments.regression.descent.run",
+    "alignment": "experiments.regression.alignment",
+    "attribution": "experiments.regression.attribution",
+    "garg": "experiments.regression.garg.run",
+    "von_oswald": "experiments.linear_attention.von_oswald.run",
+    "depth": "experiments.linear_attention.depth.run",
+    "checkpoint": "experiments.language.checkpoint.run",
+    "classification": "experiments.language.classification.run",
+    "language_model": "experiments.language.language_model",
+}
+
+
+def source(name: str) -> Path:
+    """The file of an experiment, which is not imported."""
+    return Path(__file__).parent.parent.joinpath(*EXPERIMENTS[name].split(".")).with_suffix(".py")
+
+
+class _ShortName(importlib.machinery.SourceFileLoader):
+    """Runs an experiment's file under its short name; imported, that is the module itself."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        target = EXPERIMENTS[module.__name__.removeprefix("experiments.")]
+        sys.modules[module.__name__] = importlib.import_module(target)
+
+
+class _ShortNames(importlib.abc.MetaPathFinder):
+    """Finds ``experiments.NAME`` in its room."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        package, _, name = fullname.rpartition(".")
+        if package != "experiments" or name not in EXPERIMENTS:
+            return None
+        file = str(source(name))
+        return importlib.util.spec_from_file_location(
+            fullname, file, loader=_ShortName(fullname, file)
+        )
+
+
+sys.meta_path.append(_ShortNames())

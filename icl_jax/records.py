@@ -19,7 +19,7 @@ import math
 import os
 import platform
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,6 +32,7 @@ CONFIG = "config.json"
 PROVENANCE = "provenance.json"
 _PARTIAL = ".partial"  # Suffix of a file that is still being written.
 _DTYPES = "__dtypes__"  # Entry of an .npz file: the dtypes that numpy itself cannot store.
+_MOST_CHANGES = 3  # Differences of a configuration that an error lists.
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "icl_jax")
 
 
@@ -96,6 +97,7 @@ def open_run(
     *,
     experiment: str,
     provenance: Mapping[str, Any] | None = None,
+    free: Collection[str] = (),
 ) -> Run:
     """Opens the folder of a run, new or killed halfway, and records what is run.
 
@@ -104,6 +106,8 @@ def open_run(
       config: a dataclass, the complete configuration.
       experiment: its name.
       provenance: what to write beside the versions, such as ``{"commit": "1a2b3c"}``.
+      free: names of the configuration's own fields that may be other than at the last time: what
+        they ask for is done in addition. The folder then records the new ones.
 
     Returns:
       The run; with the same experiment and configuration, everything that it already wrote.
@@ -117,10 +121,10 @@ def open_run(
     try:
         _make_folder(run)
         if run.has(CONFIG):
-            _check_same_run(run, asked)
+            _check_same_run(run, asked, {f"config.{name}" for name in free})
         environment = {**_environment(), **plain(dict(provenance or {}))}
         run.save_json(PROVENANCE, _with_earlier(run, environment))
-        if not run.has(CONFIG):
+        if not run.has(CONFIG) or free:
             run.save_json(CONFIG, asked)  # Last: it is what makes the folder a run folder.
     except OSError as error:
         raise WorkdirError(
@@ -226,7 +230,7 @@ def _make_folder(run: Run) -> None:
         )
 
 
-def _check_same_run(run: Run, asked: Mapping[str, Any]) -> None:
+def _check_same_run(run: Run, asked: Mapping[str, Any], free: Collection[str]) -> None:
     try:
         found = run.load_json(CONFIG)
     except ValueError:  # No JSON, or no text at all.
@@ -235,14 +239,25 @@ def _check_same_run(run: Run, asked: Mapping[str, Any]) -> None:
         raise WorkdirError(
             f"workdir {run.workdir} holds a {CONFIG} that no run wrote. Choose another --workdir."
         )
+    if found["experiment"] != asked["experiment"]:
+        raise WorkdirError(
+            f"workdir {run.workdir} belongs to experiment {found['experiment']!r}. Choose another "
+            "--workdir."
+        )
     old, new = _flat(found), _flat(asked)
-    names = [name for name in {**old, **new} if old.get(name, "absent") != new.get(name, "absent")]
+    names = [
+        name
+        for name in {**old, **new}
+        if old.get(name, "absent") != new.get(name, "absent") and name not in free
+    ]
     if names:
         changes = "; ".join(
             f"{name.removeprefix('config.')}: {old.get(name, 'absent')} -> "
             f"{new.get(name, 'absent')}"
-            for name in names
+            for name in names[:_MOST_CHANGES]
         )
+        if len(names) > _MOST_CHANGES:
+            changes += f"; and {len(names) - _MOST_CHANGES} more"
         raise WorkdirError(
             f"workdir {run.workdir} belongs to another configuration ({changes}). Choose another "
             "--workdir, or delete this one."

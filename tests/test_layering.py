@@ -15,15 +15,16 @@ ALLOWED = {
     "dims": (),
     "checks": ("dims",),
     "records": (),
+    "optimizers": ("checks", "dims"),
     "tasks": ("checks", "dims"),
     "patches": ("checks", "dims", "kernels"),
     "dynamics": ("checks", "dims", "kernels", "patches"),
     "measures": ("checks", "dims", "kernels", "patches", "dynamics"),
-    "descent": ("checks", "dims", "patches", "dynamics", "measures"),
+    "descent": ("checks", "dims", "optimizers", "patches", "dynamics", "measures"),
     "blocks": ("checks", "dims", "kernels", "patches"),
     "language": ("checks", "dims", "patches", "measures", "blocks"),
     "interop": ("checks", "dims", "patches", "blocks"),
-    "training": ("checks", "dims", "records"),
+    "training": ("checks", "dims", "optimizers", "records"),
     "report": (),
 }
 

@@ -75,9 +75,23 @@ def test_another_configuration_is_refused_and_its_differences_are_named(tmp_path
     assert Run(tmp_path).load_json("config.json")["config"]["num_steps"] == 10
 
 
+def test_of_many_differences_three_are_listed(tmp_path):
+    open_here(tmp_path, {f"n{i}": i for i in range(9)})
+    with pytest.raises(WorkdirError, match=r"\(n0: 0 -> 1; n1: 1 -> 2; n2: 2 -> 3; and 6 more\)"):
+        open_here(tmp_path, {f"n{i}": i + 1 for i in range(9)})
+
+
+def test_what_is_free_may_change_and_is_recorded(tmp_path):
+    open_here(tmp_path, {"a": 1, "export": "none"}, free=("export",))
+    run = open_here(tmp_path, {"a": 1, "export": "peft"}, free=("export",))
+    assert run.load_json("config.json")["config"] == {"a": 1, "export": "peft"}
+    with pytest.raises(WorkdirError, match=r"\(a: 1 -> 2\)"):
+        open_here(tmp_path, {"a": 2, "export": "none"}, free=("export",))
+
+
 def test_another_experiment_is_refused(tmp_path):
     open_here(tmp_path)
-    with pytest.raises(ValueError, match="experiment: descent -> alignment"):
+    with pytest.raises(ValueError, match="belongs to experiment 'descent'. Choose another"):
         open_here(tmp_path, experiment="alignment")
 
 

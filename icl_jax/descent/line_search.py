@@ -1,5 +1,6 @@
 """A learning rate that does descent justice: the best of a grid on tasks held out for it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -36,6 +37,23 @@ def rate_grid(lowest: float, highest: float, count: int, dtype: jnp.dtype) -> Ar
     if highest <= lowest:
         raise ValueError(f"rate_grid: highest={highest} must be above lowest={lowest}.")
     return jnp.geomspace(lowest, highest, count, dtype=dtype)
+
+
+def check_grid(where: str, lowest: float, highest: float, count: int) -> None:
+    """Raises ValueError for a grid that ``rate_grid`` or ``tune_learning_rate`` would refuse.
+
+    For a configuration, which names its fields ``lowest_rate``, ``highest_rate``, ``num_rates``.
+    """
+    checks.positive(where, "lowest_rate", lowest)
+    if not lowest < highest < math.inf:
+        raise ValueError(
+            f"{where}: highest_rate={highest} must be above lowest_rate={lowest}, and finite."
+        )
+    if count < 3:
+        raise ValueError(
+            f"{where}: num_rates must be at least 3, got {count}: the best of fewer lies at an "
+            "edge of the search."
+        )
 
 
 def tune_learning_rate(score: Callable[[Array], Array], rates_X: Array) -> LineSearch:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from icl_jax import checks
-from icl_jax.dims import Params
+from icl_jax.dims import Array, Params
 
 #: ``chosen(path)``, of the names from the root of the tree to a leaf.
 Chosen = Callable[[tuple[str, ...]], bool]
@@ -61,3 +61,9 @@ def merge(part: Params, rest: Params) -> Params:
         rest,
         is_leaf=lambda leaf: leaf is None,
     )
+
+
+def kernel_of(block_params: Params) -> Array:
+    """The first kernel (D, H) of a block's MLP; the gate of a gated one."""
+    mlp = block_params["mlp"]
+    return mlp["gate" if "gate" in mlp else "layer_0"]["kernel"]

@@ -4,12 +4,12 @@ That a patch reproduces an output is algebra and holds for random weights; that 
 another means little until a random one does not. So the nulls are part of the measure.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from icl_jax.dims import Array
+from icl_jax.dims import Array, Params
 from icl_jax.patches.low_rank import LowRank, accumulator, frobenius_norm
 
 Tree = TypeVar("Tree")
@@ -44,3 +44,30 @@ def shuffled_labels(key: Array, targets_N: Array) -> Array:
 def _direction(key: Array, size: int, dtype: jnp.dtype) -> Array:
     vector_D = jax.random.normal(key, (size,), dtype)
     return vector_D / jnp.linalg.norm(vector_D)
+
+
+def random_points(key: Array, points: Params) -> Params:
+    """A walk whose every point is as far from the start as that of ``points``, leaf by leaf.
+
+    Kernels move by a random outer product of the same norm, as a rank-1 update does; what is no
+    matrix moves in a random direction.
+    """
+    leaves, tree = jax.tree.flatten(points)
+
+    def moved(leaf_key: Array, leaf: Array) -> Array:
+        start, distances = leaf[0], leaf - leaf[:1]
+        rows = distances.reshape(len(leaf), start.shape[0] if start.ndim > 1 else 1, -1)
+
+        def one(point_key: Array, row: Array) -> Array:
+            left_key, right_key = jax.random.split(point_key)
+            length = jnp.linalg.norm(row)
+            right = random_vector(right_key, jnp.full_like(row[0], 1.0))
+            left = random_vector(left_key, jnp.full_like(row[:, 0], 1.0))
+            product = left[:, None] * right[None, :]
+            return (product * (length / jnp.linalg.norm(product))).reshape(start.shape)
+
+        return start[None] + jax.vmap(one)(jax.random.split(leaf_key, len(leaf)), rows)
+
+    keys = jax.random.split(key, len(leaves))
+    moves: list[Any] = [moved(k, leaf) for k, leaf in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(tree, moves)

@@ -1,83 +1,49 @@
 """How to train, in names and numbers: what goes on a command line and into a record."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any
 
 import optax
 
 from icl_jax import checks
+from icl_jax.optimizers import OptimizerConfig
 
-OptimizerName = Literal["adam", "adamw", "sgd"]
-OPTIMIZERS = ("adam", "adamw", "sgd")
-ScheduleName = Literal["constant", "cosine"]
-SCHEDULES = ("constant", "cosine")
+
+def usual_optimizer(
+    name: str = "adam", arguments: tuple[str, ...] = (), **changes: Any
+) -> OptimizerConfig:
+    """What trains unless something else is asked for: warmed up, clipped, and down to 0 at the end.
+
+    Args:
+      name, arguments, changes: see ``OptimizerConfig``.
+    """
+    usual: dict[str, Any] = {"schedule": "cosine", "warmup_steps": 20, "gradient_clip": 1.0}
+    return OptimizerConfig(name, arguments, **(usual | changes))
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """An optimizer, its schedule, and how often the host looks."""
+    """An optimizer, how long it trains, and how often the host looks."""
 
     num_steps: int = field(default=5000, metadata={"help": "optimizer steps"})
     batch_size: int = field(default=256, metadata={"help": "fresh prompts per step"})
-    optimizer: OptimizerName = field(default="adam", metadata={"help": "optax optimizer"})
     learning_rate: float = field(default=1e-3, metadata={"help": "at the end of the warm-up"})
-    warmup_steps: int = field(default=20, metadata={"help": "steps of linear rise from 0"})
-    schedule: ScheduleName = field(
-        default="cosine", metadata={"help": "after the warm-up; cosine ends at 0"}
-    )
-    weight_decay: float = field(default=0.0, metadata={"help": "decoupled; adamw only"})
-    gradient_clip: float | None = field(
-        default=1.0, metadata={"help": "largest global gradient norm; none: no clipping"}
-    )
     seed: int = field(default=0, metadata={"help": "of the initial weights and of every batch"})
     steps_per_call: int = field(default=50, metadata={"help": "steps per dispatch to the device"})
     checkpoint_every: int = field(
         default=500, metadata={"help": "steps; taken at the end of a dispatch"}
     )
+    optimizer: OptimizerConfig = field(default_factory=usual_optimizer)
 
     def __post_init__(self) -> None:
         where = "TrainingConfig"
         for name in ("num_steps", "batch_size", "steps_per_call", "checkpoint_every"):
             checks.positive_int(where, name, getattr(self, name))
-        checks.one_of(where, "optimizer", self.optimizer, OPTIMIZERS)
-        checks.one_of(where, "schedule", self.schedule, SCHEDULES)
         checks.positive(where, "learning_rate", self.learning_rate)
-        checks.non_negative(where, "weight_decay", self.weight_decay)
         checks.non_negative(where, "seed", self.seed)
-        if self.gradient_clip is not None:
-            checks.positive(where, "gradient_clip", self.gradient_clip)
-        if not 0 <= self.warmup_steps < self.num_steps:
-            raise ValueError(
-                f"{where}: warmup_steps must be at least 0 and below num_steps={self.num_steps}, "
-                f"got {self.warmup_steps}. Warm up for fewer steps, or train for more."
-            )
-        if self.weight_decay and self.optimizer != "adamw":
-            raise ValueError(
-                f"{where}: weight_decay={self.weight_decay} does nothing with optimizer="
-                f"{self.optimizer!r}; set it to 0, or take optimizer='adamw'."
-            )
-
-
-def make_schedule(config: TrainingConfig) -> optax.Schedule:
-    """The learning rate after each number of steps."""
-    peak, warmup = config.learning_rate, config.warmup_steps
-    if config.schedule == "cosine":
-        after = optax.cosine_decay_schedule(peak, config.num_steps - warmup)
-    else:
-        after = optax.constant_schedule(peak)
-    if warmup == 0:
-        return after
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+        make_optimizer(self)  # It may refuse the number of steps.
 
 
 def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
     """The optax transformation that ``config`` describes: clip, then step."""
-    schedule = make_schedule(config)
-    optimizer = {
-        "adam": lambda: optax.adam(schedule),
-        "adamw": lambda: optax.adamw(schedule, weight_decay=config.weight_decay),
-        "sgd": lambda: optax.sgd(schedule),
-    }[config.optimizer]()
-    if config.gradient_clip is None:
-        return optimizer
-    return optax.chain(optax.clip_by_global_norm(config.gradient_clip), optimizer)
+    return config.optimizer.make(config.learning_rate, config.num_steps)

@@ -199,8 +199,8 @@ def _diverged(bad: Row, rows: list[Row], checkpoints: Checkpoints | None) -> Tra
     return TrainingDivergedError(
         f"training diverged at step {bad['step']}: loss {bad['loss']:.4g}, gradient norm "
         f"{bad['gradient_norm']:.4g}; the loss before: {before}; last good checkpoint: {kept}. "
-        "Lower learning_rate, raise warmup_steps or set gradient_clip, and train in another "
-        "folder.",
+        "Lower learning_rate, raise optimizer.warmup_steps or set optimizer.gradient_clip, and "
+        "train in another folder.",
         step=int(bad["step"]),
         checkpoint=saved,
     )

@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
+CHECKOUT = Path(__file__).parents[2]
 SMALL = {
     "token_patches": ["--batch=2", "--positions=3", "--width=16"],
     "prefixes": ["--length=70", "--layers=2", "--width=16", "--reruns=1"],
@@ -27,8 +27,8 @@ SMALL = {
 
 
 def _run(name, *flags):
-    command = [sys.executable, str(FOLDER / f"{name}.py"), "--repeats=1", *SMALL[name], *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--repeats=1", *SMALL[name], *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=CHECKOUT)
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -7,8 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import checkpoint, checkpoint_measure, checkpoint_report
-from experiments.flags import UsageError
+from experiments.language.checkpoint import measure as checkpoint_measure
+from experiments.language.checkpoint import report as checkpoint_report
+from experiments.language.checkpoint import run as checkpoint
+from experiments.tools.flags import UsageError
 from icl_jax.interop.huggingface import load
 from icl_jax.interop.spans import Prompt
 from icl_jax.records import WorkdirError
@@ -121,6 +123,28 @@ def test_a_killed_run_loses_one_prompt_at_most(tiny, folder, monkeypatch):
     monkeypatch.setattr(checkpoint, "measure", counted)
     checkpoint.run(config_of(tiny), folder)
     assert measured == [1]
+
+
+def test_another_export_or_a_longer_text_is_added_and_the_rest_kept(tiny, tmp_path, monkeypatch):
+    plain = dataclasses.replace(config_of(tiny), generate=0, export="none", dtype=("float32",))
+    checkpoint.run(plain, tmp_path / "run")
+
+    def never(*args, **kwargs):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(checkpoint, "measure", never)
+    more = dataclasses.replace(plain, generate=3)
+    summary = checkpoint.run(more, tmp_path / "run").summary
+    assert summary["dtypes"]["float32"]["generation"]["tokens"] == 6
+    summary = checkpoint.run(
+        dataclasses.replace(plain, export="checkpoint"), tmp_path / "run"
+    ).summary
+    assert summary["export"]["format"] == "checkpoint"
+    assert summary["dtypes"]["float32"]["generation"]["tokens"] == 6
+    summary = checkpoint.run(plain, tmp_path / "run").summary
+    assert summary["export"]["format"] == "checkpoint"
+    with pytest.raises(WorkdirError, match="loop: closed -> open"):
+        checkpoint.run(dataclasses.replace(plain, loop="open"), tmp_path / "run")
 
 
 class TestErrors:

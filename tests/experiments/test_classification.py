@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import classification
-from experiments.classification_sides import (
+from experiments.language.classification import run as classification
+from experiments.language.classification.sides import (
     Answers,
     answers,
     compares_kernels,
@@ -21,13 +21,13 @@ from experiments.classification_sides import (
     random_part,
     update_cosines,
 )
-from experiments.descent_sides import ExplicitConfig
-from experiments.flags import UsageError
-from icl_jax.descent.optimizers import OptimizerConfig
+from experiments.tools.flags import UsageError
+from icl_jax.descent.explicit import ExplicitConfig
 from icl_jax.descent.parameters import select
 from icl_jax.interop.huggingface import load, make_tiny
 from icl_jax.interop.tokenizer import Encoded, load_tokenizer, save_tokenizer, train_bpe
 from icl_jax.language.activations import Attended, attend
+from icl_jax.optimizers import OptimizerConfig
 from icl_jax.patches.low_rank import as_matrix
 from icl_jax.patches.token import token_update
 from icl_jax.tasks.classification import LABELS, Classification

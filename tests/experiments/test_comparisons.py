@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from experiments.comparisons import compared, panel, summaries, table, verdict
+from experiments.tools.comparisons import compared, panel, summaries, table, verdict
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)

@@ -9,24 +9,25 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import descent, learner
-from experiments.descent_report import LOSSES, losses_section
-from experiments.descent_sides import (
-    ExplicitConfig,
+from experiments.regression import learner
+from experiments.regression.descent import run as descent
+from experiments.regression.descent.report import LOSSES, losses_section
+from experiments.regression.descent.sides import (
     explicit_side,
     fine_tune,
     implicit,
     kernel_updates,
-    random_points,
 )
-from experiments.learner import Learner, LearnerConfig, predict
+from experiments.regression.learner import Learner, LearnerConfig, predict
 from icl_jax.blocks.config import StackConfig, build_stack
-from icl_jax.descent.optimizers import OptimizerConfig
+from icl_jax.descent.explicit import ExplicitConfig
 from icl_jax.descent.parameters import select
+from icl_jax.measures.nulls import random_points
+from icl_jax.optimizers import OptimizerConfig
 from icl_jax.patches.low_rank import as_matrix
 from icl_jax.tasks.linear import LinearRegression
 from icl_jax.tasks.prompt import example_queries, prompt_tokens, query_token
-from icl_jax.training.config import TrainingConfig
+from icl_jax.training.config import TrainingConfig, usual_optimizer
 
 STACK = build_stack(
     StackConfig(wiring="pre_norm", depth=2, width=8, num_heads=2, hidden_widths=(16,))
@@ -133,7 +134,9 @@ TINY = descent.Config(
         num_examples=4,
         watch=False,
         stack=StackConfig(wiring="pre_norm", width=8, num_heads=2, hidden_widths=(16,)),
-        training=TrainingConfig(num_steps=20, batch_size=8, warmup_steps=2, steps_per_call=10),
+        training=TrainingConfig(
+            num_steps=20, batch_size=8, steps_per_call=10, optimizer=usual_optimizer(warmup_steps=2)
+        ),
     ),
 )
 NULLS = {"untrained", "shuffled", "random", "another"}
@@ -178,6 +181,10 @@ def test_weights_that_do_not_move_have_no_angle(params):
 
 
 def test_settings_that_cannot_work_are_refused_before_any_work():
+    with pytest.raises(ValueError, match="highest_rate=0.1 must be above lowest_rate=1.0"):
+        dataclasses.replace(TINY, lowest_rate=1.0, highest_rate=0.1)
+    with pytest.raises(ValueError, match="descent: num_rates must be at least 3, got 2"):
+        dataclasses.replace(TINY, num_rates=2)
     with pytest.raises(ValueError, match="warmup_steps=50 must be below the number of steps, 4"):
         dataclasses.replace(
             TINY, explicit=ExplicitConfig(OptimizerConfig(warmup_steps=50), batch="one")

@@ -1,5 +1,7 @@
 """A dataclass becomes a command line that reads well and refuses what it cannot run."""
 
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -7,7 +9,7 @@ from typing import Literal
 import jax
 import pytest
 
-from experiments.flags import UsageError, describe, launch, option, parse
+from experiments.tools.flags import UsageError, describe, launch, option, parse
 from icl_jax.records import WorkdirError, open_run
 from icl_jax.training.config import TrainingConfig
 from icl_jax.training.loop import TrainingDivergedError
@@ -121,9 +123,9 @@ def test_quick_is_the_base_and_only_given_flags_override_it():
         ("--learner.causal=maybe", "--learner.causal=maybe: must be one of true, false."),
         ("--num_prompts=1", "--num_prompts=1: Config: num_prompts must be at least 2, got 1."),
         (
-            "--learner.training.warmup_steps=9000",
-            "--learner.training.warmup_steps=9000: TrainingConfig: warmup_steps must be at least 0 "
-            "and below num_steps=5000, got 9000. Warm up for fewer steps, or train for more.",
+            "--learner.training.optimizer.warmup_steps=9000",
+            "--learner.training.optimizer.warmup_steps=9000: OptimizerConfig: warmup_steps=9000 "
+            "must be below the number of steps, 5000. Warm up for fewer steps, or take more.",
         ),
         ("prompts=3", "unexpected argument 'prompts=3'; flags are written --name=value."),
         ("--rate", "Missing value for flag --rate"),
@@ -145,9 +147,10 @@ def test_of_several_flags_the_wrong_one_is_blamed():
 
 
 def test_quick_with_a_flag_that_does_not_fit_it_is_refused():
-    assert read("--learner.training.warmup_steps=60").config.learner.training.warmup_steps == 60
-    with pytest.raises(UsageError, match="warmup_steps=60: .* below num_steps=50"):
-        read("--quick", "--learner.training.warmup_steps=60")
+    flag = "--learner.training.optimizer.warmup_steps=60"
+    assert read(flag).config.learner.training.optimizer.warmup_steps == 60
+    with pytest.raises(UsageError, match="warmup_steps=60: .* below the number of steps, 50"):
+        read("--quick", flag)
 
 
 def test_the_workdir_is_required_unless_the_experiment_says_otherwise(capsys):
@@ -179,6 +182,60 @@ def test_help_shows_the_question_and_every_flag_with_its_default(capsys):
     assert "--learner.training.num_steps=INT" in out
     assert "logtostderr" not in out  # One of absl's own.
     assert max(map(len, out.splitlines())) <= 100
+
+
+@dataclass(frozen=True)
+class Needy:
+    """Cannot run without being told."""
+
+    checkpoint: str = option("", "a folder, which is needed")
+    labels: tuple[str, ...] = option((), "words")
+
+
+def test_a_flag_that_must_be_given_shows_no_default():
+    lines = describe(Needy, "", "x").splitlines()
+    assert "  --checkpoint=TEXT                         a folder, which is needed" in lines
+    assert "default" not in "".join(lines)
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_help_fits_its_window_without_broken_words(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    doc = "A question that is rather longer than a narrow window has room for in a line?\n\n    cmd"
+    text = describe(Config, doc, "descent")
+    flags = [line for line in text.splitlines() if line.startswith("  --")]
+    rest = [line for line in text.splitlines() if line not in flags]
+    assert max(map(len, rest)) <= columns
+    monkeypatch.setenv("COLUMNS", "100")
+    assert sorted(text.split()) == sorted(describe(Config, doc, "descent").split())
+
+
+SHELL = "set -o pipefail; python() { '" + sys.executable + '\' "$@"; }; '
+
+
+def shell(command):
+    return subprocess.run(
+        ["bash", "-c", SHELL + command],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=Path(__file__).parents[2],
+    )
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    done = shell("python -m experiments.training --help | head -1")
+    assert done.stdout.count("\n") == 1 and done.stderr == ""
+    done = shell("python -m experiments.training --help | true")
+    assert done.stderr == "" and done.returncode == 141
+
+
+def test_a_full_disk_is_told_in_one_line():
+    done = shell("python -m experiments.training --help > /dev/full")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "training: error: standard output cannot be written: No space left on device.\n"
+    )
 
 
 def test_help_says_when_the_workdir_is_optional():

@@ -8,24 +8,26 @@ import numpy as np
 import pytest
 from sklearn.tree import DecisionTreeRegressor
 
-from experiments import garg
-from experiments.baselines import OWN, greedy_tree_losses
-from experiments.learner import predict, query_predictions, shot_predictions
-from experiments.oracles import oracle_losses
+from experiments.regression.garg import run as garg
+from experiments.regression.learner import predict, query_predictions, shot_predictions
+from experiments.tools.baselines import OWN, greedy_tree_losses
+from experiments.tools.oracles import oracle_losses
 from icl_jax.blocks.config import StackConfig, build_stack
 from icl_jax.tasks.linear import LinearRegression
 from icl_jax.tasks.networks import TwoLayerNetwork
 from icl_jax.tasks.prompt import Prompt, prompt_tokens, sample_prompts
 from icl_jax.tasks.sparse import SparseLinearRegression
 from icl_jax.tasks.trees import DecisionTree
-from icl_jax.training.config import TrainingConfig
+from icl_jax.training.config import TrainingConfig, usual_optimizer
 
 LEARNER = dataclasses.replace(
     garg.garg_learner(),
     input_width=2,
     num_examples=6,
     stack=StackConfig(wiring="pre_norm", depth=2, width=8, num_heads=2, hidden_widths=(16,)),
-    training=TrainingConfig(num_steps=150, batch_size=32, learning_rate=1e-2, warmup_steps=10),
+    training=TrainingConfig(
+        num_steps=150, batch_size=32, learning_rate=1e-2, optimizer=usual_optimizer(warmup_steps=10)
+    ),
 )
 CONFIG = garg.Config(
     classes=("linear", "tree"),

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import language_model
+from experiments.language import language_model
 from icl_jax.interop.huggingface import load
 from icl_jax.interop.spans import read_prompts
 from icl_jax.interop.tokenizer import load_tokenizer

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import depth, von_oswald
-from experiments.linear_comparison import against, over_queries
-from experiments.linear_learner import LinearLearnerConfig, draw
+from experiments.linear_attention.depth import run as depth
+from experiments.linear_attention.learner import LinearLearnerConfig, draw
+from experiments.linear_attention.von_oswald import run as von_oswald
+from experiments.tools.predictors import against, over_queries
 from icl_jax.descent.closed_form import ridge
 from icl_jax.descent.linear_steps import descent_prediction
 from icl_jax.tasks.linear import LinearRegression

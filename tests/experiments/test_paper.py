@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from experiments import alignment, attribution, convergence, descent, paper, training
-from experiments.learner import LearnerConfig, obtain
+from experiments.regression import alignment, attribution, convergence, paper, training
+from experiments.regression.descent import run as descent
+from experiments.regression.learner import LearnerConfig, obtain
 from icl_jax.blocks.block import WIRINGS
 from icl_jax.blocks.config import StackConfig
 from icl_jax.records import WorkdirError

@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch", exc_type=ImportError)
 transformers = pytest.importorskip("transformers", exc_type=ImportError)
 
-from experiments import language_model  # noqa: E402
+from experiments.language import language_model  # noqa: E402
 from icl_jax.interop.huggingface import load  # noqa: E402
 from icl_jax.interop.spans import read_prompts  # noqa: E402
 from icl_jax.interop.tokenizer import load_tokenizer  # noqa: E402

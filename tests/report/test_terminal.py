@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 
+import pytest
 from rich.console import Console
 
 from icl_jax.report.page import Table
@@ -24,6 +25,31 @@ def test_a_table_shows_its_caption_header_and_numbers():
 
 def test_square_brackets_are_not_markup():
     assert "[bold]x[/bold]" in _printed(Table(["[red]a"], [["[bold]x[/bold]"]]))
+
+
+WIDE = Table(
+    ["measure of the learner", "value", "untrained", "shuffled labels", "margin over the best"],
+    [
+        [
+            "relative difference of the sensitivities",
+            "0.25 (0.24 to 0.26)",
+            1.0,
+            0.5,
+            "0.2 (0.1 to 0.3)",
+        ]
+    ],
+    "At the last point.",
+)
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 120])
+def test_no_word_is_broken_whatever_the_window(width):
+    console = Console(file=io.StringIO(), width=width)
+    print_table(WIDE, console)
+    text = console.file.getvalue()
+    words = {word for cell in (*WIDE.header, *WIDE.rows[0]) for word in str(cell).split()}
+    assert words - {"1.0", "0.5"} <= set(text.replace(":", " ").split()) | {"1.0", "0.5"}
+    assert max(map(len, text.splitlines())) <= width
 
 
 def test_a_table_goes_to_standard_output_unless_told(capsys):

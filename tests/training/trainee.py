@@ -15,11 +15,15 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax.records import Run
-from icl_jax.training.config import TrainingConfig, make_optimizer
+from icl_jax.training.config import TrainingConfig, make_optimizer, usual_optimizer
 from icl_jax.training.loop import train
 
 CONFIG = TrainingConfig(
-    num_steps=403, steps_per_call=5, checkpoint_every=20, learning_rate=0.01, optimizer="adamw"
+    num_steps=403,
+    steps_per_call=5,
+    checkpoint_every=20,
+    learning_rate=0.01,
+    optimizer=usual_optimizer("adamw"),
 )
 
 

@@ -1,0 +1,1 @@
+"""Language models: real checkpoints, and small ones of our own."""

@@ -1,0 +1,1 @@
+"""Does a real model answer without its context, from patched weights?"""

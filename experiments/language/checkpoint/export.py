@@ -1,0 +1,106 @@
+"""The first prompt's last position as weights on disk, and whether other programs agree.
+
+``transformers`` and ``peft`` are asked where they are installed; else the files are read back with
+this library and the report says so.
+"""
+
+import importlib.util
+import shutil
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from icl_jax.interop.huggingface import Checkpoint, load, save
+from icl_jax.interop.peft import adapter_policy, save_adapter
+from icl_jax.interop.spans import Prompt
+from icl_jax.language.prompt import alone_logits, full_logits
+from icl_jax.language.weights import prompt_weights
+from icl_jax.measures.function_space import relative_error
+from icl_jax.patches.output import OutputPolicy
+from icl_jax.records import Run
+
+ExportFormat = Literal["none", "peft", "checkpoint"]
+
+
+def export(
+    form: ExportFormat, checkpoint: Checkpoint, prompt: Prompt, run: Run, output: OutputPolicy
+) -> dict[str, Any]:
+    """Writes the weights into the run's folder and measures them; {} without an export.
+
+    Returns:
+      ``format``, ``folder``, and relative errors of the last position's logits, on the kept tokens
+      alone, against the run with everything: ``logit_error`` of what was written, as this library
+      computes it, ``peft_logit_error`` or ``transformers_logit_error`` as those do (None where they
+      are not installed), ``unpatched_logit_error`` of the original weights.
+    """
+    if form == "none":
+        return {}
+    if run.has(_file(form)):
+        found: dict[str, Any] = run.load_json(_file(form))
+        return found
+    model, params = checkpoint.model, checkpoint.params
+    if form == "peft":
+        output = adapter_policy(checkpoint)
+    weights = prompt_weights(model, params, prompt.tokens, prompt.kept, output=output)
+    folder = run.path("adapter" if form == "peft" else "checkpoint")
+    shutil.rmtree(folder, ignore_errors=True)  # Half of an export that was killed.
+    expected_V = full_logits(model, params, prompt.tokens, prompt.kept)[-1]
+    kept_tokens = prompt.tokens[prompt.kept]
+    positions = np.arange(len(kept_tokens))
+    patched_params = weights.params
+    if form == "peft":
+        save_adapter(folder, checkpoint, weights.patches)
+    else:
+        save(folder, model, weights.params, checkpoint.config, tokenizer=checkpoint.folder)
+        patched_params = load(folder, dtype=params["embedding"].dtype).params
+    actual_V = alone_logits(model, patched_params, kept_tokens, positions)[-1]
+    unpatched_V = alone_logits(model, params, kept_tokens, positions)[-1]
+    numbers: dict[str, Any] = {
+        "format": form,
+        "folder": folder.name,
+        "prompt": prompt.name,
+        "logit_error": relative_error(actual_V, expected_V),
+        "unpatched_logit_error": relative_error(unpatched_V, expected_V),
+    }
+    theirs = "peft_logit_error" if form == "peft" else "transformers_logit_error"
+    numbers[theirs] = None
+    needed = ("torch", "transformers") + (("peft",) if form == "peft" else ())
+    if all(importlib.util.find_spec(name) for name in needed) and model.head != "none":
+        adapter = folder if form == "peft" else None
+        base = checkpoint.folder if form == "peft" else folder
+        logits_V = _transformers_logits(base, adapter, kept_tokens, str(expected_V.dtype))
+        numbers[theirs] = relative_error(jnp.asarray(logits_V, expected_V.dtype), expected_V)
+    numbers = {k: float(v) if isinstance(v, jax.Array) else v for k, v in numbers.items()}
+    run.save_json(_file(form), numbers)
+    return numbers
+
+
+def earlier_export(run: Run) -> dict[str, Any]:
+    """What an export of an earlier call into this folder gave; {} for none."""
+    for form in ("checkpoint", "peft"):
+        if run.has(_file(form)):
+            found: dict[str, Any] = run.load_json(_file(form))
+            return found
+    return {}
+
+
+def _file(form: str) -> str:
+    return f"export-{form}.json"
+
+
+def _transformers_logits(base: Any, adapter: Any, tokens_K: np.ndarray, dtype: str) -> np.ndarray:
+    """The last position's logits (V,) as transformers, with peft for an adapter, computes them."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter)
+    with torch.no_grad():
+        logits = model.eval()(torch.as_tensor(tokens_K[None], dtype=torch.long)).logits
+    found: np.ndarray = logits[0, -1].to(torch.float64).numpy()
+    return found

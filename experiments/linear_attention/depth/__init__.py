@@ -1,0 +1,1 @@
+"""Do k layers of linear attention take k steps of gradient descent?"""

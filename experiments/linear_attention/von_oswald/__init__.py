@@ -1,0 +1,1 @@
+"""Does linear attention learn one step of gradient descent?"""

@@ -1,0 +1,285 @@
+"""Do the implicit weights settle as the context grows?
+
+For each test prompt, the weights after every prefix of its context: the anchored trajectory
+``W_0, W_1, ..., W_N`` (each ``W_i`` does to the lone query what the first i examples do) and the
+peel-off trajectory, which moves one token after the other from the context into the weights. For
+the trained learner, and for the same learner before training, because steps of any average shrink
+like 1/i whatever it has learned.
+
+    python -m experiments.convergence --workdir=runs/convergence
+
+About one minute on 2 cores. Expected: steps that shrink with i in both; for the untrained learner
+with a slope near -1 in the logarithms; peel-off ends at the same output, in another matrix.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.regression.learner import (
+    Learner,
+    LearnerConfig,
+    embed,
+    examine,
+    first_kernel,
+    quick_learner,
+    test_prompts,
+)
+from experiments.tools.conduct import Outcome
+from experiments.tools.flags import launch, option
+from icl_jax import checks
+from icl_jax.blocks.stack import Stack, functional
+from icl_jax.dims import Array, Params
+from icl_jax.dynamics.anchored import anchored_trajectory
+from icl_jax.dynamics.peel_off import peel_off_trajectory
+from icl_jax.dynamics.prefixes import prefix_pass, suffix_midpoints
+from icl_jax.measures.intervals import bootstrap_mean
+from icl_jax.measures.subspaces import effective_rank
+from icl_jax.measures.weight_space import cosine
+from icl_jax.patches.low_rank import (
+    apply_update,
+    frobenius_norm,
+    singular_values,
+    subtract,
+)
+from icl_jax.report.figures import Curve, Panel, Role, curves
+from icl_jax.report.page import Section, Table, number
+from icl_jax.tasks.prompt import prompt_tokens
+
+MODELS = ("trained", "untrained")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Whose weights are followed, on how many prompts."""
+
+    num_prompts: int = option(200, "test prompts")
+    seed: int = option(1, "of the test prompts and of the resampling")
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+
+    def __post_init__(self) -> None:
+        checks.positive_int("convergence", "num_prompts", self.num_prompts)
+
+    @classmethod
+    def quick(cls) -> "Config":
+        """A short training and fewer prompts."""
+        return cls(num_prompts=100, learner=quick_learner())
+
+
+@functools.partial(jax.jit, static_argnames="stack")
+def follow(stack: Stack, params: Params, tokens_BTC: Array) -> dict[str, Array]:
+    """Both trajectories of the first block's first kernel on every prompt, in numbers."""
+    blocks, block_params = functional(stack, params)
+    block, first_params = blocks[0], block_params[0]
+    kernel_DH = first_kernel(params)
+
+    def one(tokens_TC: Array) -> dict[str, Array]:
+        hidden_TD = embed(stack, params, tokens_TC)
+        context_ND, query_D = hidden_TD[:-1], hidden_TD[-1]
+        prefixes = prefix_pass((block,), (first_params,), context_ND, query_D)
+        suffixes = suffix_midpoints(block, first_params, context_ND, query_D)
+        anchored = anchored_trajectory(prefixes.full[0].mlp_input_TD, kernel_DH)
+        peeled = peel_off_trajectory(suffixes.mlp_input_TD, kernel_DH)
+        last = jax.tree.map(lambda leaf: leaf[-1], anchored.updates)
+        lone_D = suffixes.mlp_input_TD[-1]
+        full_H = suffixes.mlp_input_TD[0] @ kernel_DH
+        gap_H = apply_update(lone_D, peeled.update) + lone_D @ kernel_DH - full_H
+        spectrum_R = singular_values(peeled.update)
+        return {
+            "step_norms": anchored.step_norms_N,
+            "update_norms": jax.vmap(frobenius_norm)(anchored.updates),
+            "losses": anchored.losses_N,
+            "step_size": anchored.step_size,
+            "kernel_norm": jnp.linalg.norm(kernel_DH),
+            "peel_step_norms": peeled.step_norms_N,
+            "peel_spectrum": spectrum_R,
+            "peel_effective_rank": effective_rank(spectrum_R),
+            "peel_output_gap": jnp.linalg.norm(gap_H) / jnp.linalg.norm(full_H),
+            "peel_distance": frobenius_norm(subtract(last, peeled.update)) / frobenius_norm(last),
+            "peel_cosine": cosine(last, peeled.update),
+        }
+
+    return jax.lax.map(one, tokens_BTC, batch_size=32)
+
+
+def measure(config: Config, learner: Learner) -> dict[str, Array]:
+    """The trajectories of both models on the same prompts."""
+    prompts = test_prompts(learner, config.seed, config.num_prompts)
+    tokens_BTC = jax.vmap(prompt_tokens)(prompts)
+    arrays: dict[str, Array] = {}
+    for model in MODELS:
+        numbers = follow(learner.stack, getattr(learner, model), tokens_BTC)
+        arrays |= {f"{model}.{name}": array for name, array in numbers.items()}
+    return arrays
+
+
+def decay_exponent(values_N: np.ndarray) -> float:
+    """The slope of ``log value`` against ``log i`` over the second half of the steps."""
+    steps_N = np.arange(1, len(values_N) + 1)
+    half = len(values_N) // 2
+    slope, _ = np.polyfit(np.log(steps_N[half:]), np.log(values_N[half:]), 1)
+    return float(slope)
+
+
+def summarise(config: Config, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Means over prompts; ``step_norms`` is that of the trained learner."""
+    summary: dict[str, Any] = {"num_prompts": len(arrays["trained.step_size"])}
+    for model, prefix in zip(MODELS, ("", "untrained_"), strict=True):
+        steps_N = arrays[f"{model}.step_norms"].mean(axis=0)
+        summary |= {
+            f"{prefix}step_norms": steps_N,
+            f"{prefix}relative_last_step": steps_N[-1] / steps_N[0],
+            f"{prefix}decay_exponent": decay_exponent(steps_N),
+            f"{prefix}update_norms": arrays[f"{model}.update_norms"].mean(axis=0),
+            f"{prefix}losses": arrays[f"{model}.losses"].mean(axis=0),
+            f"{prefix}step_size": arrays[f"{model}.step_size"].mean(),
+            f"{prefix}peel_step_norms": arrays[f"{model}.peel_step_norms"].mean(axis=0),
+            f"{prefix}peel_effective_rank": arrays[f"{model}.peel_effective_rank"].mean(),
+            f"{prefix}peel_output_gap": arrays[f"{model}.peel_output_gap"].max(),
+            f"{prefix}peel_distance": arrays[f"{model}.peel_distance"].mean(),
+            f"{prefix}peel_cosine": arrays[f"{model}.peel_cosine"].mean(),
+        }
+    return summary
+
+
+def sections(config: Config, arrays: Mapping[str, np.ndarray]) -> list[Section]:
+    """Step norms, then the two trajectories against each other."""
+    summary = summarise(config, arrays)
+    examples = config.learner.num_examples
+    steps_N = np.arange(1, examples + 1)
+    roles: dict[str, Role] = {"trained": "main", "untrained": "control"}
+
+    def curve(model: str, name: str, label: str, role: Role | None = None) -> Curve:
+        interval = bootstrap_mean(
+            jax.random.key(config.seed), jnp.asarray(arrays[f"{model}.{name}"])
+        )
+        x = steps_N if interval.mean.shape[0] == examples else np.arange(examples + 1)
+        mean, low, high = (np.asarray(part) for part in interval)
+        return Curve(label, x, mean, low, high, role=role or roles[model])
+
+    rows = [
+        (
+            model,
+            summary[f"{prefix}step_norms"][0],
+            summary[f"{prefix}step_norms"][-1],
+            summary[f"{prefix}decay_exponent"],
+            summary[f"{prefix}peel_cosine"],
+            summary[f"{prefix}peel_distance"],
+            summary[f"{prefix}peel_output_gap"],
+            summary[f"{prefix}peel_effective_rank"],
+        )
+        for model, prefix in zip(MODELS, ("", "untrained_"), strict=True)
+    ]
+    return [
+        Section(
+            f"The weights settle as the context grows (N = {examples})",
+            "Each further example moves the implicit weights less. From the first step to the last "
+            f"the mean step shrinks from {number(rows[0][1])} to {number(rows[0][2])} in the "
+            f"trained learner and from {number(rows[1][1])} to {number(rows[1][2])} in the "
+            "untrained one. Over the second half of the context the steps fall like i to the power "
+            f"{number(rows[0][3])} (trained) and {number(rows[1][3])} (untrained). An average over "
+            "i tokens changes by about 1/i when one more comes, whatever the model has learned: "
+            "settling alone is no sign of learning, only what differs from the grey curve is.",
+            figure=curves(
+                [
+                    Panel(
+                        "step norm",
+                        [curve(m, "step_norms", m) for m in MODELS],
+                        "context example i",
+                        "|W_i - W_(i-1)|_F",
+                        log_x=True,
+                        log_y=True,
+                    ),
+                    Panel(
+                        "distance from the start",
+                        [curve(m, "update_norms", m) for m in MODELS],
+                        "context examples i",
+                        "|W_i - W_0|_F",
+                    ),
+                ]
+            ),
+            anchor=f"convergence-{examples}",
+        ),
+        Section(
+            f"Two trajectories, one output (N = {examples})",
+            "The anchored update, of rank 1, and the product of N peel-off factors do the same to "
+            "the query: the outputs of the patched kernel differ by at most "
+            f"{number(rows[0][6])} (relative). They are not the same matrix: their distance is "
+            f"{number(rows[0][5])} of the anchored update's norm ({number(rows[1][5])} untrained), "
+            f"at a cosine of {number(rows[0][4])}, and the peel-off update has an effective rank "
+            f"of {number(rows[0][7])}. Which weights a context writes is a choice of path; what "
+            "they do to this query is not.",
+            figure=curves(
+                [
+                    Panel(
+                        "step norms of the two",
+                        [
+                            curve("trained", "step_norms", "anchored, trained"),
+                            curve("trained", "peel_step_norms", "peel-off, trained", "second"),
+                            curve("untrained", "peel_step_norms", "peel-off, untrained"),
+                        ],
+                        "step i",
+                        "|W_i - W_(i-1)|_F",
+                        log_y=True,
+                    ),
+                    Panel(
+                        "spectrum of the peel-off update",
+                        [
+                            _spectrum(arrays, "trained", "trained", "second"),
+                            _spectrum(arrays, "untrained", "untrained", "control"),
+                        ],
+                        "index",
+                        "singular value",
+                    ),
+                ]
+            ),
+            tables=[
+                Table(
+                    (
+                        "learner",
+                        "first step",
+                        "last step",
+                        "exponent",
+                        "cosine",
+                        "distance",
+                        "output gap",
+                        "rank",
+                    ),
+                    rows,
+                    f"Means over {config.num_prompts} prompts. First and last step of the anchored "
+                    "trajectory and the exponent of its decay; cosine and relative distance of the "
+                    "two final updates; the largest relative gap of their outputs; the effective "
+                    "rank of the peel-off update.",
+                )
+            ],
+            anchor=f"peel-off-{examples}",
+        ),
+    ]
+
+
+def _spectrum(arrays: Mapping[str, np.ndarray], model: str, label: str, role: Role) -> Curve:
+    mean_R = arrays[f"{model}.peel_spectrum"].mean(axis=0)[:12]
+    return Curve(label, np.arange(1, len(mean_R) + 1), mean_R, role=role)
+
+
+def report(config: Config, arrays: Mapping[str, np.ndarray]) -> Outcome:
+    """The numbers and the pictures."""
+    return Outcome(summarise(config, arrays), sections(config, arrays))
+
+
+def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
+    """Trains the learner (or finds it in ``learners``), follows it, writes summary and report."""
+    folders = (workdir, learners)
+    return examine(
+        "convergence", "Do the implicit weights settle?", __doc__, config, folders, measure, report
+    )
+
+
+if __name__ == "__main__":
+    launch(Config, run, __doc__)

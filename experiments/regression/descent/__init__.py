@@ -1,0 +1,1 @@
+"""Does the context do to a learner what gradient descent does?"""

@@ -1,0 +1,292 @@
+"""The in-context learner that the experiments look into: described, trained once, read back.
+
+A learner sees ``(x_1, y_1), ..., (x_N, y_N), (x_query, 0)`` and predicts ``y_query`` from the last
+token's output. It is trained on fresh prompts at every step; while it trains, each batch is also
+predicted by the query alone with patched weights: two curves that have to lie on each other.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.tools.conduct import TEST_STREAM, Arrays, Outcome, finish, measured, start
+from experiments.tools.flags import option
+from icl_jax import checks
+from icl_jax.blocks.config import StackConfig, build_stack
+from icl_jax.blocks.stack import Stack, functional
+from icl_jax.descent.parameters import kernel_of
+from icl_jax.dims import Array, Params
+from icl_jax.dynamics.prefixes import prefix_pass, probe_pass
+from icl_jax.measures.function_space import squared_error
+from icl_jax.patches.bank import forward, patched_forward, stack_patches
+from icl_jax.tasks.catalogue import TaskName, make_task
+from icl_jax.tasks.prompt import Prompt, Task, example_queries, prompt_tokens, sample_prompts
+from icl_jax.training.config import TrainingConfig, make_optimizer
+from icl_jax.training.loop import train
+from icl_jax.training.step import initial_params
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """A task, a stack, and how it is trained."""
+
+    task: TaskName = option("linear", "what the prompts teach")
+    input_width: int = option(2, "dimension d of the inputs")
+    num_examples: int = option(50, "examples N per prompt")
+    noise_std: float = option(0.0, "standard deviation of the label noise")
+    watch: bool = option(True, "predict each training batch by patched weights, too")
+    all_shots: bool = option(False, "train on every label of a prompt, asked before it is shown")
+    stack: StackConfig = field(default_factory=StackConfig)
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(num_steps=2000, batch_size=64, learning_rate=3e-3)
+    )
+
+    def __post_init__(self) -> None:
+        checks.positive_int("LearnerConfig", "num_examples", self.num_examples)
+        if self.all_shots and self.watch:
+            raise ValueError(
+                "LearnerConfig: watch=True follows the last label alone; with all_shots=True set "
+                "watch to False."
+            )
+        # A task may refuse the number of examples (real rows are finite): ask it now.
+        jax.eval_shape(
+            functools.partial(self.make_task().sample, num_examples=self.num_examples),
+            jax.eval_shape(jax.random.key, 0),
+        )
+
+    def make_task(self, split: str = "train") -> Task:
+        """Where the prompts come from; real rows differ between training and test."""
+        return make_task(self.task, self.input_width, noise_std=self.noise_std, split=split)
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A trained learner, and the same one before training: its null.
+
+    Attributes:
+      config: what was asked for.
+      stack: the model.
+      task: where its test prompts come from.
+      trained: parameters after training.
+      untrained: parameters before.
+      history: training metrics by name, one value per recorded step.
+    """
+
+    config: LearnerConfig
+    stack: Stack
+    task: Task
+    trained: Params
+    untrained: Params
+    history: dict[str, np.ndarray]
+
+
+def quick_learner(**changes: Any) -> LearnerConfig:
+    """A learner that is trained in seconds."""
+    training = TrainingConfig(
+        num_steps=400, batch_size=32, learning_rate=3e-3, checkpoint_every=200
+    )
+    return dataclasses.replace(LearnerConfig(training=training, num_examples=20), **changes)
+
+
+def deep_learner(quick: bool = False) -> LearnerConfig:
+    """The 10-layer pre-norm stack; a quick one has 4 layers."""
+    stack = StackConfig(wiring="pre_norm", depth=4 if quick else 10)
+    if quick:
+        training = TrainingConfig(num_steps=60, batch_size=16, steps_per_call=20)
+        return LearnerConfig(num_examples=20, stack=stack, training=training, watch=False)
+    training = TrainingConfig(num_steps=600, batch_size=32, learning_rate=1e-3, steps_per_call=20)
+    return LearnerConfig(stack=stack, training=training, watch=False)
+
+
+def embed(stack: Stack, params: Params, tokens_TC: Array) -> Array:
+    """The residual stream (T, D) before the first block."""
+    hidden_TD: Any = stack.apply({"params": params}, tokens_TC, method="embed")
+    return hidden_TD
+
+
+def read_out(stack: Stack, params: Params, hidden_TD: Array) -> Array:
+    """Predictions (T,) from the residual stream after the last block."""
+    outputs_TO: Any = stack.apply({"params": params}, hidden_TD, method="readout")
+    return outputs_TO[:, 0]
+
+
+def first_kernel(params: Params) -> Array:
+    """The kernel whose trajectory is followed: the first of the first block's MLP, (D, H)."""
+    return kernel_of(params["blocks_0"])
+
+
+def with_kernel(block_params: Params, kernel_DH: Array) -> Params:
+    """A block's parameters with another first kernel."""
+    mlp = block_params["mlp"]
+    name = "gate" if "gate" in mlp else "layer_0"
+    return {**block_params, "mlp": {**mlp, name: {**mlp[name], "kernel": kernel_DH}}}
+
+
+def predict(stack: Stack, params: Params, tokens_TC: Array) -> Array:
+    """The query's label as the learner predicts it, ()."""
+    outputs_TO: Any = stack.apply({"params": params}, tokens_TC)
+    return outputs_TO[-1, 0]
+
+
+def shot_predictions(stack: Stack, params: Params, prompt: Prompt) -> Array:
+    """Every label as the learner predicts it from the examples before it, (M,), the query last."""
+    blocks, block_params = functional(stack, params)
+    tokens_TC = prompt_tokens(prompt)
+    context_ND = embed(stack, params, tokens_TC[:-1])
+    queries_MC = jnp.concatenate([example_queries(prompt), tokens_TC[-1:]])
+    probes = probe_pass(blocks, block_params, context_ND, embed(stack, params, queries_MC))
+    return read_out(stack, params, probes.output_MD)
+
+
+def query_predictions(stack: Stack, params: Params, prompt: Prompt) -> Array:
+    """The query's label as the learner predicts it after 0, 1, ..., N examples, (M,)."""
+    blocks, block_params = functional(stack, params)
+    hidden_TD = embed(stack, params, prompt_tokens(prompt))
+    prefixes = prefix_pass(blocks, block_params, hidden_TD[:-1], hidden_TD[-1])
+    return read_out(stack, params, prefixes.output_MD)
+
+
+def predictions(stack: Stack, params: Params, tokens_TC: Array) -> dict[str, Array]:
+    """The query's label as the learner sees it: by context, by patched weights, by neither.
+
+    Returns:
+      ``context``: with everything there. ``patched``: the query alone, with the weights that the
+      context has patched. ``alone``: the query alone, with the weights as they are. Each ().
+    """
+    blocks, block_params = functional(stack, params)
+    hidden_TD = embed(stack, params, tokens_TC)
+    query_K = jnp.asarray([tokens_TC.shape[0] - 1], jnp.int32)
+    bank = stack_patches(blocks, block_params, hidden_TD, query_K)
+    states = {
+        "context": forward(blocks, block_params, hidden_TD)[query_K],
+        "patched": patched_forward(blocks, block_params, hidden_TD, bank),
+        "alone": forward(blocks, block_params, hidden_TD[query_K], positions_T=query_K),
+    }
+    return {name: read_out(stack, params, state_1D)[0] for name, state_1D in states.items()}
+
+
+def test_prompts(learner: Learner, seed: int, num_prompts: int) -> Prompt:
+    """Prompts that the learner was not trained on, with a leading axis B."""
+    return _prompts(learner, learner.task, seed, num_prompts)
+
+
+def search_prompts(learner: Learner, seed: int, num_prompts: int) -> Prompt:
+    """Prompts to tune a descent on: new ones, but of real rows the training's share."""
+    return _prompts(learner, learner.config.make_task(), seed, num_prompts)
+
+
+def _prompts(learner: Learner, task: Task, seed: int, num_prompts: int) -> Prompt:
+    return sample_prompts(
+        task,
+        jax.random.fold_in(jax.random.key(seed), TEST_STREAM),
+        num_prompts=num_prompts,
+        num_examples=learner.config.num_examples,
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def obtain(config: LearnerConfig, learners: Path) -> Learner:
+    """Trains the learner of a configuration, or finishes or reads back the one on disk.
+
+    Args:
+      config: what to train.
+      learners: a folder of learners; each has a subfolder named after its configuration, so that
+        experiments that ask for the same learner share it.
+    """
+    run = start(learners / _name(config), "learner", config)
+    stack = build_stack(config.stack)
+    key = jax.random.key(config.training.seed)
+    initial = functools.partial(_initial, stack, config)
+    result = train(
+        initial,
+        functools.partial(_loss, stack, config),
+        make_optimizer(config.training),
+        key,
+        num_steps=config.training.num_steps,
+        steps_per_call=config.training.steps_per_call,
+        checkpoint_every=config.training.checkpoint_every,
+        workdir=run.workdir,
+    )
+    return Learner(
+        config,
+        stack,
+        config.make_task(split="test"),
+        # Through the host: parameters from a checkpoint are committed to their device and fresh
+        # ones are not, and jit compiles a program for each kind.
+        trained=jax.device_put(jax.device_get(result.params)),
+        untrained=initial_params(initial, key),
+        history=result.metrics,
+    )
+
+
+def examine(
+    name: str,
+    title: str,
+    doc: str | None,
+    config: Any,
+    folders: tuple[Path, Path | None],
+    measure: Callable[[Any, Learner], Mapping[str, Any]],
+    report: Callable[[Any, Arrays], Outcome],
+) -> Outcome:
+    """An experiment on a learner, from its folder to its report.
+
+    Args:
+      name: of the experiment.
+      title: of its page.
+      doc: its docstring.
+      config: its configuration, with the learner's in ``config.learner``.
+      folders: its own, and the one where learners are kept (``learners`` in its own when None).
+      measure: ``measure(config, learner)``, the arrays; skipped when they are on disk.
+      report: ``report(config, arrays)``, what they say.
+    """
+    workdir, learners = folders
+    record = start(workdir, name, config)
+    learner = obtain(config.learner, learners or workdir / "learners")
+    arrays = measured(record, lambda: measure(config, learner))
+    return finish(record, title, doc, report(config, arrays))
+
+
+def _initial(stack: Stack, config: LearnerConfig, key: Array) -> Params:
+    tokens_TC = jnp.zeros((config.num_examples + 1, config.input_width + 1), jnp.float32)
+    return stack.init(key, tokens_TC)["params"]
+
+
+def _loss(
+    stack: Stack, config: LearnerConfig, params: Params, key: Array
+) -> tuple[Array, dict[str, Array]]:
+    """The mean squared error on a fresh batch, and that of the patched weights on the same."""
+    prompts = sample_prompts(
+        config.make_task(),
+        key,
+        num_prompts=config.training.batch_size,
+        num_examples=config.num_examples,
+    )
+    if config.all_shots:
+        shots_BM = jax.vmap(functools.partial(shot_predictions, stack, params))(prompts)
+        targets_BM = jnp.concatenate([prompts.targets_N, prompts.query_target[:, None]], axis=1)
+        return jnp.mean(squared_error(shots_BM, targets_BM)), {}
+    tokens_BTC = jax.vmap(prompt_tokens)(prompts)
+    if not config.watch:
+        predicted_B = jax.vmap(functools.partial(predict, stack, params))(tokens_BTC)
+        return jnp.mean(squared_error(predicted_B, prompts.query_target)), {}
+    predicted = jax.vmap(functools.partial(predictions, stack, params))(tokens_BTC)
+    losses = {
+        name: jnp.mean(squared_error(values_B, prompts.query_target))
+        for name, values_B in predicted.items()
+    }
+    patched, alone = jax.lax.stop_gradient((losses["patched"], losses["alone"]))
+    return losses["context"], {"patched_loss": patched, "alone_loss": alone}
+
+
+def _name(config: LearnerConfig) -> str:
+    digest = hashlib.sha256(repr(config).encode()).hexdigest()[:8]
+    stack = config.stack
+    return f"{config.task}-n{config.num_examples}-{stack.wiring}-{stack.depth}-{digest}"

@@ -1,0 +1,1 @@
+"""What the experiments share: the command line, records and reports, comparisons, baselines."""

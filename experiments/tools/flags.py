@@ -1,0 +1,386 @@
+"""A frozen dataclass as a command line: every field a flag, nested dataclasses dotted.
+
+    @dataclass(frozen=True)
+    class Config:
+        num_prompts: int = option(100, "prompts per case")
+        training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    if __name__ == "__main__":
+        launch(Config, run, __doc__)
+
+gives ``--num_prompts``, ``--training.num_steps`` and so on, beside ``--workdir`` and, where there
+is a ``Config.quick()``, ``--quick``. A field is int, float, str, bool, ``Literal[...]``,
+``tuple[X, ...]`` or ``X | None``; anything else is an error when the flags are made.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import os
+import re
+import shutil
+import sys
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jax
+from absl import flags
+
+from icl_jax.records import WorkdirError
+from icl_jax.training.loop import TrainingDivergedError
+
+_METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", bool: "true|false"}
+_WIDTH, _INDENT = 100, 44  # Of the help text: longest line, and start of the explanations.
+_NARROW = 80  # In a window below this, explanations stand under their flags.
+
+
+class UsageError(ValueError):
+    """A command line that cannot be run; the message says what to change."""
+
+
+def option(default: Any, text: str) -> Any:
+    """A dataclass field with a default and the help text of its flag."""
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+def launch(
+    config_type: type[Any],
+    run: Callable[[Any, Any], Any],
+    doc: str | None,
+    *,
+    argv: Sequence[str] | None = None,
+    needs_workdir: bool = True,
+) -> None:
+    """Runs an experiment from the command line.
+
+    Args:
+      config_type: a frozen dataclass whose fields all have defaults; ``quick()``, where it has
+        one, is the small configuration behind ``--quick``.
+      run: ``run(config, workdir)``, with ``workdir`` a Path (None where none is needed or given).
+        A configuration refuses its own values in ``__post_init__``; what ``run`` alone can refuse
+        is a ``WorkdirError`` or a ``UsageError``. Any other error is a bug and keeps its traceback.
+      doc: the module's docstring, which opens ``--help``.
+      argv: the command line, the program's name first; ``sys.argv`` unless given.
+      needs_workdir: whether ``--workdir`` must be given.
+
+    Raises:
+      SystemExit: 0 after ``--help``; and after one line on standard error, 2 for a bad command
+        line or a workdir that cannot be used, 1 for a training that diverged, 130 for Ctrl-C.
+    """
+    argv = list(sys.argv if argv is None else argv)
+    name = _program(argv[0])
+    try:
+        parsed = parse(config_type, argv)
+        if parsed.help:
+            with _told(name):
+                print(describe(config_type, doc, name, needs_workdir=needs_workdir))
+            sys.exit(0)
+        if needs_workdir and parsed.workdir is None:
+            raise UsageError(
+                "--workdir=DIR is missing: the folder for records and figures, for example "
+                f"--workdir=runs/{name}."
+            )
+    except UsageError as error:
+        _fail(name, error, 2)
+
+    # Experiments compare float32 with float64; what they compute names its dtype.
+    jax.config.update("jax_enable_x64", True)
+    try:
+        with _told(name):
+            run(parsed.config, parsed.workdir)
+    except (UsageError, WorkdirError) as error:
+        _fail(name, error, 2)
+    except TrainingDivergedError as error:
+        _fail(name, f"{error}{_learning_rates(parsed.config)}", 1)
+    except KeyboardInterrupt:
+        _fail(name, "interrupted; the same command goes on from the last checkpoint.", 130)
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a command line asks for.
+
+    Attributes:
+      config: the configuration; the plain default with ``help``.
+      workdir: the folder, or None.
+      help: whether help was asked for.
+    """
+
+    config: Any
+    workdir: Path | None
+    help: bool
+
+
+def parse(config_type: type[Any], argv: Sequence[str]) -> Parsed:
+    """Reads a command line, the program's name first.
+
+    Raises:
+      UsageError: an unknown flag (with the nearest ones), a value that its flag cannot take, or a
+        configuration that refuses its values.
+      TypeError: a field of the configuration is of a type that cannot be a flag.
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_boolean("help", False, "", flag_values=values, short_name="h")
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    if hasattr(config_type, "quick"):
+        flags.DEFINE_boolean("quick", False, "", flag_values=values)
+    names = {item.name: item for item in _items(config_type())}
+    for item in names.values():
+        flag = flags.Flag(_Parser(item.hint), None, item.name, None, "")
+        flag.boolean = item.hint is bool  # Then --name and --noname need no value.
+        flags.DEFINE_flag(flag, values)
+    try:
+        rest = values(list(argv))[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise UsageError(_unknown(error.flagname, list(values))) from None
+    except flags.Error as error:
+        raise UsageError(str(error).removeprefix("flag ")) from None
+    if rest:
+        raise UsageError(f"unexpected argument {rest[0]!r}; flags are written --name=value.")
+    if values.help:
+        return Parsed(config_type(), None, help=True)
+    quick = "quick" in values and values.quick
+    given = {name: values[name].value for name in names if values[name].present}
+    config = _override(config_type.quick() if quick else config_type(), given)
+    return Parsed(config, Path(values.workdir) if values.workdir else None, help=False)
+
+
+def describe(
+    config_type: type[Any], doc: str | None, name: str, *, needs_workdir: bool = True
+) -> str:
+    """The help text: the docstring, then the flags by group, each with its default.
+
+    As wide as the window, or as COLUMNS says.
+    """
+    width = min(_WIDTH, shutil.get_terminal_size((_WIDTH, 24)).columns)
+    small = config_type.quick() if hasattr(config_type, "quick") else None
+    required = "required" if needs_workdir else "optional"
+    general = [
+        ("--workdir=DIR", f"folder for records and figures ({required}); a killed run goes on")
+    ]
+    if small is not None:
+        general.append(("--quick", "everything small; flags given beside it still count"))
+    general.append(("--help", "show this"))
+    groups: dict[str, list[tuple[str, str]]] = {"Flags": general}
+    quick = {item.name: item.default for item in _items(small)} if small is not None else {}
+    for item in _items(config_type()):
+        # Nothing is no default: such a flag is required, or off without a value.
+        default = "" if item.default in ("", ()) else f"default: {_show(item.default)}"
+        if item.name in quick and quick[item.name] != item.default:
+            default = f"{default}; quick: {_show(quick[item.name])}".removeprefix("; ")
+        if typing.get_origin(item.hint) is typing.Literal:
+            default = f"{', '.join(map(_show, typing.get_args(item.hint)))}; {default}"
+        text = f"{item.help} ({default})" if default else item.help
+        groups.setdefault(item.group, []).append((_usage(item), text.strip()))
+    lines = [_filled(doc or "", width), "", f"Usage: python -m experiments.{name} [flags]"]
+    for group, entries in groups.items():
+        lines += ["", *_wrapped(group, width)]
+        for flag, text in entries:
+            lines += _columns(f"  {flag}", text, width)
+    return "\n".join(lines)
+
+
+def _filled(doc: str, width: int) -> str:
+    """A docstring in lines of at most so many characters; indented lines, commands, as they are."""
+    if width >= _WIDTH:
+        return doc.strip()
+    paragraphs = doc.strip().split("\n\n")
+    filled = [
+        p if p.startswith(" ") else "\n".join(_wrapped(" ".join(p.split()), width))
+        for p in paragraphs
+    ]
+    return "\n\n".join(filled)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+
+def _columns(flag: str, text: str, width: int) -> list[str]:
+    indent = _INDENT if width >= _NARROW else 6
+    wrapped = _wrapped(text, width - indent)
+    if len(flag) + 2 > indent:
+        return [flag, *(" " * indent + line for line in wrapped)]
+    return [(flag if i == 0 else "").ljust(indent) + line for i, line in enumerate(wrapped)]
+
+
+@contextlib.contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Around what prints: a closed pipe (``| head -1``) is no error, a full disk is one.
+
+    Raises:
+      SystemExit: 141, as a process that writes to a closed pipe ends; 1, with a line that says why,
+        where standard output cannot be written.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _close_output()
+        sys.exit(141)
+    except OSError as error:
+        if error.filename is not None:  # A file of the run, not standard output.
+            raise
+        _close_output()
+        _fail(name, f"standard output cannot be written: {error.strerror}.", 1)
+
+
+def _close_output() -> None:
+    """Nothing more is written, nor tried at the end of the process."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One leaf of a configuration: its flag, its type, its default, and where help lists it."""
+
+    name: str
+    hint: Any
+    default: Any
+    help: str
+    group: str
+
+
+def _items(config: Any, prefix: str = "") -> Iterator[_Item]:
+    """The leaves of a configuration, its own before those of nested ones."""
+    hints = typing.get_type_hints(type(config))
+    nested = []
+    summary = (type(config).__doc__ or "").strip().splitlines()[0].rstrip(".")
+    group = f"{prefix.rstrip('.') or 'This experiment'}: {summary}"
+    for field in dataclasses.fields(config):
+        name, value = prefix + field.name, getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            nested.append((value, name + "."))
+        else:
+            _metavar(hints[field.name], name)
+            text = field.metadata.get("help", "")
+            yield _Item(name, hints[field.name], value, text, group)
+    for value, inner in nested:
+        yield from _items(value, inner)
+
+
+def _override(config: Any, given: Mapping[str, Any], prefix: str = "") -> Any:
+    changes = {}
+    for field in dataclasses.fields(config):
+        name, value = prefix + field.name, getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = _override(value, given, name + ".")
+        elif name in given:
+            changes[field.name] = given[name]
+    try:
+        return dataclasses.replace(config, **changes)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        blamed = {name: value for name, value in given.items() if name.startswith(prefix)}
+        named = {
+            n: v for n, v in blamed.items() if re.search(rf"\b{n.split('.')[-1]}\b", str(error))
+        }
+        listed = " ".join(f"--{name}={_show(value)}" for name, value in (named or blamed).items())
+        raise UsageError(f"{listed}: {error}") from error
+
+
+class _Parser(flags.ArgumentParser):
+    """Reads the text of a flag as the type of its field."""
+
+    def __init__(self, hint: Any) -> None:
+        super().__init__()
+        self.hint = hint
+
+    def parse(self, argument: str) -> Any:
+        return _convert(self.hint, argument)
+
+
+def _convert(hint: Any, text: str) -> Any:
+    if typing.get_origin(hint) is typing.Literal:
+        choices = {_show(choice): choice for choice in typing.get_args(hint)}
+        if text not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}.{_nearest(text, list(choices))}")
+        return choices[text]
+    if typing.get_origin(hint) is tuple:
+        return tuple(_convert(typing.get_args(hint)[0], part.strip()) for part in text.split(","))
+    if (inner := _optional(hint)) is not None:
+        return None if text.lower() == "none" else _convert(inner, text)
+    if hint is bool:
+        return _convert(typing.Literal[True, False], text)
+    try:
+        return hint(text)
+    except ValueError:
+        raise ValueError(f"must be {'an integer' if hint is int else 'a number'}.") from None
+
+
+def _metavar(hint: Any, name: str) -> str:
+    """What stands after ``--name=`` in the help; TypeError where the type cannot be a flag."""
+    if hint in _METAVARS:
+        return _METAVARS[hint]
+    if typing.get_origin(hint) is typing.Literal:
+        return "NAME"
+    if typing.get_origin(hint) is tuple and typing.get_args(hint)[1:] == (...,):
+        return f"{_metavar(typing.get_args(hint)[0], name)},..."
+    if (inner := _optional(hint)) is not None:
+        return f"{_metavar(inner, name)}|none"
+    raise TypeError(
+        f"{name}: {hint} cannot be a flag. Use int, float, str, bool, Literal[...], tuple[X, ...], "
+        "X | None or a dataclass."
+    )
+
+
+def _optional(hint: Any) -> Any:
+    """``X`` of ``X | None``, None of anything else."""
+    if typing.get_origin(hint) not in (types.UnionType, typing.Union):
+        return None
+    inner = [part for part in typing.get_args(hint) if part is not type(None)]
+    return inner[0] if len(inner) == 1 else None
+
+
+def _usage(item: _Item) -> str:
+    if item.hint is bool:
+        return f"--[no]{item.name}"
+    return f"--{item.name}={_metavar(item.hint, item.name)}"
+
+
+def _show(value: Any) -> str:
+    """A value as one types it."""
+    if isinstance(value, tuple):
+        return ",".join(_show(entry) for entry in value)
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def _unknown(flag: str, names: list[str]) -> str:
+    leaf = flag.split(".")[-1]
+    same_leaf = [name for name in names if name.split(".")[-1] == leaf]
+    leaves = {name.split(".")[-1]: name for name in names}
+    near = same_leaf or difflib.get_close_matches(flag, names)
+    near = near or [leaves[match] for match in difflib.get_close_matches(leaf, list(leaves))]
+    hint = f" Did you mean --{' or --'.join(near)}?" if near else ""
+    return f"unknown flag --{flag}.{hint} See --help."
+
+
+def _nearest(text: str, choices: list[str]) -> str:
+    near = difflib.get_close_matches(text, choices, n=1)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def _learning_rates(config: Any) -> str:
+    """The flags of the trainings' learning rates, as they are set."""
+    rates = [item for item in _items(config) if item.name.endswith("training.learning_rate")]
+    listed = " ".join(f"--{item.name}={_show(item.default)}" for item in rates)
+    return f" This run had {listed}." if rates else ""
+
+
+def _program(path: str) -> str:
+    """What was started: the NAME of ``python -m experiments.NAME``, else a file's name."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is not None and spec.name.startswith("experiments.") and path == spec.origin:
+        return spec.name.removeprefix("experiments.")
+    return Path(path).stem
+
+
+def _fail(name: str, error: Exception | str, code: int) -> NoReturn:
+    print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(code)

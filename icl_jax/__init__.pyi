@@ -1,0 +1,403 @@
+"""The public names, where each is defined, and its group: the one place where a name is added.
+
+A name is a line among the imports and a line of its group in ``__all__``. Type checkers and editors
+read this file, and ``__init__.py`` imports from it what is used, when it is used.
+"""
+
+from icl_jax.blocks.attention import (
+    LinearAttention,
+    SoftmaxAttention,
+)
+from icl_jax.blocks.attention_stack import (
+    AttentionStack,
+    linear_attention_stack,
+)
+from icl_jax.blocks.block import Block
+from icl_jax.blocks.config import StackConfig, build_stack
+from icl_jax.blocks.contextual import ContextualLayer
+from icl_jax.blocks.experts import Experts
+from icl_jax.blocks.feedforward import Dense, Gated
+from icl_jax.blocks.language_model import LanguageModel
+from icl_jax.blocks.materialise import materialise, position_patch
+from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
+from icl_jax.blocks.rotary import Rotary, Scaling
+from icl_jax.blocks.stack import (
+    FlaxBlock,
+    Stack,
+    cast,
+    functional,
+    repeat,
+)
+from icl_jax.descent.closed_form import ORACLES, prefix_predictions
+from icl_jax.descent.finetune import (
+    DescentTrajectory,
+    descend,
+    finetune,
+)
+from icl_jax.descent.fleet import fleet
+from icl_jax.descent.layer_causal import layer_causal_loss
+from icl_jax.descent.line_search import (
+    rate_grid,
+    tune_learning_rate,
+)
+from icl_jax.descent.linear_attention import (
+    one_step_weights,
+    optimal_linear_attention,
+    optimal_linear_attention_loss,
+    optimal_preconditioner,
+    preconditioned_step_weights,
+    stacked_weights,
+)
+from icl_jax.descent.linear_steps import (
+    descent_prediction,
+    gd_plus_plus,
+    gradient_steps,
+    preconditioned_steps,
+)
+from icl_jax.descent.parameters import SELECTIONS, merge, select
+from icl_jax.dynamics.anchored import (
+    anchored_trajectory,
+    linear_loss,
+)
+from icl_jax.dynamics.attribution import (
+    attention_contributions,
+    attribute_block,
+    contribution_norms,
+    contribution_shares,
+    contribution_update,
+    remainder_share,
+    summed_update,
+)
+from icl_jax.dynamics.peel_off import (
+    first_factors,
+    peel_off_trajectory,
+)
+from icl_jax.dynamics.prefixes import (
+    lone_midpoints,
+    prefix_outputs_by_reruns,
+    prefix_pass,
+    probe_pass,
+    suffix_midpoints,
+)
+from icl_jax.language.activations import Attended, attend
+from icl_jax.language.generation import (
+    generate,
+    patched_generate,
+    token_agreement,
+)
+from icl_jax.language.prompt import (
+    alone_logits,
+    full_logits,
+    patched_logits,
+    prompt_patches,
+)
+from icl_jax.language.sampling import Sampling
+from icl_jax.language.weights import (
+    PromptWeights,
+    prompt_weights,
+)
+from icl_jax.measures.comparison import (
+    Comparison,
+    as_summary,
+    compare_with_nulls,
+)
+from icl_jax.measures.distributions import (
+    kl_divergence,
+    same_top1,
+    top_k_overlap,
+    total_variation,
+)
+from icl_jax.measures.function_space import (
+    ilwd,
+    implicit_linear_weights,
+    model_difference,
+    prediction_difference,
+    relative_error,
+    relative_model_difference,
+    sensitivity,
+    sensitivity_cosine,
+    squared_error,
+    squared_prediction_difference,
+)
+from icl_jax.measures.intervals import bootstrap_mean
+from icl_jax.measures.nulls import (
+    another_prompts,
+    random_update,
+    random_vector,
+    shuffled_labels,
+)
+from icl_jax.measures.representation import (
+    attention_similarity,
+    kendall_tau,
+    update_similarity,
+    vector_cosine,
+)
+from icl_jax.measures.subspaces import (
+    effective_rank,
+    effective_rank_of_updates,
+    leading_angles,
+    principal_angles,
+)
+from icl_jax.measures.weight_space import (
+    alignment,
+    cosine,
+    norm_ratio,
+    off_diagonal_mean,
+)
+from icl_jax.optimizers import OptimizerConfig
+from icl_jax.patches.bank import (
+    Bank,
+    check_patchable,
+    compact_bank,
+    forward,
+    patched_forward,
+    stack_patches,
+)
+from icl_jax.patches.block import (
+    ContextualBlock,
+    Midpoint,
+    TokenPatch,
+    apply_block,
+    block_patches,
+)
+from icl_jax.patches.low_rank import (
+    LowRank,
+    add,
+    apply_update,
+    as_matrix,
+    compose,
+    dense_inner,
+    frobenius_inner,
+    frobenius_norm,
+    outer,
+    singular_values,
+    subtract,
+)
+from icl_jax.patches.normed import (
+    BalancedPatch,
+    OutputNorm,
+    ScalePatch,
+    apply_normed,
+    balanced_patch,
+    scale_patch,
+)
+from icl_jax.patches.output import (
+    BiasPatch,
+    DownPatch,
+    apply_output,
+    bias_patch,
+    down_patch,
+    down_update,
+)
+from icl_jax.patches.token import (
+    Conditioning,
+    InputFactor,
+    apply_factor,
+    conditioning,
+    input_factor,
+    kernel_update,
+    token_update,
+)
+from icl_jax.sharding import shard_tasks, task_mesh
+from icl_jax.tasks.catalogue import TASKS, make_task
+from icl_jax.tasks.classification import (
+    Classification,
+    ClassificationPrompt,
+)
+from icl_jax.tasks.prompt import (
+    Prompt,
+    Task,
+    example_queries,
+    prompt_tokens,
+    query_token,
+    sample_prompts,
+)
+from icl_jax.tasks.shifts import (
+    SHIFTS,
+    ShiftedLinearRegression,
+)
+from icl_jax.training.config import (
+    TrainingConfig,
+    make_optimizer,
+)
+from icl_jax.training.loop import TrainingDivergedError, train
+
+__version__: str
+
+__all__ = [
+    # What stands in the context.
+    "Classification",
+    "ClassificationPrompt",
+    "example_queries",
+    "make_task",
+    "Prompt",
+    "prompt_tokens",
+    "query_token",
+    "sample_prompts",
+    "ShiftedLinearRegression",
+    "SHIFTS",
+    "Task",
+    "TASKS",
+    # The blocks that read it.
+    "AttentionStack",
+    "Block",
+    "build_stack",
+    "cast",
+    "ContextualLayer",
+    "Dense",
+    "Experts",
+    "FlaxBlock",
+    "functional",
+    "Gated",
+    "GatedRecurrent",
+    "LanguageModel",
+    "linear_attention_stack",
+    "LinearAttention",
+    "materialise",
+    "position_patch",
+    "repeat",
+    "Rotary",
+    "Scaling",
+    "SoftmaxAttention",
+    "Stack",
+    "StackConfig",
+    "StateSpace",
+    # The patch: what a context does to a token.
+    "add",
+    "apply_block",
+    "apply_factor",
+    "apply_normed",
+    "apply_output",
+    "apply_update",
+    "as_matrix",
+    "balanced_patch",
+    "BalancedPatch",
+    "Bank",
+    "bias_patch",
+    "BiasPatch",
+    "block_patches",
+    "check_patchable",
+    "compact_bank",
+    "compose",
+    "Conditioning",
+    "conditioning",
+    "ContextualBlock",
+    "dense_inner",
+    "down_patch",
+    "down_update",
+    "DownPatch",
+    "forward",
+    "frobenius_inner",
+    "frobenius_norm",
+    "input_factor",
+    "InputFactor",
+    "kernel_update",
+    "LowRank",
+    "Midpoint",
+    "outer",
+    "OutputNorm",
+    "patched_forward",
+    "scale_patch",
+    "ScalePatch",
+    "singular_values",
+    "stack_patches",
+    "subtract",
+    "token_update",
+    "TokenPatch",
+    # The path of the weights, and who wrote it.
+    "anchored_trajectory",
+    "attention_contributions",
+    "attribute_block",
+    "contribution_norms",
+    "contribution_shares",
+    "contribution_update",
+    "first_factors",
+    "linear_loss",
+    "lone_midpoints",
+    "peel_off_trajectory",
+    "prefix_outputs_by_reruns",
+    "prefix_pass",
+    "probe_pass",
+    "remainder_share",
+    "suffix_midpoints",
+    "summed_update",
+    # Language models with and without their context.
+    "alone_logits",
+    "attend",
+    "Attended",
+    "full_logits",
+    "generate",
+    "patched_generate",
+    "patched_logits",
+    "prompt_patches",
+    "prompt_weights",
+    "PromptWeights",
+    "Sampling",
+    "token_agreement",
+    # The yardsticks: gradient descent and closed forms.
+    "descend",
+    "descent_prediction",
+    "DescentTrajectory",
+    "finetune",
+    "fleet",
+    "gd_plus_plus",
+    "gradient_steps",
+    "layer_causal_loss",
+    "merge",
+    "one_step_weights",
+    "optimal_linear_attention",
+    "optimal_linear_attention_loss",
+    "optimal_preconditioner",
+    "OptimizerConfig",
+    "ORACLES",
+    "preconditioned_step_weights",
+    "preconditioned_steps",
+    "prefix_predictions",
+    "rate_grid",
+    "select",
+    "SELECTIONS",
+    "stacked_weights",
+    "tune_learning_rate",
+    # How two of them compare, and what chance would give.
+    "alignment",
+    "another_prompts",
+    "as_summary",
+    "attention_similarity",
+    "bootstrap_mean",
+    "compare_with_nulls",
+    "Comparison",
+    "cosine",
+    "effective_rank",
+    "effective_rank_of_updates",
+    "ilwd",
+    "implicit_linear_weights",
+    "kendall_tau",
+    "kl_divergence",
+    "leading_angles",
+    "model_difference",
+    "norm_ratio",
+    "off_diagonal_mean",
+    "prediction_difference",
+    "principal_angles",
+    "random_update",
+    "random_vector",
+    "relative_error",
+    "relative_model_difference",
+    "same_top1",
+    "sensitivity",
+    "sensitivity_cosine",
+    "shuffled_labels",
+    "squared_error",
+    "squared_prediction_difference",
+    "top_k_overlap",
+    "total_variation",
+    "update_similarity",
+    "vector_cosine",
+    # Training, and many devices.
+    "make_optimizer",
+    "shard_tasks",
+    "task_mesh",
+    "train",
+    "TrainingConfig",
+    "TrainingDivergedError",
+]

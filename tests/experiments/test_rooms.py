@@ -1,0 +1,80 @@
+"""The rooms of the experiments: who imports whom, and that every one is found by its short name."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import experiments
+from experiments import EXPERIMENTS, source
+from experiments.__main__ import question
+from tests.test_layering import imports
+
+ROOT = Path(experiments.__file__).parent
+SOURCES = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT)
+ROOMS = ("language", "linear_attention", "regression", "tools")
+
+
+def rooms(names):
+    """The rooms that imported names lie in; ``experiments`` itself for its short names."""
+    inside = [name.split(".") for name in names if name.split(".")[0] == "experiments"]
+    return {parts[1] if len(parts) > 1 else "experiments" for parts in inside}
+
+
+def test_every_file_is_in_a_room():
+    assert {path.relative_to(ROOT).parts[0] for path in SOURCES} == set(ROOMS)
+    assert sorted(path.name for path in ROOT.glob("*.py")) == ["__init__.py", "__main__.py"]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_rooms_import_themselves_and_the_tools_and_the_tools_no_room(path):
+    own = path.relative_to(ROOT).parts[0]
+    assert rooms(imports(path.read_text())) <= {own, "tools"}
+
+
+def test_an_import_of_another_room_is_seen():
+    text = "from experiments.regression.learner import embed\nfrom experiments import descent\n"
+    assert rooms(imports(text)) == {"regression", "experiments", "descent"}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_is_named_once_and_asked_for_by_that_name(name):
+    module = importlib.import_module(EXPERIMENTS[name])
+    assert importlib.import_module(f"experiments.{name}") is module
+    assert Path(module.__file__) == source(name)
+    assert f"python -m experiments.{name} " in module.__doc__
+    launched = [
+        ast.unparse(node)
+        for node in ast.parse(source(name).read_text()).body
+        if "__main__" in ast.unparse(node)
+    ]
+    assert len(launched) == 1 and "launch(Config, run, __doc__" in launched[0]
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=120, cwd=ROOT.parent
+    )
+
+
+def test_the_list_has_every_experiment_with_its_question():
+    shown = run("-m", "experiments").stdout
+    for name in EXPERIMENTS:
+        assert re.search(rf"^{name} ", shown, re.MULTILINE)
+        assert question(name)[:20] in shown
+
+
+def test_an_experiment_in_a_folder_runs_under_its_short_name():
+    done = run("-m", "experiments.descent", "--help")
+    assert "Usage: python -m experiments.descent [flags]" in done.stdout, done.stderr
+    done = run("-m", "experiments.garg", "--seeed=1", "--workdir=x")
+    assert done.returncode == 2 and done.stderr.startswith("garg: error: unknown flag --seeed.")
+
+
+def test_a_name_that_is_no_experiment_is_not_found():
+    with pytest.raises(ModuleNotFoundError, match="experiments.descend"):
+        importlib.import_module("experiments.descend")

@@ -1,0 +1,80 @@
+"""The public names: complete, in groups, and imported when they are used."""
+
+import ast
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import icl_jax
+
+STUB = Path(icl_jax.__file__).with_suffix(".pyi").read_text()
+#: The names of the README's first example, which need arrays and nothing else.
+FIRST = "from icl_jax import input_factor, apply_factor, token_update, frobenius_norm"
+
+
+def imported():
+    nodes = [node for node in ast.parse(STUB).body if isinstance(node, ast.ImportFrom)]
+    return [alias.name for node in nodes for alias in node.names]
+
+
+def test_every_name_of_the_stub_is_public_once_and_is_there():
+    assert sorted(imported()) == sorted(icl_jax.__all__)
+    assert len(set(icl_jax.__all__)) == len(icl_jax.__all__)
+    for name in icl_jax.__all__:
+        assert getattr(icl_jax, name) is not None
+
+
+def test_names_stand_in_groups_and_sorted_in_each():
+    groups = re.split(r"^    # .+\.$", STUB.split("__all__ = [")[1], flags=re.MULTILINE)
+    assert not groups[0].strip() and len(groups) > 5
+    for group in groups[1:]:
+        names = re.findall(r'"(\w+)"', group)
+        assert names and names == sorted(names, key=str.lower)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'icl_jax' has no attribute 'patchs'"):
+        _ = icl_jax.patchs
+    assert "input_factor" in dir(icl_jax)
+
+
+def python(code):
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120
+    ).stdout
+
+
+def test_what_is_not_used_is_not_imported():
+    shown = python(
+        f"import sys, icl_jax\nprint('jax' in sys.modules)\n{FIRST}\nprint(*sys.modules)"
+    )
+    first, modules = shown.split("\n", 1)
+    assert first == "False"
+    heavy = {"flax", "optax", "orbax", "rich", "chex", "matplotlib", "absl.flags", "tokenizers"}
+    assert not heavy & set(modules.split())
+
+
+def test_folders_are_attributes_as_after_any_import():
+    assert python("import icl_jax; print(icl_jax.patches.__name__)").strip() == "icl_jax.patches"
+
+
+def processor_seconds():
+    """Of the processes that were started and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def test_the_import_takes_little_more_than_that_of_jax():
+    codes = {"jax": "import jax", "bare": "import jax, icl_jax", "first": f"import jax; {FIRST}"}
+    seconds = {}
+    for _ in range(3):  # Interleaved, and the best of each: other work only ever adds.
+        for name, code in codes.items():
+            start = processor_seconds()
+            python(code)
+            seconds[name] = min(processor_seconds() - start, seconds.get(name, float("inf")))
+    assert seconds["bare"] < 1.3 * seconds["jax"]
+    assert seconds["first"] < 1.3 * seconds["jax"]
