@@ -156,6 +156,8 @@ class Conditioning:
       residual: (), ``|z_K E - z_S| / |z_S|``, what the factor leaves in the arithmetic of its type:
         some eps where the patch is good; eps ``|z_K| / |z_S|`` where the context makes a long input
         short; 1 or NaN where ``1 / |z_K|`` leaves the range of the dtype.
+      amplification: (), how much of a relative error of the MLP's output is one of the block's (see
+        ``patches.normed.amplification``); None likewise.
     """
 
     kept_norm: Array
@@ -163,6 +165,7 @@ class Conditioning:
     max_gain_change: Array | None = None
     min_normalised: Array | None = None
     residual: Array | None = None
+    amplification: Array | None = None
 
 
 def conditioning(full_D: Array, kept_D: Array) -> Conditioning:
