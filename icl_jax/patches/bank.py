@@ -17,6 +17,7 @@ import numpy as np
 from icl_jax import checks
 from icl_jax.dims import Array, Params
 from icl_jax.patches.block import (
+    NormedBlock,
     TokenPatch,
     block_patches,
     input_patches,
@@ -186,10 +187,15 @@ def joint_step(
     rows = _on_top(full, kept)
     factors = None if factor is None else _on_top(jax.tree.map(jnp.zeros_like, factor), factor)
     hidden_XH = block.hidden(params, rows.mlp_input_TD, factors)
-    patch, numbers = output_patches(block, params, full, kept, factor, hidden_XH[count:], output)
-    states_XD = block.output(
-        params, rows, hidden_XH, _on_top(jax.tree.map(jnp.zeros_like, patch), patch)
-    )
+    made = functools.partial(output_patches, block, params, full, kept, factor, hidden_XH[count:])
+    if isinstance(block, NormedBlock) and block.norms_output:
+        # What the patch has to reach is the state that the other run has stored.
+        full_KD = settled(block.output(params, full, hidden_XH[:count], None))
+        patch, numbers = made(output, full_output_KD=full_KD)
+        return (full_KD, block.output(params, kept, hidden_XH[count:], patch)), (patch, numbers)
+    patch, numbers = made(output)
+    nothing = jax.tree.map(jnp.zeros_like, patch)
+    states_XD = block.output(params, rows, hidden_XH, _on_top(nothing, patch))
     return (states_XD[:count], states_XD[count:]), (patch, numbers)
 
 

@@ -184,12 +184,14 @@ class TestStacks:
             one["norm_2_out"]["scale"] = gain_D * spread_D
         hidden_TD = model.embed(normal(3, 6, 3, dtype=jnp.float32)).astype(dtype)
         kept_K = jnp.array([0, 5])
-        want_KD = forward(model.blocks, params, hidden_TD)[kept_K]
-        bank = stack_patches(model.blocks, params, hidden_TD, kept_K, loop=loop)
+        want_KD = forward(stack_layers(model.blocks, params), hidden_TD)[kept_K]
+        bank = stack_patches(stack_layers(model.blocks, params), hidden_TD, kept_K, loop=loop)
         for one in (bank, compact_bank(bank)):
-            got_KD = patched_forward(model.blocks, params, hidden_TD, one)
+            got_KD = patched_forward(stack_layers(model.blocks, params), hidden_TD, one)
             assert_close(got_KD, want_KD, 4 * (6 + 8 + 16))
-        alone_KD = forward(model.blocks, params, hidden_TD[kept_K], positions_T=kept_K)
+        alone_KD = forward(
+            stack_layers(model.blocks, params), hidden_TD[kept_K], positions_T=kept_K
+        )
         assert relative_error(alone_KD, want_KD) > 0.1
 
     def test_conditioning_tells_the_policies_apart(self):
