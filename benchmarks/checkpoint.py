@@ -29,9 +29,10 @@ from benchmarks.harness import Side, as_row, compare, launch
 from icl_jax.blocks.attention import SoftmaxAttention
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.feedforward import Gated
+from icl_jax.blocks.functional import functional
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.rotary import Rotary
-from icl_jax.blocks.stack import functional, repeat
+from icl_jax.blocks.stack import repeat
 from icl_jax.dims import Array, Params
 from icl_jax.interop.huggingface import Checkpoint, load, save
 from icl_jax.interop.options import Options
@@ -182,7 +183,7 @@ def bank_row() -> dict:
     params = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
 
     def extract(params: Params, hidden_TD: Array) -> Bank:
-        return stack_patches(*functional(model, params), hidden_TD, jnp.arange(448, 512))
+        return stack_patches(functional(model, params), hidden_TD, jnp.arange(448, 512))
 
     hidden = jax.ShapeDtypeStruct((512, 1152), jnp.float32)
     start = time.perf_counter()

@@ -16,10 +16,10 @@ from absl import flags
 
 from benchmarks.harness import Side, compare, launch
 from icl_jax.blocks.config import StackConfig, build_stack
-from icl_jax.blocks.stack import cast, functional
+from icl_jax.blocks.functional import cast, functional
 from icl_jax.dims import Array
 from icl_jax.dynamics.prefixes import prefix_outputs_by_reruns, prefix_pass
-from icl_jax.patches.bank import forward
+from icl_jax.stack.run import forward
 
 _LENGTH = flags.DEFINE_integer("length", 512, "context tokens n", lower_bound=1)
 _LAYERS = flags.DEFINE_integer("layers", 4, "blocks", lower_bound=1)
@@ -36,17 +36,17 @@ def benchmark() -> list[dict]:
     stack = build_stack(config)
     tokens_TC = jax.random.normal(jax.random.key(0), (2 * length, 3))
     params = cast(stack.init(jax.random.key(1), tokens_TC[:2])["params"], jnp.float32)
-    blocks, block_params = functional(stack, params)
+    layers = functional(stack, params)
     hidden_TD = stack.apply({"params": params}, tokens_TC, method="embed")
     context_ND, query_D = hidden_TD[:length], hidden_TD[length]
 
     @jax.jit
     def one_pass(context_ND: Array, query_D: Array) -> Array:
-        return prefix_pass(blocks, block_params, context_ND, query_D).output_MD
+        return prefix_pass(layers, context_ND, query_D).output_MD
 
     @jax.jit
     def reruns(context_ND: Array, query_D: Array) -> Array:
-        return prefix_outputs_by_reruns(blocks, block_params, context_ND, query_D)
+        return prefix_outputs_by_reruns(layers, context_ND, query_D)
 
     @functools.partial(jax.jit, static_argnames=("start", "stop"))
     def bucket(context_ND: Array, query_D: Array, start: int, stop: int) -> Array:
@@ -55,7 +55,7 @@ def benchmark() -> list[dict]:
 
         def run(count: Array) -> Array:
             hidden_TD = jnp.where((slots_T < count)[:, None], padded_TD, query_D[None])
-            return forward(blocks, block_params, hidden_TD)[count]
+            return forward(layers, hidden_TD)[count]
 
         return jax.lax.map(run, jnp.arange(start, stop))
 
@@ -67,7 +67,7 @@ def benchmark() -> list[dict]:
 
     @jax.jit
     def plain(hidden_TD: Array) -> Array:
-        return forward(blocks, block_params, hidden_TD)
+        return forward(layers, hidden_TD)
 
     expected_MD = one_pass(context_ND, query_D)
     for other_MD in (reruns(context_ND, query_D), jnp.concatenate(bucketed())):

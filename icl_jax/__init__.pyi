@@ -17,17 +17,12 @@ from icl_jax.blocks.config import StackConfig, build_stack
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.experts import Experts
 from icl_jax.blocks.feedforward import Dense, Gated
+from icl_jax.blocks.functional import FlaxBlock, cast, functional, layer_params, with_layers
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.materialise import materialise, position_patch
 from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
 from icl_jax.blocks.rotary import Rotary, Scaling
-from icl_jax.blocks.stack import (
-    FlaxBlock,
-    Stack,
-    cast,
-    functional,
-    repeat,
-)
+from icl_jax.blocks.stack import Stack, repeat
 from icl_jax.descent.closed_form import ORACLES, prefix_predictions
 from icl_jax.descent.finetune import (
     DescentTrajectory,
@@ -138,6 +133,12 @@ from icl_jax.measures.subspaces import (
     leading_angles,
     principal_angles,
 )
+from icl_jax.measures.update_statistics import (
+    UpdateStatistics,
+    update_norms,
+    update_statistics,
+    update_step_norms,
+)
 from icl_jax.measures.weight_space import (
     alignment,
     cosine,
@@ -149,17 +150,10 @@ from icl_jax.patches.bank import (
     Bank,
     check_patchable,
     compact_bank,
-    forward,
     patched_forward,
     stack_patches,
 )
-from icl_jax.patches.block import (
-    ContextualBlock,
-    Midpoint,
-    TokenPatch,
-    apply_block,
-    block_patches,
-)
+from icl_jax.patches.block import TokenPatch, block_patches
 from icl_jax.patches.low_rank import (
     LowRank,
     add,
@@ -169,7 +163,9 @@ from icl_jax.patches.low_rank import (
     dense_inner,
     frobenius_inner,
     frobenius_norm,
+    mean,
     outer,
+    scale,
     singular_values,
     subtract,
 )
@@ -189,6 +185,18 @@ from icl_jax.patches.output import (
     down_patch,
     down_update,
 )
+from icl_jax.patches.spectrum import Spectrum, from_matrix, singular_vectors, truncate
+from icl_jax.patches.static import (
+    QuerySums,
+    cheap_patch,
+    covariance_patch,
+    dual_vectors,
+    exact_patch,
+    merge_sums,
+    query_sums,
+    ridge_patch,
+    thought_vector,
+)
 from icl_jax.patches.token import (
     Conditioning,
     InputFactor,
@@ -199,6 +207,10 @@ from icl_jax.patches.token import (
     token_update,
 )
 from icl_jax.sharding import shard_tasks, task_mesh
+from icl_jax.stack.block import ContextualBlock, Midpoint, apply_block
+from icl_jax.stack.fold import fold
+from icl_jax.stack.layers import Layers, PerLayer, stack_layers
+from icl_jax.stack.run import forward
 from icl_jax.tasks.catalogue import TASKS, make_task
 from icl_jax.tasks.classification import (
     Classification,
@@ -276,34 +288,59 @@ __all__ = [
     "bias_patch",
     "BiasPatch",
     "block_patches",
+    "cheap_patch",
     "check_patchable",
     "compact_bank",
     "compose",
     "Conditioning",
     "conditioning",
     "ContextualBlock",
+    "covariance_patch",
     "dense_inner",
     "down_patch",
     "down_update",
     "DownPatch",
+    "dual_vectors",
+    "exact_patch",
+    "fold",
     "forward",
     "frobenius_inner",
     "frobenius_norm",
+    "from_matrix",
     "input_factor",
     "InputFactor",
     "kernel_update",
+    "layer_params",
+    "Layers",
     "LowRank",
+    "mean",
+    "merge_sums",
     "Midpoint",
     "outer",
     "OutputNorm",
     "patched_forward",
+    "PerLayer",
+    "query_sums",
+    "QuerySums",
+    "ridge_patch",
+    "scale",
     "scale_patch",
     "ScalePatch",
     "singular_values",
+    "singular_vectors",
+    "Spectrum",
+    "stack_layers",
     "stack_patches",
     "subtract",
+    "thought_vector",
     "token_update",
     "TokenPatch",
+    "truncate",
+    "update_norms",
+    "update_statistics",
+    "update_step_norms",
+    "UpdateStatistics",
+    "with_layers",
     # The path of the weights, and who wrote it.
     "anchored_trajectory",
     "attention_contributions",

@@ -15,8 +15,23 @@ import numpy as np
 from icl_jax.dims import Array
 
 
+def no_list(where: str, name: str, array: Any) -> None:
+    """Raises TypeError for a list or a tuple, which has no dtype, where an array belongs."""
+    if isinstance(array, list | tuple):
+        raise TypeError(
+            f"{where}: {name} must be an array, got a {type(array).__name__}. Convert it first, "
+            f"for example with jnp.asarray({name})."
+        )
+
+
 def rank(where: str, name: str, array: Any, expected: int, axes: str) -> None:
-    """Raises ValueError unless ``array`` has ``expected`` axes; ``axes`` describes them."""
+    """Raises unless ``array`` is an array of ``expected`` axes; ``axes`` describes them.
+
+    Raises:
+      ValueError: another number of axes.
+      TypeError: a list or a tuple.
+    """
+    no_list(where, name, array)
     got = jnp.ndim(array)
     if got != expected:
         raise ValueError(
@@ -27,6 +42,7 @@ def rank(where: str, name: str, array: Any, expected: int, axes: str) -> None:
 
 def floating(where: str, name: str, array: Any) -> None:
     """Raises TypeError unless ``array`` has a floating-point dtype."""
+    no_list(where, name, array)
     dtype = jnp.result_type(array)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(
@@ -61,10 +77,34 @@ def axis_size(where: str, name: str, array: Any, axis: int, expected: int, meani
         )
 
 
+def mask(where: str, name: str, array: Any, length: int, meaning: str) -> None:
+    """Raises unless ``array`` is a mask: ``length`` booleans, one per what ``meaning`` says.
+
+    Raises:
+      ValueError: not one axis of that length.
+      TypeError: not boolean: zeros and ones could be positions as well.
+    """
+    rank(where, name, array, 1, "(positions)")
+    axis_size(where, name, array, 0, length, meaning)
+    dtype = jnp.result_type(array)
+    if dtype != jnp.bool_:
+        raise TypeError(
+            f"{where}: {name} must be a boolean mask, got dtype {dtype}. Write it as a comparison, "
+            f"for example {name} > 0."
+        )
+
+
 def positive_int(where: str, name: str, value: Any) -> None:
     """Raises ValueError unless ``value`` is an integer of at least 1."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{where}: {name} must be an integer of at least 1, got {value!r}.")
+
+
+def at_least_two(where: str, name: str, value: Any, reason: str) -> None:
+    """Raises ValueError unless ``value`` is an integer of at least 2; ``reason`` says why."""
+    positive_int(where, name, value)
+    if value < 2:
+        raise ValueError(f"{where}: {name} must be at least 2, got {value}: {reason}.")
 
 
 def non_negative(where: str, name: str, value: Any) -> None:
@@ -77,6 +117,22 @@ def positive(where: str, name: str, value: Any) -> None:
     """Raises ValueError unless ``value`` is a finite real number above 0."""
     if not isinstance(value, int | float | np.number) or not 0 < value < float("inf"):
         raise ValueError(f"{where}: {name} must be a finite number above 0, got {value!r}.")
+
+
+def positive_scalar(where: str, name: str, value: Any) -> None:
+    """As ``positive`` for a number or an array (); a traced one is taken at its word.
+
+    Raises:
+      ValueError: not one number, or (where it can be read) not finite and above 0.
+      TypeError: an array that is not floating point.
+    """
+    if not isinstance(value, jax.Array):
+        positive(where, name, value)
+        return
+    rank(where, name, value, 0, "()")
+    floating(where, name, value)
+    if is_concrete(value):
+        positive(where, name, value.item())
 
 
 def one_of(where: str, name: str, value: Any, choices: Sequence[Any]) -> None:
@@ -94,13 +150,17 @@ def is_concrete(array: Any) -> bool:
 def non_zero_rows(where: str, name: str, array: Array) -> None:
     """Raises ValueError when a row (last axis) of a concrete ``array`` has length zero.
 
-    A zero-length MLP input cannot be patched: no weight matrix turns zero into anything else.
+    A zero-length MLP input cannot be patched: no weight matrix turns zero into anything else. Nor
+    can one of subnormal numbers only, which devices take for zero.
     """
     if array.shape[-1] == 0:
         raise ValueError(f"{where}: {name} is empty (shape {array.shape}): it has no direction.")
     if is_concrete(array):
         rows = np.asarray(array)
-        zero = np.argwhere(~np.any(rows != 0, axis=-1))
+        wide = np.float64 if rows.dtype == np.float64 else np.float32  # In which it is divided.
+        smallest = float(np.finfo(wide).tiny)
+        # Asked this way round, a NaN has some length.
+        zero = np.argwhere(np.all(np.abs(rows.astype(np.float64)) < smallest, axis=-1))
         if len(zero):  # Not .size, which is 0 for the one row () of a single vector.
             raise ValueError(
                 f"{where}: {name} has length zero"
@@ -114,25 +174,36 @@ def kept_positions(where: str, kept_K: Any, length: int) -> Array:
     """Returns ``kept_K`` as an int32 array after checking it against a sequence of ``length``.
 
     Raises:
-      TypeError: the positions are not integers.
+      TypeError: the positions are not integers, such as a mask.
       ValueError: not a non-empty 1-D array; a position outside the sequence; positions that are
         not strictly increasing; or nothing that is removed.
     """
+    return jnp.asarray(positions(where, kept_K, length))
+
+
+def positions(
+    where: str, kept_K: Any, length: int, *, some_removed: bool = True
+) -> Array | np.ndarray:
+    """``kept_positions`` on the host; ``some_removed=False`` lets all positions stay."""
     is_array = isinstance(kept_K, jax.Array | np.ndarray)
     kept = kept_K if is_array else np.asarray(kept_K)
-    if not np.issubdtype(kept.dtype, np.integer):
-        raise TypeError(f"{where}: kept_K must hold integer positions, got dtype {kept.dtype}.")
     if kept.ndim != 1 or kept.shape[0] == 0:
         raise ValueError(
             f"{where}: kept_K must be a non-empty 1-D array of positions, got shape {kept.shape}."
         )
-    if kept.shape[0] >= length:
+    if not np.issubdtype(kept.dtype, np.integer):
+        raise TypeError(
+            f"{where}: kept_K must hold integer positions, got dtype {kept.dtype}. Of a mask, they "
+            "are jnp.flatnonzero(mask)."
+        )
+    if kept.shape[0] >= length + (not some_removed):
         raise ValueError(
             f"{where}: the removed set is empty: kept_K keeps {kept.shape[0]} positions of a "
             f"sequence of {length}. Keep fewer positions than there are."
         )
     if is_concrete(kept):
-        values = np.asarray(kept)
+        # Wide and signed: differences of unsigned positions would wrap.
+        values = np.asarray(kept).astype(np.int64)
         outside = values[(values < 0) | (values >= length)]
         if outside.size:
             raise ValueError(
@@ -144,4 +215,42 @@ def kept_positions(where: str, kept_K: Any, length: int) -> Array:
                 f"{where}: kept_K must be strictly increasing (sequence order, no repeats), got "
                 f"{values.tolist()}."
             )
-    return jnp.asarray(kept, jnp.int32)
+        return values.astype(np.int32)
+    return kept.astype(np.int32)
+
+
+def places(
+    where: str, length: int, positions_T: Any = None, present_T: Any = None, name: str = "T"
+) -> None:
+    """Raises unless position ids and the mask of a sequence of ``length`` can be theirs.
+
+    Raises:
+      TypeError: position ids that are not integers, a mask that is not boolean.
+      ValueError: another number of them, or (outside jit) ids that do not increase where the mask
+        says that a token is there, or are negative.
+    """
+    for label, array in ((f"positions_{name}", positions_T), (f"present_{name}", present_T)):
+        if array is None:
+            continue
+        rank(where, label, array, 1, f"({name})")
+        axis_size(where, label, array, 0, length, "the sequence's length")
+    if present_T is not None and jnp.result_type(present_T) != jnp.bool_:
+        raise TypeError(
+            f"{where}: present_{name} must be a boolean mask, got dtype "
+            f"{jnp.result_type(present_T)}. Compare it first: present_{name} != 0."
+        )
+    if positions_T is None:
+        return
+    if not jnp.issubdtype(jnp.result_type(positions_T), jnp.signedinteger):
+        raise TypeError(
+            f"{where}: positions_{name} must hold signed integers, got dtype "
+            f"{jnp.result_type(positions_T)}: differences of unsigned ids wrap."
+        )
+    if is_concrete(positions_T) and (present_T is None or is_concrete(present_T)):
+        ids = np.asarray(positions_T)
+        shown = ids if present_T is None else ids[np.asarray(present_T)]
+        if np.any(shown < 0) or np.any(np.diff(shown) <= 0):
+            raise ValueError(
+                f"{where}: positions_{name} must be non-negative and strictly increasing, got "
+                f"{shown.tolist()[:20]}. Tokens are given in the order of their positions."
+            )

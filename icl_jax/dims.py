@@ -1,4 +1,4 @@
-"""The glossary: what the letters at the end of an array's name mean, and the shared aliases.
+"""The glossary: what the letters at the end of an array's name mean, and what all files share.
 
 A name such as ``kernel_DH`` is read "kernel, of shape (D, H)"; the order of the letters is the
 order of the axes. Trees, scalars, configurations and callables carry no suffix. Which side of the
@@ -32,6 +32,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 Array = jax.Array
 
@@ -40,3 +41,8 @@ Params = Any
 
 #: ``apply_fn(params, *arrays) -> arrays``: a model as a pure function.
 ApplyFn = Callable[..., Any]
+
+
+def accumulator(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype in which a reduction over ``dtype`` runs: float32, or wider where that is."""
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)

@@ -16,13 +16,16 @@ from flax import linen as nn
 from hypothesis import strategies as st
 
 from icl_jax.blocks.attention import LinearAttention, SoftmaxAttention
-from icl_jax.blocks.block import WIRINGS, Block
+from icl_jax.blocks.block import Block
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.experts import Experts
 from icl_jax.blocks.feedforward import Dense, Feedforward, Gated
+from icl_jax.blocks.functional import functional
 from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
 from icl_jax.blocks.rotary import Rotary
-from icl_jax.blocks.stack import FlaxBlock, Stack, functional, repeat
+from icl_jax.blocks.stack import Stack, repeat
+from icl_jax.blocks.wiring import WIRINGS
+from icl_jax.stack.layers import Layers
 
 WIDTH = 8
 
@@ -91,8 +94,8 @@ def assert_trees_close(got: Any, want: Any, length: int = 1, *, condition: float
             assert_close(got_leaf, want_leaf, length, condition=condition)
 
 
-#: Compiling takes a second, running a microsecond: don't optimise.
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+#: Compiling takes a second, running a microsecond: optimise little (see conftest.py).
+compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
 
 
 def normal(seed: int, *shape: int, dtype: Any = jnp.float64) -> jax.Array:
@@ -119,12 +122,14 @@ def random_params(module: nn.Module, seed: int, *inputs: Any) -> Any:
     leaves, start = [], 0
     for path, leaf in paths:
         name, stop = path[-1].key, start + math.prod(leaf.shape)
+        # Of a layer, without the axis of the layers it is stacked with.
+        shape = leaf.shape[str(path[0].key).startswith("layers_") :]
         noise = draws[start:stop].reshape(leaf.shape)
         start = stop
-        if len(leaf.shape) < 2 or name.endswith("bias"):
+        if len(shape) < 2 or name.endswith("bias"):
             value = 0.3 * noise + (name in ("scale", "skip"))
         else:
-            fan_in = math.prod(leaf.shape[:-1]) if name == "out" else leaf.shape[0]
+            fan_in = math.prod(shape[:-1]) if name == "out" else shape[0]
             value = noise / math.sqrt(fan_in)
         leaves.append(jnp.asarray(value.astype(leaf.dtype)))
     return tree.unflatten(leaves)
@@ -136,8 +141,17 @@ class Model:
 
     stack: Stack
     params: Any
-    blocks: tuple[FlaxBlock, ...]
-    block_params: tuple[Any, ...]
+    layers: Layers
+
+    @property
+    def blocks(self) -> tuple[Any, ...]:
+        """The block of every layer."""
+        return self.layers.blocks
+
+    @property
+    def block_params(self) -> tuple[Any, ...]:
+        """The parameters of every layer."""
+        return tuple(self.layers.params)
 
     def embed(self, tokens_TC: jax.Array) -> jax.Array:
         """The residual stream before the first block."""
@@ -148,7 +162,7 @@ def make_model(block: Block, depth: int = 1, *, seed: int = 0, channels: int = 3
     """A stack of ``depth`` clones of a block, every parameter random, float32."""
     stack = Stack(repeat(block, depth), width=WIDTH, output_width=2, final_norm="layer")
     params = random_params(stack, seed, jnp.zeros((2, channels), jnp.float32))
-    return Model(stack, params, *functional(stack, params))
+    return Model(stack, params, functional(stack, params))
 
 
 @dataclass(frozen=True)
@@ -201,7 +215,7 @@ def kept_sets(length: int) -> st.SearchStrategy[tuple[int, ...]]:
 def cases(draw: st.DrawFn, dtypes: tuple[str, ...] = ("float32", "float64")) -> Case:
     """Everything a token patch can meet."""
     layer = draw(st.sampled_from(sorted(LAYERS)))
-    wiring = draw(st.sampled_from(WIRINGS))
+    wiring = draw(st.sampled_from(tuple(WIRINGS)))
     norm = draw(st.sampled_from(("layer", "rms", "none")))
     length = draw(st.sampled_from((3, 6)))
     # Linear attention is a cubic: unnormed, two layers of it leave the range of float32.

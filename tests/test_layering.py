@@ -15,21 +15,24 @@ ALLOWED = {
     "dims": (),
     "checks": ("dims",),
     "records": (),
+    "kernels": ("checks", "dims"),
+    "compilations": (),
     "optimizers": ("checks", "dims"),
     "tasks": ("checks", "dims"),
-    "patches": ("checks", "dims", "kernels"),
-    "dynamics": ("checks", "dims", "kernels", "patches"),
-    "measures": ("checks", "dims", "kernels", "patches", "dynamics"),
-    "descent": ("checks", "dims", "optimizers", "patches", "dynamics", "measures"),
-    "blocks": ("checks", "dims", "kernels", "patches"),
-    "language": ("checks", "dims", "patches", "measures", "blocks"),
+    "stack": ("checks", "dims"),
+    "patches": ("checks", "dims", "kernels", "stack"),
+    "dynamics": ("checks", "dims", "kernels", "patches", "stack"),
+    "measures": ("checks", "dims", "kernels", "patches", "dynamics", "stack"),
+    "descent": ("checks", "dims", "optimizers", "stack", "patches", "dynamics", "measures"),
+    "blocks": ("checks", "dims", "kernels", "stack", "patches"),
+    "language": ("checks", "dims", "stack", "patches", "measures", "blocks"),
     "interop": ("checks", "dims", "patches", "blocks"),
     "training": ("checks", "dims", "optimizers", "records"),
     "report": (),
 }
 
 #: Frameworks that the array-only half does not know.
-ARRAY_ONLY = ("patches", "dynamics", "measures", "descent")
+ARRAY_ONLY = ("kernels", "stack", "patches", "dynamics", "measures", "descent")
 
 
 def imports(source: str) -> set[str]:

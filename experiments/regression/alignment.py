@@ -30,20 +30,23 @@ from experiments.regression.learner import (
     test_prompts,
 )
 from experiments.tools.conduct import Outcome
-from experiments.tools.flags import launch, option
+from experiments.tools.flags import LONE, launch, option
 from icl_jax import checks
-from icl_jax.blocks.stack import Stack, functional
+from icl_jax.blocks.functional import functional
+from icl_jax.blocks.stack import Stack
 from icl_jax.descent.parameters import kernel_of
 from icl_jax.dims import Array, Params
 from icl_jax.measures.intervals import bootstrap_mean
 from icl_jax.measures.nulls import random_update
 from icl_jax.measures.weight_space import alignment, off_diagonal_mean
 from icl_jax.patches.bank import stack_patches
-from icl_jax.patches.block import apply_block
 from icl_jax.patches.low_rank import frobenius_norm
 from icl_jax.patches.token import kernel_update, token_update
 from icl_jax.report.figures import heatmaps
 from icl_jax.report.page import Section, Table, number
+from icl_jax.stack.block import apply_block
+from icl_jax.stack.fold import fold
+from icl_jax.stack.layers import Layers
 from icl_jax.tasks.prompt import prompt_tokens
 
 MODELS = ("trained", "untrained")
@@ -58,7 +61,7 @@ class Config:
     learner: LearnerConfig = field(default_factory=deep_learner)
 
     def __post_init__(self) -> None:
-        checks.positive_int("alignment", "num_prompts", self.num_prompts)
+        checks.at_least_two("alignment", "num_prompts", self.num_prompts, LONE)
         if self.learner.stack.depth < 2:
             raise ValueError(
                 "alignment: learner.stack.depth must be at least 2 to compare blocks, got "
@@ -107,19 +110,19 @@ class Arrays:
 @functools.partial(jax.jit, static_argnames="stack")
 def align(stack: Stack, params: Params, tokens_BTC: Array, key: Array) -> dict[str, Array]:
     """Mean alignment matrices over prompts, and every prompt's off-diagonal means."""
-    blocks, block_params = functional(stack, params)
+    layers = functional(stack, params)
 
     def one(inputs: tuple[Array, Array]) -> dict[str, Array]:
         tokens_TC, prompt_key = inputs
         hidden_TD = embed(stack, params, tokens_TC)
-        token_LTT = token_alignments(blocks, block_params, hidden_TD)
+        token_LTT = token_alignments(layers, hidden_TD)
         query_K = jnp.asarray([tokens_TC.shape[0] - 1], jnp.int32)
-        bank = stack_patches(blocks, block_params, hidden_TD, query_K)
+        bank = stack_patches(layers, hidden_TD, query_K)
         updates = jax.tree.map(
             lambda *leaves: jnp.stack(leaves),
             *[
                 kernel_update(jax.tree.map(lambda leaf: leaf[0], patch.input), kernel_of(p))
-                for patch, p in zip(bank.patches, block_params, strict=True)
+                for patch, p in zip(bank.patches, layers.params, strict=True)
             ],
         )
         block_LL = alignment(updates)
@@ -141,23 +144,23 @@ def align(stack: Stack, params: Params, tokens_BTC: Array, key: Array) -> dict[s
     return results
 
 
-def token_alignments(blocks: Any, block_params: Any, hidden_TD: Array) -> Array:
+def token_alignments(layers: Layers, hidden_TD: Array) -> Array:
     """Cosines (L, T, T) between the updates of all positions, block by block.
 
     The anchor is the query's lone token in every block (Innocenti and Achour, Theorem 1), so all
     updates of a block share their left vector.
     """
     query_K = jnp.asarray([hidden_TD.shape[0] - 1], jnp.int32)
-    matrices = []
-    for block, params in zip(blocks, block_params, strict=True):
-        full = block.contextual(params, hidden_TD)
-        lone = block.contextual(params, hidden_TD[query_K], positions_T=query_K)
+
+    def step(block: Any, params: Params, state_TD: Array, _: None) -> tuple[Array, Array]:
+        full = block.contextual(params, state_TD)
+        lone = block.contextual(params, state_TD[query_K], positions_T=query_K)
         updates = jax.vmap(token_update, in_axes=(0, None, None))(
             full.mlp_input_TD, lone.mlp_input_TD[0], kernel_of(params)
         )
-        matrices.append(alignment(updates))
-        hidden_TD = apply_block(block, params, full)
-    return jnp.stack(matrices)
+        return apply_block(block, params, full), alignment(updates)
+
+    return fold(layers, step, hidden_TD)[1].joined()
 
 
 def measure(config: Config, learner: Learner) -> Arrays:

@@ -30,9 +30,10 @@ from experiments.regression.learner import (
     test_prompts,
 )
 from experiments.tools.conduct import Outcome
-from experiments.tools.flags import launch, option
+from experiments.tools.flags import LONE, launch, option
 from icl_jax import checks
-from icl_jax.blocks.stack import Stack, functional
+from icl_jax.blocks.functional import functional
+from icl_jax.blocks.stack import Stack
 from icl_jax.dims import Array, Params
 from icl_jax.dynamics.attribution import (
     Attribution,
@@ -62,7 +63,7 @@ class Config:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
 
     def __post_init__(self) -> None:
-        checks.positive_int("attribution", "num_prompts", self.num_prompts)
+        checks.at_least_two("attribution", "num_prompts", self.num_prompts, LONE)
         checks.positive_int("attribution", "num_bins", self.num_bins)
         if not self.learner.stack.layer.endswith("attention"):
             raise ValueError(
@@ -112,9 +113,8 @@ class Arrays:
 @functools.partial(jax.jit, static_argnames="stack")
 def take_apart(stack: Stack, params: Params, prompts: Prompt) -> dict[str, Array]:
     """The query's update in the first block on every prompt, taken apart and put together again."""
-    blocks, block_params = functional(stack, params)
-    block, first_params = blocks[0], block_params[0]
-    kernel_DH = first_kernel(params)
+    block, first_params = functional(stack, params)[0]
+    kernel_DH = first_kernel(stack, params)
 
     def update(hidden_TD: Array) -> LowRank:
         query_K = jnp.asarray([hidden_TD.shape[0] - 1], jnp.int32)

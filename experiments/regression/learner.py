@@ -22,17 +22,20 @@ from experiments.tools.conduct import TEST_STREAM, Outcome, finish, measured, st
 from experiments.tools.flags import option
 from icl_jax import checks
 from icl_jax.blocks.config import StackConfig, build_stack
-from icl_jax.blocks.stack import Stack, functional
+from icl_jax.blocks.functional import functional, layer_params
+from icl_jax.blocks.stack import Stack
 from icl_jax.descent.parameters import kernel_of
 from icl_jax.dims import Array, Params
 from icl_jax.dynamics.prefixes import prefix_pass, probe_pass
 from icl_jax.measures.function_space import squared_error
-from icl_jax.patches.bank import forward, patched_forward, stack_patches
+from icl_jax.patches.bank import patched_forward, stack_patches
+from icl_jax.stack.run import forward
 from icl_jax.tasks.catalogue import TaskName, make_task
 from icl_jax.tasks.prompt import Prompt, Task, example_queries, prompt_tokens, sample_prompts
 from icl_jax.training.config import TrainingConfig, make_optimizer
 from icl_jax.training.loop import train
 from icl_jax.training.step import initial_params
+from icl_jax.training.traced import train_traced
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,26 @@ class LearnerConfig:
                 "LearnerConfig: watch=True follows the last label alone; with all_shots=True set "
                 "watch to False."
             )
-        # A task may refuse the number of examples (real rows are finite): ask it now.
-        jax.eval_shape(
-            functools.partial(self.make_task().sample, num_examples=self.num_examples),
-            jax.eval_shape(jax.random.key, 0),
-        )
+        _ask_for(self.task, self.input_width, self.noise_std, self.num_examples)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of a training batch: every prompt has its examples and its query."""
+        return self.training.batch_size * (self.num_examples + 1)
 
     def make_task(self, split: str = "train") -> Task:
         """Where the prompts come from; real rows differ between training and test."""
         return make_task(self.task, self.input_width, noise_std=self.noise_std, split=split)
+
+
+@functools.lru_cache(maxsize=64)  # A sweep makes thousands of configurations of one task.
+def _ask_for(name: TaskName, input_width: int, noise_std: float, num_examples: int) -> None:
+    """Lets a task refuse the number of examples, as real rows do: they are finite."""
+    task = make_task(name, input_width, noise_std=noise_std, split="train")
+    jax.eval_shape(
+        functools.partial(task.sample, num_examples=num_examples),
+        jax.eval_shape(jax.random.key, 0),
+    )
 
 
 @dataclass(frozen=True)
@@ -119,9 +133,9 @@ def read_out(stack: Stack, params: Params, hidden_TD: Array) -> Array:
     return outputs_TO[:, 0]
 
 
-def first_kernel(params: Params) -> Array:
+def first_kernel(stack: Stack, params: Params) -> Array:
     """The kernel whose trajectory is followed: the first of the first block's MLP, (D, H)."""
-    return kernel_of(params["blocks_0"])
+    return kernel_of(layer_params(stack, params, 0))
 
 
 def with_kernel(block_params: Params, kernel_DH: Array) -> Params:
@@ -139,19 +153,19 @@ def predict(stack: Stack, params: Params, tokens_TC: Array) -> Array:
 
 def shot_predictions(stack: Stack, params: Params, prompt: Prompt) -> Array:
     """Every label as the learner predicts it from the examples before it, (M,), the query last."""
-    blocks, block_params = functional(stack, params)
+    layers = functional(stack, params)
     tokens_TC = prompt_tokens(prompt)
     context_ND = embed(stack, params, tokens_TC[:-1])
     queries_MC = jnp.concatenate([example_queries(prompt), tokens_TC[-1:]])
-    probes = probe_pass(blocks, block_params, context_ND, embed(stack, params, queries_MC))
+    probes = probe_pass(layers, context_ND, embed(stack, params, queries_MC))
     return read_out(stack, params, probes.output_MD)
 
 
 def query_predictions(stack: Stack, params: Params, prompt: Prompt) -> Array:
     """The query's label as the learner predicts it after 0, 1, ..., N examples, (M,)."""
-    blocks, block_params = functional(stack, params)
+    layers = functional(stack, params)
     hidden_TD = embed(stack, params, prompt_tokens(prompt))
-    prefixes = prefix_pass(blocks, block_params, hidden_TD[:-1], hidden_TD[-1])
+    prefixes = prefix_pass(layers, hidden_TD[:-1], hidden_TD[-1])
     return read_out(stack, params, prefixes.output_MD)
 
 
@@ -162,14 +176,14 @@ def predictions(stack: Stack, params: Params, tokens_TC: Array) -> dict[str, Arr
       ``context``: with everything there. ``patched``: the query alone, with the weights that the
       context has patched. ``alone``: the query alone, with the weights as they are. Each ().
     """
-    blocks, block_params = functional(stack, params)
+    layers = functional(stack, params)
     hidden_TD = embed(stack, params, tokens_TC)
     query_K = jnp.asarray([tokens_TC.shape[0] - 1], jnp.int32)
-    bank = stack_patches(blocks, block_params, hidden_TD, query_K)
+    bank = stack_patches(layers, hidden_TD, query_K)
     states = {
-        "context": forward(blocks, block_params, hidden_TD)[query_K],
-        "patched": patched_forward(blocks, block_params, hidden_TD, bank),
-        "alone": forward(blocks, block_params, hidden_TD[query_K], positions_T=query_K),
+        "context": forward(layers, hidden_TD)[query_K],
+        "patched": patched_forward(layers, hidden_TD, bank),
+        "alone": forward(layers, hidden_TD[query_K], positions_T=query_K),
     }
     return {name: read_out(stack, params, state_1D)[0] for name, state_1D in states.items()}
 
@@ -225,6 +239,32 @@ def obtain(config: LearnerConfig, learners: Path) -> Learner:
         trained=jax.device_put(jax.device_get(result.params)),
         untrained=initial_params(initial, key),
         history=result.metrics,
+    )
+
+
+def traced(config: LearnerConfig, learning_rate: Array, seed: Array) -> Learner:
+    """The learner of a configuration, as ``obtain`` trains it, with a traced rate and seed.
+
+    A pure function, without a folder: for many trainings in one program.
+    """
+    stack = build_stack(config.stack)
+    key = jax.random.key(seed)
+    initial = functools.partial(_initial, stack, config)
+    params, history = train_traced(
+        initial,
+        functools.partial(_loss, stack, config),
+        make_optimizer(config.training, learning_rate),
+        key,
+        num_steps=config.training.num_steps,
+    )
+    history_S: Any = history  # Arrays of numpy outside of a program, of jax here.
+    return Learner(
+        config,
+        stack,
+        config.make_task(split="test"),
+        trained=params,
+        untrained=initial_params(initial, key),
+        history=history_S,
     )
 
 

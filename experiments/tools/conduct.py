@@ -4,6 +4,7 @@ An experiment is three functions: ``measure`` (arrays, the only slow part, done 
 disk), ``summarise`` (numbers from the arrays) and ``sections`` (pictures from the arrays).
 """
 
+import functools
 import json
 import subprocess
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -49,16 +50,20 @@ CHECKOUT = Path(__file__).parents[2]
 
 def commit() -> str:
     """The commit of the code, where git can tell: of this project's repository, not of another."""
+    return _commit_of(CHECKOUT)
 
+
+@functools.cache
+def _commit_of(checkout: Path) -> str:
     def git(*arguments: str) -> str:
         done = subprocess.run(
-            ["git", *arguments], cwd=CHECKOUT, capture_output=True, text=True, check=True
+            ["git", *arguments], cwd=checkout, capture_output=True, text=True, check=True
         )
         return done.stdout.strip()
 
     try:
         # A copy inside somebody else's repository has no commit of its own.
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != CHECKOUT.resolve():
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != checkout.resolve():
             return "unknown"
         git("ls-files", "--error-unmatch", str(Path(__file__).resolve()))
         return git("describe", "--always", "--dirty", "--abbrev=12")

@@ -1,10 +1,12 @@
 """The affine map ``x W + b``: one dense layer, in the dtype of its input."""
 
-import jax
+import math
+
 import jax.numpy as jnp
 from flax import linen as nn
 
 from icl_jax.dims import Array
+from icl_jax.kernels.product import product
 
 _LECUN = nn.initializers.lecun_normal()
 _ZEROS = nn.initializers.zeros
@@ -16,17 +18,17 @@ def dense(inputs: Array, kernel: Array, bias: Array | None = None, *, axes: int 
     Kernel and bias are cast to the input's dtype; a float32 product is a float32 product on every
     device.
     """
-    last = tuple(range(inputs.ndim - axes, inputs.ndim))
-    outputs = jax.lax.dot_general(
-        inputs,
-        kernel.astype(inputs.dtype),
-        ((last, tuple(range(axes))), ((), ())),
-        precision=jax.lax.Precision.HIGHEST,
-    )
+    # One plain product: sums over two axes at once are what compilers are slow at.
+    lead, rest = inputs.shape[: inputs.ndim - axes], kernel.shape[axes:]
+    width = math.prod(kernel.shape[:axes])
+    outputs = product(
+        inputs.reshape(*lead, width),
+        kernel.astype(inputs.dtype).reshape(width, math.prod(rest)),
+    ).reshape(*lead, *rest)
     if bias is None:
         return outputs
-    lead = outputs.ndim - bias.ndim
-    return outputs + bias.astype(outputs.dtype).reshape((1,) * lead + bias.shape)
+    ones = (1,) * (outputs.ndim - bias.ndim)
+    return outputs + bias.astype(outputs.dtype).reshape(ones + bias.shape)
 
 
 class Affine(nn.Module):

@@ -1,16 +1,23 @@
-"""Softmax attention and linear attention: one multi-head layer with two ways to weigh."""
+"""Softmax attention and linear attention: one multi-head layer with two ways to weigh.
 
+What is mixed goes through ``kernels.attention``, in memory linear in the context. The weights
+themselves, (A, T, T), are a diagnostic, asked for by name: ``parts`` and ``raw_scores``.
+"""
+
+import dataclasses
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from icl_jax import checks
 from icl_jax.blocks.affine import dense
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.heads import (
+    centred_heads,
     normed_heads,
     per_query_head,
     row_scores,
@@ -18,9 +25,11 @@ from icl_jax.blocks.heads import (
     soft_capped,
     weighted_sum,
 )
-from icl_jax.blocks.memory import KeyValues, append
-from icl_jax.blocks.rotary import Rotary, rotate
+from icl_jax.blocks.memory import KeyValues, append, empty_keys, sees_memory
+from icl_jax.blocks.rotary import Rotary, rotate, tempered
+from icl_jax.blocks.views import Slots
 from icl_jax.dims import Array
+from icl_jax.kernels.attention import Sees, accumulate, attend, mask, merge
 
 _INTO_HEADS = nn.initializers.variance_scaling(
     1.0, "fan_in", "truncated_normal", in_axis=0, out_axis=(1, 2)
@@ -30,9 +39,10 @@ _OUT_OF_HEADS = nn.initializers.variance_scaling(
 )
 
 #: Whether queries and keys are divided by their root mean square before they turn: not at all, each
-#: head by its own (Qwen 3, Gemma 3), or all heads by a common one (OLMo 2).
-QueryKeyNorm = Literal["none", "head", "all"]
-QUERY_KEY_NORMS = ("none", "head", "all")
+#: head by its own (Qwen 3, Gemma 3), all heads by a common one (OLMo 2), or each head by its own
+#: standard deviation and with gains of its own (Cohere, StableLM).
+QueryKeyNorm = Literal["none", "head", "all", "layer"]
+QUERY_KEY_NORMS = ("none", "head", "all", "layer")
 
 
 class _Kernels(NamedTuple):
@@ -66,6 +76,10 @@ class Attention(ContextualLayer):
       scale: of the scores; 1/sqrt(F) when left out.
       qk_norm: see ``QueryKeyNorm``.
       norm_epsilon: of the query-key norm, in squared units of queries and keys.
+      clip: queries, keys and values are clipped to within so much of zero (OLMo); None for none.
+      value_scale: by which values, and so the whole output before its bias, are multiplied (the
+        residual multiplier of Granite).
+      temper: beta and period of queries that grow with their position (Ministral 3); None for none.
       dtype: of the parameters; the arithmetic is in the dtype of the input.
     """
 
@@ -79,11 +93,53 @@ class Attention(ContextualLayer):
     scale: float | None = None
     qk_norm: QueryKeyNorm = "none"
     norm_epsilon: float = 1e-6
+    clip: float | None = None
+    value_scale: float = 1.0
+    temper: tuple[float, int] | None = None
     dtype: jnp.dtype = jnp.float32
 
+    @property
+    def has_memory(self) -> bool:
+        """Keys and values of what is before, which nothing behind it changes."""
+        return self.causal
+
+    @property
+    def is_sum(self) -> bool:
+        """Over heads and tokens: ``parts`` opens it."""
+        return True
+
     def weigh(self, scores_AMT: Array, sees_MT: Array) -> Array:
-        """Weights (A, M, T) from scores; row m may use only the positions that it sees."""
+        """Weights (A, M, T) from scores; row m may use only the positions that it sees.
+
+        A layer of your own defines this alone; it is then run with all weights in memory.
+        """
         raise TypeError(f"{type(self).__name__} must define weigh(scores_AMT, sees_MT).")
+
+    def mixed(self, query_MAF: Array, key_TGF: Array, value_TGF: Array, sees: Sees) -> Array:
+        """Values (M, A, F) summed with the weights of what each row sees."""
+        sees_MT = mask(sees, query_MAF.shape[0], key_TGF.shape[0])
+        return weighted_sum(self.weigh(scores(query_MAF, key_TGF), sees_MT), value_TGF)
+
+    def probed(
+        self,
+        query_MAF: Array,
+        context: tuple[Array, Array],
+        own: tuple[Array, Array],
+        before: Sees,
+    ) -> Array:
+        """As ``mixed``, over what stands ``before`` each row (N) and a column of its own (M)."""
+        (key_NGF, value_NGF), (own_key_MGF, own_value_MGF) = context, own
+        rows, columns = query_MAF.shape[0], key_NGF.shape[0]
+        before_MN = mask(before, rows, columns)
+        weights_AMT = self.weigh(
+            jnp.concatenate(
+                [scores(query_MAF, key_NGF), row_scores(query_MAF, own_key_MGF)[..., None]], axis=-1
+            ),
+            jnp.concatenate([before_MN, jnp.ones((rows, 1), bool)], axis=-1),
+        )
+        own_value_MAF = per_query_head(own_value_MGF, self.num_heads)
+        own_weight_MA1 = weights_AMT[..., -1].T[..., None].astype(own_value_MAF.dtype)
+        return weighted_sum(weights_AMT[..., :-1], value_NGF) + own_weight_MA1 * own_value_MAF
 
     def __call__(
         self,
@@ -93,80 +149,91 @@ class Attention(ContextualLayer):
         present_T: Array | None = None,
     ) -> Array:
         """See ``ContextualLayer``."""
-        weights_ATT, value_TGF, kernels = self._weights(hidden_TD, positions_T, present_T)
-        return _out(weighted_sum(weights_ATT, value_TGF), kernels)
+        checks.rank(type(self).__name__, "hidden_TD", hidden_TD, 2, "(T, D)")
+        kernels = self._kernels(hidden_TD.shape[-1])
+        query_TAF, key_TGF, value_TGF = self._project(
+            hidden_TD, _positions(hidden_TD, positions_T), kernels
+        )
+        mixed_TAF = self.mixed(query_TAF, key_TGF, value_TGF, self._sees(positions_T, present_T))
+        return _out(mixed_TAF, kernels)
+
+    def empty_memory(self, slots: int, width: int, dtype: Any) -> KeyValues:
+        """See ``ContextualLayer``: keys and values in ``slots``, in ``dtype``."""
+        features = self.head_width or width // self.num_heads
+        return empty_keys(slots, self.num_kv_heads or self.num_heads, features, dtype)
 
     def extend(
-        self,
-        hidden_MD: Array,
-        memory: KeyValues,
-        *,
-        positions_M: Array,
-        present_M: Array | None = None,
-    ) -> tuple[Array, KeyValues]:
-        """Reads new tokens after those in the memory, and puts them there (causal layers only).
-
-        Args:
-          hidden_MD: (M, D), the new tokens.
-          memory: keys and values of the tokens before, with room for M more.
-          positions_M: (M,), position ids of the new tokens.
-          present_M: (M,), False where a new token is padding.
-
-        Returns:
-          The layer's output (M, D) on the new tokens, and the memory with them in it.
-        """
+        self, reads: tuple[Array, ...], memories: tuple[Any, ...], slots: tuple[Slots, ...]
+    ) -> tuple[tuple[Array, ...], tuple[KeyValues, ...]]:
+        """See ``ContextualLayer``; all sequences go through the kernels as rows of one product."""
         if not self.causal:
             raise ValueError(
                 f"{type(self).__name__}.extend: a layer that reads forwards, too, cannot be "
                 "continued: what it said of earlier tokens would change. Use causal=True."
             )
-        kernels = self._kernels(hidden_MD.shape[-1])
-        query_MAF, key_MGF, value_MGF = self._project(hidden_MD, positions_M, kernels)
-        memory, sees_MT = append(memory, key_MGF, value_MGF, positions_M, present_M)
-        sees_MT &= self._near(positions_M.astype(jnp.int32), memory.positions_T)
-        # A memory may be narrower than the arithmetic, which is in the dtype of the input.
-        key_TGF = memory.key_TGF.astype(hidden_MD.dtype)
-        value_TGF = memory.value_TGF.astype(hidden_MD.dtype)
-        weights_AMT = self.weigh(scores(query_MAF, key_TGF), sees_MT)
-        return _out(weighted_sum(weights_AMT, value_TGF), kernels), memory
+        counts = [read_MD.shape[0] for read_MD in reads]
+        starts = [sum(counts[:one]) for one in range(1, len(counts))]
+        kernels = self._kernels(reads[0].shape[-1])
+        places = [one.newest(count)[0] for one, count in zip(slots, counts, strict=True)]
+        projected = self._project(jnp.concatenate(reads), jnp.concatenate(places), kernels)
+        mixed, longer = [], []
+        for query_MAF, key_MGF, value_MGF, memory, place in zip(
+            *(jnp.split(rows, starts) for rows in projected), memories, slots, strict=True
+        ):
+            memory = append(memory, key_MGF, value_MGF, place)
+            longer.append(memory)
+            sees = sees_memory(place, query_MAF.shape[0], self.window)
+            if not place.fresh:
+                # A memory may be narrower than the arithmetic, which is in the input's dtype.
+                key_MGF = memory.key_TGF.astype(key_MGF.dtype)
+                value_MGF = memory.value_TGF.astype(value_MGF.dtype)
+            mixed.append(self.mixed(query_MAF, key_MGF, value_MGF, sees))
+        outputs_XD = _out(jnp.concatenate(mixed), kernels)
+        return tuple(jnp.split(outputs_XD, starts)), tuple(longer)
 
     def prefixes(
         self, context_ND: Array, probes_MD: Array, *, positions_M: Array
     ) -> tuple[Array, Array]:
         """One pass: the probes share the context's keys and values, and each adds its own."""
+        if not context_ND.shape[0]:
+            return context_ND, self(probes_MD, positions_T=positions_M)
         kernels = self._kernels(context_ND.shape[-1])
         positions_N = positions_M[:-1]
-        query_NAF, key_NGF, value_NGF = self._project(context_ND, positions_N, kernels)
-        own_query_MAF, own_key_MGF, own_value_MGF = self._project(probes_MD, positions_M, kernels)
-        weights_ANN = self.weigh(scores(query_NAF, key_NGF), self._sees(positions_N, None))
-
-        num_context = context_ND.shape[0]
-        before_MN = jnp.tri(num_context + 1, num_context, -1, dtype=bool)
-        before_MN &= self._near(positions_M, positions_N)
-        itself_M1 = jnp.ones((num_context + 1, 1), bool)
-        own_scores_AM1 = row_scores(own_query_MAF, own_key_MGF)[..., None]
-        weights_AMT = self.weigh(
-            jnp.concatenate([scores(own_query_MAF, key_NGF), own_scores_AM1], axis=-1),
-            jnp.concatenate([before_MN, itself_M1], axis=-1),
+        query_NAF, *kept = self._project(context_ND, positions_N, kernels)
+        own_query_MAF, *added = self._project(probes_MD, positions_M, kernels)
+        context, own = (kept[0], kept[1]), (added[0], added[1])
+        mixed_NAF = self.mixed(query_NAF, *context, self._sees(positions_N, None))
+        before = Sees(
+            # Probe i stands behind column i - 1.
+            row_slots_M=np.arange(-1, context_ND.shape[0], dtype=np.int32),
+            row_positions_M=positions_M,
+            column_positions_T=positions_N,
+            causal=True,
+            window=self.window,
+            itself=False,
         )
-        own_value_MAF = per_query_head(own_value_MGF, self.num_heads)
-        own_weight_MA1 = weights_AMT[..., -1].T[..., None].astype(own_value_MAF.dtype)
-        mixed_MAF = weighted_sum(weights_AMT[..., :-1], value_NGF) + own_weight_MA1 * own_value_MAF
-        return _out(weighted_sum(weights_ANN, value_NGF), kernels), _out(mixed_MAF, kernels)
+        mixed_MAF = self.probed(own_query_MAF, context, own, before)
+        return _out(mixed_NAF, kernels), _out(mixed_MAF, kernels)
 
     def suffixes(self, context_ND: Array, query_D: Array, *, positions_T: Array) -> Array:
-        """One pass: the query's scores serve every suffix, only what it sees differs."""
+        """One pass: row i is the query once more, and sees what stands from i on."""
         hidden_TD = jnp.concatenate([context_ND, query_D[None, :]])
         length = hidden_TD.shape[0]
         kernels = self._kernels(hidden_TD.shape[-1])
         query_TAF, key_TGF, value_TGF = self._project(hidden_TD, positions_T, kernels)
-        scores_A1T = scores(query_TAF[-1:], key_TGF)
-        sees_MT = ~jnp.tri(length, length, -1, dtype=bool)
-        weights_AMT = self.weigh(
-            jnp.broadcast_to(scores_A1T, (self.num_heads, length, length)),
-            sees_MT & self._near(positions_T[-1:], positions_T),
+        # Counted from the right, "from i on" is "up to i".
+        from_right_T = -np.arange(length, dtype=np.int32)
+        sees = Sees(
+            row_slots_M=from_right_T,
+            column_slots_T=from_right_T,
+            row_positions_M=jnp.broadcast_to(positions_T[-1:], (length,)),
+            column_positions_T=positions_T,
+            causal=True,
+            window=self.window,
+            itself=False,
         )
-        return _out(weighted_sum(weights_AMT, value_TGF), kernels)
+        queries_MAF = jnp.broadcast_to(query_TAF[-1:], query_TAF.shape)
+        return _out(self.mixed(queries_MAF, key_TGF, value_TGF, sees), kernels)
 
     def parts(
         self,
@@ -181,36 +248,41 @@ class Attention(ContextualLayer):
           Weights (A, T, T), row t reading column j, and ``value_aj W_out,a`` (A, T, D):
           ``sum_aj weights[a, t, j] passed[a, j]``, plus the output bias, is the output at t.
         """
-        weights_ATT, value_TGF, kernels = self._weights(hidden_TD, positions_T, present_T)
+        length = hidden_TD.shape[0]
+        scores_ATT, value_TGF, kernels = self._scores(hidden_TD, positions_T)
+        sees_TT = mask(self._sees(positions_T, present_T), length, length)
         passed_ATD = jnp.einsum(
             "taf,afd->atd",
             per_query_head(value_TGF, self.num_heads),
             kernels.out_AFD.astype(value_TGF.dtype),
             precision=jax.lax.Precision.HIGHEST,
         )
-        return weights_ATT, passed_ATD
+        return self.weigh(scores_ATT, sees_TT), passed_ATD
 
     def raw_scores(self, hidden_TD: Array, *, positions_T: Array | None = None) -> Array:
         """What ``weigh`` is given, (A, T, T): before mask, cap and softmax."""
-        return self._scores(hidden_TD, self._positions(hidden_TD, positions_T))[0]
+        return self._scores(hidden_TD, positions_T)[0]
 
-    def _weights(
-        self, hidden_TD: Array, positions_T: Array | None, present_T: Array | None
-    ) -> tuple[Array, Array, _Kernels]:
-        positions_T = self._positions(hidden_TD, positions_T)
-        scores_ATT, value_TGF, kernels = self._scores(hidden_TD, positions_T)
-        return self.weigh(scores_ATT, self._sees(positions_T, present_T)), value_TGF, kernels
-
-    def _scores(self, hidden_TD: Array, positions_T: Array) -> tuple[Array, Array, _Kernels]:
+    def _scores(self, hidden_TD: Array, positions_T: Array | None) -> tuple[Array, Array, _Kernels]:
+        checks.rank(type(self).__name__, "hidden_TD", hidden_TD, 2, "(T, D)")
         kernels = self._kernels(hidden_TD.shape[-1])
-        query_TAF, key_TGF, value_TGF = self._project(hidden_TD, positions_T, kernels)
+        query_TAF, key_TGF, value_TGF = self._project(
+            hidden_TD, _positions(hidden_TD, positions_T), kernels
+        )
         return scores(query_TAF, key_TGF), value_TGF, kernels
 
-    def _positions(self, hidden_TD: Array, positions_T: Array | None) -> Array:
-        checks.rank(type(self).__name__, "hidden_TD", hidden_TD, 2, "(T, D)")
-        if positions_T is None:
-            return jnp.arange(hidden_TD.shape[0], dtype=jnp.int32)
-        return positions_T
+    def _sees(self, positions_T: Array | None, present_T: Array | None) -> Sees:
+        """What the rows of a whole sequence see; absent ones still see themselves."""
+        # A row that sees nothing has no softmax, and nobody reads it.
+        if self.window is None:  # Positions matter to windows only.
+            positions_T = None
+        return Sees(
+            row_positions_M=positions_T,
+            column_positions_T=positions_T,
+            present_T=present_T,
+            causal=self.causal,
+            window=self.window,
+        )
 
     @nn.compact
     def _kernels(self, width: int) -> _Kernels:
@@ -264,34 +336,31 @@ class Attention(ContextualLayer):
         query_TAF = dense(hidden_TD, kernels.query_DAF, kernels.query_bias_AF)
         key_TGF = dense(hidden_TD, kernels.key_DGF, kernels.key_bias_GF)
         value_TGF = dense(hidden_TD, kernels.value_DGF, kernels.value_bias_GF)
+        if self.clip is not None:
+            checks.positive(type(self).__name__, "clip", self.clip)
+            query_TAF, key_TGF, value_TGF = (
+                jnp.clip(features, -self.clip, self.clip)
+                for features in (query_TAF, key_TGF, value_TGF)
+            )
+        if self.value_scale != 1.0:
+            value_TGF = value_TGF * jnp.asarray(self.value_scale, value_TGF.dtype)
         if kernels.query_gain is not None and kernels.key_gain is not None:
-            query_TAF = normed_heads(query_TAF, kernels.query_gain, self.norm_epsilon)
-            key_TGF = normed_heads(key_TGF, kernels.key_gain, self.norm_epsilon)
+            norm = centred_heads if self.qk_norm == "layer" else normed_heads
+            query_TAF = norm(query_TAF, kernels.query_gain, self.norm_epsilon)
+            key_TGF = norm(key_TGF, kernels.key_gain, self.norm_epsilon)
         if self.rotary is not None:
             query_TAF = rotate(query_TAF, positions_T, self.rotary)
             key_TGF = rotate(key_TGF, positions_T, self.rotary)
+        if self.temper is not None:
+            query_TAF = tempered(query_TAF, positions_T, *self.temper)
         scale = 1 / math.sqrt(query_TAF.shape[-1]) if self.scale is None else self.scale
         return query_TAF * jnp.asarray(scale, query_TAF.dtype), key_TGF, value_TGF
 
-    def _sees(self, positions_T: Array, present_T: Array | None) -> Array:
-        """Which columns each row (T, T) reads, in a sequence of one's own."""
-        length = positions_T.shape[0]
-        sees_TT = jnp.tri(length, dtype=bool) if self.causal else jnp.ones((length, length), bool)
-        sees_TT &= self._near(positions_T, positions_T)
-        if present_T is None:
-            return sees_TT
-        return self._but_absent(sees_TT, present_T)
 
-    def _but_absent(self, sees_TT: Array, present_T: Array) -> Array:
-        """What is seen when nobody sees the absent ones."""
-        # They still see themselves: a row that sees nothing has no softmax, and nobody reads it.
-        return (sees_TT & present_T[None, :]) | jnp.eye(len(present_T), dtype=bool)
-
-    def _near(self, rows_M: Array, columns_T: Array) -> Array:
-        """Which position ids lie within the window of each row; broadcastable to (M, T)."""
-        if self.window is None:
-            return jnp.ones((1, 1), bool)
-        return jnp.abs(rows_M[:, None] - columns_T[None, :]) < self.window
+def _positions(hidden_TD: Array, positions_T: Array | None) -> Array:
+    if positions_T is None:
+        return jnp.arange(hidden_TD.shape[0], dtype=jnp.int32)
+    return positions_T
 
 
 class SoftmaxAttention(Attention):
@@ -303,13 +372,39 @@ class SoftmaxAttention(Attention):
 
     soft_cap: float | None = None
 
+    @property
+    def normalised(self) -> bool:
+        """They do."""
+        return True
+
     def weigh(self, scores_AMT: Array, sees_MT: Array) -> Array:
         """Softmax in float32 or wider over what each row sees."""
+        lowest = jnp.finfo(scores_AMT.dtype).min
+        capped_AMT = soft_capped(scores_AMT, self._cap())
+        return jax.nn.softmax(jnp.where(sees_MT[None], capped_AMT, lowest), axis=-1)
+
+    def mixed(self, query_MAF: Array, key_TGF: Array, value_TGF: Array, sees: Sees) -> Array:
+        """See ``Attention``; the weights are never in memory together."""
+        return attend(query_MAF, key_TGF, value_TGF, sees, cap=self._cap())[0]
+
+    def probed(
+        self,
+        query_MAF: Array,
+        context: tuple[Array, Array],
+        own: tuple[Array, Array],
+        before: Sees,
+    ) -> Array:
+        """See ``Attention``: two softmaxes merged by their log-sum-exps (THEORY 3)."""
+        own_key_MGF, own_value_MGF = own
+        own_scores_AM = soft_capped(row_scores(query_MAF, own_key_MGF), self._cap())
+        own_value_MAF = per_query_head(own_value_MGF, self.num_heads)
+        before_M = attend(query_MAF, *context, before, cap=self._cap())
+        return merge(*before_M, own_value_MAF, own_scores_AM)[0]
+
+    def _cap(self) -> float | None:
         if self.soft_cap is not None:
             checks.positive("SoftmaxAttention", "soft_cap", self.soft_cap)
-        lowest = jnp.finfo(scores_AMT.dtype).min
-        capped_AMT = soft_capped(scores_AMT, self.soft_cap)
-        return jax.nn.softmax(jnp.where(sees_MT[None], capped_AMT, lowest), axis=-1)
+        return self.soft_cap
 
 
 class LinearAttention(Attention):
@@ -322,12 +417,34 @@ class LinearAttention(Attention):
     2306.00297).
     """
 
+    @property
+    def normalised(self) -> bool:
+        """They do not: what goes leaves the others as they are."""
+        return False
+
     def weigh(self, scores_AMT: Array, sees_MT: Array) -> Array:
         """The scores where a row sees, zero elsewhere."""
         return jnp.where(sees_MT[None], scores_AMT, jnp.zeros_like(scores_AMT))
 
-    def _but_absent(self, sees_TT: Array, present_T: Array) -> Array:
-        return sees_TT & present_T[None, :]
+    def mixed(self, query_MAF: Array, key_TGF: Array, value_TGF: Array, sees: Sees) -> Array:
+        """See ``Attention``; the weights are never in memory together."""
+        return accumulate(query_MAF, key_TGF, value_TGF, dataclasses.replace(sees, itself=False))
+
+    def probed(
+        self,
+        query_MAF: Array,
+        context: tuple[Array, Array],
+        own: tuple[Array, Array],
+        before: Sees,
+    ) -> Array:
+        """See ``Attention``: two sums."""
+        own_key_MGF, own_value_MGF = own
+        own_value_MAF = per_query_head(own_value_MGF, self.num_heads)
+        own_weight_MA1 = row_scores(query_MAF, own_key_MGF).T[..., None].astype(own_value_MAF.dtype)
+        return accumulate(query_MAF, *context, before) + own_weight_MA1 * own_value_MAF
+
+    def _sees(self, positions_T: Array | None, present_T: Array | None) -> Sees:
+        return dataclasses.replace(super()._sees(positions_T, present_T), itself=False)
 
 
 def _out(mixed_MAF: Array, kernels: _Kernels) -> Array:

@@ -9,12 +9,13 @@ from typing import Literal
 
 from icl_jax import checks
 from icl_jax.blocks.attention import LinearAttention, SoftmaxAttention
-from icl_jax.blocks.block import WIRINGS, Block, Wiring
+from icl_jax.blocks.block import Block
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.feedforward import ACTIVATIONS, ActivationName, Dense, Feedforward, Gated
 from icl_jax.blocks.norms import NORMS, NormName
 from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
 from icl_jax.blocks.stack import Stack, repeat
+from icl_jax.blocks.wiring import WIRINGS, WiringName
 
 LayerName = Literal["attention", "linear_attention", "state_space", "recurrent"]
 LAYERS: tuple[LayerName, ...] = ("attention", "linear_attention", "state_space", "recurrent")
@@ -39,7 +40,7 @@ class StackConfig:
     )
     activation: ActivationName = field(default="relu", metadata={"help": "of the MLP"})
     use_bias: bool = field(default=True, metadata={"help": "biases in the MLP"})
-    wiring: Wiring = field(default="no_skip", metadata={"help": "skips and the place of norms"})
+    wiring: WiringName = field(default="no_skip", metadata={"help": "skips and the place of norms"})
     norm: NormName = field(default="layer", metadata={"help": "norm, where the wiring has one"})
     depth: int = field(default=1, metadata={"help": "number of blocks"})
 
@@ -48,7 +49,7 @@ class StackConfig:
         checks.one_of(where, "layer", self.layer, LAYERS)
         checks.one_of(where, "mlp", self.mlp, MLPS)
         checks.one_of(where, "activation", self.activation, tuple(ACTIVATIONS))
-        checks.one_of(where, "wiring", self.wiring, WIRINGS)
+        checks.one_of(where, "wiring", self.wiring, tuple(WIRINGS))
         checks.one_of(where, "norm", self.norm, NORMS)
         for name in ("num_heads", "width", "depth"):
             checks.positive_int(where, name, getattr(self, name))

@@ -2,14 +2,18 @@
 
 A layer maps a token sequence to one vector per position. To plug in a layer of your own, subclass
 ``ContextualLayer``, write ``__call__``, and pass it to a ``Block``: patches, trajectories and
-attribution by removal work at once. The two passes over all prefixes and suffixes have a default
-that runs the layer once per row; a layer that can share work between the rows overrides them.
+attribution by removal work at once. The passes over all prefixes and suffixes have a default that
+runs the layer once per row; a layer that can share work between the rows overrides them. What a
+layer is, it declares itself; ``check_layer`` tells its author whether it is so.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from icl_jax.blocks.views import Extend, Prefixes, Slots, Suffixes, View, Whole
 from icl_jax.dims import Array
 
 
@@ -21,6 +25,38 @@ class ContextualLayer(nn.Module):
     """
 
     causal: bool = True
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether ``extend`` can go on after the tokens so far."""
+        return False
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether it is a sum over heads and tokens that ``parts`` can open."""
+        return False
+
+    @property
+    def normalised(self) -> bool | None:
+        """Whether the weights of that sum add up to 1 over what is there; None: not declared."""
+        return None
+
+    def mix(self, read: Any, view: View) -> tuple[Any, tuple[Any, ...] | None]:
+        """Answers a view: the mixed vectors for what was read, and the memories of ``Extend``.
+
+        Args:
+          read: what the view describes: (T, D), a pair, or a tuple of (M, D).
+          view: how to read it.
+        """
+        if isinstance(view, Prefixes):
+            return self.prefixes(*read, positions_M=view.positions_M), None
+        if isinstance(view, Suffixes):
+            context_ND, query_1D = read
+            return self.suffixes(context_ND, query_1D[0], positions_T=view.positions_T), None
+        if isinstance(view, Extend):
+            return self.extend(read, view.memories, view.slots)
+        assert isinstance(view, Whole)
+        return self(read, positions_T=view.positions_T, present_T=view.present_T), None
 
     def __call__(
         self,
@@ -80,6 +116,41 @@ class ContextualLayer(nn.Module):
         queries_MD = jnp.broadcast_to(query_D[None, :], (num_rows, query_D.shape[0]))
         last_M = jnp.broadcast_to(positions_T[-1:], (num_rows,))
         return _one_run_per_row(self, context_ND, queries_MD, present_MT, positions_T[:-1], last_M)
+
+    def empty_memory(self, slots: int, width: int, dtype: Any) -> Any:
+        """What the layer remembers of no tokens, with room for ``slots`` of ``width``.
+
+        Raises:
+          TypeError: the layer has no memory.
+        """
+        del slots, width, dtype
+        raise TypeError(_no_memory(self))
+
+    def extend(
+        self, reads: tuple[Array, ...], memories: tuple[Any, ...], slots: tuple[Slots, ...]
+    ) -> tuple[tuple[Array, ...], tuple[Any, ...]]:
+        """Reads new tokens after those in the memories, and puts them there.
+
+        Args:
+          reads: (M, D) of each sequence, its new tokens.
+          memories: of each sequence.
+          slots: of each sequence, the new tokens in them.
+
+        Returns:
+          The layer's outputs (M, D) on the new tokens, and the memories with them.
+
+        Raises:
+          TypeError: the layer has no memory.
+        """
+        del reads, memories, slots
+        raise TypeError(_no_memory(self))
+
+
+def _no_memory(layer: ContextualLayer) -> str:
+    return (
+        f"{type(layer).__name__} has no memory to go on from. Use a causal layer that defines "
+        "has_memory, empty_memory and extend, or run the sequence again."
+    )
 
 
 def _one_run_per_row(

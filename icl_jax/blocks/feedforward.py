@@ -94,16 +94,23 @@ class Gated(Feedforward):
 
     Attributes:
       hidden_width: H.
+      scale: by which the hidden activations, and so the output before its bias, are multiplied (the
+        residual multiplier of Granite). In front of the down kernel, where patches of that kernel
+        and of its weights in a file are the same.
     """
 
     hidden_width: int = 128
+    scale: float = 1.0
 
     def hidden(self, mlp_input_TD: Array, factor: InputFactor | None) -> Array:
         """Gate times up; both read the same patched input."""
         checks.positive_int("Gated", "hidden_width", self.hidden_width)
         inputs_TD = patched_input(mlp_input_TD, factor)
         gate_TH = self._act(self._affine("gate", inputs_TD, self.hidden_width))
-        return gate_TH * self._affine("up", inputs_TD, self.hidden_width)
+        hidden_TH = gate_TH * self._affine("up", inputs_TD, self.hidden_width)
+        if self.scale != 1.0:
+            hidden_TH = hidden_TH * jnp.asarray(self.scale, hidden_TH.dtype)
+        return hidden_TH
 
     def output(self, hidden_TH: Array, mlp_input_TD: Array, factor: InputFactor | None) -> Array:
         """The down kernel."""

@@ -2,15 +2,18 @@
 
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from icl_jax import checks
 from icl_jax.blocks.affine import dense
 from icl_jax.blocks.block import Block
+from icl_jax.blocks.functional import declare_layers, functional
 from icl_jax.blocks.heads import soft_capped
 from icl_jax.blocks.norms import Norm, NormName
 from icl_jax.dims import Array
+from icl_jax.stack.run import forward
 
 #: What reads the last states: the embedding's own matrix, a matrix of its own, or nothing.
 Head = Literal["tied", "own", "none"]
@@ -27,7 +30,8 @@ class LanguageModel(nn.Module):
       blocks: the layers; alike or not.
       vocab_size: V.
       width: D, of the residual stream.
-      num_positions: rows of a learned position embedding; None for none.
+      num_positions: positions that have a learned embedding; None for none.
+      position_offset: rows of that embedding in front of position 0's (OPT), which are never read.
       num_types: rows of a token-type embedding (BERT; every token has type 0); None for none.
       embedding_norm: whether a norm follows the embedding (BERT).
       embedding_scale: by which embedded tokens are multiplied (Gemma: sqrt(D)).
@@ -36,6 +40,7 @@ class LanguageModel(nn.Module):
       norm_epsilon: of these norms, in squared units of their input.
       head: see ``Head``; without one the model's output are its last states.
       head_bias: whether the head has a bias.
+      logit_scale: by which logits are multiplied (Cohere, Granite).
       soft_cap: logits l become ``cap tanh(l / cap)`` (Gemma 2); None for none.
       dtype: of the parameters, and so of the arithmetic: the embedding sets it.
     """
@@ -44,6 +49,7 @@ class LanguageModel(nn.Module):
     vocab_size: int
     width: int
     num_positions: int | None = None
+    position_offset: int = 0
     num_types: int | None = None
     embedding_norm: bool = False
     embedding_scale: float = 1.0
@@ -52,6 +58,7 @@ class LanguageModel(nn.Module):
     norm_epsilon: float = 1e-6
     head: Head = "tied"
     head_bias: bool = False
+    logit_scale: float = 1.0
     soft_cap: float | None = None
     dtype: jnp.dtype = jnp.float32
 
@@ -70,7 +77,7 @@ class LanguageModel(nn.Module):
         table = (self.vocab_size, self.width)
         self.embedding = self.param("embedding", normal, table, self.dtype)
         if self.num_positions is not None:
-            rows = (self.num_positions, self.width)
+            rows = (self.num_positions + self.position_offset, self.width)
             self.position_embedding = self.param("position_embedding", normal, rows, self.dtype)
         if self.num_types is not None:
             rows = (self.num_types, self.width)
@@ -83,6 +90,7 @@ class LanguageModel(nn.Module):
             self.head_kernel = self.param("head_kernel", normal, table[::-1], self.dtype)
         if self.head_bias:
             self.head_offset = self.param("head_bias", zeros, table[:1], self.dtype)
+        declare_layers(self, self.width)
 
     def __call__(
         self,
@@ -98,10 +106,11 @@ class LanguageModel(nn.Module):
           positions_T: (T,), position ids; 0..T-1 when left out.
           present_T: (T,), False where a position is padding.
         """
+        layers = functional(self, self.variables["params"])
         hidden_TD = self.embed(tokens_T, positions_T=positions_T)
-        for block in self.blocks:
-            hidden_TD = block(hidden_TD, positions_T=positions_T, present_T=present_T)
-        return self.readout(hidden_TD)
+        return self.readout(
+            forward(layers, hidden_TD, positions_T=positions_T, present_T=present_T)
+        )
 
     def embed(self, tokens_T: Array, *, positions_T: Array | None = None) -> Array:
         """The residual stream (T, D) before the first block."""
@@ -112,7 +121,8 @@ class LanguageModel(nn.Module):
         if self.num_positions is not None:
             if positions_T is None:
                 positions_T = jnp.arange(tokens_T.shape[0], dtype=jnp.int32)
-            hidden_TD = hidden_TD + jnp.take(self.position_embedding, positions_T, axis=0)
+            rows_T = positions_T + self.position_offset
+            hidden_TD = hidden_TD + jnp.take(self.position_embedding, rows_T, axis=0)
         if self.num_types is not None:
             hidden_TD = hidden_TD + self.type_embedding[:1]
         return self.norm_embedding(hidden_TD) if self.embedding_norm else hidden_TD
@@ -122,6 +132,19 @@ class LanguageModel(nn.Module):
         states_TD = self.norm_final(hidden_TD) if self.final_norm else hidden_TD
         if self.head == "none":
             return states_TD
-        kernel_DV = self.embedding.T if self.head == "tied" else self.head_kernel
         bias_V = self.head_offset if self.head_bias else None
-        return soft_capped(dense(states_TD, kernel_DV, bias_V), self.soft_cap)
+        if self.head == "tied":  # Read as it is stored, row by row.
+            logits_TV = jnp.einsum(
+                "td,vd->tv",
+                states_TD,
+                self.embedding.astype(states_TD.dtype),
+                precision=jax.lax.Precision.HIGHEST,
+            )
+            logits_TV = (
+                logits_TV if bias_V is None else logits_TV + bias_V.astype(logits_TV.dtype)[None]
+            )
+        else:
+            logits_TV = dense(states_TD, self.head_kernel, bias_V)
+        if self.logit_scale != 1.0:
+            logits_TV = logits_TV * jnp.asarray(self.logit_scale, logits_TV.dtype)
+        return soft_capped(logits_TV, self.soft_cap)

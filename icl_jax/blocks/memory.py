@@ -6,75 +6,54 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax import checks
+from icl_jax.blocks.views import Slots
 from icl_jax.dims import Array
+from icl_jax.kernels.attention import Sees
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class KeyValues:
-    """Keys and values of the tokens so far, in slots of a fixed number.
+    """Keys and values of the tokens so far, in a fixed number of slots (``views.Slots``).
 
     Attributes:
       key_TGF: (T, G, F), normed and turned, zero in free slots.
       value_TGF: (T, G, F).
-      positions_T: (T,), int32 position ids.
-      present_T: (T,), False in free slots and for padding.
-      length: (), int32, the number of slots in use.
     """
 
     key_TGF: Array
     value_TGF: Array
-    positions_T: Array
-    present_T: Array
-    length: Array
 
 
-def empty_memory(slots: int, num_heads: int, head_width: int, dtype: jnp.dtype) -> KeyValues:
+def empty_keys(slots: int, num_heads: int, head_width: int, dtype: jnp.dtype) -> KeyValues:
     """A memory without tokens and with room for ``slots`` of them."""
-    checks.positive_int("empty_memory", "slots", slots)
+    checks.positive_int("empty_keys", "slots", slots)
     shape = (slots, num_heads, head_width)
-    return KeyValues(
-        jnp.zeros(shape, dtype),
-        jnp.zeros(shape, dtype),
-        jnp.zeros(slots, jnp.int32),
-        jnp.zeros(slots, bool),
-        jnp.zeros((), jnp.int32),
-    )
+    return KeyValues(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
 
-def append(
-    memory: KeyValues,
-    key_MGF: Array,
-    value_MGF: Array,
-    positions_M: Array,
-    present_M: Array | None = None,
-) -> tuple[KeyValues, Array]:
-    """Puts M tokens into the next free slots.
-
-    Returns:
-      The memory, and which slots (M, T) each new token may read: those that are present, up to its
-      own. A token always reads itself, so that the output of padding stays finite.
-
-    Raises:
-      ValueError: more new tokens than slots. (How many are free is a value: the caller counts.)
-    """
-    num_new, slots = key_MGF.shape[0], memory.key_TGF.shape[0]
-    if num_new > slots:
-        raise ValueError(
-            f"append: {num_new} new tokens do not fit into a memory of {slots} slots; make a "
-            "larger one."
-        )
-    if present_M is None:
-        present_M = jnp.ones(num_new, bool)
-    start = memory.length
+def append(memory: KeyValues, key_MGF: Array, value_MGF: Array, slots: Slots) -> KeyValues:
+    """Puts the newest M tokens into their slots."""
     update = jax.lax.dynamic_update_slice_in_dim
-    memory = KeyValues(
-        update(memory.key_TGF, key_MGF.astype(memory.key_TGF.dtype), start, axis=0),
-        update(memory.value_TGF, value_MGF.astype(memory.value_TGF.dtype), start, axis=0),
-        update(memory.positions_T, positions_M.astype(jnp.int32), start, axis=0),
-        update(memory.present_T, present_M, start, axis=0),
-        start + num_new,
+    return KeyValues(
+        update(memory.key_TGF, key_MGF.astype(memory.key_TGF.dtype), slots.start, axis=0),
+        update(memory.value_TGF, value_MGF.astype(memory.value_TGF.dtype), slots.start, axis=0),
     )
-    own_M1 = (start + jnp.arange(num_new, dtype=jnp.int32))[:, None]
-    slots_1T = jnp.arange(slots, dtype=jnp.int32)[None, :]
-    return memory, (memory.present_T[None, :] & (slots_1T <= own_M1)) | (slots_1T == own_M1)
+
+
+def sees_memory(slots: Slots, num_new: int, window: int | None) -> Sees:
+    """What the newest tokens see: those that are present up to themselves, within the window."""
+    positions_M = slots.newest(num_new)[0]
+    if slots.fresh:  # Among themselves; only padding sees what stands behind the last token.
+        return Sees(
+            row_positions_M=None if window is None else positions_M,
+            column_positions_T=None if window is None else positions_M,
+            window=window,
+        )
+    return Sees(
+        row_slots_M=slots.rows(num_new),
+        row_positions_M=positions_M,
+        column_positions_T=slots.positions_T,
+        present_T=slots.present_T,
+        window=window,
+    )

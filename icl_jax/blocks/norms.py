@@ -9,18 +9,19 @@ from icl_jax import checks
 from icl_jax.dims import Array
 from icl_jax.patches.low_rank import accumulator
 
-NormName = Literal["layer", "rms", "none"]
-NORMS = ("layer", "rms", "none")
+NormName = Literal["layer", "layer_gain", "layer_plain", "rms", "none"]
+NORMS = ("layer", "layer_gain", "layer_plain", "rms", "none")
 
 
 class Norm(nn.Module):
     """``gain * centre(x) / sqrt(mean(centre(x)^2) + epsilon) (+ bias)`` over the last axis.
 
     ``centre`` subtracts the mean for ``layer`` and does nothing for ``rms``; ``none`` is the
-    identity and has no parameters. The statistics are taken in float32 or wider.
+    identity and has no parameters. A layer norm has gain and bias, ``layer_gain`` has no bias
+    (Cohere) and ``layer_plain`` neither (OLMo). The statistics are taken in float32 or wider.
 
     Attributes:
-      kind: ``layer``, ``rms`` or ``none``.
+      kind: ``layer``, ``layer_gain``, ``layer_plain``, ``rms`` or ``none``.
       epsilon: added to the mean square, in squared units of the input.
       dtype: of the parameters.
     """
@@ -65,8 +66,10 @@ class Norm(nn.Module):
 
     @nn.compact
     def _parameters(self, width: int) -> tuple[Array, Array | None]:
+        if self.kind == "layer_plain":
+            return jnp.ones((width,), self.dtype), None
         gain_D = self.param("scale", nn.initializers.ones, (width,), self.dtype)
-        if self.kind == "rms":
+        if self.kind != "layer":
             return gain_D, None
         return gain_D, self.param("bias", nn.initializers.zeros, (width,), self.dtype)
 

@@ -4,7 +4,7 @@ For them, "the context removed" is a scan that never saw it, and every prefix is
 scan went through anyway.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from flax import linen as nn
 from icl_jax import checks
 from icl_jax.blocks.affine import dense
 from icl_jax.blocks.contextual import ContextualLayer
+from icl_jax.blocks.views import Slots
 from icl_jax.dims import Array
 
 
@@ -42,13 +43,31 @@ class StateSpace(ContextualLayer):
     ) -> Array:
         """See ``ContextualLayer``; an absent position leaves the state as it is."""
         checks.rank("StateSpace", "hidden_TD", hidden_TD, 2, "(T, D)")
-        decay_S, into_DS, out_SD, skip_D = self._parameters(hidden_TD)
-        drive_TS = dense(hidden_TD, into_DS)
-        decay_TS = jnp.broadcast_to(decay_S, drive_TS.shape)
-        if present_T is not None:
-            drive_TS = jnp.where(present_T[:, None], drive_TS, jnp.zeros_like(drive_TS))
-            decay_TS = jnp.where(present_T[:, None], decay_TS, jnp.ones_like(decay_TS))
-        return dense(_scan(decay_TS, drive_TS), out_SD) + hidden_TD * skip_D
+        parameters = self._parameters(hidden_TD)
+        return _state_space(parameters, hidden_TD, present_T, None)[0]
+
+    @property
+    def has_memory(self) -> bool:
+        """The state."""
+        return True
+
+    def empty_memory(self, slots: int, width: int, dtype: Any) -> Array:
+        """See ``ContextualLayer``: the state (S,), however many tokens it has seen."""
+        del slots
+        return jnp.zeros(self.state_width or width, dtype)
+
+    def extend(
+        self, reads: tuple[Array, ...], memories: tuple[Any, ...], slots: tuple[Slots, ...]
+    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        """See ``ContextualLayer``."""
+        parameters = self._parameters(reads[0])
+        mixed, longer = [], []
+        for read_MD, state_S, place in zip(reads, memories, slots, strict=True):
+            present_M = place.newest(read_MD.shape[0])[1]
+            mixed_MD, state_S = _state_space(parameters, read_MD, present_M, state_S)
+            mixed.append(mixed_MD)
+            longer.append(state_S)
+        return tuple(mixed), tuple(longer)
 
     def prefixes(
         self, context_ND: Array, probes_MD: Array, *, positions_M: Array
@@ -105,6 +124,28 @@ class StateSpace(ContextualLayer):
         return jnp.log(decays / (1 - decays)).astype(dtype)
 
 
+def _state_space(
+    parameters: tuple[Array, Array, Array, Array],
+    hidden_TD: Array,
+    present_T: Array | None,
+    state_S: Array | None,
+) -> tuple[Array, Array]:
+    """The output (T, D) and the last state (S,), from a state or from zero."""
+    decay_1S, into_DS, out_SD, skip_1D = parameters
+    drive_TS = dense(hidden_TD, into_DS)
+    decay_TS = jnp.broadcast_to(decay_1S, drive_TS.shape)
+    if present_T is not None:
+        drive_TS = jnp.where(present_T[:, None], drive_TS, jnp.zeros_like(drive_TS))
+        decay_TS = jnp.where(present_T[:, None], decay_TS, jnp.ones_like(decay_TS))
+    if state_S is not None:  # It stands before the first token, like a token that is all drive.
+        drive_TS = jnp.concatenate([state_S[None].astype(drive_TS.dtype), drive_TS])
+        decay_TS = jnp.concatenate([jnp.ones_like(decay_1S), decay_TS])
+    states_TS = _scan(decay_TS, drive_TS)
+    if state_S is not None:
+        states_TS = states_TS[1:]
+    return dense(states_TS, out_SD) + hidden_TD * skip_1D, states_TS[-1]
+
+
 def _no_state(states_NS: Array) -> Array:
     """The state (1, S) before the first token; there may be no token at all."""
     return jnp.zeros((1, states_NS.shape[1]), states_NS.dtype)
@@ -145,6 +186,29 @@ class GatedRecurrent(ContextualLayer):
         checks.rank("GatedRecurrent", "hidden_TD", hidden_TD, 2, "(T, D)")
         kernels = self._kernels(hidden_TD.shape[-1])
         return dense(_gated_states(kernels, hidden_TD, present_T), kernels.out_SD)
+
+    @property
+    def has_memory(self) -> bool:
+        """The state."""
+        return True
+
+    def empty_memory(self, slots: int, width: int, dtype: Any) -> Array:
+        """See ``ContextualLayer``: the state (S,), however many tokens it has seen."""
+        del slots
+        return jnp.zeros(self.state_width or width, dtype)
+
+    def extend(
+        self, reads: tuple[Array, ...], memories: tuple[Any, ...], slots: tuple[Slots, ...]
+    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        """See ``ContextualLayer``."""
+        kernels = self._kernels(reads[0].shape[-1])
+        mixed, longer = [], []
+        for read_MD, state_S, place in zip(reads, memories, slots, strict=True):
+            present_M = place.newest(read_MD.shape[0])[1]
+            states_MS = _gated_states(kernels, read_MD, present_M, state_S)
+            mixed.append(dense(states_MS, kernels.out_SD))
+            longer.append(states_MS[-1])
+        return tuple(mixed), tuple(longer)
 
     def prefixes(
         self, context_ND: Array, probes_MD: Array, *, positions_M: Array
@@ -188,8 +252,13 @@ def _gated_step(kernels: _GatedKernels, state: Array, drive: Array) -> Array:
     return keep * state + (1 - keep) * new
 
 
-def _gated_states(kernels: _GatedKernels, hidden_TD: Array, present_T: Array | None) -> Array:
-    """All states (T, S) of the cell, from zero."""
+def _gated_states(
+    kernels: _GatedKernels,
+    hidden_TD: Array,
+    present_T: Array | None,
+    start_S: Array | None = None,
+) -> Array:
+    """All states (T, S) of the cell, from a state or from zero."""
     drive_TG = dense(hidden_TD, kernels.into_DG, kernels.bias_G)
     if present_T is None:
         present_T = jnp.ones(hidden_TD.shape[0], bool)
@@ -199,5 +268,7 @@ def _gated_states(kernels: _GatedKernels, hidden_TD: Array, present_T: Array | N
         stepped_S = jnp.where(present, _gated_step(kernels, state_S, drive_G), state_S)
         return stepped_S, stepped_S
 
-    start_S = jnp.zeros(kernels.out_SD.shape[0], hidden_TD.dtype)
+    if start_S is None:
+        # Zero, made of the input: under shard_map a loop has to start on the devices it runs on.
+        start_S = jnp.sum(drive_TG[:0, : kernels.out_SD.shape[0]], axis=0)
     return jax.lax.scan(step, start_S, (drive_TG, present_T))[1]

@@ -1,9 +1,9 @@
 """Rotary position embeddings, and the scalings with which checkpoints stretch them.
 
-A pair of features (i, i + F/2) of a query or key is turned by ``position * rate_i``, so that a
-score depends on the distance of two tokens only. A scaling changes the rates for contexts longer
-than those of the pre-training. The rates are plain numbers of the configuration: they are computed
-once, on the host, in float64.
+A pair of features (i, i + F/2), or (2i, 2i + 1) where they are interleaved, of a query or key is
+turned by ``position * rate_i``, so that a score depends on the distance of two tokens only. A
+scaling changes the rates for contexts longer than those of the pre-training. The rates are plain
+numbers of the configuration: they are computed once, on the host, in float64.
 """
 
 import math
@@ -17,8 +17,8 @@ from icl_jax import checks
 from icl_jax.dims import Array
 from icl_jax.patches.low_rank import accumulator
 
-ScalingName = Literal["linear", "llama3", "yarn"]
-SCALINGS = ("linear", "llama3", "yarn")
+ScalingName = Literal["linear", "llama3", "yarn", "longrope"]
+SCALINGS = ("linear", "llama3", "yarn", "longrope")
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,18 @@ class Scaling:
       kind: ``linear`` divides all of them (Chen et al., arXiv 2306.15595); ``llama3`` those that
         turn less than ``low_freq_factor`` times in the original length, none that turn more than
         ``high_freq_factor`` times, and blends in between; ``yarn`` (Peng et al., arXiv 2309.00071)
-        blends by the index of the rate and sharpens the scores.
+        blends by the index of the rate and sharpens the scores; ``longrope`` (Ding et al., arXiv
+        2402.13753) divides each rate by a factor of its own.
       factor: by how much.
       low_freq_factor, high_freq_factor: turns, for ``llama3``.
-      original_length: tokens of the pre-training, for ``llama3`` and ``yarn``.
+      original_length: tokens of the pre-training, for all but ``linear``.
       beta_fast, beta_slow: turns between which ``yarn`` blends.
-      attention_factor: by which ``yarn`` multiplies queries and keys; ``0.1 ln(factor) + 1`` when
-        left out.
+      attention_factor: by which ``yarn`` and ``longrope`` multiply queries and keys; when left out,
+        ``0.1 ln(factor) + 1`` and ``sqrt(1 + ln(factor) / ln(original_length))``.
       truncate: whether ``yarn`` rounds its blending range to whole rates.
+      short_factors, long_factors: of ``longrope``, one for each rate: for the sequences whose
+        position ids all lie below the original length, and for the others. All tokens of a sequence
+        share one set, so a memory that was filled on one side of that length is of no use beyond.
     """
 
     kind: ScalingName
@@ -48,6 +52,8 @@ class Scaling:
     beta_slow: float = 1.0
     attention_factor: float | None = None
     truncate: bool = True
+    short_factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         checks.one_of("Scaling", "kind", self.kind, SCALINGS)
@@ -63,18 +69,27 @@ class Rotary:
       base: feature pair i of n turns by ``base^(-i/n)`` per position.
       features: how many leading features of a head turn, an even number; all when left out.
       scaling: of the rates; None for none.
+      interleaved: whether the features of a pair are neighbours (GPT-J, Cohere), in place of half
+        the turning features apart.
     """
 
     base: float = 10000.0
     features: int | None = None
     scaling: Scaling | None = None
+    interleaved: bool = False
 
 
-def rates(rotary: Rotary, head_width: int) -> np.ndarray:
+def rates(rotary: Rotary, head_width: int, *, long: bool = False) -> np.ndarray:
     """Radians per position of each feature pair, float64, (n,) with n = turning features / 2.
 
+    Args:
+      rotary: which features turn, and how fast.
+      head_width: F.
+      long: whether the sequence is longer than the original length, which ``longrope`` asks.
+
     Raises:
-      ValueError: an odd number of turning features, or more than the head has.
+      ValueError: an odd number of turning features, or more than the head has; ``longrope`` without
+        a factor for each rate.
     """
     features = head_width if rotary.features is None else rotary.features
     if features % 2 or not 0 < features <= head_width:
@@ -88,6 +103,14 @@ def rates(rotary: Rotary, head_width: int) -> np.ndarray:
         return plain
     if scaling.kind == "linear":
         return plain / scaling.factor
+    if scaling.kind == "longrope":
+        factors = scaling.long_factors if long else scaling.short_factors
+        if len(factors) != len(plain):
+            raise ValueError(
+                f"longrope: {'long' if long else 'short'}_factors must have one for each of the "
+                f"{len(plain)} rates, got {len(factors)}."
+            )
+        return plain / np.asarray(factors)
     if scaling.kind == "llama3":
         turns = scaling.original_length * plain / (2 * np.pi)
         span = scaling.high_freq_factor - scaling.low_freq_factor
@@ -128,24 +151,62 @@ def rotate(features_TAF: Array, positions_T: Array, rotary: Rotary) -> Array:
     Source: Su et al. 2021 (arXiv 2104.09864), in the half-split layout of Llama.
     """
     dtype = accumulator(features_TAF.dtype)
-    rates_n = rates(rotary, features_TAF.shape[-1])
-    half = len(rates_n)
-    angles_Tn = positions_T.astype(dtype)[:, None] * jnp.asarray(rates_n, dtype)[None, :]
+    rates_n = _rates_of_sequence(rotary, features_TAF.shape[-1], positions_T, dtype)
+    half = rates_n.shape[0]
+    angles_Tn = positions_T.astype(dtype)[:, None] * rates_n[None, :]
     length = jnp.asarray(_sharpening(rotary.scaling), dtype)
     cos_T1n = (length * jnp.cos(angles_Tn))[:, None, :]
     sin_T1n = (length * jnp.sin(angles_Tn))[:, None, :]
-    first_TAn = features_TAF[..., :half].astype(dtype)
-    second_TAn = features_TAF[..., half : 2 * half].astype(dtype)
-    turned = (
+    first, second = slice(half), slice(half, 2 * half)
+    if rotary.interleaved:
+        first, second = slice(0, 2 * half, 2), slice(1, 2 * half, 2)
+    first_TAn = features_TAF[..., first].astype(dtype)
+    second_TAn = features_TAF[..., second].astype(dtype)
+    turned: tuple[Array, ...] = (
         (first_TAn * cos_T1n - second_TAn * sin_T1n).astype(features_TAF.dtype),
         (second_TAn * cos_T1n + first_TAn * sin_T1n).astype(features_TAF.dtype),
     )
+    if rotary.interleaved:
+        pairs_TAn2 = jnp.stack(turned, axis=-1)
+        turned = (pairs_TAn2.reshape(*pairs_TAn2.shape[:-2], 2 * half),)
     return jnp.concatenate([*turned, features_TAF[..., 2 * half :]], axis=-1)
 
 
+def tempered(query_TAF: Array, positions_T: Array, beta: float, period: int) -> Array:
+    """Queries times ``1 + beta ln(1 + floor(position / period))``, longer the later they stand.
+
+    Args:
+      query_TAF: (T, A, F).
+      positions_T: (T,), position ids.
+      beta: how much longer.
+      period: positions that share a length.
+
+    Source: Meta AI 2025, Llama 4 (temperature tuning in long contexts), as in Ministral 3.
+    """
+    dtype = accumulator(query_TAF.dtype)
+    periods_T = (positions_T // period).astype(dtype)
+    lengths_T = 1 + jnp.asarray(beta, dtype) * jnp.log1p(periods_T)
+    return query_TAF * lengths_T[:, None, None].astype(query_TAF.dtype)
+
+
+def _rates_of_sequence(
+    rotary: Rotary, head_width: int, positions_T: Array, dtype: jnp.dtype
+) -> Array:
+    """The rates (n,) of a sequence; only ``longrope`` asks how long it is."""
+    short_n = jnp.asarray(rates(rotary, head_width), dtype)
+    if rotary.scaling is None or rotary.scaling.kind != "longrope":
+        return short_n
+    long_n = jnp.asarray(rates(rotary, head_width, long=True), dtype)
+    return jnp.where(jnp.max(positions_T) >= rotary.scaling.original_length, long_n, short_n)
+
+
 def _sharpening(scaling: Scaling | None) -> float:
-    if scaling is None or scaling.kind != "yarn":
+    if scaling is None or scaling.kind not in ("yarn", "longrope"):
         return 1.0
     if scaling.attention_factor is not None:
         return scaling.attention_factor
-    return 0.1 * math.log(scaling.factor) + 1.0 if scaling.factor > 1 else 1.0
+    if scaling.factor <= 1:
+        return 1.0
+    if scaling.kind == "yarn":
+        return 0.1 * math.log(scaling.factor) + 1.0
+    return math.sqrt(1 + math.log(scaling.factor) / math.log(scaling.original_length))

@@ -4,23 +4,20 @@ What a context does to a layer depends on the layers below only; a gradient come
 layer-causal descent every layer has a loss of its own, read off its own output, and moves for that.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from icl_jax.dims import Array, Params
-
-#: ``layer(params, state) -> state``.
-Layer = Callable[[Params, Any], Any]
+from icl_jax.dims import Array
+from icl_jax.stack.block import apply_block
+from icl_jax.stack.fold import fold
+from icl_jax.stack.layers import Layers
 
 
 def layer_causal_loss(
-    layers: Sequence[Layer],
-    params: Sequence[Params],
-    state: Any,
-    read_loss: Callable[[Any], Array],
+    layers: Layers, hidden_TD: Array, read_loss: Callable[[Array], Array]
 ) -> Array:
     """The sum of the losses after every layer, each with a gradient in that layer's weights alone.
 
@@ -29,16 +26,17 @@ def layer_causal_loss(
     which a small step makes the same to first order.
 
     Args:
-      layers: of a stack, from below.
-      params: the weights of each.
-      state: what the first layer reads; no gradient reaches it.
+      layers: of a stack.
+      hidden_TD: (T, D), what the first layer reads; no gradient reaches it.
       read_loss: the loss of a state as if it were the last layer's, (): the model's own head.
 
     Source: Deutch et al. (arXiv 2311.07772), layer-causal gradient descent.
     """
-    total = jnp.zeros(())
-    for layer, layer_params in zip(layers, params, strict=True):
-        state = layer(layer_params, jax.lax.stop_gradient(state))
-        loss = read_loss(state)
-        total = total.astype(loss.dtype) + loss
-    return total
+
+    def step(block: Any, params: Any, state_TD: Array, _: None) -> tuple[Array, Array]:
+        state_TD = jax.lax.stop_gradient(state_TD)
+        state_TD = apply_block(block, params, block.contextual(params, state_TD))
+        return state_TD, read_loss(state_TD)
+
+    _, losses = fold(layers, step, hidden_TD)
+    return jnp.sum(losses.joined())

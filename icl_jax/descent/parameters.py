@@ -21,7 +21,7 @@ SELECTIONS: Mapping[str, Chosen] = {
     "mlp": lambda path: "mlp" in path,
     "keys_and_values": lambda path: path[-1].split("_")[0] in ("key", "value"),
     "attention": lambda path: "contextual_layer" in path,
-    "blocks": lambda path: any(name.startswith("blocks_") for name in path),
+    "blocks": lambda path: any(name.startswith("layers_") for name in path),
     "everything": lambda path: True,
 }
 

@@ -5,17 +5,18 @@ prefixes: the query runs beside it as a second stream of N + 1 probes, the i-th 
 and itself, at position i. The work is that of one pass over 2N tokens in place of N + 1 passes.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array, Params
-from icl_jax.patches.bank import forward
-from icl_jax.patches.block import ContextualBlock, Midpoint, apply_block
+from icl_jax.stack.block import ContextualBlock, Midpoint, apply_block
+from icl_jax.stack.fold import fold
+from icl_jax.stack.layers import Layers, PerLayer
+from icl_jax.stack.run import check_run, forward
 
 
 class PrefixBlock(ContextualBlock, Protocol):
@@ -48,22 +49,16 @@ class PrefixPass:
       output_MD: (M, D), the stack's output at the query after each prefix.
     """
 
-    full: tuple[Midpoint, ...]
-    kept: tuple[Midpoint, ...]
+    full: PerLayer[Midpoint]
+    kept: PerLayer[Midpoint]
     output_MD: Array
 
 
-def prefix_pass(
-    blocks: Sequence[PrefixBlock],
-    params: Sequence[Params],
-    context_ND: Array,
-    query_D: Array,
-) -> PrefixPass:
-    """Runs the query after every prefix of the context, the empty one included.
+def prefix_pass(layers: Layers, context_ND: Array, query_D: Array) -> PrefixPass:
+    """Runs the query after every prefix of the context, the empty one included; one program.
 
     Args:
-      blocks: the layers; all of them causal, unless there is only one.
-      params: the parameters of each.
+      layers: the stack; all layers causal, unless there is only one.
       context_ND: (N, D), embedded context tokens, at positions 0..N-1.
       query_D: (D,), the embedded query; after ``c_1..c_i`` it stands at position i.
 
@@ -82,49 +77,51 @@ def prefix_pass(
     checks.axis_size("prefix_pass", "query_D", query_D, 0, context_ND.shape[1], "D")
     num_prefixes = context_ND.shape[0] + 1
     probes_MD = jnp.broadcast_to(query_D[None, :], (num_prefixes, query_D.shape[0]))
-    return probe_pass(blocks, params, context_ND, probes_MD)
+    return probe_pass(layers, context_ND, probes_MD)
 
 
-def probe_pass(
-    blocks: Sequence[PrefixBlock],
-    params: Sequence[Params],
-    context_ND: Array,
-    probes_MD: Array,
-) -> PrefixPass:
+def probe_pass(layers: Layers, context_ND: Array, probes_MD: Array) -> PrefixPass:
     """As ``prefix_pass``, with a query of its own after every prefix.
 
     With the next example as the query after each prefix, one pass asks for every label of a prompt
     before it is shown: what a learner is trained on by Garg et al. 2022 (arXiv 2208.01066).
 
     Args:
-      blocks, params, context_ND: as for ``prefix_pass``.
+      layers, context_ND: as for ``prefix_pass``.
       probes_MD: (M, D), the i-th reads ``c_1..c_i`` and itself, M = N + 1.
 
     Raises:
       ValueError: as ``prefix_pass``.
     """
+    check_run("probe_pass", layers, probes_MD)
     checks.rank("probe_pass", "context_ND", context_ND, 2, "(N, D)")
-    checks.rank("probe_pass", "probes_MD", probes_MD, 2, "(M, D)")
     num_prefixes = context_ND.shape[0] + 1
     checks.axis_size("probe_pass", "probes_MD", probes_MD, 0, num_prefixes, "N + 1")
+    blocks: tuple[Any, ...] = layers.blocks
     if len(blocks) > 1 and not all(block.causal for block in blocks):
         raise ValueError(
             "prefix_pass: a stack of several blocks needs causal contextual layers: in others the "
             "context's states depend on the query, so no two prefixes share work. Use "
             "prefix_outputs_by_reruns."
         )
-    positions_M = jnp.arange(num_prefixes, dtype=jnp.int32)
+    return _probe_pass(layers, context_ND, probes_MD)
 
-    full, kept = [], []
-    for block, block_params in zip(blocks, params, strict=True):
-        context, probes = block.prefixes(
-            block_params, context_ND, probes_MD, positions_M=positions_M
-        )
-        full.append(probes)
-        kept.append(lone_midpoints(block, block_params, probes_MD, positions_M))
-        context_ND = apply_block(block, block_params, context)
-        probes_MD = apply_block(block, block_params, probes)
-    return PrefixPass(tuple(full), tuple(kept), probes_MD)
+
+@jax.jit
+def _probe_pass(layers: Layers, context_ND: Array, probes_MD: Array) -> PrefixPass:
+    positions_M = jnp.arange(probes_MD.shape[0], dtype=jnp.int32)
+
+    def step(
+        block: Any, params: Params, state: tuple[Array, Array], _: None
+    ) -> tuple[tuple[Array, Array], tuple[Midpoint, Midpoint]]:
+        context_ND, probes_MD = state
+        context, probes = block.prefixes(params, context_ND, probes_MD, positions_M=positions_M)
+        kept = lone_midpoints(block, params, probes_MD, positions_M)
+        state = (apply_block(block, params, context), apply_block(block, params, probes))
+        return state, (probes, kept)
+
+    (_, output_MD), found = fold(layers, step, (context_ND, probes_MD))
+    return PrefixPass(found.map(lambda pair: pair[0]), found.map(lambda pair: pair[1]), output_MD)
 
 
 def lone_midpoints(
@@ -142,12 +139,7 @@ def lone_midpoints(
     return jax.vmap(alone)(hidden_MD, positions_M)
 
 
-def prefix_outputs_by_reruns(
-    blocks: Sequence[ContextualBlock],
-    params: Sequence[Params],
-    context_ND: Array,
-    query_D: Array,
-) -> Array:
+def prefix_outputs_by_reruns(layers: Layers, context_ND: Array, query_D: Array) -> Array:
     """The stack's output at the query after each prefix, (M, D), by one run per prefix.
 
     Works for any contextual layer. It is what ``prefix_pass`` is tested and timed against. Each run
@@ -163,7 +155,7 @@ def prefix_outputs_by_reruns(
             jnp.concatenate([context_ND, query_D[None, :]]),
             query_D[None, :],
         )
-        output_TD = forward(blocks, params, hidden_TD, present_T=slots_T <= length)
+        output_TD = forward(layers, hidden_TD, present_T=slots_T <= length)
         return output_TD[length]
 
     return jax.lax.map(run, jnp.arange(num_context + 1))

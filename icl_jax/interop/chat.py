@@ -1,29 +1,21 @@
-"""Chat messages as the text that a model was trained on: Jinja templates, in a sandbox.
+"""Chat messages as the text that a model was trained on: Jinja templates, in a bounded sandbox.
 
 A template gets what transformers gives it, but for the clock: the same messages give the same text
 tomorrow. Templates that ask whether there is a clock (``strftime_now``) are told that there is none
 and write a date of their own; those that read it without asking get ``DATE``.
 """
 
-import functools
-import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-from icl_jax.interop.safetensors import missing_package
+from icl_jax.interop.template_process import PROCESS
+from icl_jax.interop.template_worker import DAMAGED, DATE
 from icl_jax.interop.tokenizer import Tokenizer
 
+__all__ = ["DATE", "Message", "render_chat", "render_messages"]
+
 Message = Mapping[str, Any]
-
-#: Today, as templates see it: the day that those of Llama 3 write without a clock, at midnight.
-DATE = {
-    **{"%Y": "2024", "%y": "24", "%m": "07", "%B": "July", "%b": "Jul", "%d": "26", "%-d": "26"},
-    **{"%A": "Friday", "%a": "Fri", "%j": "208", "%F": "2024-07-26", "%-m": "7", "%%": "%"},
-    **{"%H": "00", "%I": "12", "%M": "00", "%S": "00", "%p": "AM", "%T": "00:00:00"},
-}
-
-_ASKS_FOR_CLOCK = re.compile(r"\bstrftime_now\s+is\s+(not\s+)?(un)?defined\b")
 
 
 def render_chat(
@@ -41,27 +33,46 @@ def render_chat(
         lacks its role or content.
       ImportError: jinja2 is not installed.
     """
+    (found,) = _render(tokenizer, [(messages, add_generation_prompt)])
+    return _text(found)
+
+
+def _render(
+    tokenizer: Tokenizer, asked: Sequence[tuple[Sequence[Message], bool]]
+) -> list[dict[str, str]]:
+    """The text or the error of each conversation, with the header of an answer to come or not."""
     if tokenizer.chat_template is None:
         raise ValueError(
             'render_chat: the checkpoint has no chat template. Give texts ("remove" and "keep", '
             'or "spans") instead of messages.'
         )
-    _check(messages)
-    template = _compiled(tokenizer.chat_template)
-    variables = {
-        **tokenizer.special_tokens,
-        "messages": [dict(message) for message in messages],
-        "tools": None,
-        "documents": None,
-        "add_generation_prompt": add_generation_prompt,
-    }
-    try:
-        return str(template.render(variables))
-    except Exception as error:  # Of the sandbox, or whatever the template's own code comes to.
-        raise ValueError(
-            f"render_chat: the template refuses these messages: {error} ({type(error).__name__}). "
-            'Change them, or give the text of the whole prompt as "spans".'
-        ) from error
+    for messages, _ in asked:
+        _check(messages)
+    renderings = [
+        {
+            **tokenizer.special_tokens,
+            "messages": [dict(message) for message in messages],
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": prompted,
+        }
+        for messages, prompted in asked
+    ]
+    found = PROCESS.render(tokenizer.chat_template, renderings)
+    # A template that is damaged, or that had to be stopped, has one answer for all.
+    return found if len(found) == len(asked) else found * len(asked)
+
+
+def _text(found: Mapping[str, str]) -> str:
+    """The text of a rendering; ValueError where it is an error."""
+    if "text" in found:
+        return found["text"]
+    if found["kind"] == DAMAGED:
+        raise ValueError(f"render_chat: {found['error']}. Fetch the tokenizer's files again.")
+    raise ValueError(
+        f"render_chat: the template refuses these messages: {found['error']} ({found['kind']}). "
+        'Change them, or give the text of the whole prompt as "spans".'
+    )
 
 
 def render_messages(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[str, list[int]]:
@@ -85,29 +96,37 @@ def render_messages(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[
     """
     _check(messages)
     prompted = messages[-1]["role"] != "assistant"
-    text = render_chat(tokenizer, messages, add_generation_prompt=prompted)
-    contents = _contents(tokenizer, messages, text, prompted)
+    # Contents may well stand elsewhere in the text too ("user" in a header), so they are looked for
+    # between the pieces that the template writes around marks which cannot.
+    marks = [f"\ue000{number}\ue001" for number in range(len(messages))]
+    marked = [{**message, "content": mark} for message, mark in zip(messages, marks, strict=True)]
+    parts = [(messages[:count], False) for count in range(1, len(messages) + 1)]
+    whole_found, marked_found, *found = _render(
+        tokenizer, [(messages, prompted), (marked, prompted), *parts]
+    )
+    text = _text(whole_found)
+    contents = _contents(messages, marks, _text(marked_found), text)
     ends = []
     for count, (_, content_end) in enumerate(contents, 1):
         following = contents[count][0] if count < len(contents) else len(text)
-        try:
-            whole = render_chat(tokenizer, messages[:count], add_generation_prompt=False)
-        except ValueError:  # Some templates want conversations to be complete.
-            whole = ""
+        # Some templates want conversations to be complete: then there is no text.
+        whole = found[count - 1].get("text", "")
         is_part = text.startswith(whole) and content_end <= len(whole) <= following
         ends.append(len(whole) if is_part else content_end)
     return text, ends
 
 
 def _contents(
-    tokenizer: Tokenizer, messages: Sequence[Message], text: str, prompted: bool
+    messages: Sequence[Message], marks: Sequence[str], rest: str, text: str
 ) -> list[tuple[int, int]]:
-    """Where in the text of a conversation the content of each message begins and ends."""
-    # Contents may well stand elsewhere in the text too ("user" in a header), so they are looked for
-    # between the pieces that the template writes around marks which cannot.
-    marks = [f"\ue000{number}\ue001" for number in range(len(messages))]
-    marked = [{**message, "content": mark} for message, mark in zip(messages, marks, strict=True)]
-    rest = render_chat(tokenizer, marked, add_generation_prompt=prompted)
+    """Where in the text of a conversation the content of each message begins and ends.
+
+    Args:
+      messages: of the conversation.
+      marks: what stands for the content of each.
+      rest: the text of the conversation with the marks.
+      text: the text of the conversation.
+    """
     pattern = ""
     for number, (mark, message) in enumerate(zip(marks, messages, strict=True), 1):
         before, found, rest = rest.partition(mark)
@@ -141,76 +160,3 @@ def _check(messages: Sequence[Message]) -> None:
                 f'render_chat: message {number} must be {{"role": ..., "content": ...}} of texts, '
                 f"got {message!r}."
             )
-
-
-@functools.lru_cache(maxsize=8)
-def _compiled(template: str) -> Any:
-    """A template in a sandbox that changes nothing and reaches nothing."""
-    try:
-        from jinja2.exceptions import TemplateSyntaxError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ImportError as error:
-        raise missing_package("jinja2") from error
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=["jinja2.ext.loopcontrols", _generation_extension()],
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise
-    if not _ASKS_FOR_CLOCK.search(template):
-        environment.globals["strftime_now"] = _date
-    try:
-        return environment.from_string(template)
-    except TemplateSyntaxError as error:
-        raise ValueError(
-            f"render_chat: line {error.lineno} of the chat template is damaged: {error.message}. "
-            "Fetch the tokenizer's files again."
-        ) from error
-
-
-def _generation_extension() -> Any:
-    """``{% generation %}`` marks what an assistant says; it changes nothing of the text."""
-    from jinja2 import nodes
-    from jinja2.ext import Extension
-
-    class Generation(Extension):
-        tags = {"generation"}
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.Scope(body, lineno=line)
-
-    return Generation
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    # Jinja's own escapes what HTML would read.
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-def _date(form: str) -> str:
-    """DATE as ``strftime`` would write it."""
-
-    def part(match: re.Match[str]) -> str:
-        if match[0] not in DATE:
-            _raise(f"strftime_now knows {', '.join(DATE)}, got {match[0]!r}")
-        return DATE[match[0]]
-
-    return re.sub(r"%-?.?", part, form)
-
-
-def _raise(message: str) -> NoReturn:
-    from jinja2.exceptions import TemplateError
-
-    raise TemplateError(message)

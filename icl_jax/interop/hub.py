@@ -7,11 +7,12 @@ no Python file.
 import re
 from pathlib import Path
 
-from icl_jax.interop.safetensors import missing_package
+from icl_jax.interop.safetensors import CONVERT, listed, missing_package
 
 #: What is fetched of a repository.
 PATTERNS = (
     "config.json",
+    "adapter_config.json",
     "generation_config.json",
     "model*.safetensors",
     "model.safetensors.index.json",
@@ -72,6 +73,13 @@ def checkpoint_folder(
     except Exception as error:
         # Whatever the connection raises: the names of these errors changed from version to version.
         raise FileNotFoundError(_unreachable(name, revision, offline, error)) from error
+    if not any(Path(found).glob("*.safetensors")):
+        raise FileNotFoundError(
+            f"{name}: {found} has {listed(sorted(p.name for p in Path(found).iterdir()))}, but no "
+            f"weights (*.safetensors). Fetch them once where there is a connection (hf download "
+            f"{name}), and if the repository has them in another format only, convert them: "
+            f"{CONVERT}"
+        )
     return Path(found)
 
 

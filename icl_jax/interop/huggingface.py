@@ -20,13 +20,30 @@ import numpy as np
 from jax.sharding import Mesh
 
 from icl_jax.interop import assemble
+from icl_jax.interop.generation_config import GenerationConfig, read_generation_config
 from icl_jax.interop.hub import PATTERNS, checkpoint_folder
-from icl_jax.interop.options import Options, read_json
+from icl_jax.interop.json_files import read_json
+from icl_jax.interop.lengths import longest_prompt
+from icl_jax.interop.options import Options
 from icl_jax.interop.placement import place, placements
-from icl_jax.interop.registry import descent_of, families, family_of, fitting_table, match_names
+from icl_jax.interop.registry import (
+    DEQUANTISE,
+    build_model,
+    descent_of,
+    described_by,
+    families,
+    family_of,
+    fitting_table,
+    match_names,
+)
 from icl_jax.interop.safetensors import INDEX, SINGLE, Entry, MappedTensors, write_tensors
+from icl_jax.interop.stacking import stacked_table
+from icl_jax.interop.text_part import INSIDE, OTHER_PARTS, text_part
 
-CONFIG = "config.json"
+CONFIG, ADAPTER = "config.json", "adapter_config.json"
+
+# Times what is stored, and nothing fits: what a configuration describes is not even looked at.
+_FAR_TOO_MANY = 8
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -37,9 +54,11 @@ class Checkpoint:
     Attributes:
       model: the Flax module.
       params: its parameters, nested dicts of jax arrays.
-      config: config.json.
+      config: config.json; that of the text model where the folder has one that reads more.
       folder: where it was read.
       family: the name of its module in ``interop.families``.
+      generation: how its makers mean text to be written; nothing of it is applied by itself.
+      max_positions: the most tokens that it is meant for; None where its files don't say.
     """
 
     model: Any
@@ -47,6 +66,8 @@ class Checkpoint:
     config: dict[str, Any]
     folder: Path
     family: str
+    generation: GenerationConfig = GenerationConfig()
+    max_positions: int | None = None
 
 
 def load(
@@ -84,23 +105,34 @@ def load(
       ImportError: safetensors or huggingface_hub is needed and not installed.
     """
     folder = checkpoint_folder(path_or_name, revision=revision, offline=offline)
+    if (folder / ADAPTER).is_file():
+        raise ValueError(_adapter(folder))
     config = read_json(folder / CONFIG)
-    options = Options(config, str(folder / CONFIG))
-    if options.has("quantization_config"):
+    if config.get("quantization_config") is not None:
         quantization = config["quantization_config"]
-        raise options.unsupported("quantization_config", quantization, "unquantized weights")
-    family_name, family = family_of(config)
-    model = family.build(options)
+        raise Options(config, str(folder / CONFIG)).unsupported(
+            "quantization_config", quantization, f"unquantized weights; {DEQUANTISE}"
+        )
+    text = text_part(config, str(folder / CONFIG))
+    where = str(folder / CONFIG) if text is None else f"{folder / CONFIG}: {INSIDE}"
+    config = config if text is None else text
+    family_of(config)  # Before the weights are looked for.
     tensors = MappedTensors(folder)
-    table = fitting_table(family, model, options, tensors)
-    shapes = parameter_shapes(model)
+    options = Options(config, where, tensors.sizes)
+    family_name, family, model = build_model(options)
+    with described_by(options):
+        shapes = parameter_shapes(model)
+    _check_numbers(options, shapes)
+    generation = read_generation_config(folder)
+    max_positions = longest_prompt(config, options.where)
+    table = stacked_table(fitting_table(family, model, options, tensors), model)
     plan = assemble.plan(f"family {family_name}", table, shapes)
     tied = getattr(model, "head", None) == "tied"
     names = match_names(
         table,
         tensors,
         tied=tied,
-        ignored=getattr(family, "IGNORED", ()),
+        ignored=(*getattr(family, "IGNORED", ()), *(() if text is None else OTHER_PARTS)),
         read_as=descent_of(config),
     )
     wanted = _wanted(dtype, [tensors.entries[name] for name in names.values()])
@@ -111,7 +143,15 @@ def load(
         )
         for path in plan
     }
-    return Checkpoint(model, assemble.unflatten(params), config, folder, family_name)
+    return Checkpoint(
+        model,
+        assemble.unflatten(params),
+        config,
+        folder,
+        family_name,
+        generation,
+        max_positions,
+    )
 
 
 def save(
@@ -152,7 +192,7 @@ def save(
     if tokenizer is not None and not Path(tokenizer).is_dir():
         raise FileNotFoundError(f"save: tokenizer={tokenizer}: no such folder.")
     family_name, family = family_of(config)
-    table = family.table(model, Options(config))
+    table = stacked_table(family.table(model, Options(config)), model)
     leaves = assemble.flatten(params)
     shapes = {path: tuple(leaf.shape) for path, leaf in leaves.items()}
     assemble.plan(f"family {family_name}", table, shapes)
@@ -238,9 +278,36 @@ def param_dtype(path: assemble.Path, wanted: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float32) if norm and wanted.itemsize < 4 else wanted
 
 
+def _check_numbers(options: Options, shapes: Mapping[assemble.Path, tuple[int, ...]]) -> None:
+    """Refuses what is out of all proportion; the tensors that do not fit are listed later."""
+    described = sum(math.prod(shape) for shape in shapes.values())
+    if described > _FAR_TOO_MANY * options.stored.numbers:
+        largest = max(shapes, key=lambda path: math.prod(shapes[path]))
+        raise ValueError(
+            f"{options.where}: describes {described} parameters, {'/'.join(largest)} "
+            f"{shapes[largest]} alone {math.prod(shapes[largest])}, but the files have "
+            f"{options.stored.numbers} numbers. Are they of one checkpoint?"
+        )
+
+
+def _adapter(folder: Path) -> str:
+    """What to do with the folder of an adapter."""
+    base = read_json(folder / ADAPTER).get("base_model_name_or_path")
+    return (
+        f"{folder}: is an adapter of PEFT for {base}, not a checkpoint. Merge it once: "
+        f'peft.AutoPeftModelForCausalLM.from_pretrained("{folder}").merge_and_unload()'
+        ".save_pretrained(NEW)."
+    )
+
+
 def _wanted(dtype: Any, entries: list[Entry]) -> np.dtype[Any]:
     """The dtype that was asked for, or the one of most stored numbers, if jax has it."""
     wanted = _most_of((e.dtype, e.shape) for e in entries) if dtype is None else np.dtype(dtype)
+    if dtype is None and wanted.name not in DTYPES:
+        raise ValueError(
+            f"load: most weights are stored as {wanted}, in which nothing is computed. If they "
+            "are whole without scales, give the dtype to run in, such as dtype=jnp.bfloat16."
+        )
     _check_floating("load", wanted)
     if jax.dtypes.canonicalize_dtype(wanted) != wanted:
         raise ValueError(
@@ -289,7 +356,9 @@ def _write_shards(folder: Path, specs: dict[str, Any], make: Any, max_bytes: int
 def _copy_tokenizer(source: Path, target: Path) -> None:
     """Copies what the hub would give beside configuration and weights."""
     for name in PATTERNS:
-        if "safetensors" not in name and name != CONFIG and (source / name).is_file():
+        if "safetensors" in name or name in (CONFIG, ADAPTER):
+            continue
+        if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
 
 

@@ -1,15 +1,14 @@
 """``config.json``, read with checks: every option is understood or refused by name.
 
 A getter takes the names that an option has had over the years, newest first; the first one that is
-there and not null counts. What a family cannot do it refuses with ``require``, so that no option
-is ever ignored in silence.
+there and not null counts. What a family cannot do it refuses with ``require``. Every key that is
+read is remembered, and ``unread`` gives the others: those that are not known to be harmless are
+refused (``harmless``), so that no option is ever ignored in silence.
 """
 
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -22,18 +21,55 @@ class _Required:
 
 REQUIRED: Any = _Required()
 
+#: The keys on the way to an option, such as ``("rope_parameters", "factor")``.
+Keys = tuple[str, ...]
+
+# The whole numbers that every part of a program has room for.
+_LARGEST = 2**31 - 1
+# And the numbers: those of float32, which norms and positions are computed in at least.
+_LARGEST_FLOAT = 3.4028235e38
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the files of a checkpoint have, and so the most that its configuration can describe.
+
+    Attributes:
+      tensors: how many there are: a layer has one at least.
+      longest: the longest axis of any: a width or a number of heads or experts is part of one.
+      numbers: in all of them.
+    """
+
+    tensors: int = _LARGEST
+    longest: int = _LARGEST
+    numbers: int = 2**63
+
+
+@dataclass
+class _Record:
+    """Which options were read, and the objects that options were read from."""
+
+    read: set[Keys] = field(default_factory=set)
+    opened: set[Keys] = field(default_factory=set)
+
 
 @dataclass(frozen=True)
 class Options:
-    """A mapping of options, with getters that check types.
+    """A mapping of options, with getters that check types and remember what they read.
 
     Attributes:
       config: the options, as JSON has them.
       where: what the messages call them.
+      stored: what the weights have, where that is known.
+      path: where the mapping lies in the file.
+      record: what was read, shared with the options inside.
     """
 
     config: Mapping[str, Any]
     where: str = "config.json"
+    stored: Stored = Stored()
+    path: Keys = ()
+    record: _Record = field(default_factory=_Record, repr=False, compare=False)
 
     def either(self, *keys: str, default: Any = REQUIRED) -> Any:
         """The value of the first of ``keys`` that is there and not null, of any type.
@@ -43,9 +79,28 @@ class Options:
         """
         return self._find(keys, default)[1]
 
-    def integer(self, *keys: str, default: int = REQUIRED) -> int:
-        """A whole number; ValueError where it is none, or missing without a default."""
-        return int(self._typed(keys, default, "a whole number", _is_integer))
+    def integer(self, *keys: str, default: int = REQUIRED, least: int | None = None) -> int:
+        """A whole number of 32 bits, ``least`` at least.
+
+        Raises:
+          ValueError: it is none, less, or missing without a default.
+        """
+        found = int(self._typed(keys, default, "a whole number of 32 bits", _is_integer))
+        return self._at_least(keys, found, least)
+
+    def count(self, *keys: str, default: int = REQUIRED) -> int:
+        """A width, or a number of things that the weights have an entry for each; one at least.
+
+        Raises:
+          ValueError: no such number, missing without a default, or more than the files have.
+        """
+        most = self.stored.longest
+        return self._counted(keys, default, most, f"the longest axis of a stored tensor is {most}")
+
+    def layers(self, *keys: str, default: int = REQUIRED) -> int:
+        """The number of layers, one at least; ValueError as ``count`` raises it."""
+        most = self.stored.tensors
+        return self._counted(keys, default, most, f"the files have {most} tensors")
 
     def optional_integer(self, *keys: str, missing: int | None = None) -> int | None:
         """A whole number, or None where the option is null; ``missing`` where it is not there."""
@@ -53,9 +108,21 @@ class Options:
             return self.integer(*keys)
         return None if any(key in self.config for key in keys) else missing
 
-    def number(self, *keys: str, default: float = REQUIRED) -> float:
-        """A finite number as a float; ValueError where it is none, or missing."""
-        return float(self._typed(keys, default, "a finite number", _is_number))
+    def number(self, *keys: str, default: float = REQUIRED, least: float | None = None) -> float:
+        """A finite number (also in float32) as a float, ``least`` at least.
+
+        Raises:
+          ValueError: it is none, less, or missing without a default.
+        """
+        found = float(self._typed(keys, default, "a finite number", _is_number))
+        return self._at_least(keys, found, least)
+
+    def positive(self, *keys: str, default: float = REQUIRED) -> float:
+        """A finite number above 0; ValueError where it is none, or missing without a default."""
+        found = self.number(*keys, default=default)
+        if not found > 0:
+            raise ValueError(f"{self.where}: {keys[0]} must be above 0, got {found}.")
+        return found
 
     def optional_number(self, *keys: str) -> float | None:
         """A finite number, or None where the option is missing or null."""
@@ -79,7 +146,29 @@ class Options:
         """Options inside the options, such as ``text_config``."""
         key, _ = self._find(keys, default)
         found = self._typed(keys, default, "an object", lambda value: isinstance(value, Mapping))
-        return Options(found, f"{self.where}: {key}")
+        self.record.opened.add((*self.path, key))
+        return self.inside(found, key)
+
+    def inside(self, config: Mapping[str, Any], *keys: str) -> "Options":
+        """Options that were found, or put together, below some keys; they share what was read."""
+        where = ": ".join((self.where, *keys))
+        return Options(config, where, self.stored, (*self.path, *keys), self.record)
+
+    def having(self, **defaults: Any) -> "Options":
+        """The same options, with values for some keys that are not there."""
+        return self.inside({**defaults, **self.config})
+
+    def unread(self) -> dict[Keys, Any]:
+        """Path -> value of the options that nobody has read; null ones say nothing."""
+        return dict(self._unread(self.config, self.path))
+
+    def _unread(self, config: Mapping[str, Any], path: Keys) -> Iterator[tuple[Keys, Any]]:
+        for key, value in config.items():
+            inner = (*path, key)
+            if inner in self.record.opened and isinstance(value, Mapping):
+                yield from self._unread(value, inner)
+            elif inner not in self.record.read and value is not None:
+                yield inner, value
 
     def has(self, *keys: str) -> bool:
         """Whether one of ``keys`` is there and not null."""
@@ -113,8 +202,7 @@ class Options:
         if not isinstance(supported, str):
             supported = ", ".join(json.dumps(one, default=str) for one in supported)
         return ValueError(
-            f"{self.where}: {key} = {json.dumps(value, default=str)} is not supported; supported: "
-            f"{supported}."
+            f"{self.where}: {key} = {_shown(value)} is not supported; supported: {supported}."
         )
 
     def rope(self, layer_type: str | None = None) -> "Options":
@@ -133,31 +221,71 @@ class Options:
           ``partial_rotary_factor`` and what the type needs, where the file has them. Scaled types
           without an original length have that of the model, ``max_position_embeddings``.
         """
-        found = dict(self.mapping("rope_parameters", "rope_scaling", default={}).config)
-        if layer_type is not None and isinstance(found.get(layer_type), Mapping):
+        # As transformers has it: what older files say wins over what newer ones do.
+        kept = "rope_scaling" if self.config.get("rope_scaling") else "rope_parameters"
+        keys: Keys = (kept,)
+        found = dict(self.mapping(kept, default={}).config)
+        nested = layer_type is not None and isinstance(found.get(layer_type), Mapping)
+        if layer_type is not None and nested:
+            keys = (kept, layer_type)
             found = dict(found[layer_type])
+            self.record.opened.add((*self.path, *keys))
         elif layer_type == "sliding_attention" and self.has("rope_local_base_freq"):
             found = {"rope_theta": self.number("rope_local_base_freq")}
+        self._mark("rope_parameters" if kept == "rope_scaling" else "rope_scaling")
+        self._mark("rope_local_base_freq", "max_position_embeddings")
         older = {
             "rope_theta": ("rope_theta", "rotary_emb_base"),
             "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct"),
-            "original_max_position_embeddings": ("original_max_position_embeddings",),
         }
         for key, names in older.items():
+            self._mark(*names)
             if found.get(key) is None and self.has(*names):
                 found[key] = self.number(*names)
+        inner = self.inside({}, *keys)
+        inner._mark("rope_type", "type")
         found["rope_type"] = found.get("rope_type", found.pop("type", None)) or "default"
+        self._lengths(found, inner, nested)
+        return self.inside(found, *keys)
+
+    def _lengths(self, found: dict[str, Any], inner: "Options", nested: bool) -> None:
+        """Sets the length that positions are scaled from, where transformers looks for it."""
         length = "original_max_position_embeddings"
-        if found["rope_type"] in ("llama3", "yarn") and found.get(length) is None:
-            if self.has("max_position_embeddings"):
-                found[length] = self.integer("max_position_embeddings")
-        return Options(found, f"{self.where}: rope_parameters")
+        self._mark(length)
+        if found["rope_type"] not in ("llama3", "yarn", "longrope"):
+            inner._mark(length)  # It says what ``factor`` is relative to, and changes nothing.
+            return
+        # Beside the object it counts more than inside, but not where layers have their own.
+        longest = self.optional_integer("max_position_embeddings")
+        if self.has(length) and not nested:
+            found[length] = self.integer(length)
+        elif found.get(length) is None and longest is not None:
+            found[length] = longest
+        original = self.inside(found, *inner.path[len(self.path) :]).optional_integer(length)
+        for key, value in ((length, original), ("max_position_embeddings", longest)):
+            if value is not None and value < 1:
+                raise self.unsupported(key, value, "a number of positions, 1 at least")
+        missing = {"yarn": found.get("factor", 1.0) is None, "longrope": not found.get("factor")}
+        if missing.get(found["rope_type"]):
+            # How much longer texts are than those of the training.
+            found["factor"] = longest / original if longest and original else None
+
+    def _mark(self, *keys: str) -> None:
+        """Remembers keys as read."""
+        self.record.read.update((*self.path, key) for key in keys)
 
     def _find(self, keys: tuple[str, ...], default: Any) -> tuple[str, Any]:
         """The key that is there, and its value."""
-        for key in keys:
-            if self.config.get(key) is not None:
-                return key, self.config[key]
+        self._mark(*keys)
+        there = {key: self.config[key] for key in keys if self.config.get(key) is not None}
+        for key, value in there.items():
+            different = [other for other, said in there.items() if said != value]
+            if different:
+                raise ValueError(
+                    f"{self.where}: {key} = {_shown(value)} and {different[0]} = "
+                    f"{_shown(there[different[0]])} are two names of one option. Keep one of them."
+                )
+            return key, value
         if default is REQUIRED:
             raise ValueError(
                 f"{self.where}: {' or '.join(keys)} is missing. Is this the config.json that "
@@ -169,39 +297,41 @@ class Options:
         """``_find``, checked."""
         key, value = self._find(keys, default)
         if not is_kind(value):
-            raise ValueError(
-                f"{self.where}: {key} must be {kind}, got {json.dumps(value, default=str)}."
-            )
+            raise ValueError(f"{self.where}: {key} must be {kind}, got {_shown(value)}.")
         return value
 
+    def _at_least(self, keys: tuple[str, ...], found: Any, least: Any) -> Any:
+        if least is not None and found < least:
+            key = next((key for key in keys if self.has(key)), keys[0])
+            raise ValueError(f"{self.where}: {key} must be at least {least}, got {found}.")
+        return found
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    def _counted(self, keys: tuple[str, ...], default: Any, most: int, reason: str) -> int:
+        key, _ = self._find(keys, default)
+        found = self.integer(*keys, default=default, least=1)
+        if found > most:
+            raise ValueError(
+                f"{self.where}: {key} = {found} is more than the weights can have: {reason}. Are "
+                "configuration and weights of one checkpoint?"
+            )
+        return found
 
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is no JSON, or no object.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such file. A checkpoint is a folder with config.json and *.safetensors."
-        )
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # Of the encoding or of the JSON.
-        raise ValueError(f"{path}: not a JSON file ({error}). Fetch it again.") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: must hold a JSON object, got a {type(found).__name__}.")
-    return found
+
+def _shown(value: Any) -> str:
+    """A value as JSON has it, cut where it is long."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _is_integer(value: Any) -> bool:
     # 1.0 for 1 is common in files that went through other tools.
-    return _is_number(value) and value == int(value)
+    return _is_number(value) and abs(value) <= _LARGEST and value == int(value)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not _is_boolean(value) and math.isfinite(value)
+    if not isinstance(value, int | float) or _is_boolean(value):
+        return False
+    return abs(value) <= _LARGEST_FLOAT  # False for NaN.
 
 
 def _is_boolean(value: Any) -> bool:

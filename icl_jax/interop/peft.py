@@ -9,7 +9,7 @@ kernel instead, and experts are refused.
 import json
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,16 @@ import jax
 import numpy as np
 
 from icl_jax.blocks.experts import Experts
+from icl_jax.blocks.functional import functional
 from icl_jax.blocks.materialise import patched_gain
-from icl_jax.dims import Array
+from icl_jax.dims import Array, Params
 from icl_jax.interop.huggingface import Checkpoint
+from icl_jax.interop.json_files import read_json
 from icl_jax.interop.options import Options
 from icl_jax.interop.registry import family_of
 from icl_jax.interop.safetensors import write_tensors
+from icl_jax.interop.table import Tensor
+from icl_jax.interop.text_part import INSIDE
 from icl_jax.patches.block import TokenPatch
 from icl_jax.patches.low_rank import LowRank
 from icl_jax.patches.normed import BalancedPatch, ScalePatch
@@ -75,27 +79,41 @@ def save_adapter(
       The folder, with ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     Raises:
-      ValueError: patches of another policy, or experts.
+      ValueError: patches of another policy, experts, or a checkpoint with more than a text model.
       FileExistsError: the folder has something in it.
     """
     adapter_policy(checkpoint)
+    if base is None and _reads_more_than_text(checkpoint.folder):
+        raise ValueError(
+            f"save_adapter: {checkpoint.folder} has more than the text model, whose modules PEFT "
+            "would look for in vain. Save the text model alone, once, with interop.huggingface.save"
+            "(NEW, checkpoint.model, checkpoint.params, checkpoint.config), and give base=NEW."
+        )
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"save_adapter: {folder} is not empty. Choose another folder.")
     _, family = family_of(checkpoint.config)
     table = family.table(checkpoint.model, Options(checkpoint.config))
-    stored = {piece.path: tensor.name for tensor in table for piece in tensor.pieces}
+    conv1d = getattr(family, "CONV1D", False)
     factors: dict[str, np.ndarray] = {}
     targets, saved = [], []
+    layers = functional(checkpoint.model, checkpoint.params).params
     for layer, patch in enumerate(patches):
-        name = f"blocks_{layer}"
-        for path, update in _updates(checkpoint, layer, patch).items():
-            module = stored[(name, "mlp", path, "kernel")].removesuffix(".weight")
+        name, params = f"blocks_{layer}", layers[layer]
+        updates: dict[tuple[str, ...], LowRank] = {
+            (name, "mlp", kernel, "kernel"): update
+            for kernel, update in _updates(params["mlp"], layer, patch).items()
+        }
+        for tensor in table:
+            if not any(piece.path in updates for piece in tensor.pieces):
+                continue
+            module = tensor.name.removesuffix(".weight")
             targets.append(module)
-            factors[f"base_model.model.{module}.lora_A.weight"] = _host(update.left_RD)
-            factors[f"base_model.model.{module}.lora_B.weight"] = _host(update.right_RH.T)
+            left_RD, right_HR = _fused(tensor, updates, conv1d=conv1d)
+            factors[f"base_model.model.{module}.lora_A.weight"] = left_RD
+            factors[f"base_model.model.{module}.lora_B.weight"] = right_HR
         if isinstance(patch.output, (ScalePatch, BalancedPatch)):
-            gain_D = patched_gain(checkpoint.params[name]["norm_2_out"]["scale"], patch.output)
+            gain_D = patched_gain(params["norm_2_out"]["scale"], patch.output)
             tensor = next(t for t in table if t.pieces[0].path == (name, "norm_2_out", "scale"))
             saved.append(tensor.name.removesuffix(".weight"))
             factors[f"base_model.model.{tensor.name}"] = _host(gain_D) - tensor.pieces[0].offset
@@ -109,7 +127,7 @@ def save_adapter(
         "bias": "none",
         "target_modules": sorted(targets),
         "modules_to_save": sorted(saved) or None,
-        "fan_in_fan_out": getattr(family, "CONV1D", False),
+        "fan_in_fan_out": conv1d,
         "inference_mode": True,
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -128,9 +146,12 @@ def save_adapter(
     return folder
 
 
-def _updates(checkpoint: Checkpoint, layer: int, patch: TokenPatch) -> dict[str, LowRank]:
+def _reads_more_than_text(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and INSIDE in read_json(folder / "config.json")
+
+
+def _updates(params: Params, layer: int, patch: TokenPatch) -> dict[str, LowRank]:
     """Name of an MLP kernel -> its update."""
-    params = checkpoint.params[f"blocks_{layer}"]["mlp"]
     updates = {}
     if patch.input is not None:
         for name in ("gate", "up") if "gate" in params else ("layer_0",):
@@ -147,6 +168,21 @@ def _updates(checkpoint: Checkpoint, layer: int, patch: TokenPatch) -> dict[str,
     if isinstance(output, DownPatch):
         updates["down"] = down_update(output)
     return updates
+
+
+def _fused(
+    tensor: Tensor, updates: Mapping[tuple[str, ...], LowRank], *, conv1d: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """A (1, in) and B (out, 1) of a stored tensor, from the updates of the kernels in it.
+
+    Kernels that are stored together (gate and up of Phi-3) read the same input, and so have the
+    same A; their B lie in that of the tensor as they lie in it.
+    """
+    rights = [_host(updates[piece.path].right_RH) for piece in tensor.pieces]
+    right_HR = np.empty((tensor.shape[-1 if conv1d else 0], 1), rights[0].dtype)
+    for piece, right_RH in zip(tensor.pieces, rights, strict=True):
+        piece.of(right_HR.T if conv1d else right_HR)[...] = right_RH
+    return _host(updates[tensor.pieces[0].path].left_RD), right_HR
 
 
 def _host(array: Array) -> np.ndarray:

@@ -34,7 +34,7 @@ def placements(
     mesh = Mesh(mesh.devices, mesh.axis_names)
     specs: dict[Path, Any]
     if shardings is None:
-        specs = {path: default_spec(shape, mesh) for path, shape in shapes.items()}
+        specs = {path: _layered_spec(path, shape, mesh) for path, shape in shapes.items()}
     elif callable(shardings):
         specs = {path: shardings(path) for path in shapes}
     elif not isinstance(shardings, Mapping):
@@ -61,6 +61,13 @@ def default_spec(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
         return PartitionSpec()
     largest = max(fitting, key=lambda axis: shape[axis])
     return PartitionSpec(*[None] * largest, name)
+
+
+def _layered_spec(path: Path, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """``default_spec`` of one layer: the axis of the layers stays whole, since a scan walks it."""
+    if not path[0].startswith("layers_"):
+        return default_spec(shape, mesh)
+    return PartitionSpec(None, *default_spec(shape[1:], mesh))
 
 
 def place(

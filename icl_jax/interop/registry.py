@@ -1,15 +1,18 @@
 """The families of models: which module answers to a ``config.json``, and which name to a tensor."""
 
+import contextlib
+import difflib
 import importlib
 import json
 import pkgutil
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
 from icl_jax.interop.assemble import is_floating
+from icl_jax.interop.harmless import refuse_unread
 from icl_jax.interop.options import Options
 from icl_jax.interop.safetensors import MappedTensors, listed
 from icl_jax.interop.table import Tensor
@@ -24,8 +27,23 @@ BUFFERS = (
 # Output kernels that are the embedding again where the head is tied.
 _TIED = r"lm_head\.weight|embed_out\.weight|cls\.predictions\.decoder\.weight"
 
-# What a tensor is called depends on which model was saved: one with a head has a prefix.
-_PREFIX = re.compile(r"^(model|transformer|bert|gpt_neox)\.")
+# What a model that was wrapped (compiled, or copied to several devices) puts into its names.
+_WRAPPED = re.compile(r"^(_orig_mod\.|module\.)+|(?<=\.)_orig_mod\.")
+
+# What a tensor is called depends on which model was saved: one with a head has a prefix, and one
+# that reads more than text has another.
+_PREFIX = re.compile(
+    r"^(language_model\.model|model\.language_model|language_model|model|transformer|bert|gpt_neox)\."
+)
+
+# What quantised weights are multiplied by.
+_SCALES = r"(weight|input)_scale(_inv)?$|\.(qzeros|g_idx|SCB|absmax)$"
+
+#: What to do about quantised weights.
+DEQUANTISE = (
+    "dequantise them once, in transformers: "
+    "from_pretrained(OLD, dtype=...), model.dequantize(), save_pretrained(NEW)"
+)
 
 # Names of TensorFlow's days, as BERT's own files have them.
 _OLDER = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
@@ -35,8 +53,9 @@ class Family(Protocol):
     """What a module of ``interop.families`` offers.
 
     It may also have ``IGNORED``: regular expressions of stored names, without their prefix, of
-    what the model does not need (a pooler, say). And ``fused_table``: a second ``table`` for
-    files that have the same numbers in other tensors (all experts of a layer in two, say).
+    what the model does not need (a pooler, say). And ``HARMLESS``: options that it need not read,
+    beside those of ``harmless.COMMON``. And ``fused_table``: a second ``table`` for files that have
+    the same numbers in other tensors (all experts of a layer in two, say).
 
     Attributes:
       ARCHITECTURES: the "architectures" and "model_type" of config.json that it answers to.
@@ -68,20 +87,84 @@ def families() -> dict[str, Family]:
 def family_of(config: Mapping[str, Any]) -> tuple[str, Family]:
     """The name and the module of the family that a config.json belongs to.
 
+    All that the file names, architectures and model_type, must be of that family; an architecture
+    may be one of its models with another head.
+
     Raises:
-      ValueError: none does; the message lists those that there are.
+      ValueError: none does; the message lists those that there are, and the nearest.
     """
     known = families()
-    architectures = config.get("architectures") or []
-    for asked in (*architectures, config.get("model_type")):
-        for name, family in known.items():
-            if asked in family.ARCHITECTURES:
-                return name, family
+    architectures = config.get("architectures")
+    architectures = [] if architectures is None else architectures
+    if not isinstance(architectures, list) or not all(isinstance(a, str) for a in architectures):
+        raise ValueError(
+            f"config.json: architectures must be a list of texts, got {json.dumps(architectures)}."
+        )
+    kind = config.get("model_type")
+    given = [*architectures, *([] if kind is None else [kind])]
+    for name, family in known.items():
+        if given and all(_is_called(family, one) for one in given):
+            return name, family
+    of = {one: [n for n in known if _is_called(known[n], one)] for one in map(str, given)}
+    strange = [one for one in of if not of[one]]
     supported = "; ".join(f"{name}: {', '.join(known[name].ARCHITECTURES)}" for name in known)
+    hints = [f"The nearest to {one} is {near}. " for one in strange if (near := _nearest(one))]
+    if len(strange) < len(of):
+        said = "; ".join(f"{one}: {' or '.join(names) or 'of none'}" for one, names in of.items())
+        hints.append(
+            f"Their families are not the same ({said}). If the weights are of one of them, let "
+            "architectures and model_type say so. "
+        )
     raise ValueError(
         f"config.json: architectures = {json.dumps(architectures)}, model_type = "
-        f"{json.dumps(config.get('model_type'))} is not supported. Supported are {supported}."
+        f"{json.dumps(kind)} is not supported. {''.join(hints)}Supported are {supported}."
     )
+
+
+def _is_called(family: Family, name: Any) -> bool:
+    """Whether an architecture or model_type is the family's, if with another head."""
+    stems = [
+        re.escape(match[1])
+        for known in family.ARCHITECTURES
+        if (match := re.fullmatch(r"([A-Z]\w*?)(ForCausalLM|LMHeadModel|Model)", known))
+    ]
+    heads = r"((Text)?Model|LMHeadModel|DoubleHeadsModel|For[A-Z]\w*)"
+    return name in family.ARCHITECTURES or any(
+        re.fullmatch(stem + heads, str(name)) for stem in stems
+    )
+
+
+def _nearest(name: str) -> str:
+    """The supported name that is most like one; empty where none is."""
+    known = {one.lower(): one for family in families().values() for one in family.ARCHITECTURES}
+    close = difflib.get_close_matches(name.lower(), known, 1)
+    return known[close[0]] if close else ""
+
+
+@contextlib.contextmanager
+def described_by(options: Options) -> Iterator[None]:
+    """Makes what a model raises while it is built an error that names the configuration."""
+    try:
+        yield
+    except Exception as error:  # Whatever numbers that do not go together come to.
+        if isinstance(error, ValueError) and str(error).startswith(options.where):
+            raise
+        raise ValueError(
+            f"{options.where}: no model can be built of it: {error} ({type(error).__name__})."
+        ) from error
+
+
+def build_model(options: Options) -> tuple[str, Family, Any]:
+    """The name and the module of a configuration's family, and the model that it describes.
+
+    Raises:
+      ValueError: no such family; an option that is damaged, not supported, or not known.
+    """
+    name, family = family_of(options.config)
+    with described_by(options):
+        model = family.build(options)
+    refuse_unread(options, getattr(family, "HARMLESS", None))
+    return name, family, model
 
 
 def descent_of(config: Mapping[str, Any]) -> str:
@@ -149,8 +232,11 @@ def match_names(
         found[_canonical(name)] = name
     names: dict[str, str] = {}
     missing, wrong = [], []
+    copies = [key for key in found if tied and re.fullmatch(_TIED, key)]
     for tensor in table:
         key = _canonical(tensor.name)
+        if key not in found and copies and _is_embedding(tensor):
+            key = copies[0]  # Saved under the name of the head alone: they are the same.
         if key not in found:
             missing.append(tensor.name)
             continue
@@ -160,7 +246,7 @@ def match_names(
             wrong.append(f"{name} is {entry.shape}, expected {tensor.shape}")
         elif not is_floating(entry.dtype):
             wrong.append(f"{name} has dtype {entry.dtype}, expected floating point")
-    copies = [name for key, name in found.items() if tied and re.fullmatch(_TIED, key)]
+    copies = [found[key] for key in copies if key in found]
     skip = re.compile("|".join((*BUFFERS, *ignored)))
     extra = [key for key in found if found[key] not in copies and not skip.fullmatch(key)]
     problems = {
@@ -171,11 +257,13 @@ def match_names(
     }
     if any(problems.values()):
         text = "; ".join(f"{len(p)} {kind}: {listed(p)}" for kind, p in problems.items() if p)
+        if any(re.search(_SCALES, key) for key in extra):
+            text += f". Some are scales of quantised weights, which are not supported: {DEQUANTISE}"
         raise ValueError(
             f"{tensors.folder}: the tensors do not fit config.json: {text}. "
             + (read_as or "Are they of one checkpoint?")
         )
-    embedding = [t.name for t in table if any(p.path == ("embedding",) for p in t.pieces)]
+    embedding = [tensor.name for tensor in table if _is_embedding(tensor)]
     for name in copies:
         if embedding and not _equal(tensors, name, names[embedding[0]]):
             raise ValueError(
@@ -186,8 +274,13 @@ def match_names(
     return names
 
 
+def _is_embedding(tensor: Tensor) -> bool:
+    return any(piece.path == ("embedding",) for piece in tensor.pieces)
+
+
 def _canonical(name: str) -> str:
     """A name as all versions of a checkpoint share it."""
+    name = _WRAPPED.sub("", name)
     for older, newer in _OLDER:
         if name.endswith(older):
             name = name.removesuffix(older) + newer

@@ -18,7 +18,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from icl_jax.interop.options import read_json
+from icl_jax.interop.json_files import read_json
+from icl_jax.interop.options import Stored
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -73,6 +74,7 @@ class MappedTensors(Mapping[str, np.ndarray]):
     Attributes:
       folder: of the checkpoint.
       entries: name -> where the tensor lies, its dtype and its shape.
+      sizes: how many there are, and how large.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -105,6 +107,12 @@ class MappedTensors(Mapping[str, np.ndarray]):
                     f"{self.folder / INDEX} lists tensors that no shard has: {listed(absent)}. "
                     "Fetch the shards and the index of one version again."
                 )
+        shapes = [entry.shape for entry in self.entries.values()]
+        self.sizes = Stored(
+            tensors=len(shapes),
+            longest=max((max(shape, default=1) for shape in shapes), default=1),
+            numbers=sum(math.prod(shape) for shape in shapes),
+        )
         self._maps = {file: _map(file) for file in {e.file for e in self.entries.values()}}
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -237,7 +245,7 @@ def listed(names: Any, most: int = 20) -> str:
     return ", ".join(str(name) for name in names[:most]) + more
 
 
-_CONVERT = (
+CONVERT = (
     "Such files can run code when they are opened, so nothing is unpickled here. Convert once, "
     "where you trust the file: "
     "transformers.AutoModelForCausalLM.from_pretrained(OLD).save_pretrained(NEW)."
@@ -253,12 +261,12 @@ def _files(folder: Path) -> list[Path]:
     if not (folder / INDEX).is_file():
         unsafe = sorted(path.name for pattern in _UNSAFE for path in folder.glob(pattern))
         if unsafe:
-            raise FileNotFoundError(f"{folder} has {listed(unsafe)} but no {SINGLE}. {_CONVERT}")
+            raise FileNotFoundError(f"{folder} has {listed(unsafe)} but no {SINGLE}. {CONVERT}")
         others = sorted(path.name for path in folder.glob("*.safetensors"))
         found = f" It has {listed(others)}." if others else ""
         raise FileNotFoundError(
             f"{folder} has neither {SINGLE} nor {INDEX}.{found} If all there is are files such as "
-            f"pytorch_model.bin (not fetched from the hub): {_CONVERT}"
+            f"pytorch_model.bin (not fetched from the hub): {CONVERT}"
         )
     files = [folder / shard for shard in dict.fromkeys(_weight_map(folder).values())]
     missing = [file.name for file in files if not file.is_file()]

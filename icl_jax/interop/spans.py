@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from icl_jax.interop.chat import render_messages
+from icl_jax.interop.json_files import without_repeats
 from icl_jax.interop.tokenizer import Encoded, Tokenizer
 
 _KINDS = {
@@ -252,8 +253,8 @@ def _text(entry: dict[str, Any], key: str, where: str = "") -> str:
 
 def _parsed(line: bytes) -> Any:
     try:
-        return json.loads(line.decode("utf-8-sig"))
-    except ValueError as error:  # Of the encoding or of the JSON.
+        return json.loads(line.decode("utf-8-sig"), object_pairs_hook=without_repeats)
+    except (ValueError, RecursionError) as error:  # Of the encoding or of the JSON.
         raise ValueError(
             f"not JSON ({error}). Write one object per line, in UTF-8; json.dumps makes them."
         ) from error

@@ -28,7 +28,8 @@ class Piece:
     """One parameter, or a part of one, inside a stored tensor.
 
     Attributes:
-      path: of the parameter in the tree, such as ``("blocks_0", "mlp", "gate", "kernel")``.
+      path: of the parameter in the tree, ``("blocks_0", "mlp", "gate", "kernel")`` of layer 0 (see
+        ``stacking``).
       view: stored tensor -> the parameter (or its part), as a numpy view; never a copy.
       index: the part of the parameter that this is, such as an expert's number; None for all.
       offset: what is added after the view (a family that stores a gain minus one has 1.0).

@@ -12,14 +12,23 @@ from typing import Any
 import numpy as np
 
 from icl_jax import checks
-from icl_jax.interop.tokenizer_files import TOKENIZER, library, optional_json, read_backend
+from icl_jax.interop.generation_config import read_generation_config
+from icl_jax.interop.json_files import optional_json
+from icl_jax.interop.tokenizer_files import TOKENIZER, library, read_backend
 
 CONFIG, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
-GENERATION, TEMPLATE, OLD_TEMPLATE = (
-    "generation_config.json",
-    "chat_template.jinja",
-    "chat_template.json",
+TEMPLATE, OLD_TEMPLATE = "chat_template.jinja", "chat_template.json"
+
+#: Settings of a tokenizer that are true or false, and the special tokens that all of them know.
+_SWITCHES = (
+    "add_bos_token",
+    "add_eos_token",
+    "add_prefix_space",
+    "do_lower_case",
+    "strip_accents",
+    "tokenize_chinese_chars",
 )
+_NAMED = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 
 #: The special tokens of a tokenizer that ``train_bpe`` makes.
 BOS, EOS = "<|bos|>", "<|eos|>"
@@ -100,7 +109,12 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
       ImportError: tokenizers is not installed.
     """
     folder = Path(folder)
-    config = optional_json(folder / SPECIAL) | optional_json(folder / CONFIG)
+    config = optional_json(folder / CONFIG)
+    if "added_tokens_decoder" not in config:  # Newer files say all in one.
+        named = optional_json(folder / SPECIAL)
+        named.pop("additional_special_tokens", None)  # Their marks are among the added tokens.
+        config |= named
+    _check_settings(folder, config)
     backend, special = read_backend(folder, config, _special_tokens(config))
 
     def identity(name: str) -> int | None:
@@ -163,6 +177,27 @@ def save_tokenizer(folder: str | Path, tokenizer: Tokenizer) -> None:
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
+def _check_settings(folder: Path, config: dict[str, Any]) -> None:
+    """Raises ValueError for a setting whose value is of another type than it can have."""
+    for name, value in config.items():
+        if name in _SWITCHES:
+            good, kind = isinstance(value, bool), "true or false"
+        elif name in _NAMED:
+            content = value.get("content") if isinstance(value, dict) else value
+            good, kind = isinstance(content, str), 'a text, or an object with a text as "content"'
+        elif name == "chat_template":
+            good, kind = isinstance(value, str | list | dict), "a text, or several with names"
+        elif name == "tokenizer_class":
+            good, kind = isinstance(value, str), "a text"
+        else:
+            continue
+        if value is not None and not good:
+            raise ValueError(
+                f"{folder / CONFIG} (or {SPECIAL}): {name} must be {kind}, got {value!r}. Fetch "
+                "the tokenizer's files again."
+            )
+
+
 def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
     """``bos_token`` and the like; newer files write an object with the text in ``content``."""
     found = {}
@@ -175,20 +210,18 @@ def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
 
 def _eos_ids(folder: Path, named: int | None) -> tuple[int, ...]:
     """What ends a text: as generation is configured (several, perhaps), or the tokenizer's one."""
-    for file in (folder / GENERATION, folder / "config.json"):
-        ids = optional_json(file).get("eos_token_id")
-        if ids is not None:
-            ids = ids if isinstance(ids, list) else [ids]
-            if not all(type(token) is int for token in ids):
-                raise ValueError(f"{file}: eos_token_id must be whole numbers, got {ids}.")
-            return tuple(ids)
-    return () if named is None else (named,)
+    return read_generation_config(folder).eos_ids or (() if named is None else (named,))
 
 
 def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
     """The template in a file of its own, or in the configuration: a text, or several with names."""
     if (folder / TEMPLATE).is_file():
-        return (folder / TEMPLATE).read_text(encoding="utf-8")
+        try:
+            return (folder / TEMPLATE).read_text(encoding="utf-8")
+        except ValueError as error:
+            raise ValueError(
+                f"{folder / TEMPLATE}: not a text in UTF-8 ({error}). Fetch it again."
+            ) from error
     template = (optional_json(folder / OLD_TEMPLATE) or config).get("chat_template")
     if isinstance(template, list):  # Those of other names are for tools, or for documents.
         named = [entry for entry in template if isinstance(entry, dict)]

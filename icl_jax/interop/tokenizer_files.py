@@ -8,10 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from icl_jax.interop.options import read_json
+from icl_jax.interop.added_tokens import add_tokens, extra_special_tokens
+from icl_jax.interop.json_files import optional_json, read_json
 from icl_jax.interop.safetensors import missing_package
 
-TOKENIZER, ADDED = "tokenizer.json", "added_tokens.json"
+TOKENIZER = "tokenizer.json"
 
 # Who reads vocab.json with merges.txt as GPT-2 does, and vocab.txt as BERT does. Others split words
 # differently, and only their tokenizer.json says how.
@@ -25,10 +26,53 @@ _BERT = (
     "electra",
 )
 
+# Classes of transformers that make the byte-level part of tokenizer.json anew, from the options of
+# tokenizer_config.json; BERT's do so with what is done to a text first.
+_BYTE_LEVEL = ("GPT2Tokenizer", "GPTNeoXTokenizer", "Qwen2Tokenizer", "CodeGenTokenizer")
+
+# The class of a model_type. Where it is "", tokenizer.json counts whatever class a file names, and
+# for one its own counts.
+_REGISTERED = {
+    **dict.fromkeys(
+        ("codegen", "gpt2", "gpt_neo", "gptj", "opt", "phi", "starcoder2"), "GPT2Tokenizer"
+    ),
+    **dict.fromkeys(("gpt_neox", "mamba2", "mpt", "olmo", "olmoe"), "GPTNeoXTokenizer"),
+    **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "qwen3_next"), "Qwen2Tokenizer"),
+    **dict.fromkeys(("bert", "distilbert", "electra"), "BertTokenizer"),
+    **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), "GemmaTokenizer"),
+    **dict.fromkeys(
+        (
+            "granite",
+            "ministral",
+            "mistral",
+            "mistral3",
+            "mixtral",
+            "olmo2",
+            "olmo3",
+            "phi3",
+            "stablelm",
+        ),
+        "",
+    ),
+}
+_OWN = "qwen2"
+
 # Their special tokens, where no file names them.
 _GPT2_SPECIAL = dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>")
 _BERT_SPECIAL = {
     f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")
+}
+
+#: Class -> special tokens, where no file names them.
+_SPECIAL = {
+    **dict.fromkeys(_GPT2, _GPT2_SPECIAL),
+    **dict.fromkeys(_BERT, _BERT_SPECIAL),
+    "GPTNeoXTokenizer": {**_GPT2_SPECIAL, "pad_token": "<|padding|>"},
+    "Qwen2Tokenizer": dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>"),
+    "LlamaTokenizer": {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"},
+    "GemmaTokenizer": {
+        f"{name}_token": f"<{name}>" for name in ("unk", "bos", "eos", "pad", "mask")
+    },
 }
 
 _CONVERT = (
@@ -44,7 +88,7 @@ def read_backend(
 
     Args:
       folder: of the checkpoint.
-      config: of special_tokens_map.json and tokenizer_config.json.
+      config: of tokenizer_config.json, with what special_tokens_map.json has.
       special: name -> text of the special tokens that it names.
 
     Returns:
@@ -59,7 +103,12 @@ def read_backend(
     found: Any = None
     try:
         if (folder / TOKENIZER).is_file():
-            found = _from_file(tokenizers, folder / TOKENIZER)
+            found = _from_file(tokenizers, folder, config, special)
+            defaults = _defaults(config, _SPECIAL.get(_class(folder, config), {}))
+            there = {
+                name: text for name, text in defaults.items() if found.token_to_id(text) is not None
+            }
+            special = there | special
         elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             _check_kind(folder, config, "vocab.json with merges.txt", _GPT2)
             special = _defaults(config, _GPT2_SPECIAL) | special
@@ -77,7 +126,8 @@ def read_backend(
     if found is not None:
         # Named but not marked as special in older files; never new ones, which no model knows.
         marked = {token.content for token in found.get_added_tokens_decoder().values()}
-        known = {text for text in special.values() if found.token_to_id(text) is not None}
+        named = {*special.values(), *extra_special_tokens(config)}
+        known = {text for text in named if found.token_to_id(text) is not None}
         found.add_special_tokens(sorted(known - marked))
         return found, special
     if (folder / "tokenizer.model").is_file():
@@ -91,24 +141,78 @@ def read_backend(
     )
 
 
-def _from_file(tokenizers: Any, file: Path) -> Any:
+def _from_file(
+    tokenizers: Any, folder: Path, config: dict[str, Any], special: dict[str, str]
+) -> Any:
     """tokenizer.json, but for what cuts and fills texts, and what hides characters of tokens."""
-    described = read_json(file)
-    post_processor = described.get("post_processor") or {}
+    described = read_json(folder / TOKENIZER)
     # Trimmed offsets leave the spaces of a token out: one of spaces only would seem to stand for no
     # text at all. They change no token.
-    parts = [post_processor, *post_processor.get("processors", [])]
-    trimmed = [part for part in parts if part.get("trim_offsets")]
-    for part in trimmed:
-        part["trim_offsets"] = False
-    if trimmed:
-        backend = tokenizers.Tokenizer.from_str(json.dumps(described))
-    else:
-        backend = tokenizers.Tokenizer.from_file(str(file))
+    for part in _parts(described.get("post_processor"), "processors"):
+        if part.get("trim_offsets"):
+            part["trim_offsets"] = False
+    kind = _class(folder, config)
+    model = described.get("model")
+    if kind in _BERT and isinstance(model, dict) and model.get("type", "WordPiece") == "WordPiece":
+        described["normalizer"] = {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            **_bert_text(config),
+        }
+    byte_level = [
+        part
+        for part in _parts(described.get("pre_tokenizer"), "pretokenizers")
+        if part.get("type") == "ByteLevel"
+    ]
+    if kind in _BYTE_LEVEL:
+        for part in byte_level:
+            part["add_prefix_space"] = bool(config.get("add_prefix_space"))
+    elif kind == "LlamaTokenizer":
+        _check_prefix_space(folder, described, config)
+    backend = tokenizers.Tokenizer.from_str(json.dumps(described))
     # Settings of a training long past.
     backend.no_truncation()
     backend.no_padding()
+    add_tokens(tokenizers, backend, folder, config, special)
     return backend
+
+
+def _parts(described: Any, inner: str) -> list[dict[str, Any]]:
+    """A part of a tokenizer and, where it is a sequence, its parts."""
+    if not isinstance(described, dict):
+        return []
+    within = described.get(inner)
+    return [described, *(part for part in within or [] if isinstance(part, dict))]
+
+
+def _class(folder: Path, config: dict[str, Any]) -> str:
+    """The class that transformers reads a tokenizer with; empty for the one that adds nothing."""
+    model = optional_json(folder / "config.json")
+    named = config.get("tokenizer_class") or model.get("tokenizer_class")
+    named = str(named or "").removesuffix("Fast")
+    kind = model.get("model_type")
+    registered = _REGISTERED.get(kind, named) if isinstance(kind, str) else named
+    return named if named and registered and kind != _OWN else registered
+
+
+def _check_prefix_space(folder: Path, described: dict[str, Any], config: dict[str, Any]) -> None:
+    """Refuses a Llama tokenizer whose two files differ in whether a text begins with a space."""
+    asked = config.get("add_prefix_space")
+    parts = [
+        *_parts(described.get("normalizer"), "normalizers"),
+        *_parts(described.get("pre_tokenizer"), "pretokenizers"),
+    ]
+    spaced = any(
+        part.get("type") == "Prepend"
+        or (part.get("type") == "Metaspace" and part.get("prepend_scheme", "always") != "never")
+        for part in parts
+    )
+    if asked is not None and bool(asked) != spaced:
+        raise ValueError(
+            f"{folder / 'tokenizer_config.json'}: add_prefix_space = {json.dumps(asked)}, but "
+            f"{TOKENIZER} puts {'a' if spaced else 'no'} space in front of a text. Which of them "
+            "counts differs from version to version of transformers: make them agree."
+        )
 
 
 def _gpt2(tokenizers: Any, folder: Path, config: dict[str, Any], special: dict[str, str]) -> Any:
@@ -118,14 +222,7 @@ def _gpt2(tokenizers: Any, folder: Path, config: dict[str, Any], special: dict[s
     spaced = bool(config.get("add_prefix_space", False))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=spaced)
     backend.decoder = tokenizers.decoders.ByteLevel()
-    added = optional_json(folder / ADDED)
-    for token, index in sorted(added.items(), key=lambda entry: int(entry[1])):
-        backend.add_tokens([tokenizers.AddedToken(token, normalized=False)])
-        if backend.token_to_id(token) != index:
-            raise ValueError(
-                f"{folder / ADDED}: {token!r} should be token {index}, but comes to be "
-                f"{backend.token_to_id(token)}. Fetch the tokenizer's files again."
-            )
+    add_tokens(tokenizers, backend, folder, config, special)
     ends = [
         special.get(name) if config.get(f"add_{name}") else None
         for name in ("bos_token", "eos_token")
@@ -134,18 +231,24 @@ def _gpt2(tokenizers: Any, folder: Path, config: dict[str, Any], special: dict[s
     return backend
 
 
+def _bert_text(config: dict[str, Any]) -> dict[str, Any]:
+    """What BERT does to a text first, as its options have it."""
+    return {
+        "handle_chinese_chars": bool(config.get("tokenize_chinese_chars", True)),
+        "strip_accents": config.get("strip_accents"),
+        "lowercase": bool(config.get("do_lower_case", True)),
+    }
+
+
 def _bert(tokenizers: Any, folder: Path, config: dict[str, Any], special: dict[str, str]) -> Any:
     """WordPiece from vocab.txt."""
     unknown = special.get("unk_token", "[UNK]")
     file = str(folder / "vocab.txt")
     backend = tokenizers.Tokenizer(tokenizers.models.WordPiece.from_file(file, unk_token=unknown))
-    backend.normalizer = tokenizers.normalizers.BertNormalizer(
-        handle_chinese_chars=bool(config.get("tokenize_chinese_chars", True)),
-        strip_accents=config.get("strip_accents"),
-        lowercase=bool(config.get("do_lower_case", True)),
-    )
+    backend.normalizer = tokenizers.normalizers.BertNormalizer(**_bert_text(config))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     backend.decoder = tokenizers.decoders.WordPiece()
+    add_tokens(tokenizers, backend, folder, config, special)
     ends = (special.get("cls_token", "[CLS]"), special.get("sep_token", "[SEP]"))
     if None in map(backend.token_to_id, ends):
         raise ValueError(f"{file}: has no {ends[0]} or no {ends[1]}. {_CONVERT}")
@@ -191,8 +294,3 @@ def library() -> Any:
     except ImportError as error:
         raise missing_package("tokenizers") from error
     return tokenizers
-
-
-def optional_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty without the file."""
-    return read_json(file) if file.is_file() else {}

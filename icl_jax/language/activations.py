@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax import checks
+from icl_jax.blocks.functional import functional
 from icl_jax.blocks.language_model import LanguageModel
-from icl_jax.blocks.stack import functional
 from icl_jax.dims import Array, Params
-from icl_jax.patches.bank import forward
+from icl_jax.stack.block import apply_block
+from icl_jax.stack.fold import fold
 
 
 @jax.tree_util.register_dataclass
@@ -54,33 +55,26 @@ def attend(
       TypeError: a layer that is no sum over heads.
     """
     checks.rank("attend", "tokens_T", tokens_T, 1, "(T)")
-    blocks, block_params = functional(model, params)
     hidden_TD: Any = model.apply({"params": params}, tokens_T, method="embed")
-    outputs, weights, scores, inputs, mlp_inputs = [], [], [], [], []
-    for block, one_params in zip(blocks, block_params, strict=True):
-        weights_ATT, passed_ATD, _ = block.parts(one_params, hidden_TD)
+
+    def step(
+        block: Any, layer: Params, state_TD: Array, _: None
+    ) -> tuple[Array, tuple[Array, ...]]:
+        weights_ATT, passed_ATD, _ = block.parts(layer, state_TD)
         weights_AT = weights_ATT[:, position]
-        outputs.append(
-            jnp.einsum(
-                "at,atd->d",
-                weights_AT.astype(passed_ATD.dtype),
-                passed_ATD,
-                precision=jax.lax.Precision.HIGHEST,
-            )
+        output_D = jnp.einsum(
+            "at,atd->d",
+            weights_AT.astype(passed_ATD.dtype),
+            passed_ATD,
+            precision=jax.lax.Precision.HIGHEST,
         )
-        weights.append(weights_AT)
-        read_TD, scores_ATT = block.scores(one_params, hidden_TD)
-        scores.append(scores_ATT[:, position])
-        inputs.append(read_TD)
-        mlp_inputs.append(block.contextual(one_params, hidden_TD).mlp_input_TD[position])
-        hidden_TD = forward((block,), (one_params,), hidden_TD)
-    last_1D = hidden_TD[position][None]
-    logits_1V: Any = model.apply({"params": params}, last_1D, method="readout")
-    return Attended(
-        outputs_LD=jnp.stack(outputs),
-        weights_LAT=jnp.stack(weights),
-        scores_LAT=jnp.stack(scores),
-        inputs_LTD=jnp.stack(inputs),
-        mlp_inputs_LD=jnp.stack(mlp_inputs),
-        logits_V=logits_1V[0],
-    )
+        read_TD, scores_ATT = block.scores(layer, state_TD)
+        midpoint = block.contextual(layer, state_TD)
+        seen = (output_D, weights_AT, scores_ATT[:, position], read_TD)
+        found = (*seen, midpoint.mlp_input_TD[position])
+        return apply_block(block, layer, midpoint), found
+
+    hidden_TD, found = fold(functional(model, params), step, hidden_TD)
+    logits_1V: Any = model.apply({"params": params}, hidden_TD[position][None], method="readout")
+    outputs, weights, scores, inputs, mlp_inputs = found.joined()
+    return Attended(outputs, weights, scores, inputs, mlp_inputs, logits_1V[0])

@@ -1,34 +1,31 @@
-"""Generation with the context in a key-value cache, and without it from patched weights.
+"""Generation with the context in a memory, and without it from patched weights.
 
 Each new token gets one patch per layer, made from the two runs' midpoints and used at once, so the
 patched run goes on in closed loop. It reads the kept tokens and its own; the run with everything
-goes on beside it, over the same tokens, to make the patches and to be compared with.
+goes on beside it, over the same tokens, to make the patches and to be compared with. Everything
+happens on the device (``writing.py``); the host waits for the end, or for a chunk of tokens where
+somebody wants to see progress.
 """
 
-import functools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from icl_jax import checks
-from icl_jax.blocks.attention import Attention
 from icl_jax.blocks.language_model import LanguageModel
-from icl_jax.blocks.memory import KeyValues, empty_memory
-from icl_jax.blocks.stack import FlaxBlock, functional
 from icl_jax.dims import Array, Params
-from icl_jax.language.ends import embed, readout, token_ids
-from icl_jax.language.sampling import GREEDY, Sampling, draw_token
-from icl_jax.measures.distributions import kl_divergence, same_top1
-from icl_jax.measures.function_space import relative_error
-from icl_jax.patches.bank import Bank, check_patchable, compact_bank, take
-from icl_jax.patches.block import Midpoint
+from icl_jax.language.batch import bucket, cut_rows, is_batch, pad_prompts
+from icl_jax.language.sampling import GREEDY, Sampling
+from icl_jax.language.writing import Text, begin, begin_patched, go_on, go_on_patched
+from icl_jax.patches.bank import Bank, check_patchable
 from icl_jax.patches.output import OutputPolicy
-from icl_jax.patches.steps import COMPILED
 
-Memories = tuple[KeyValues, ...]
+#: Tokens between two looks of the host, where it was asked to report progress.
+CHUNK = 16
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class PatchedGeneration:
 def generate(
     model: LanguageModel,
     params: Params,
-    tokens_T: Array | np.ndarray,
+    tokens: Any,
     num_tokens: int,
     *,
     positions_T: Array | np.ndarray | None = None,
@@ -63,48 +60,65 @@ def generate(
     key: Array | None = None,
     stop: Collection[int] = (),
     progress: Callable[[], None] | None = None,
-) -> np.ndarray:
-    """Ordinary decoding with a key-value cache: new token ids (N,), N at most ``num_tokens``.
+) -> Any:
+    """Ordinary decoding with a memory of what is before: new token ids (N,), N <= ``num_tokens``.
 
     Args:
       model: a causal model with a head.
       params: its parameters.
-      tokens_T: (T,), the prompt.
+      tokens: (T,), the prompt; or those of several prompts, of any lengths.
       num_tokens: how many to write.
-      positions_T: (T,), increasing position ids; 0..T-1 when left out.
+      positions_T: (T,), increasing position ids of one prompt; 0..T-1 when left out.
       sampling: greedy by default.
-      key: of the draws; needed unless greedy. Step i uses ``fold_in(key, i)``.
+      key: of the draws; needed unless greedy. Step i uses ``fold_in(key, i)``, and in a batch
+        prompt b the key ``fold_in(key, b)``.
       stop: token ids after which to stop (they are kept).
-      progress: called after every token.
+      progress: called for every token, a chunk of them at a time.
+
+    Returns:
+      The new token ids, or a list of them for several prompts.
 
     Raises:
       ValueError: a model that cannot generate, bad tokens, more tokens than positions, no key.
     """
-    key = _check("generate", model, num_tokens, sampling, key)
-    tokens_M = token_ids("generate", model, tokens_T, extra=num_tokens)
-    length = tokens_M.shape[0]
-    positions_M = jnp.arange(length, dtype=jnp.int32)
+    where = "generate"
+    key = _check(where, model, num_tokens, sampling, key)
+    batched = is_batch(tokens)
+    everything = [np.arange(len(one)) for one in tokens] if batched else np.arange(len(tokens))
+    prompts = pad_prompts(where, model, tokens, everything, some_removed=False, extra=num_tokens)
+    positions_BT = None
     if positions_T is not None:
-        checks.axis_size("generate", "positions_T", positions_T, 0, length, "the tokens")
-        positions_M = jnp.asarray(positions_T, jnp.int32)
-    memories = _memories(model, params, length + num_tokens)
-    written: list[int] = []
-    while len(written) < num_tokens and not _stopped(written, stop):
-        hidden_MD, memories = _read(model, params, tokens_M, positions_M, memories)
-        logits_V = readout(model, params, hidden_MD[-1:])[0]
-        token = draw_token(jax.random.fold_in(key, len(written)), logits_V, sampling)
-        written.append(int(token))
-        tokens_M, positions_M = token[None], positions_M[-1:] + 1
-        if progress is not None:
-            progress()
-    return np.asarray(written, np.int32)
+        if batched:
+            raise ValueError(f"{where}: positions_T are for one prompt, got several prompts.")
+        checks.places(where, len(tokens), positions_T)
+        ids = np.asarray(positions_T, np.int32)
+        _check_last(where, model, int(ids[-1]) + 1 + num_tokens)
+        # Nobody reads the padding.
+        positions_BT = np.pad(ids, (0, prompts.tokens_BT.shape[1] - len(ids)), mode="edge")[None]
+    run = _Loop(num_tokens, stop, progress)
+    keys_B = _keys(key, prompts, batched)
+    text = begin(
+        model,
+        params,
+        prompts,
+        positions_BT,
+        keys_B,
+        run.stop_S,
+        room=bucket(num_tokens),
+        sampling=sampling,
+    )
+    for limit in run.limits(text):
+        text = go_on(model, params, text, limit, run.stop_S, sampling=sampling)
+        run.report(text)
+    written = [np.asarray(row[:count]) for row, count in zip(*run.last(text), strict=True)]
+    return written if batched else written[0]
 
 
 def patched_generate(
     model: LanguageModel,
     params: Params,
-    tokens_T: Array | np.ndarray,
-    kept_K: Array | Sequence[int] | np.ndarray,
+    tokens: Any,
+    kept: Any,
     num_tokens: int,
     *,
     output: OutputPolicy = "auto",
@@ -112,58 +126,63 @@ def patched_generate(
     key: Array | None = None,
     stop: Collection[int] = (),
     progress: Callable[[], None] | None = None,
-) -> PatchedGeneration:
+) -> Any:
     """Decoding without the context: one new patch per token and layer, in closed loop.
 
     Args:
       model: a causal model with a head.
       params: its parameters.
-      tokens_T: (T,), the whole prompt.
-      kept_K: (K,), the positions to keep, increasing; the last one of the prompt is among them.
+      tokens: (T,), the whole prompt; or those of several prompts.
+      kept: (K,), the positions to keep, increasing; the last one of the prompt is among them.
       num_tokens: how many to write.
       output: which weight carries the residual change.
       sampling: greedy by default; the same key gives the draws of ``generate``.
       key: of the draws; needed unless greedy.
       stop: token ids after which to stop (they are kept).
-      progress: called after every token.
+      progress: called for every token, a chunk of them at a time.
+
+    Returns:
+      A ``PatchedGeneration``, or a list of them for several prompts.
 
     Raises:
       ValueError: as ``generate`` and ``prompt_patches``, or the prompt's last token is not kept.
     """
     where = "patched_generate"
     key = _check(where, model, num_tokens, sampling, key)
-    tokens_M = token_ids(where, model, tokens_T, extra=num_tokens)
-    length = tokens_M.shape[0]
-    kept_M = checks.kept_positions(where, kept_K, length)
-    if int(kept_M[-1]) != length - 1:
-        raise ValueError(
-            f"{where}: kept_K must end with the prompt's last position, {length - 1}, got "
-            f"{int(kept_M[-1])}: that is where the first new token is written. Keep it."
+    batched = is_batch(tokens)
+    prompts = pad_prompts(where, model, tokens, kept, extra=num_tokens)
+    for last, length in zip(prompts.kept_BK[:, -1], prompts.length_B, strict=True):
+        if last != length - 1:
+            raise ValueError(
+                f"{where}: kept_K must end with the prompt's last position, {length - 1}, got "
+                f"{last}: that is where the first new token is written. Keep it."
+            )
+    run = _Loop(num_tokens, stop, progress)
+    text = begin_patched(
+        model,
+        params,
+        prompts,
+        _keys(key, prompts, batched),
+        run.stop_S,
+        room=bucket(num_tokens),
+        sampling=sampling,
+        output=output,
+    )
+    check_patchable(text.prompt_bank)
+    for limit in run.limits(text):
+        text = go_on_patched(
+            model, params, text, limit, run.stop_S, sampling=sampling, output=output
         )
-    num_kept = kept_M.shape[0]
-    positions_M = jnp.arange(length, dtype=jnp.int32)
-    full = _memories(model, params, length + num_tokens)
-    kept = _memories(model, params, num_kept + num_tokens)
-    written: list[int] = []
-    measured: list[tuple[Array, Array, Array]] = []
-    banks: list[Bank] = []
-    while len(written) < num_tokens and not _stopped(written, stop):
-        full_MD, kept_KD, bank, full, kept = _read_both(
-            model, params, tokens_M, positions_M, kept_M, full, kept, output
-        )
+        run.report(text)
+    tokens_BN, counts_B = run.last(text)
+    measured = jax.device_get((text.relative_error_BN, text.kl_BN, text.same_top1_BN))
+    each = []
+    for number, count in enumerate(counts_B):
+        error_N, kl_N, same_N = (array_BN[number, :count] for array_BN in measured)
+        bank = _joined(text, number, int(prompts.num_kept_B[number]), int(count) - 1)
         check_patchable(bank)
-        banks.append(compact_bank(bank))
-        expected_V = readout(model, params, full_MD[-1:])[0]
-        logits_V = readout(model, params, kept_KD[-1:])[0]
-        measured.append(_compare(expected_V, logits_V))
-        token = draw_token(jax.random.fold_in(key, len(written)), logits_V, sampling)
-        written.append(int(token))
-        tokens_M, positions_M = token[None], positions_M[-1:] + 1
-        kept_M = jnp.zeros(1, jnp.int32)
-        if progress is not None:
-            progress()
-    error_N, kl_N, same_N = (np.asarray(one) for one in zip(*jax.device_get(measured), strict=True))
-    return PatchedGeneration(np.asarray(written, np.int32), error_N, kl_N, same_N, _joined(banks))
+        each.append(PatchedGeneration(tokens_BN[number, :count], error_N, kl_N, same_N, bank))
+    return each if batched else each[0]
 
 
 def token_agreement(expected_N: np.ndarray, actual_N: np.ndarray) -> float:
@@ -173,83 +192,77 @@ def token_agreement(expected_N: np.ndarray, actual_N: np.ndarray) -> float:
     return float(np.sum(expected_N[:shared] == actual_N[:shared]) / steps)
 
 
-def _read(
-    model: LanguageModel, params: Params, tokens_M: Array, positions_M: Array, memories: Memories
-) -> tuple[Array, Memories]:
-    """The residual stream (M, D) of new tokens after the last block, and the longer memories."""
-    hidden_MD = embed(model, params, tokens_M, positions_M)
-    longer = []
-    for block, layer_params, memory in zip(*functional(model, params), memories, strict=True):
-        midpoint, memory = _extend(block, layer_params, hidden_MD, memory, positions_M)
-        hidden_MD = COMPILED.apply(block, layer_params, midpoint, None)
-        longer.append(memory)
-    return hidden_MD, tuple(longer)
+class _Loop:
+    """The host's side of writing: how far to go next, and what to tell."""
+
+    def __init__(
+        self, num_tokens: int, stop: Collection[int], progress: Callable[[], None] | None
+    ) -> None:
+        self.num_tokens, self.progress, self.told, self.done = num_tokens, progress, 0, False
+        # One shape for the usual numbers of stop tokens; no token is -1.
+        ids = sorted(int(token) for token in stop)
+        self.stop_S = np.pad(np.asarray(ids, np.int32), (0, -len(ids) % 8 or 8), constant_values=-1)
+
+    def limits(self, text: Text) -> Iterator[int]:
+        """How many tokens there are to be after each chunk; the first one is there."""
+        self.report(text)
+        step = self.num_tokens if self.progress is None else CHUNK
+        for limit in range(step, self.num_tokens + step, step):
+            if self.done or limit == 1 == self.num_tokens:
+                return
+            yield min(limit, self.num_tokens)
+
+    def report(self, text: Text) -> None:
+        """Calls ``progress`` for what is new; without it, nothing is read back."""
+        if self.progress is None:
+            return
+        step, finished_B = jax.device_get((text.step, text.finished_B))
+        self.done = bool(np.all(finished_B))
+        for _ in range(int(step) - self.told):
+            self.progress()
+        self.told = int(step)
+
+    def last(self, text: Text) -> tuple[np.ndarray, np.ndarray]:
+        """The written tokens (B, N) and how many there are of each prompt (B,)."""
+        return jax.device_get((text.tokens_BN, text.count_B))
 
 
-def _read_both(
-    model: LanguageModel,
-    params: Params,
-    tokens_M: Array,
-    positions_M: Array,
-    kept_K: Array,
-    full_memories: Memories,
-    kept_memories: Memories,
-    output: OutputPolicy,
-) -> tuple[Array, Array, Bank, Memories, Memories]:
-    """Both runs through the new tokens, and the patches between them; ``kept_K`` counts in them."""
-    full_MD = embed(model, params, tokens_M, positions_M)
-    kept_KD, kept_positions_K = full_MD[kept_K], positions_M[kept_K]
-    layers = zip(*functional(model, params), full_memories, kept_memories, strict=True)
-    longer_full, longer_kept, patches, numbers = [], [], [], []
-    for block, layer_params, full_memory, kept_memory in layers:
-        full, full_memory = _extend(block, layer_params, full_MD, full_memory, positions_M)
-        kept, kept_memory = _extend(block, layer_params, kept_KD, kept_memory, kept_positions_K)
-        patch, number = COMPILED.patches(block, layer_params, take(full, kept_K), kept, output)
-        full_MD = COMPILED.apply(block, layer_params, full, None)
-        kept_KD = COMPILED.apply(block, layer_params, kept, patch)
-        longer_full.append(full_memory)
-        longer_kept.append(kept_memory)
-        patches.append(patch)
-        numbers.append(number)
-    bank = Bank(tuple(patches), kept_positions_K, tuple(numbers))
-    return full_MD, kept_KD, bank, tuple(longer_full), tuple(longer_kept)
+def _joined(text: Any, number: int, num_kept: int, num_new: int) -> Bank:
+    """The patches of a prompt's kept positions and of its new tokens as one bank."""
+    kept, new = text.prompt_bank, text.written_bank
+    parts = []
+    for bank, count in ((kept, num_kept), (new, num_new)):
+        if count:
+            layered = cut_rows((bank.patches, bank.conditioning), number, count, axis=1)
+            kept_K, positions_K = cut_rows((bank.kept_K, bank.positions_K), number, count)
+            parts.append(Bank(layered[0], kept_K, positions_K, layered[1]))
+    if len(parts) == 1:
+        return parts[0]
 
+    def joined(axis: int, *trees: Any) -> Any:
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis), *trees)
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
-def _extend(
-    block: FlaxBlock, params: Params, hidden_MD: Array, memory: KeyValues, positions_M: Array
-) -> tuple[Midpoint, KeyValues]:
-    return block.extend(params, hidden_MD, memory, positions_M=positions_M)
-
-
-@jax.jit
-def _compare(expected_V: Array, actual_V: Array) -> tuple[Array, Array, Array]:
-    return (
-        relative_error(actual_V, expected_V),
-        kl_divergence(expected_V, actual_V),
-        same_top1(expected_V, actual_V),
+    return Bank(
+        joined(1, *(part.patches for part in parts)),
+        joined(0, *(part.kept_K for part in parts)),
+        joined(0, *(part.positions_K for part in parts)),
+        joined(1, *(part.conditioning for part in parts)),
     )
 
 
-def _memories(model: LanguageModel, params: Params, slots: int) -> Memories:
-    """An empty memory per layer, in the dtype that the embedding sets."""
-    memories = []
-    for block in model.blocks:
-        layer = block.contextual_layer
-        assert isinstance(layer, Attention)  # _check has seen to it
-        heads = layer.num_kv_heads or layer.num_heads
-        features = layer.head_width or model.width // layer.num_heads
-        memories.append(empty_memory(slots, heads, features, params["embedding"].dtype))
-    return tuple(memories)
+def _keys(key: Array, prompts: Any, batched: bool) -> Array:
+    count = prompts.tokens_BT.shape[0]
+    if not batched:
+        return key[None]
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(count))
 
 
-def _joined(banks: Sequence[Bank]) -> Bank:
-    """Banks of consecutive positions as one."""
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *banks)
-
-
-def _stopped(written: Sequence[int], stop: Collection[int]) -> bool:
-    return bool(written) and written[-1] in stop
+def _check_last(where: str, model: LanguageModel, needed: int) -> None:
+    if model.num_positions is not None and needed > model.num_positions:
+        raise ValueError(
+            f"{where}: position ids up to {needed} are needed, and the model has only "
+            f"{model.num_positions} positions. Shorten the prompt or write less."
+        )
 
 
 def _check(
@@ -260,11 +273,12 @@ def _check(
     if model.head == "none":
         raise ValueError(f"{where}: an encoder has no head that says what comes next.")
     for layer, block in enumerate(model.blocks):
-        attention = block.contextual_layer
-        if not isinstance(attention, Attention) or not attention.causal:
+        contextual = block.contextual_layer
+        if not contextual.has_memory:
             raise ValueError(
-                f"{where}: the contextual layer of block {layer} is no causal attention; what it "
-                "says of earlier tokens would change with every new one."
+                f"{where}: the contextual layer of block {layer}, {type(contextual).__name__}, has "
+                "no memory to go on from: what it said of earlier tokens could change with every "
+                "new one. Use causal layers."
             )
     if key is None:
         if sampling.temperature:

@@ -3,126 +3,173 @@
 full        everything is there
 alone       the kept positions, with their position ids, and nothing else
 patched     the kept positions with the patched weights: the logits of ``full``
+
+Every function takes one prompt or many, of any lengths, and is one program for all of them,
+compiled once per bucket of lengths (``batch.bucket``).
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from icl_jax import checks
+from icl_jax.blocks.functional import functional
 from icl_jax.blocks.language_model import LanguageModel
-from icl_jax.blocks.stack import functional
 from icl_jax.dims import Array, Params
-from icl_jax.language.ends import embed, readout, token_ids
-from icl_jax.patches.bank import (
-    Bank,
-    Loop,
-    check_patchable,
-    forward,
-    patched_forward,
-    stack_patches,
+from icl_jax.language.batch import (
+    Prompts,
+    cut_rows,
+    is_batch,
+    pad_prompts,
+    presence,
+    repeat_last_row,
+    unpadded,
 )
+from icl_jax.language.ends import embed, readout
+from icl_jax.patches.bank import Bank, Loop, check_patchable, extract
 from icl_jax.patches.output import OutputPolicy
+from icl_jax.stack.layers import PerLayer
+from icl_jax.stack.run import forward
+
+#: One prompt's token ids or kept positions, or those of several prompts.
+Ids = Array | np.ndarray | Sequence[int]
+Many = Sequence[Ids] | Array | np.ndarray
 
 
 def prompt_patches(
     model: LanguageModel,
     params: Params,
-    tokens_T: Array | np.ndarray,
-    kept_K: Array | Sequence[int] | np.ndarray,
+    tokens: Ids | Many,
+    kept: Ids | Many,
     *,
-    present_T: Array | None = None,
     loop: Loop = "closed",
     output: OutputPolicy = "auto",
-) -> Bank:
+) -> Any:
     """The bank that lets a model answer from the kept positions as if it had read everything.
 
     Args:
       model: the model.
       params: its parameters.
-      tokens_T: (T,), token ids of the whole prompt.
-      kept_K: (K,), the positions to keep, increasing; at least one is removed.
-      present_T: (T,), False where a position is padding.
+      tokens: (T,), token ids of the whole prompt; or those of several prompts.
+      kept: (K,), the positions to keep, increasing; at least one is removed. Of several prompts,
+        those of each.
       loop: ``closed`` (default) or ``open``; see ``stack_patches``.
       output: which weight carries the residual change.
 
+    Returns:
+      A ``Bank``, or a list of them, one for each of several prompts.
+
     Raises:
       ValueError: bad tokens or kept positions, a policy that the blocks have no weights for, or
-        (outside jit) a position that has no patch.
+        (outside jit) a position that has no patch; inside jit ask ``check_patchable``.
     """
-    tokens_T = token_ids("prompt_patches", model, tokens_T)
-    blocks, block_params = functional(model, params)
-    bank = stack_patches(
-        blocks,
-        block_params,
-        embed(model, params, tokens_T),
-        kept_K,
-        present_T=present_T,
-        loop=loop,
-        output=output,
-        compile_layers=True,
-    )
-    if checks.is_concrete(tokens_T) and checks.is_concrete(bank.conditioning[0].kept_norm):
-        check_patchable(bank)
-    return bank
+    prompts = pad_prompts("prompt_patches", model, tokens, kept)
+    banks = _patches(model, params, prompts, loop=loop, output=output)
+    if checks.is_concrete(banks.kept_K):
+        # One prompt alone is no batch, and its errors count no prompts.
+        check_patchable(banks if is_batch(tokens) else jax.tree.map(lambda leaf: leaf[0], banks))
+    each = []
+    for number, count in enumerate(prompts.num_kept_B):
+        one = (banks.patches, banks.conditioning)
+        patches, conditioning = cut_rows(one, number, int(count), axis=1)
+        kept_K, positions_K = cut_rows((banks.kept_K, banks.positions_K), number, int(count))
+        each.append(Bank(patches, kept_K, positions_K, conditioning))
+    return each if is_batch(tokens) else each[0]
 
 
-def full_logits(
-    model: LanguageModel,
-    params: Params,
-    tokens_T: Array | np.ndarray,
-    kept_K: Array | Sequence[int] | np.ndarray,
-    *,
-    present_T: Array | None = None,
-) -> Array:
-    """Logits (K, V) at the kept positions, everything there."""
-    tokens_T = token_ids("full_logits", model, tokens_T)
-    hidden_TD = forward(
-        *functional(model, params),
-        embed(model, params, tokens_T),
-        present_T=present_T,
-        compile_layers=True,
-    )
-    return readout(model, params, hidden_TD[jnp.asarray(kept_K)])
+def full_logits(model: LanguageModel, params: Params, tokens: Ids | Many, kept: Ids | Many) -> Any:
+    """Logits (K, V) at the kept positions, everything there; a list for several prompts."""
+    prompts = pad_prompts("full_logits", model, tokens, kept, some_removed=False)
+    return unpadded(_full(model, params, prompts), prompts, is_batch(tokens))
 
 
-def alone_logits(
-    model: LanguageModel,
-    params: Params,
-    tokens_T: Array | np.ndarray,
-    kept_K: Array | Sequence[int] | np.ndarray,
-    *,
-    present_T: Array | None = None,
-) -> Array:
+def alone_logits(model: LanguageModel, params: Params, tokens: Ids | Many, kept: Ids | Many) -> Any:
     """Logits (K, V) of the kept positions alone, with their position ids: the control."""
-    tokens_T = token_ids("alone_logits", model, tokens_T)
-    kept_K = jnp.asarray(kept_K)
-    hidden_KD = forward(
-        *functional(model, params),
-        embed(model, params, tokens_T)[kept_K],
-        positions_T=kept_K,
-        present_T=None if present_T is None else present_T[kept_K],
-        compile_layers=True,
-    )
-    return readout(model, params, hidden_KD)
+    prompts = pad_prompts("alone_logits", model, tokens, kept, some_removed=False)
+    return unpadded(_alone(model, params, prompts, None), prompts, is_batch(tokens))
 
 
 def patched_logits(
-    model: LanguageModel,
-    params: Params,
-    tokens_T: Array | np.ndarray,
-    bank: Bank,
-    *,
-    present_T: Array | None = None,
+    model: LanguageModel, params: Params, tokens: Ids | Many, bank: Bank | Sequence[Bank]
+) -> Any:
+    """Logits (K, V) of the patched run on the kept positions alone; removed ones are never read.
+
+    Args:
+      model, params, tokens: as in ``prompt_patches``.
+      bank: of the prompt, or those of each of several prompts.
+
+    Raises:
+      ValueError: banks of other prompts or of another model.
+    """
+    banks = [bank] if isinstance(bank, Bank) else list(bank)
+    kept = [one.kept_K for one in banks]
+    prompts = pad_prompts("patched_logits", model, tokens, kept if is_batch(tokens) else kept[0])
+    rows = prompts.kept_BK.shape[1]
+    patches = [repeat_last_row(one.patches, rows, axis=1) for one in banks]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *patches)
+    return unpadded(_alone(model, params, prompts, stacked), prompts, is_batch(tokens))
+
+
+def each_prompt(one: Callable[..., Any], prompts: Prompts, *rest: Any) -> Any:
+    """``one(tokens_T, length, kept_K, num_kept, ...)`` of every prompt, side by side."""
+    fields = (prompts.tokens_BT, prompts.length_B, prompts.kept_BK, prompts.num_kept_B)
+    if prompts.tokens_BT.shape[0] > 1:
+        return jax.vmap(one)(*fields, *rest)
+    # A batch of one costs an axis in every operation; nobody has to pay for it.
+    alone = one(*jax.tree.map(lambda leaf: leaf[0], (*fields, *rest)))
+    return jax.tree.map(lambda leaf: leaf[None], alone)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "loop", "output"))
+def _patches(
+    model: LanguageModel, params: Params, prompts: Prompts, *, loop: Loop, output: OutputPolicy
+) -> Bank:
+    def one(tokens_T: Array, length: Array, kept_K: Array, num_kept: Array) -> Bank:
+        return extract(
+            functional(model, params),
+            embed(model, params, tokens_T),
+            kept_K,
+            present_T=presence(model, length, tokens_T.shape[0]),
+            present_K=presence(model, num_kept, kept_K.shape[0]),
+            loop=loop,
+            output=output,
+        )
+
+    return each_prompt(one, prompts)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _full(model: LanguageModel, params: Params, prompts: Prompts) -> Array:
+    def one(tokens_T: Array, length: Array, kept_K: Array, num_kept: Array) -> Array:
+        del num_kept
+        present_T = presence(model, length, tokens_T.shape[0])
+        hidden_TD = forward(
+            functional(model, params), embed(model, params, tokens_T), present_T=present_T
+        )
+        return readout(model, params, hidden_TD[kept_K])
+
+    return each_prompt(one, prompts)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _alone(
+    model: LanguageModel, params: Params, prompts: Prompts, patches: PerLayer[Any] | None
 ) -> Array:
-    """Logits (K, V) of the patched run on the kept positions alone; removed ones are never read."""
-    tokens_T = token_ids("patched_logits", model, tokens_T)
-    hidden_KD = patched_forward(
-        *functional(model, params),
-        embed(model, params, tokens_T),
-        bank,
-        present_T=present_T,
-        compile_layers=True,
-    )
-    return readout(model, params, hidden_KD)
+    def one(
+        tokens_T: Array, length: Array, kept_K: Array, num_kept: Array, patches: Any = None
+    ) -> Array:
+        del length
+        hidden_KD = forward(
+            functional(model, params),
+            embed(model, params, tokens_T[kept_K], kept_K),
+            patches=patches,
+            positions_T=kept_K,
+            present_T=presence(model, num_kept, kept_K.shape[0]),
+        )
+        return readout(model, params, hidden_KD)
+
+    return each_prompt(one, prompts, *(() if patches is None else (patches,)))

@@ -6,22 +6,27 @@ the patched layer. The others then have other states than in the run with everyt
 layer's patch makes up for what the last position sees of that: its logits are exact.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from icl_jax import checks
+from icl_jax.blocks.functional import FlaxBlock, functional, with_layers
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.materialise import materialise, position_patch
-from icl_jax.blocks.stack import functional
 from icl_jax.dims import Array, Params
 from icl_jax.language.ends import embed, token_ids
-from icl_jax.patches.bank import Bank, check_patchable, take
-from icl_jax.patches.block import TokenPatch
+from icl_jax.patches.bank import Bank, check_patchable
+from icl_jax.patches.block import TokenPatch, block_patches
 from icl_jax.patches.output import OutputPolicy
-from icl_jax.patches.steps import COMPILED
+from icl_jax.patches.token import Conditioning
+from icl_jax.stack.block import apply_block, settled, take
+from icl_jax.stack.fold import fold
+from icl_jax.stack.layers import PerLayer
 
 
 @dataclass(frozen=True)
@@ -66,26 +71,43 @@ def prompt_weights(
     """
     tokens_T = token_ids("prompt_weights", model, tokens_T)
     kept_K = checks.kept_positions("prompt_weights", kept_K, tokens_T.shape[0])
+    bank, patched = _prompt_weights(model, params, tokens_T, kept_K, output=output)
+    check_patchable(bank)
+    return PromptWeights(with_layers(params, patched), bank)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "output"))
+def _prompt_weights(
+    model: LanguageModel, params: Params, tokens_T: Array, kept_K: Array, *, output: OutputPolicy
+) -> tuple[Bank, PerLayer[Params]]:
     positions_T = jnp.arange(tokens_T.shape[0], dtype=jnp.int32)
     # Other programs number the kept tokens from 0; the patch makes up for that, too.
     fresh_K = positions_T[: kept_K.shape[0]]
+    last_1 = kept_K[-1:]
     full_TD = embed(model, params, tokens_T, positions_T)
     kept_KD = embed(model, params, tokens_T[kept_K], fresh_K)
 
-    patched_params = dict(params)
-    patches, numbers = [], []
-    for layer, (block, layer_params) in enumerate(zip(*functional(model, params), strict=True)):
-        full = COMPILED.contextual(block, layer_params, full_TD, positions_T, None)
-        kept = COMPILED.contextual(block, layer_params, kept_KD, fresh_K, None)
-        patch, number = COMPILED.patches(
-            block, layer_params, take(full, kept_K[-1:]), take(kept, fresh_K[-1:]), output
+    def step(
+        block: FlaxBlock, layer: Params, state: tuple[Array, Array], _: None
+    ) -> tuple[tuple[Array, Array], tuple[TokenPatch, Conditioning, Params]]:
+        full_TD, kept_KD = state
+        full = block.contextual(layer, full_TD, positions_T=positions_T)
+        kept = block.contextual(layer, kept_KD, positions_T=fresh_K)
+        full, kept = settled((full, kept))
+        full_TD = settled(apply_block(block, layer, full))
+        patch, numbers = block_patches(
+            block, layer, take(full, last_1), take(kept, fresh_K[-1:]), output, full_TD[last_1]
         )
-        patched = materialise(block, layer_params, position_patch(patch, 0))
-        kept_KD = COMPILED.apply(block, patched, kept, None)
-        full_TD = COMPILED.apply(block, layer_params, full, None)
-        patched_params[f"blocks_{layer}"] = patched
-        patches.append(patch)
-        numbers.append(number)
-    bank = Bank(tuple(patches), kept_K[-1:], tuple(numbers))
-    check_patchable(bank)
-    return PromptWeights(patched_params, bank)
+        patch = settled(patch)
+        patched = materialise(block, layer, position_patch(patch, 0))
+        kept_KD = settled(apply_block(block, patched, kept))
+        return (full_TD, kept_KD), (patch, numbers, patched)
+
+    _, found = fold(functional(model, params), step, (full_TD, kept_KD))
+    bank = Bank(
+        found.map(lambda one: one[0]),
+        last_1,
+        fresh_K[-1:],
+        found.map(lambda one: one[1]),
+    )
+    return bank, found.map(lambda one: one[2])

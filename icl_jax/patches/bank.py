@@ -5,9 +5,10 @@ output with everything; then layer 2 reads the same input and only its contextua
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +16,20 @@ import numpy as np
 
 from icl_jax import checks
 from icl_jax.dims import Array, Params
-from icl_jax.patches.block import ContextualBlock, Midpoint, TokenPatch
-from icl_jax.patches.normed import BalancedPatch, ScalePatch
+from icl_jax.patches.block import (
+    NormedBlock,
+    TokenPatch,
+    block_patches,
+    input_patches,
+    output_patches,
+)
+from icl_jax.patches.normed import BalancedPatch
 from icl_jax.patches.output import DownPatch, OutputPolicy, compact_down
-from icl_jax.patches.steps import COMPILED, PLAIN
 from icl_jax.patches.token import Conditioning
+from icl_jax.stack.block import ContextualBlock, Midpoint, apply_block, settled, take
+from icl_jax.stack.fold import fold
+from icl_jax.stack.layers import Layers, PerLayer
+from icl_jax.stack.run import check_run, forward
 
 #: ``closed``: each patch repairs the state that the patched run really has. ``open``: all patches
 #: from the run with everything; rounding adds up over the layers.
@@ -33,19 +43,33 @@ class Bank:
     """One patch per kept position and layer.
 
     Attributes:
-      patches: a ``TokenPatch`` per layer, each with a leading axis K.
+      patches: a ``TokenPatch`` per layer, each with a leading axis K; those of equal layers stacked
+        (leaves (R, K, ...)).
       kept_K: (K,), the kept positions in the full sequence, increasing.
+      positions_K: (K,), their position ids.
       conditioning: the numbers (K,) of each layer's patches.
     """
 
-    patches: tuple[TokenPatch, ...]
+    patches: PerLayer[TokenPatch]
     kept_K: Array
-    conditioning: tuple[Conditioning, ...]
+    positions_K: Array
+    conditioning: PerLayer[Conditioning]
+
+    def __len__(self) -> int:
+        return len(self.patches)
+
+    def layer(self, layer: int) -> TokenPatch:
+        """The patches of one layer, (..., K, ...), behind the axes of prompts if there are any."""
+        return self.patches.layer(layer, axis=self.kept_K.ndim - 1)
+
+    def __repr__(self) -> str:
+        *batch, kept = self.kept_K.shape
+        prompts = f"{batch} prompts, " if batch else ""
+        return f"Bank({prompts}{kept} kept positions, {len(self)} layers)"
 
 
 def stack_patches(
-    blocks: Sequence[ContextualBlock],
-    params: Sequence[Params],
+    layers: Layers,
     hidden_TD: Array,
     kept_K: Array | Sequence[int] | np.ndarray,
     *,
@@ -53,113 +77,134 @@ def stack_patches(
     present_T: Array | None = None,
     loop: Loop = "closed",
     output: OutputPolicy = "auto",
-    compile_layers: bool = False,
 ) -> Bank:
     """The patches with which a stack, run on the kept positions alone, gives the full run's output.
 
+    One program, whatever the depth, compiled once per stack and shapes.
+
     Args:
-      blocks: the layers.
-      params: the parameters of each.
+      layers: the stack; ``functional(stack, params)``, or ``stack_layers`` of your own blocks.
       hidden_TD: (T, D), the embedded sequence, everything there.
       kept_K: (K,), the positions to keep, increasing; the others are removed.
       positions_T: (T,), integer position ids; 0..T-1 when left out. Kept tokens keep theirs.
       present_T: (T,), False where a position is padding; all present when left out.
       loop: ``closed`` (default) or ``open``.
       output: which weight carries the residual change.
-      compile_layers: compile one layer per design instead of running operation by operation, for
-        deep models outside jit; the blocks must be hashable values (``FlaxBlock`` is). An MLP input
-        of length zero is then left to ``check_patchable``.
 
     Returns:
       The bank; ``patched_forward`` applies it.
 
     Raises:
-      ValueError: no layers, as many parameters as layers not given, bad kept positions (see
-        ``checks.kept_positions``), unknown loop or policy, or (outside jit) an MLP input of length
-        zero; inside jit read ``Bank.conditioning`` with ``check_patchable``.
+      ValueError: no layers, bad kept positions (see ``checks.kept_positions``), unknown loop or
+        policy, or (outside jit) a position that has no patch; inside jit ask ``check_patchable``.
       TypeError: ``hidden_TD`` is not floating point.
 
     Source: Goldwaser et al. (arXiv 2511.17864), the layer-by-layer algorithm (closed loop).
     """
-    _check_stack("stack_patches", blocks, params, hidden_TD)
+    check_run("stack_patches", layers, hidden_TD, positions_T, present_T)
     checks.one_of("stack_patches", "loop", loop, LOOPS)
     kept_K = checks.kept_positions("stack_patches", kept_K, hidden_TD.shape[0])
-    if positions_T is None:
-        positions_T = jnp.arange(hidden_TD.shape[0], dtype=jnp.int32)
-    kept_present_K = None if present_T is None else present_T[kept_K]
-    contextual, patches_of, apply = COMPILED if compile_layers else PLAIN
-
-    patches, numbers = [], []
-    full_TD, kept_KD = hidden_TD, hidden_TD[kept_K]
-    for block, block_params in zip(blocks, params, strict=True):
-        full = contextual(block, block_params, full_TD, positions_T, present_T)
-        if loop == "open":
-            kept_KD = full_TD[kept_K]
-        kept = contextual(block, block_params, kept_KD, positions_T[kept_K], kept_present_K)
-        patch, number = patches_of(block, block_params, take(full, kept_K), kept, output)
-        if loop == "closed":
-            kept_KD = apply(block, block_params, kept, patch)
-        full_TD = apply(block, block_params, full, None)
-        patches.append(patch)
-        numbers.append(number)
-    return Bank(tuple(patches), kept_K, tuple(numbers))
+    bank = extract(layers, hidden_TD, kept_K, positions_T, present_T, loop=loop, output=output)
+    if checks.is_concrete(bank.kept_K) and checks.is_concrete(jax.tree.leaves(bank.patches)[0]):
+        check_patchable(bank)
+    return bank
 
 
-def take(midpoint: Midpoint, rows_K: Array) -> Midpoint:
-    """The midpoint at some positions."""
-    residual_TD = midpoint.residual_TD
-    return Midpoint(
-        None if residual_TD is None else residual_TD[rows_K], midpoint.mlp_input_TD[rows_K]
+@functools.partial(jax.jit, static_argnames=("loop", "output"))
+def extract(
+    layers: Layers,
+    hidden_TD: Array,
+    kept_K: Array,
+    positions_T: Array | None = None,
+    present_T: Array | None = None,
+    present_K: Array | None = None,
+    *,
+    loop: Loop,
+    output: OutputPolicy,
+) -> Bank:
+    """``stack_patches`` without a look at values, for callers that have had theirs.
+
+    ``present_K`` (K,) is False where a kept row is padding, which may then be any row again.
+    """
+    positions_K = kept_K if positions_T is None else positions_T[kept_K]
+    if present_K is None and present_T is not None:
+        present_K = present_T[kept_K]
+
+    def step(
+        block: ContextualBlock, params: Params, state: tuple[Array, Array], _: None
+    ) -> tuple[tuple[Array, Array], tuple[TokenPatch, Conditioning]]:
+        full_TD, kept_KD = state
+        full = block.contextual(params, full_TD, positions_T=positions_T, present_T=present_T)
+        kept = block.contextual(params, kept_KD, positions_T=positions_K, present_T=present_K)
+        (full_TD, kept_KD), found = closed_step(block, params, full, kept, kept_K, output)
+        return (full_TD, full_TD[kept_K] if loop == "open" else kept_KD), found
+
+    _, found = fold(layers, step, (hidden_TD, hidden_TD[kept_K]))
+    return Bank(
+        found.map(lambda pair: pair[0]), kept_K, positions_K, found.map(lambda pair: pair[1])
     )
 
 
-def forward(
-    blocks: Sequence[ContextualBlock],
-    params: Sequence[Params],
-    hidden_TD: Array,
-    *,
-    patches: Sequence[TokenPatch] | None = None,
-    positions_T: Array | None = None,
-    present_T: Array | None = None,
-    compile_layers: bool = False,
-) -> Array:
-    """Runs a stack, plain or with a patch per row: (T, D) in, (T, D) out.
+def closed_step(
+    block: ContextualBlock,
+    params: Params,
+    full: Midpoint,
+    kept: Midpoint,
+    rows_K: Array,
+    output: OutputPolicy,
+) -> tuple[tuple[Array, Array], tuple[TokenPatch, Conditioning]]:
+    """One layer of closed-loop extraction, after both contextual layers.
 
     Args:
-      blocks: the layers.
-      params: the parameters of each.
-      hidden_TD: (T, D), the embedded tokens.
-      patches: one ``TokenPatch`` per layer with a leading axis T, or None for the plain stack.
-      positions_T: (T,), position ids; 0..T-1 when left out.
-      present_T: (T,), False where a position is padding.
-      compile_layers: as in ``stack_patches``.
+      block: the block.
+      params: its parameters.
+      full: midpoints (T, D) of the run with everything.
+      kept: midpoints (K, D) of the patched run.
+      rows_K: (K,), where the kept positions stand among the T.
+      output: which weight carries the residual change.
 
-    Raises:
-      ValueError: as many parameters or patches as layers are not given.
+    Returns:
+      The states after the layer, plain (T, D) and patched (K, D); and the patches with their
+      conditioning.
     """
-    _check_stack("forward", blocks, params, hidden_TD)
-    if patches is not None and len(patches) != len(blocks):
-        raise ValueError(
-            f"forward: patches must hold one patch per layer ({len(blocks)}), got {len(patches)}."
-        )
-    contextual, _, apply = COMPILED if compile_layers else PLAIN
-    for layer, (block, block_params) in enumerate(zip(blocks, params, strict=True)):
-        midpoint = contextual(block, block_params, hidden_TD, positions_T, present_T)
-        hidden_TD = apply(
-            block, block_params, midpoint, None if patches is None else patches[layer]
-        )
-    return hidden_TD
+    full, kept = settled((full, kept))
+    full_TD = settled(apply_block(block, params, full))
+    patch, numbers = block_patches(block, params, take(full, rows_K), kept, output, full_TD[rows_K])
+    patch = settled(patch)
+    return (full_TD, settled(apply_block(block, params, kept, patch))), (patch, numbers)
+
+
+def joint_step(
+    block: ContextualBlock, params: Params, full: Midpoint, kept: Midpoint, output: OutputPolicy
+) -> tuple[tuple[Array, Array], tuple[TokenPatch, Conditioning]]:
+    """``closed_step`` with both runs' rows in one product, so that weights are read once.
+
+    For the few rows of a step of generation, where reading the weights is what takes the time; the
+    same up to the rounding of products of another shape. ``full`` has the kept rows only (K, D).
+    """
+    count = full.mlp_input_TD.shape[0]
+    factor = input_patches(block, full, kept)
+    rows = _on_top(full, kept)
+    factors = None if factor is None else _on_top(jax.tree.map(jnp.zeros_like, factor), factor)
+    hidden_XH = block.hidden(params, rows.mlp_input_TD, factors)
+    made = functools.partial(output_patches, block, params, full, kept, factor, hidden_XH[count:])
+    if isinstance(block, NormedBlock) and block.norms_output:
+        # What the patch has to reach is the state that the other run has stored.
+        full_KD = settled(block.output(params, full, hidden_XH[:count], None))
+        patch, numbers = made(output, full_output_KD=full_KD)
+        return (full_KD, block.output(params, kept, hidden_XH[count:], patch)), (patch, numbers)
+    patch, numbers = made(output)
+    nothing = jax.tree.map(jnp.zeros_like, patch)
+    states_XD = block.output(params, rows, hidden_XH, _on_top(nothing, patch))
+    return (states_XD[:count], states_XD[count:]), (patch, numbers)
+
+
+def _on_top(upper: Any, lower: Any) -> Any:
+    return jax.tree.map(lambda *rows: jnp.concatenate(rows), upper, lower)
 
 
 def patched_forward(
-    blocks: Sequence[ContextualBlock],
-    params: Sequence[Params],
-    hidden_TD: Array,
-    bank: Bank,
-    *,
-    positions_T: Array | None = None,
-    present_T: Array | None = None,
-    compile_layers: bool = False,
+    layers: Layers, hidden_TD: Array, bank: Bank, *, present_T: Array | None = None
 ) -> Array:
     """Runs the patched stack on the kept positions alone; the removed ones are never read.
 
@@ -169,19 +214,15 @@ def patched_forward(
     Raises:
       ValueError: ``hidden_TD`` is no sequence that the kept positions are a part of.
     """
-    checks.rank("patched_forward", "hidden_TD", hidden_TD, 2, "(T, D)")
+    check_run("patched_forward", layers, hidden_TD, None, present_T)
     # Indices outside an array are clamped in JAX: the kept rows alone would be read as others.
-    checks.kept_positions("patched_forward", bank.kept_K, hidden_TD.shape[0])
-    if positions_T is None:
-        positions_T = jnp.arange(hidden_TD.shape[0], dtype=jnp.int32)
+    kept_K = checks.kept_positions("patched_forward", bank.kept_K, hidden_TD.shape[0])
     return forward(
-        blocks,
-        params,
-        hidden_TD[bank.kept_K],
+        layers,
+        hidden_TD[kept_K],
         patches=bank.patches,
-        positions_T=positions_T[bank.kept_K],
-        present_T=None if present_T is None else present_T[bank.kept_K],
-        compile_layers=compile_layers,
+        positions_T=bank.positions_K,
+        present_T=None if present_T is None else present_T[kept_K],
     )
 
 
@@ -201,66 +242,85 @@ def compact_bank(bank: Bank) -> Bank:
             output = dataclasses.replace(output, down=compact_down(output.down))
         return dataclasses.replace(patch, output=output)
 
-    return dataclasses.replace(bank, patches=tuple(compact(patch) for patch in bank.patches))
+    return dataclasses.replace(bank, patches=bank.patches.map(compact))
 
 
 def check_patchable(bank: Bank) -> None:
     """Raises ValueError when a patch of a computed bank (batched or not) does not exist.
 
-    Runs on the host, after ``jit``: names the layer and the first kept position whose MLP input, or
-    hidden activations under a patched down kernel, had length zero or were not finite, or whose
-    MLP output had entries that a scale patch would have to divide by zero.
+    Runs on the host, after ``jit``; what it needs is computed on the device and read back once.
+    Names the layer and the first kept position whose MLP input, or hidden activations under a
+    patched down kernel, had length zero or were not finite, or whose patch is not finite.
     """
-    for layer, (patch, numbers) in enumerate(zip(bank.patches, bank.conditioning, strict=True)):
+    axis = bank.kept_K.ndim - 1
+    evidence = jax.device_get(_evidence(bank))
+    for layer in range(len(bank)):
+        found = evidence.layer(layer, axis=axis)
+        where = "(prompt axes first, then the kept position)"
+        if (index := _first_bad_length(found.get("input"))) is not None:
+            raise ValueError(
+                f"check_patchable: the MLP input of layer {layer} at index {index} {where} has "
+                f"length {found['input'][index]}: no weight update changes what it gives. Keep a "
+                "further position, such as a BOS token."
+            )
+        if (index := _first_bad_length(found.get("hidden"))) is not None:
+            raise ValueError(
+                f"check_patchable: the hidden activations of layer {layer} at index {index} "
+                f"{where} have length {found['hidden'][index]}: no update of the down kernel puts "
+                "the residual change back. Use output='bias' on a block with an output bias, or "
+                "keep a further position."
+            )
+        if "gain" in found and (index := _first(~found["gain"])) is not None:
+            raise ValueError(
+                f"check_patchable: the MLP's output of layer {layer} at index {index} {where} has "
+                "entries of zero, or none at all: its norm's gain cannot put the residual change "
+                "back. Use output='balanced', or keep a further position."
+            )
+        if (index := _first(~found["finite"])) is not None:
+            raise ValueError(
+                f"check_patchable: the patch of layer {layer} at index {index} {where} is not "
+                "finite. Look for NaN or infinite weights, or for states that overflow this dtype."
+            )
+
+
+@jax.jit
+def _evidence(bank: Bank) -> PerLayer[dict[str, Any]]:
+    """What ``check_patchable`` reads, per layer and kept position."""
+
+    def finite(tree: Any) -> Array:
+        lead = jax.tree.leaves(tree)[0].shape[: bank.kept_K.ndim + 1]
+        rows = [
+            jnp.all(jnp.isfinite(leaf), axis=tuple(range(len(lead), leaf.ndim)))
+            for leaf in jax.tree.leaves(tree)
+        ]
+        return functools.reduce(jnp.logical_and, rows)
+
+    def of(pair: tuple[TokenPatch, Conditioning]) -> dict[str, Any]:
+        patch, numbers = pair
+        output = patch.output
+        down = output.down if isinstance(output, BalancedPatch) else output
+        found = {"finite": finite((patch, numbers.kept_norm))}
         if patch.input is not None:
-            lengths = np.asarray(numbers.kept_norm)
-            index = _first((lengths == 0) | ~np.isfinite(lengths))
-            if index is not None:
-                raise ValueError(
-                    f"check_patchable: the MLP input of layer {layer} at index {index} (prompt "
-                    f"axes first, then the kept position) has length {lengths[index]}: no weight "
-                    "update changes what it gives. Keep a further position, such as a BOS token."
-                )
-        down = patch.output.down if isinstance(patch.output, BalancedPatch) else patch.output
+            found["input"] = numbers.kept_norm
         if isinstance(down, DownPatch):
-            lengths = np.asarray(down.hidden_norm)
-            index = _first((lengths == 0) | ~np.isfinite(lengths))
-            if index is not None:
-                raise ValueError(
-                    f"check_patchable: the hidden activations of layer {layer} at index {index} "
-                    f"(prompt axes first, then the kept position) have length {lengths[index]}: no "
-                    "update of the down kernel puts the residual change back. Use output='bias' on "
-                    "a block with an output bias, or keep a further position."
-                )
-        if isinstance(patch.output, (ScalePatch, BalancedPatch)):
-            index = _first(~np.all(np.isfinite(np.asarray(patch.output.gain_delta_D)), axis=-1))
-            if index is not None:
-                raise ValueError(
-                    f"check_patchable: the MLP's output of layer {layer} at index {index} (prompt "
-                    "axes first, then the kept position) has entries of zero, or none at all: its "
-                    "norm's gain cannot put the residual change back. Use output='balanced', or "
-                    "keep a further position."
-                )
+            found["hidden"] = down.hidden_norm
+        gain_change = getattr(output, "gain_delta_D", None)
+        if gain_change is not None:
+            found["gain"] = finite(gain_change)
+        return found
+
+    pairs = zip(bank.patches.segments, bank.conditioning.segments, strict=True)
+    segments = tuple(tuple(zip(*pair, strict=True)) for pair in pairs)
+    return PerLayer(segments, bank.patches.repeats).map(of)
+
+
+def _first_bad_length(lengths: np.ndarray | None) -> tuple[int, ...] | None:
+    if lengths is None:
+        return None
+    return _first((lengths == 0) | ~np.isfinite(lengths))
 
 
 def _first(bad: np.ndarray) -> tuple[int, ...] | None:
     """The first index where ``bad`` holds, or None."""
     found = np.argwhere(bad)
     return tuple(int(i) for i in found[0]) if len(found) else None
-
-
-def _check_stack(
-    where: str,
-    blocks: Sequence[ContextualBlock],
-    params: Sequence[Params],
-    hidden_TD: Array,
-) -> None:
-    if not blocks:
-        raise ValueError(f"{where}: blocks is empty; a stack has at least one layer.")
-    if len(blocks) != len(params):
-        raise ValueError(
-            f"{where}: params must hold the parameters of each of the {len(blocks)} blocks, got "
-            f"{len(params)} trees."
-        )
-    checks.rank(where, "hidden_TD", hidden_TD, 2, "(T, D)")
-    checks.floating(where, "hidden_TD", hidden_TD)

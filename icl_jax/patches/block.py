@@ -1,9 +1,4 @@
-"""A contextual block as three pure functions, and the patch of its kept positions.
-
-Anything that can say how it reads a context (``contextual``), what enters its last kernel
-(``hidden``) and what leaves it (``output``) is a contextual block: the Flax blocks of this library,
-an Equinox or NNX module behind a few lines, or plain functions.
-"""
+"""The patches of the kept positions of one block, from its two midpoints."""
 
 import dataclasses
 import functools
@@ -15,12 +10,14 @@ import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array, Params
-from icl_jax.patches.low_rank import as_stored
+from icl_jax.patches.low_rank import accumulator, as_stored
 from icl_jax.patches.normed import (
     BalancedPatch,
     OutputNorm,
     ScalePatch,
+    amplification,
     balanced_patch,
+    change_to,
     gain_change,
     scale_patch,
     smallest_normed,
@@ -39,20 +36,7 @@ from icl_jax.patches.token import (
     conditioning,
     input_factor,
 )
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Midpoint:
-    """The state of a block between its contextual layer and its MLP.
-
-    Attributes:
-      residual_TD: (T, D), ``h``, what the MLP's output is added to; None without a skip.
-      mlp_input_TD: (T, D), ``z``, what the MLP's input kernels read.
-    """
-
-    residual_TD: Array | None
-    mlp_input_TD: Array
+from icl_jax.stack.block import ContextualBlock, Midpoint, apply_block
 
 
 @jax.tree_util.register_dataclass
@@ -67,39 +51,6 @@ class TokenPatch:
 
     input: InputFactor | None
     output: BiasPatch | DownPatch | ScalePatch | BalancedPatch | None
-
-
-class ContextualBlock(Protocol):
-    """``T_W(C, x) = M_W(A(C, x))``, opened at the MLP's input and at its last kernel.
-
-    A block with a norm on its MLP's output also has the two methods of ``NormedBlock``.
-    """
-
-    @property
-    def patches_input(self) -> bool:
-        """Whether the MLP's input depends on the context (not so in a parallel block)."""
-
-    @property
-    def has_output_bias(self) -> bool:
-        """Whether the MLP ends in a bias that a patch can use."""
-
-    def contextual(
-        self,
-        params: Params,
-        hidden_TD: Array,
-        *,
-        positions_T: Array | None = None,
-        present_T: Array | None = None,
-    ) -> Midpoint:
-        """Reads the whole sequence ``hidden_TD``; absent positions contribute nothing."""
-
-    def hidden(self, params: Params, mlp_input_TD: Array, factor: InputFactor | None) -> Array:
-        """The activations (T, H) that enter the last kernel; ``factor`` has a leading T axis."""
-
-    def output(
-        self, params: Params, midpoint: Midpoint, hidden_TH: Array, patch: TokenPatch | None
-    ) -> Array:
-        """The block's output (T, D); ``patch`` has a leading T axis."""
 
 
 @runtime_checkable
@@ -125,6 +76,7 @@ def block_patches(
     full: Midpoint,
     kept: Midpoint,
     output: OutputPolicy = "auto",
+    full_output_KD: Array | None = None,
 ) -> tuple[TokenPatch, Conditioning]:
     """The patches of the K kept positions of one block, from its two midpoints.
 
@@ -134,6 +86,8 @@ def block_patches(
       full: midpoints (K, D) of the kept positions in the run with everything.
       kept: midpoints (K, D) in the run on the kept positions alone.
       output: which weight carries the residual change.
+      full_output_KD: (K, D), the block's output at the kept positions in the run with everything,
+        for a norm on the MLP's output; run again from ``full`` when left out.
 
     Returns:
       The bank (leading axis K) and the conditioning numbers (K,).
@@ -146,13 +100,38 @@ def block_patches(
     Source: Dherin et al. 2025, Theorem 2.2 and appendix; Goldwaser et al. (arXiv 2511.17864) for
       blocks without biases, parallel blocks and norms on the output.
     """
+    factor = input_patches(block, full, kept)
+    hidden_KH = block.hidden(params, kept.mlp_input_TD, factor)
+    return output_patches(
+        block, params, full, kept, factor, hidden_KH, output, full_output_KD=full_output_KD
+    )
+
+
+def input_patches(block: ContextualBlock, full: Midpoint, kept: Midpoint) -> InputFactor | None:
+    """The input factors of the K kept positions; None where the MLP does not read the context.
+
+    Arguments and errors as in ``block_patches``.
+    """
+    if not block.patches_input:
+        return None
+    checks.non_zero_rows("block_patches", "the MLP's input", kept.mlp_input_TD)
+    return as_stored(jax.vmap(input_factor)(full.mlp_input_TD, kept.mlp_input_TD))
+
+
+def output_patches(
+    block: ContextualBlock,
+    params: Params,
+    full: Midpoint,
+    kept: Midpoint,
+    factor: InputFactor | None,
+    hidden_KH: Array,
+    output: OutputPolicy,
+    *,
+    full_output_KD: Array | None = None,
+) -> tuple[TokenPatch, Conditioning]:
+    """The rest of ``block_patches``, once the patched run's hidden activations (K, H) are there."""
     norm = block.output_norm(params) if isinstance(block, NormedBlock) else None
     policy = chosen_policy(output, block, norm is not None)
-    factor = None
-    if block.patches_input:
-        checks.non_zero_rows("block_patches", "the MLP's input", kept.mlp_input_TD)
-        factor = as_stored(jax.vmap(input_factor)(full.mlp_input_TD, kept.mlp_input_TD))
-    hidden_KH = block.hidden(params, kept.mlp_input_TD, factor)
     numbers = jax.vmap(conditioning)(full.mlp_input_TD, kept.mlp_input_TD)
     if full.residual_TD is None or kept.residual_TD is None:
         return TokenPatch(factor, None), numbers
@@ -166,6 +145,11 @@ def block_patches(
 
     assert norm is not None and isinstance(block, NormedBlock)  # chosen_policy has seen to it
     output_KD = block.mlp_output(params, kept.mlp_input_TD, hidden_KH, factor)
+    if full_output_KD is None:
+        full_output_KD = apply_block(block, params, full)
+    # What the norm has to give: the difference of two stored states, without another rounding.
+    target_KD = _wide(full_output_KD) - _wide(kept.residual_TD)
+    change_KD = jax.vmap(change_to, in_axes=(0, 0, None))(target_KD, output_KD, norm)
     patch: ScalePatch | BalancedPatch
     if policy == "scale":
         patch = jax.vmap(scale_patch, in_axes=(0, 0, None))(output_KD, change_KD, norm)
@@ -177,8 +161,15 @@ def block_patches(
         numbers,
         max_gain_change=jnp.max(jnp.abs(gain_change_KD), axis=-1),
         min_normalised=jax.vmap(smallest_normed)(output_KD),
+        amplification=jax.vmap(amplification, in_axes=(0, None, 0, 0))(
+            output_KD, norm, patch, full_output_KD
+        ),
     )
     return TokenPatch(factor, patch), numbers
+
+
+def _wide(stored_KD: Array) -> Array:
+    return as_stored(stored_KD).astype(accumulator(stored_KD.dtype))
 
 
 def chosen_policy(output: OutputPolicy, block: ContextualBlock, has_gain: bool) -> OutputPolicy:
@@ -194,11 +185,13 @@ def chosen_policy(output: OutputPolicy, block: ContextualBlock, has_gain: bool) 
     """
     checks.one_of("block_patches", "output", output, OUTPUT_POLICIES)
     if output == "auto":
-        return "bias" if block.has_output_bias else "balanced" if has_gain else "down"
+        if block.has_output_bias:
+            return "bias"
+        return "balanced+remainder" if has_gain else "down"
     if output == "bias" and not block.has_output_bias:
         raise ValueError(
             "block_patches: output='bias' needs a block that ends in a bias; this one has none. "
-            f"Use output={'balanced' if has_gain else 'down'!r} or 'auto'."
+            f"Use output={'balanced+remainder' if has_gain else 'down'!r} or 'auto'."
         )
     if output == "down" and isinstance(block, NormedBlock) and block.norms_output:
         raise ValueError(
@@ -211,12 +204,3 @@ def chosen_policy(output: OutputPolicy, block: ContextualBlock, has_gain: bool) 
             "this block has none. Use output='auto'."
         )
     return output
-
-
-def apply_block(
-    block: ContextualBlock, params: Params, midpoint: Midpoint, patch: TokenPatch | None = None
-) -> Array:
-    """The rest of the block after its contextual layer, patched row by row or plain."""
-    factor = None if patch is None else patch.input
-    hidden_TH = block.hidden(params, midpoint.mlp_input_TD, factor)
-    return block.output(params, midpoint, hidden_TH, patch)

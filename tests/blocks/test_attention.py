@@ -34,6 +34,10 @@ OPTIONS = {
     "norm_of_each_head": dict(qk_norm="head", norm_epsilon=0.1),
     "norm_of_all_heads": dict(qk_norm="all", norm_epsilon=0.1),
     "norm_of_all_heads_grouped": dict(qk_norm="all", num_kv_heads=2, rotary=Rotary(50.0)),
+    "layer_norm_of_each_head": dict(qk_norm="layer", head_width=4, norm_epsilon=0.1),
+    "clip": dict(clip=0.6, use_bias=True),
+    "value_scale": dict(value_scale=0.3, use_bias=True, out_bias=True),
+    "temper": dict(temper=(0.5, 4), rotary=Rotary(50.0, interleaved=True)),
     "out_bias_alone": dict(out_bias=True),
     "no_out_bias": dict(use_bias=True, out_bias=False),
     "everything": dict(
@@ -78,10 +82,17 @@ def reference(layer, params, hidden_TD, positions_T=None):
         return heads_TAF + p[f"{name}_bias"] if layer.use_bias else heads_TAF
 
     query_TAF, key_TGF, value_TGF = (projected(name) for name in ("query", "key", "value"))
+    if layer.clip is not None:
+        query_TAF, key_TGF, value_TGF = (
+            np.clip(x, -layer.clip, layer.clip) for x in (query_TAF, key_TGF, value_TGF)
+        )
+    value_TGF = value_TGF * layer.value_scale
     if layer.qk_norm != "none":
-        axes = (2,) if layer.qk_norm == "head" else (1, 2)
+        axes = (1, 2) if layer.qk_norm == "all" else (2,)
 
         def normed(x, gain):
+            if layer.qk_norm == "layer":
+                x = x - np.mean(x, axis=2, keepdims=True)
             square = np.mean(x**2, axis=axes, keepdims=True)
             return x / np.sqrt(square + layer.norm_epsilon) * gain
 
@@ -93,15 +104,23 @@ def reference(layer, params, hidden_TD, positions_T=None):
 
         def rotated(x_TF):
             half = turning // 2
-            pairs = x_TF[:, :half] + 1j * x_TF[:, half:turning]
+            first, second = slice(half), slice(half, turning)
+            if rotary.interleaved:
+                first, second = slice(0, turning, 2), slice(1, turning, 2)
+            pairs = x_TF[:, first] + 1j * x_TF[:, second]
             angles = ids[:, None] / slower * rotary.base ** (-np.arange(half) / half)
             pairs = pairs * np.exp(1j * angles)
-            return np.concatenate([pairs.real, pairs.imag, x_TF[:, turning:]], axis=1)
+            x_TF = x_TF.copy()
+            x_TF[:, first], x_TF[:, second] = pairs.real, pairs.imag
+            return x_TF
 
         query_TAF, key_TGF = (
             np.stack([rotated(x[:, a]) for a in range(x.shape[1])], axis=1)
             for x in (query_TAF, key_TGF)
         )
+    if layer.temper is not None:
+        beta, period = layer.temper
+        query_TAF = query_TAF * (1 + beta * np.log(1 + ids // period))[:, None, None]
     scale = features**-0.5 if layer.scale is None else layer.scale
     output_TD = np.zeros_like(hidden_TD)
     for head in range(layer.num_heads):
@@ -141,10 +160,12 @@ class TestEveryOption:
         params, call = with_params(layer)
         got_TD = call(HIDDEN_TD, positions_T=POSITIONS_T)
         for option, value in OPTIONS[name].items():
-            if option in ("num_kv_heads", "use_bias", "out_bias"):
+            if option in ("num_kv_heads", "use_bias", "out_bias", "head_width"):
                 continue  # These show in the shapes of the parameters.
             if option == "norm_epsilon":
                 other = layer.clone(norm_epsilon=2 * value)
+            elif option == "value_scale":
+                other = layer.clone(value_scale=1.0)
             elif option == "causal":
                 other = layer.clone(causal=True)
             elif option == "qk_norm":
@@ -213,7 +234,12 @@ class TestParameters:
 
     @pytest.mark.parametrize(
         "qk_norm, shapes",
-        (("none", None), ("head", ((2,), (2,))), ("all", ((4, 2), (2, 2)))),
+        (
+            ("none", None),
+            ("head", ((2,), (2,))),
+            ("all", ((4, 2), (2, 2))),
+            ("layer", ((4, 2), (2, 2))),
+        ),
     )
     def test_query_and_key_norms_have_gains(self, qk_norm, shapes):
         params, _ = with_params(layer_with(num_kv_heads=2, qk_norm=qk_norm))
@@ -278,9 +304,9 @@ class TestErrors:
             with_params(layer_with(num_kv_heads=8))
 
     def test_an_unknown_norm_is_refused(self):
-        wording = "SoftmaxAttention: qk_norm must be one of 'none', 'head', 'all', got 'layer'"
+        wording = "SoftmaxAttention: qk_norm must be one of 'none', 'head', 'all', 'layer', got 'b'"
         with pytest.raises(ValueError, match=wording):
-            with_params(layer_with(qk_norm="layer"))
+            with_params(layer_with(qk_norm="b"))
 
     @pytest.mark.parametrize("window", (0, -1, 2.5))
     def test_a_window_holds_at_least_the_token_itself(self, window):

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icl_jax.blocks.affine import Affine, dense
-from icl_jax.blocks.block import WIRINGS, Block
+from icl_jax.blocks.block import Block
 from icl_jax.blocks.feedforward import ACTIVATIONS, Dense, Feedforward, Gated
-from icl_jax.blocks.stack import FlaxBlock
+from icl_jax.blocks.functional import FlaxBlock
+from icl_jax.blocks.wiring import WIRINGS
 from icl_jax.patches.token import InputFactor, input_factor
 from tests.helpers import LAYERS, MLPS, assert_close, assert_trees_close, normal, random_params
 
@@ -183,7 +184,7 @@ class TestWirings:
     def test_unknown_names_are_refused(self):
         with pytest.raises(ValueError, match="Block: wiring must be one of 'no_skip', .* 'cross'"):
             with_params(Block(LAYERS["attention"], MLPS["dense"], "cross"))
-        with pytest.raises(ValueError, match="Block: norm must be one of 'layer', 'rms', 'none', "):
+        with pytest.raises(ValueError, match="Block: norm must be one of 'layer', 'layer_gain', "):
             with_params(Block(LAYERS["attention"], MLPS["dense"], "skip", "batch"))
 
 
@@ -212,13 +213,15 @@ class TestFeedforward:
             hidden = act(hidden @ p[name]["kernel"] + p[name]["bias"])
         assert_close(call(HIDDEN_TD), hidden @ p["down"]["kernel"] + p["down"]["bias"], 60)
 
-    def test_gated_equals_its_formula(self):
-        params, call = with_params(Gated(hidden_width=5, activation="silu", use_bias=False))
+    @pytest.mark.parametrize("scale", (1.0, 0.3))
+    def test_gated_equals_its_formula(self, scale):
+        mlp = Gated(hidden_width=5, activation="silu", use_bias=False, scale=scale)
+        params, call = with_params(mlp)
         p = jax.tree.map(np.asarray, params)
         assert all(set(leaves) == {"kernel"} for leaves in p.values())
         z = np.asarray(HIDDEN_TD)
         gate, up = z @ p["gate"]["kernel"], z @ p["up"]["kernel"]
-        want = (gate / (1 + np.exp(-gate)) * up) @ p["down"]["kernel"]
+        want = scale * (gate / (1 + np.exp(-gate)) * up) @ p["down"]["kernel"]
         assert_close(call(HIDDEN_TD), want, 60)
 
     def test_without_a_hidden_layer_it_is_linear(self):
@@ -289,7 +292,10 @@ def test_a_flax_block_says_what_it_is(layer, wiring, norm):
     without = FlaxBlock(Block(LAYERS[layer], MLPS["gated"], wiring, norm))
     assert without.has_output_bias == normed_output
     assert block.causal == ("bidirectional" not in layer)
-    assert block.normalised == layer.startswith("attention")
+    # Layers that are no sum over tokens have no weights that could add up to anything.
+    is_sum = "attention" in layer or "linear" in layer
+    assert block.normalised is (layer.startswith("attention") if is_sum else None)
+    assert block.has_memory == block.causal
     reads_normed = wiring in ("pre_norm", "post_norm", "sandwich", "output_norm")
     assert block.has_norm == (norm != "none" and reads_normed)
     assert hash(block) == hash(FlaxBlock(Block(LAYERS[layer], MLPS["dense_bias"], wiring, norm)))

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icl_jax.blocks.heads import (
+    centred_heads,
     normed_heads,
     per_query_head,
     row_scores,
@@ -131,6 +132,14 @@ class TestNormedHeads:
         features_TAF, gain_AF = normal(0, 4, 1, 5), normal(1, 1, 5)
         got = normed_heads(features_TAF, gain_AF, 1e-6)
         assert_close(got, normed_heads(features_TAF, gain_AF[0], 1e-6), 5)
+
+    @given(seeds())
+    def test_centred_heads_are_layer_norms_with_gains_of_their_own(self, seed):
+        features_TAF, gain_AF = 3 + normal(seed, 4, 3, 5), normal(seed + 1, 3, 5)
+        x = np.asarray(features_TAF)
+        x = x - x.mean(axis=2, keepdims=True)
+        want = x / np.sqrt(np.mean(x**2, axis=2, keepdims=True) + 1e-2) * np.asarray(gain_AF)
+        assert_close(centred_heads(features_TAF, gain_AF, 1e-2), want, 5, condition=4)
 
     @pytest.mark.parametrize("axes", (1, 2))
     def test_lengths_do_not_matter(self, axes):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from icl_jax.blocks.block import Block
+from icl_jax.blocks.functional import functional
 from icl_jax.blocks.language_model import LanguageModel
-from icl_jax.blocks.stack import functional, repeat
-from icl_jax.patches.bank import forward
+from icl_jax.blocks.stack import repeat
+from icl_jax.stack.run import forward
 from tests.helpers import (
     LAYERS,
     MLPS,
@@ -34,6 +35,7 @@ BASE = LanguageModel(repeat(BLOCK, 2), VOCAB, WIDTH)
 ATTRIBUTES = {
     "base": {},
     "positions": dict(num_positions=9),
+    "positions_after_others": dict(num_positions=9, position_offset=2),
     "types": dict(num_types=2),
     "embedding_norm": dict(embedding_norm=True, norm="layer", norm_epsilon=0.1),
     "embedding_scale": dict(embedding_scale=WIDTH**0.5),
@@ -43,6 +45,7 @@ ATTRIBUTES = {
     "own_head": dict(head="own"),
     "no_head": dict(head="none"),
     "head_bias": dict(head_bias=True),
+    "logit_scale": dict(logit_scale=0.3),
     "soft_cap": dict(soft_cap=0.5),
     "encoder": dict(
         num_positions=9,
@@ -60,6 +63,7 @@ ATTRIBUTES = {
         norm="layer",
         head="own",
         head_bias=True,
+        logit_scale=1.7,
         soft_cap=2.0,
     ),
 }
@@ -95,7 +99,7 @@ def reference_embed(model, params, positions_T):
     for token, position in zip(TOKENS_T.tolist(), positions_T.tolist(), strict=True):
         row_D = model.embedding_scale * p["embedding"][token]
         if model.num_positions is not None:
-            row_D = row_D + p["position_embedding"][position]
+            row_D = row_D + p["position_embedding"][model.position_offset + position]
         if model.num_types is not None:
             row_D = row_D + p["type_embedding"][0]
         rows.append(row_D)
@@ -114,6 +118,7 @@ def reference_readout(model, params, hidden_TD):
     logits_TV = hidden_TD @ (p["embedding"].T if model.head == "tied" else p["head_kernel"])
     if model.head_bias:
         logits_TV = logits_TV + p["head_bias"]
+    logits_TV = model.logit_scale * logits_TV
     if model.soft_cap is not None:
         logits_TV = model.soft_cap * np.tanh(logits_TV / model.soft_cap)
     return logits_TV
@@ -135,9 +140,9 @@ class TestEveryAttribute:
 
     def test_the_model_is_embedding_blocks_and_readout(self, name):
         model, params, call = with_params(name)
-        blocks, block_params = functional(model, params)
+        layers = functional(model, params)
         hidden_TD = jnp.asarray(reference_embed(model, params, POSITIONS_T))
-        hidden_TD = forward(blocks, block_params, hidden_TD, positions_T=POSITIONS_T)
+        hidden_TD = forward(layers, hidden_TD, positions_T=POSITIONS_T)
         want = reference_readout(model, params, np.asarray(hidden_TD))
         got = call(TOKENS_T, positions_T=POSITIONS_T)
         assert got.shape == (5, WIDTH if model.head == "none" else VOCAB)
@@ -145,7 +150,7 @@ class TestEveryAttribute:
 
     def test_has_the_parameters_that_it_needs_and_no_others(self, name):
         model, params, _ = with_params(name)
-        names = {"embedding", "blocks_0", "blocks_1"}
+        names = {"embedding", "layers_0_0"}
         names |= {"position_embedding"} if model.num_positions else set()
         names |= {"type_embedding"} if model.num_types else set()
         names |= {"norm_embedding"} if model.embedding_norm else set()
@@ -165,6 +170,7 @@ class TestEveryAttribute:
             "embedding_scale": 1.0,
             "norm_epsilon": 1e-6,
             "head_bias": False,
+            "logit_scale": 1.0,
             "soft_cap": None,
         }
         for attribute in ATTRIBUTES[name]:
@@ -272,9 +278,8 @@ def test_blocks_need_not_be_alike():
     encoder = Block(LAYERS["attention_bidirectional"], MLPS["dense_bias"], "post_norm", "layer")
     model = BASE.clone(blocks=(*repeat(BLOCK, 1), encoder))
     params = random_params(model, 0, jnp.zeros(2, jnp.int32))
-    blocks, block_params = functional(model, params)
     hidden_TD = model.apply({"params": params}, TOKENS_T, method="embed")
-    for block, layer in zip(blocks, block_params, strict=True):
+    for block, layer in functional(model, params):
         hidden_TD = block.module.apply({"params": layer}, hidden_TD)
     want = model.apply({"params": params}, hidden_TD, method="readout")
     assert_trees_close(model.apply({"params": params}, TOKENS_T), want, 60)
@@ -291,7 +296,7 @@ class TestErrors:
             self.init(head="linear")
 
     def test_an_unknown_norm_is_refused(self):
-        with pytest.raises(ValueError, match="Norm: kind must be one of 'layer', 'rms', 'none'"):
+        with pytest.raises(ValueError, match="Norm: kind must be one of 'layer', 'layer_gain'"):
             self.init(norm="batch")
 
     @pytest.mark.parametrize("name", ("vocab_size", "width"))

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.feedforward import Feedforward
+from icl_jax.blocks.functional import FlaxBlock
 from icl_jax.blocks.materialise import materialise, position_patch
-from icl_jax.blocks.stack import FlaxBlock
 from icl_jax.patches.block import TokenPatch, block_patches
 from icl_jax.patches.output import compact_down
 from tests.helpers import (

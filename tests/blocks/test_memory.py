@@ -11,10 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icl_jax.blocks.attention import Attention, LinearAttention, SoftmaxAttention
-from icl_jax.blocks.block import WIRINGS, Block
-from icl_jax.blocks.memory import append, empty_memory
+from icl_jax.blocks.block import Block
+from icl_jax.blocks.contextual import ContextualLayer
+from icl_jax.blocks.functional import FlaxBlock
+from icl_jax.blocks.memory import append, empty_keys, sees_memory
+from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
 from icl_jax.blocks.rotary import Rotary, Scaling
-from icl_jax.blocks.stack import FlaxBlock
+from icl_jax.blocks.views import free_slots, occupy
+from icl_jax.blocks.wiring import WIRINGS
+from icl_jax.kernels.attention import mask
 from tests.helpers import (
     LAYERS,
     MLPS,
@@ -42,6 +47,14 @@ ATTENTIONS: dict[str, Attention] = {
     "everything": LAYERS["attention_grouped"],
     "linear": LinearAttention(num_heads=2, qk_norm="all", window=4, out_bias=True),
 }
+#: Everything that can go on after what it has read.
+WITH_MEMORY: dict[str, ContextualLayer] = {
+    **ATTENTIONS,
+    "state_space": LAYERS["state_space"],
+    "state_space_slow": StateSpace(slowest=0.999),
+    "recurrent": LAYERS["recurrent"],
+    "recurrent_wide": GatedRecurrent(state_width=12),
+}
 
 
 @functools.cache
@@ -61,27 +74,43 @@ def with_params(module, seed=0):
 
 
 def memory_for(layer, slots, dtype=jnp.float64):
-    """An empty memory that fits an attention layer of width 8."""
-    return empty_memory(
-        slots, layer.num_kv_heads or layer.num_heads, WIDTH // layer.num_heads, dtype
-    )
+    """Nothing remembered and nothing in the slots, for a layer of width 8."""
+    return layer.empty_memory(slots, WIDTH, dtype), free_slots(slots)
 
 
-def in_chunks(call, memory, hidden_TD, sizes, present_T=None, positions_T=POSITIONS_T):
-    """The outputs of chunks of these sizes, one after the other, and the memory at the end."""
-    outputs, start = [], 0
+def extended(call, hidden_MD, state, start, positions_M, present_M=None):
+    """The outputs (M, D) of new tokens from slot ``start`` on, and the state with them."""
+    memory, slots = state
+    slots = occupy(slots, start, positions_M, present_M)
+    (output_MD,), (memory,) = call((hidden_MD,), (memory,), (slots,), method="extend")
+    return output_MD, (memory, slots)
+
+
+def in_chunks(
+    call, state, hidden_TD, sizes, present_T=None, positions_T=POSITIONS_T, start=0, fresh=True
+):
+    """The outputs of chunks of these sizes, one after the other, and the state at the end.
+
+    Args:
+      start: the slot of the first token.
+      fresh: whether a first chunk at slot 0 may say so (see ``Slots.fresh``); it may not if what
+        stands before or between its tokens is padding.
+    """
+    outputs, row = [], 0
     for size in sizes:
-        rows = slice(start, start + size)
-        output_MD, memory = call(
+        rows, slot = slice(row, row + size), start + row
+        output_MD, state = extended(
+            call,
             hidden_TD[rows],
-            memory,
-            positions_M=positions_T[rows],
-            present_M=None if present_T is None else present_T[rows],
-            method="extend",
+            state,
+            slot if fresh else jnp.int32(slot),
+            positions_T[rows],
+            None if present_T is None else present_T[rows],
         )
+        assert state[1].fresh == (fresh and slot == 0)
         outputs.append(output_MD)
-        start += size
-    return jax.tree.map(lambda *chunks: jnp.concatenate(chunks), *outputs), memory
+        row += size
+    return jax.tree.map(lambda *chunks: jnp.concatenate(chunks), *outputs), state
 
 
 @st.composite
@@ -100,46 +129,78 @@ def presences(draw, length=6):
 
 
 class TestContinuedEqualsWhole:
-    @pytest.mark.parametrize("name", ATTENTIONS)
+    @pytest.mark.parametrize("name", WITH_MEMORY)
     @pytest.mark.parametrize("sizes", ((1, 1, 1, 1, 1, 1), (4, 2)))
-    def test_token_by_token_and_in_chunks(self, name, sizes):
-        layer = ATTENTIONS[name]
+    @pytest.mark.parametrize("fresh", (True, False), ids=("fresh", "from_memory"))
+    def test_token_by_token_and_in_chunks(self, name, sizes, fresh):
+        layer = WITH_MEMORY[name]
+        assert layer.has_memory
         _, call = with_params(layer)
         want_TD = call(HIDDEN_TD, positions_T=POSITIONS_T)
-        got_TD, memory = in_chunks(call, memory_for(layer, 6), HIDDEN_TD, sizes)
+        got_TD, (_, slots) = in_chunks(call, memory_for(layer, 6), HIDDEN_TD, sizes, fresh=fresh)
         assert_close(got_TD, want_TD, 60)
-        assert int(memory.length) == 6
+        assert int(slots.start) + sizes[-1] == 6 and np.all(slots.present_T)
+        np.testing.assert_array_equal(slots.positions_T, POSITIONS_T)
         # What the memory brings is not nothing: the last chunk by itself says something else.
         last = slice(6 - sizes[-1], 6)
         alone_TD = call(HIDDEN_TD[last], positions_T=POSITIONS_T[last])
         assert relative_error(alone_TD, want_TD[last]) > 1e-2
 
-    @settings(max_examples=6)
+    @settings(max_examples=8)
     @given(
-        st.sampled_from(sorted(ATTENTIONS)), chunks(), presences(), st.sampled_from((0, 3)), seeds()
+        st.sampled_from(sorted(WITH_MEMORY)),
+        chunks(),
+        presences(),
+        st.sampled_from((0, 3)),
+        seeds(),
     )
     def test_whatever_the_chunks_the_padding_and_the_room(self, name, sizes, present_T, free, seed):
-        layer = ATTENTIONS[name]
+        layer = WITH_MEMORY[name]
         _, call = with_params(layer)
         hidden_TD = normal(seed, 6, WIDTH)
         want_TD = call(hidden_TD, positions_T=POSITIONS_T, present_T=present_T)
-        memory = memory_for(layer, 6 + free)
-        got_TD, memory = in_chunks(call, memory, hidden_TD, sizes, present_T)
+        state = memory_for(layer, 6 + free)
+        got_TD, (memory, slots) = in_chunks(
+            call, state, hidden_TD, sizes, present_T, fresh=present_T is None
+        )
         assert_close(got_TD, want_TD, 60)
         there_T = jnp.ones(6, bool) if present_T is None else present_T
-        np.testing.assert_array_equal(memory.present_T[:6], there_T)
-        assert not np.any(memory.present_T[6:]) and not np.any(memory.key_TGF[6:])
+        np.testing.assert_array_equal(slots.present_T[:6], there_T)
+        assert not np.any(slots.present_T[6:])
+        if name in ATTENTIONS:
+            assert memory.key_TGF.shape[0] == 6 + free and not np.any(memory.key_TGF[6:])
+            assert not np.any(memory.value_TGF[6:])
 
-    @pytest.mark.parametrize("name", ATTENTIONS)
+    @pytest.mark.parametrize("name", WITH_MEMORY)
     def test_absent_tokens_are_read_by_nobody(self, name):
-        layer = ATTENTIONS[name]
+        layer = WITH_MEMORY[name]
         _, call = with_params(layer)
         there = jnp.array([0, 2, 5])
         present_T = jnp.zeros(6, bool).at[there].set(True)
         spoilt_TD = jnp.where(present_T[:, None], HIDDEN_TD, 1e3)
-        got_TD, _ = in_chunks(call, memory_for(layer, 6), spoilt_TD, (3, 2, 1), present_T)
+        got_TD, _ = in_chunks(
+            call, memory_for(layer, 6), spoilt_TD, (3, 2, 1), present_T, fresh=False
+        )
         assert_close(got_TD[there], call(HIDDEN_TD[there], positions_T=POSITIONS_T[there]), 60)
         assert np.all(np.isfinite(got_TD))
+
+    @pytest.mark.parametrize("name", WITH_MEMORY)
+    def test_a_fresh_prompt_may_be_padded_behind_and_continued(self, name):
+        layer = WITH_MEMORY[name]
+        _, call = with_params(layer)
+        # Three tokens, two places of padding, then two more tokens.
+        want_TD = call(HIDDEN_TD[:5], positions_T=POSITIONS_T[:5])
+        padded_TD = jnp.concatenate([HIDDEN_TD[:3], jnp.full((2, WIDTH), 1e3)])
+        positions_T = jnp.concatenate([POSITIONS_T[:3], POSITIONS_T[2:3], POSITIONS_T[2:3]])
+        first_TD, state = extended(
+            call, padded_TD, memory_for(layer, 7), 0, positions_T, jnp.arange(5) < 3
+        )
+        assert state[1].fresh and np.all(np.isfinite(first_TD))
+        assert_close(first_TD[:3], want_TD[:3], 60)
+        rest_TD, _ = in_chunks(
+            call, state, HIDDEN_TD[3:5], (1, 1), positions_T=POSITIONS_T[3:5], start=5
+        )
+        assert_close(rest_TD, want_TD[3:], 60)
 
     def test_padding_before_the_first_token_stays_finite(self):
         layer = ATTENTIONS["plain"]
@@ -163,17 +224,17 @@ class TestContinuedEqualsWhole:
         layer = ATTENTIONS[name]
         _, call = with_params(layer)
         wide_T = POSITIONS_T.astype(jnp.int64)
-        memory = memory_for(layer, 6)
-        got_TD, memory = in_chunks(call, memory, HIDDEN_TD, (4, 2), positions_T=wide_T)
+        state = memory_for(layer, 6)
+        got_TD, (_, slots) = in_chunks(call, state, HIDDEN_TD, (4, 2), positions_T=wide_T)
         assert_close(got_TD, call(HIDDEN_TD, positions_T=wide_T), 60)
-        assert memory.positions_T.dtype == jnp.int32
+        assert slots.positions_T.dtype == jnp.int32
 
     @pytest.mark.parametrize("dtype", ("bfloat16", "float32"))
     def test_a_narrow_memory_serves_wider_arithmetic(self, dtype):
         layer = ATTENTIONS["rotary"]
         _, call = with_params(layer)
-        memory = memory_for(layer, 6, jnp.dtype(dtype))
-        got_TD, memory = in_chunks(call, memory, HIDDEN_TD, (4, 1, 1))
+        state = memory_for(layer, 6, jnp.dtype(dtype))
+        got_TD, (memory, _) = in_chunks(call, state, HIDDEN_TD, (4, 1, 1))
         assert memory.key_TGF.dtype == memory.value_TGF.dtype == dtype
         want_TD = call(HIDDEN_TD, positions_T=POSITIONS_T)
         assert got_TD.dtype == want_TD.dtype
@@ -186,130 +247,182 @@ class TestContinuedEqualsWhole:
         chex.clear_trace_counter()
 
         @chex.assert_max_traces(n=1)
-        def step(params, hidden_1D, memory, position_1):
+        def step(params, hidden_1D, memory, slots):
             return layer.apply(
-                {"params": params}, hidden_1D, memory, positions_M=position_1, method="extend"
+                {"params": params}, (hidden_1D,), (memory,), (slots,), method="extend"
             )
 
-        jitted, memory, rows = compiled(step), memory_for(layer, 8), []
+        (memory, slots), rows = memory_for(layer, 8), []
+        jitted = compiled(step)
         for t in range(6):
-            row, memory = jitted(params, HIDDEN_TD[t : t + 1], memory, POSITIONS_T[t : t + 1])
+            slots = occupy(slots, jnp.int32(t), POSITIONS_T[t : t + 1])
+            (row,), (memory,) = jitted(params, HIDDEN_TD[t : t + 1], memory, slots)
             rows.append(row)
         assert_close(jnp.concatenate(rows), call(HIDDEN_TD, positions_T=POSITIONS_T), 60)
 
-    def test_prompts_of_a_batch_may_have_read_differently_many_tokens(self):
-        layer = ATTENTIONS["everything"]
+    @pytest.mark.parametrize("name", ("everything", "state_space", "recurrent"))
+    def test_prompts_of_a_batch_may_have_read_differently_many_tokens(self, name):
+        layer = WITH_MEMORY[name]
         params, call = with_params(layer)
-        memories, want = [], []
+        states, want = [], []
         for length in (1, 4):
-            _, memory = in_chunks(call, memory_for(layer, 6), HIDDEN_TD, (length,))
-            memories.append(memory)
-            want.append(
-                in_chunks(call, memory, HIDDEN_TD[4:], (2,), positions_T=POSITIONS_T[4:])[0]
+            _, state = in_chunks(call, memory_for(layer, 6), HIDDEN_TD, (length,))
+            rest_MD, after = in_chunks(
+                call, state, HIDDEN_TD[4:], (2,), positions_T=POSITIONS_T[4:], start=length
             )
+            states.append((state[0], after[1]))
+            want.append(rest_MD)
 
-        def continued(memory):
+        def continued(memory, slots):
             return layer.apply(
-                {"params": params},
-                HIDDEN_TD[4:],
-                memory,
-                positions_M=POSITIONS_T[4:],
-                method="extend",
+                {"params": params}, (HIDDEN_TD[4:],), (memory,), (slots,), method="extend"
             )
 
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *memories)
-        got_BMD, after = compiled(jax.vmap(continued))(stacked)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        (got_BMD,), _ = compiled(jax.vmap(continued))(*stacked)
         assert_close(got_BMD, jnp.stack(want), 60)
-        np.testing.assert_array_equal(after.length, [3, 6])
+        np.testing.assert_array_equal(stacked[1].start + 2, [3, 6])
         assert relative_error(got_BMD[0], want[1]) > 1e-2
+
+    @pytest.mark.parametrize("name", WITH_MEMORY)
+    def test_sequences_side_by_side_do_not_read_each_other(self, name):
+        layer = WITH_MEMORY[name]
+        _, call = with_params(layer)
+        states = [
+            in_chunks(call, memory_for(layer, size), hidden_TD, (length,))[1]
+            for size, length, hidden_TD in ((6, 4, HIDDEN_TD), (8, 2, normal(2, 6, WIDTH)))
+        ]
+        reads = (HIDDEN_TD[4:], normal(3, 1, WIDTH))
+        places = (
+            occupy(states[0][1], jnp.int32(4), POSITIONS_T[4:]),
+            occupy(states[1][1], jnp.int32(2), POSITIONS_T[2:3]),
+        )
+        memories = tuple(memory for memory, _ in states)
+        together, longer = call(reads, memories, places, method="extend")
+        for read_MD, memory, slots, output_MD, longer_one in zip(
+            reads, memories, places, together, longer, strict=True
+        ):
+            (want_MD,), (want_memory,) = call((read_MD,), (memory,), (slots,), method="extend")
+            assert_close(output_MD, want_MD, 60)
+            assert_trees_close(longer_one, want_memory, 60)
 
 
 class TestBlocks:
     @pytest.mark.parametrize("wiring", WIRINGS)
-    def test_the_first_half_of_a_block_continued_equals_the_whole(self, wiring):
-        layer = ATTENTIONS["everything"]
+    @pytest.mark.parametrize("name", ("everything", "state_space", "recurrent"))
+    def test_the_first_half_of_a_block_continued_equals_the_whole(self, wiring, name):
+        layer = WITH_MEMORY[name]
         block = Block(layer, MLPS["dense"], wiring, "rms")
         _, call = with_params(block)
         want = call(HIDDEN_TD, positions_T=POSITIONS_T, method="contextual")
         got, _ = in_chunks(call, memory_for(layer, 6), HIDDEN_TD, (4, 1, 1))
         assert_trees_close(got, want, 60)
 
-    def test_a_flax_block_continues_as_a_pure_function_of_its_parameters(self):
-        layer = ATTENTIONS["rotary"]
+    @pytest.mark.parametrize("name", ("rotary", "state_space", "recurrent"))
+    def test_a_flax_block_continues_as_a_pure_function_of_its_parameters(self, name):
+        layer = WITH_MEMORY[name]
         block = Block(layer, MLPS["dense"], "pre_norm", "rms")
         params, call = with_params(block)
         want = call(HIDDEN_TD, positions_T=POSITIONS_T, method="contextual")
-        got, memory = FlaxBlock(block).extend(
-            params, HIDDEN_TD, memory_for(layer, 6), positions_M=POSITIONS_T
-        )
+        flax_block = FlaxBlock(block)
+        assert flax_block.has_memory
+        memory = flax_block.empty_memory(6, WIDTH, jnp.float64)
+        slots = occupy(free_slots(6), 0, POSITIONS_T)
+        (got,), (memory,) = flax_block.extend(params, (HIDDEN_TD,), (memory,), (slots,))
         assert_trees_close(got, want, 60)
-        assert int(memory.length) == 6
+        assert jax.tree.structure(memory) == jax.tree.structure(memory_for(layer, 6)[0])
 
-    @pytest.mark.parametrize("name", ("recurrent", "state_space"))
-    def test_only_attention_has_keys_and_values(self, name):
-        _, call = with_params(Block(LAYERS[name], MLPS["dense"]))
-        memory = empty_memory(6, 2, 4, jnp.float64)
-        wording = f"Block.extend: {type(LAYERS[name]).__name__} has no key-value memory; use a"
+    def test_a_layer_without_a_memory_says_so(self):
+        class Pooling(ContextualLayer):
+            def __call__(self, hidden_TD, *, positions_T=None, present_T=None):
+                return jnp.cumsum(hidden_TD, axis=0)
+
+        block = Block(Pooling(), MLPS["dense"])
+        assert not FlaxBlock(block).has_memory
+        _, call = with_params(block)
+        wording = "Pooling has no memory to go on from. Use a causal layer that defines"
         with pytest.raises(TypeError, match=wording):
-            call(HIDDEN_TD, memory, positions_M=POSITIONS_T, method="extend")
+            FlaxBlock(block).empty_memory(6, WIDTH, jnp.float64)
+        with pytest.raises(TypeError, match=wording):
+            slots = occupy(free_slots(6), 0, POSITIONS_T)
+            call((HIDDEN_TD,), (None,), (slots,), method="extend")
 
     def test_a_layer_that_reads_forwards_cannot_be_continued(self):
         for layer in (LAYERS["attention_bidirectional"], LAYERS["linear_bidirectional"]):
+            assert not layer.has_memory
             _, call = with_params(layer)
             wording = f"{type(layer).__name__}.extend: a layer that reads forwards, too, cannot"
             with pytest.raises(ValueError, match=wording):
-                call(HIDDEN_TD, memory_for(layer, 6), positions_M=POSITIONS_T, method="extend")
+                in_chunks(call, memory_for(layer, 6), HIDDEN_TD, (6,))
 
 
 class TestAppend:
     @staticmethod
-    def appended(memory, seed, num_new, present_M=None):
+    def appended(memory, slots, start, seed, num_new, present_M=None):
         key_MGF, value_MGF = normal(seed, num_new, 2, 3), normal(seed + 1, num_new, 2, 3)
-        positions_M = jnp.arange(num_new) + 10 * seed
-        return (key_MGF, value_MGF, positions_M), append(
-            memory, key_MGF, value_MGF, positions_M, present_M
-        )
+        positions_M = jnp.arange(num_new, dtype=jnp.int32) + 10 * seed
+        slots = occupy(slots, jnp.int32(start), positions_M, present_M)
+        return (key_MGF, value_MGF, positions_M), append(memory, key_MGF, value_MGF, slots), slots
 
     def test_an_empty_memory_holds_nothing(self):
-        memory = empty_memory(5, 2, 3, jnp.bfloat16)
+        memory, slots = empty_keys(5, 2, 3, jnp.bfloat16), free_slots(5)
         assert memory.key_TGF.shape == memory.value_TGF.shape == (5, 2, 3)
         assert memory.key_TGF.dtype == memory.value_TGF.dtype == jnp.bfloat16
-        assert memory.positions_T.dtype == memory.length.dtype == jnp.int32
-        assert memory.present_T.dtype == bool
-        assert not any(np.any(leaf) for leaf in jax.tree.leaves(memory))
+        assert slots.positions_T.dtype == slots.start.dtype == jnp.int32
+        assert slots.present_T.dtype == bool
+        assert not any(np.any(leaf) for leaf in jax.tree.leaves((memory, slots)))
 
     def test_new_tokens_go_into_the_next_free_slots(self):
-        memory = empty_memory(5, 2, 3, jnp.float64)
-        first, (memory, _) = self.appended(memory, 1, 2)
-        second, (memory, _) = self.appended(memory, 2, 2, jnp.array([True, False]))
+        memory, slots = empty_keys(5, 2, 3, jnp.float64), free_slots(5)
+        first, memory, slots = self.appended(memory, slots, 0, 1, 2)
+        second, memory, slots = self.appended(memory, slots, 2, 2, 2, jnp.array([True, False]))
         for got, *pieces in zip(
-            (memory.key_TGF, memory.value_TGF, memory.positions_T), first, second, strict=True
+            (memory.key_TGF, memory.value_TGF, slots.positions_T), first, second, strict=True
         ):
             np.testing.assert_array_equal(got[:4], jnp.concatenate(pieces))
             assert not np.any(got[4:])
-        np.testing.assert_array_equal(memory.present_T, [True, True, True, False, False])
-        assert int(memory.length) == 4
+        np.testing.assert_array_equal(slots.present_T, [True, True, True, False, False])
+        assert int(slots.start) + 2 == 4
+        np.testing.assert_array_equal(slots.rows(2), [2, 3])
+        positions_M, present_M = slots.newest(2)
+        np.testing.assert_array_equal(positions_M, second[2])
+        np.testing.assert_array_equal(present_M, [True, False])
 
     def test_a_token_sees_the_present_ones_up_to_itself_and_always_itself(self):
-        memory = empty_memory(5, 2, 3, jnp.float64)
-        _, (memory, first_MT) = self.appended(memory, 1, 2, jnp.array([False, True]))
-        _, (memory, second_MT) = self.appended(memory, 2, 2, jnp.array([False, True]))
+        memory, slots = empty_keys(5, 2, 3, jnp.float64), free_slots(5)
+        present_M = jnp.array([False, True])
+        _, memory, first = self.appended(memory, slots, 0, 1, 2, present_M)
+        _, memory, second = self.appended(memory, first, 2, 2, 2, present_M)
+        first_MT, second_MT = (mask(sees_memory(one, 2, None), 2, 5) for one in (first, second))
         np.testing.assert_array_equal(first_MT, [[1, 0, 0, 0, 0], [0, 1, 0, 0, 0]])
         np.testing.assert_array_equal(second_MT, [[0, 1, 1, 0, 0], [0, 1, 0, 1, 0]])
 
+    @pytest.mark.parametrize("window", (None, 2))
+    def test_fresh_tokens_see_of_each_other_what_they_would_see_in_the_memory(self, window):
+        positions_M = jnp.array([0, 1, 3, 4], jnp.int32)
+        fresh, placed = (occupy(free_slots(6), s, positions_M) for s in (0, jnp.int32(0)))
+        assert fresh.fresh and not placed.fresh
+        got_MM = mask(sees_memory(fresh, 4, window), 4, 4)
+        want_MT = mask(sees_memory(placed, 4, window), 4, 6)
+        np.testing.assert_array_equal(got_MM, want_MT[:, :4])
+        assert not np.any(want_MT[:, 4:])
+
     def test_the_old_memory_is_as_it_was(self):
-        memory = empty_memory(5, 2, 3, jnp.float64)
-        self.appended(memory, 1, 2)
-        assert not any(np.any(leaf) for leaf in jax.tree.leaves(memory))
+        memory, slots = empty_keys(5, 2, 3, jnp.float64), free_slots(5)
+        self.appended(memory, slots, 0, 1, 2)
+        assert not any(np.any(leaf) for leaf in jax.tree.leaves((memory, slots)))
 
     def test_more_tokens_than_slots_are_refused(self):
-        memory = empty_memory(2, 2, 3, jnp.float64)
-        _, (memory, _) = self.appended(memory, 1, 2)
-        with pytest.raises(ValueError, match="append: 3 new tokens do not fit into a memory of 2"):
-            self.appended(memory, 2, 3)
+        memory, slots = empty_keys(2, 2, 3, jnp.float64), free_slots(2)
+        _, memory, slots = self.appended(memory, slots, 0, 1, 2)
+        with pytest.raises(ValueError, match="occupy: 3 new tokens do not fit into a memory of 2"):
+            self.appended(memory, slots, 2, 2, 3)
 
     @pytest.mark.parametrize("slots", (0, -1, 2.0))
     def test_a_memory_has_at_least_one_slot(self, slots):
-        wording = f"empty_memory: slots must be an integer of at least 1, got {slots}"
+        wording = f"empty_keys: slots must be an integer of at least 1, got {slots}"
         with pytest.raises(ValueError, match=wording):
-            empty_memory(slots, 2, 3, jnp.float64)
+            empty_keys(slots, 2, 3, jnp.float64)
+        wording = f"free_slots: count must be an integer of at least 1, got {slots}"
+        with pytest.raises(ValueError, match=wording):
+            free_slots(slots)

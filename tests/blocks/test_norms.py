@@ -8,16 +8,16 @@ from flax import linen as nn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icl_jax.blocks.norms import Norm
+from icl_jax.blocks.norms import NORMS, Norm
 from tests.helpers import assert_close, eps, normal, random_params, relative_error, seeds
 
-KINDS = ("layer", "rms", "none")
+KINDS = NORMS
 
 
 def with_params(kind, seed=0):
     """A norm as a function, its gain and bias random."""
     norm = Norm(kind)
-    if kind == "none":
+    if kind in ("none", "layer_plain"):
         return {}, lambda *args, **kwargs: norm.apply({}, *args, **kwargs)
     params = random_params(norm, seed, jnp.zeros((2, 8), jnp.float32))
     return params, lambda *args, **kwargs: norm.apply({"params": params}, *args, **kwargs)
@@ -43,6 +43,16 @@ def test_layer_norm_has_mean_zero_and_unit_variance_before_gain_and_bias():
     output_TD = np.asarray(norm.apply(params, hidden_TD))
     assert np.max(np.abs(output_TD.mean(axis=-1))) < eps("float64", 8)
     assert np.max(np.abs(output_TD.var(axis=-1) - 1)) < eps("float64", 8)
+
+
+@pytest.mark.parametrize("kind, parameters", (("layer_gain", {"scale"}), ("layer_plain", set())))
+def test_a_layer_norm_may_lack_its_bias_and_its_gain(kind, parameters):
+    params, norm = with_params(kind)
+    assert set(params) == parameters
+    hidden_TD = 3 + normal(0, 5, 8)
+    plain_TD = Norm("layer").apply(Norm("layer").init(jax.random.key(0), hidden_TD), hidden_TD)
+    gain_D = params["scale"].astype(jnp.float64) if params else jnp.ones(8)
+    assert_close(norm(hidden_TD), plain_TD * gain_D[None], 16, condition=4)
 
 
 def test_none_is_the_identity_and_has_no_parameters():
@@ -108,5 +118,5 @@ def test_statistics_of_low_precision_are_taken_in_float32():
 
 
 def test_an_unknown_norm_is_refused():
-    with pytest.raises(ValueError, match="Norm: kind must be one of 'layer', 'rms', 'none', got"):
+    with pytest.raises(ValueError, match="Norm: kind must be one of 'layer', "):
         Norm("batch").init(jax.random.key(0), normal(0, 2, 8))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icl_jax.blocks.rotary import SCALINGS, Rotary, Scaling, rates, rotate
+from icl_jax.blocks.rotary import SCALINGS, Rotary, Scaling, rates, rotate, tempered
 from tests.helpers import assert_close, compiled, normal, relative_error, seeds
 
 #: With base 10^4 and 8 features the plain rates are 1, 0.1, 0.01, 0.001; in 2000 pi positions they
@@ -18,16 +18,22 @@ LENGTH = 2000 * math.pi
 
 
 def scaled(kind, factor=4.0, **options):
+    if kind == "longrope":
+        options = {"short_factors": (factor,) * 4, **options}
     return rates(Rotary(1e4, scaling=Scaling(kind, factor, original_length=LENGTH, **options)), 8)
 
 
-def turned(features_TAF, positions_T, rates_n):
+def turned(features_TAF, positions_T, rates_n, *, interleaved=False):
     """A rotation as a product of complex numbers."""
-    half = len(rates_n)
-    features_TAF = np.asarray(features_TAF)
-    pairs = features_TAF[..., :half] + 1j * features_TAF[..., half : 2 * half]
+    num = len(rates_n)
+    features_TAF = np.array(features_TAF)
+    first, second = (slice(0, num), slice(num, 2 * num))
+    if interleaved:
+        first, second = (slice(0, 2 * num, 2), slice(1, 2 * num, 2))
+    pairs = features_TAF[..., first] + 1j * features_TAF[..., second]
     pairs = pairs * np.exp(1j * np.asarray(positions_T)[:, None] * rates_n)[:, None, :]
-    return np.concatenate([pairs.real, pairs.imag, features_TAF[..., 2 * half :]], axis=-1)
+    features_TAF[..., first], features_TAF[..., second] = pairs.real, pairs.imag
+    return features_TAF
 
 
 @st.composite
@@ -39,7 +45,7 @@ def rotaries(draw, kinds=(None, "linear", "llama3")):
         factor = draw(st.sampled_from((0.5, 2.0, 8.0)))
         scaling = Scaling(kind, factor, original_length=draw(st.sampled_from((4, 64, 8192))))
     features = draw(st.sampled_from((None, 2, 4, 6)))
-    return Rotary(draw(st.sampled_from((10.0, 5e5))), features, scaling)
+    return Rotary(draw(st.sampled_from((10.0, 5e5))), features, scaling, draw(st.booleans()))
 
 
 class TestRates:
@@ -109,6 +115,12 @@ class TestRates:
         got = scaled("yarn", beta_fast=32.0, beta_slow=32.0, truncate=False)
         assert_close(got, PLAIN / np.array([1.0, 1.0, 4.0, 4.0]), 1)
 
+    def test_longrope_divides_each_rate_by_its_own_factor(self):
+        factors = {"short_factors": (1.0, 2.0, 3.0, 4.0), "long_factors": (5.0, 6.0, 7.0, 8.0)}
+        rotary = Rotary(1e4, scaling=Scaling("longrope", 4.0, **factors))
+        assert_close(rates(rotary, 8), PLAIN / np.arange(1, 5), 1)
+        assert_close(rates(rotary, 8, long=True), PLAIN / np.arange(5, 9), 1)
+
     @pytest.mark.parametrize("kind", SCALINGS)
     def test_a_factor_of_one_changes_no_rate(self, kind):
         assert_close(scaled(kind, 1.0), PLAIN, 4)
@@ -125,7 +137,8 @@ class TestRotation:
     @given(rotaries(), seeds())
     def test_equals_a_product_of_complex_numbers(self, rotary, seed):
         features_TAF = normal(seed, 5, 2, 6)
-        want_TAF = turned(features_TAF, self.positions_T, rates(rotary, 6))
+        rates_n, interleaved = rates(rotary, 6), rotary.interleaved
+        want_TAF = turned(features_TAF, self.positions_T, rates_n, interleaved=interleaved)
         # An angle of 30 radians has 30 times the error of one radian.
         assert_close(rotate(features_TAF, self.positions_T, rotary), want_TAF, 4, condition=30)
 
@@ -176,6 +189,29 @@ class TestRotation:
         assert_close(jnp.linalg.norm(got_TAF[..., :4], axis=-1), want * lengths_TA, 6)
         np.testing.assert_array_equal(got_TAF[..., 4:], features_TAF[..., 4:])
 
+    @pytest.mark.parametrize(
+        "factor, attention_factor, want",
+        ((4.0, None, math.sqrt(1 + math.log(4) / math.log(31))), (1.0, None, 1.0), (4.0, 1.5, 1.5)),
+    )
+    @pytest.mark.parametrize("last, long", ((30, False), (31, True)))
+    def test_longrope_asks_how_long_the_sequence_is(
+        self, factor, attention_factor, want, last, long
+    ):
+        scaling = Scaling(
+            "longrope",
+            factor,
+            original_length=31,
+            attention_factor=attention_factor,
+            short_factors=(1.0, 2.0, 3.0),
+            long_factors=(4.0, 5.0, 6.0),
+        )
+        rotary = Rotary(10.0, scaling=scaling)
+        features_TAF, positions_T = normal(0, 3, 2, 6), jnp.array([0, 7, last])
+        want_TAF = want * turned(features_TAF, positions_T, rates(rotary, 6, long=long))
+        assert_close(rotate(features_TAF, positions_T, rotary), want_TAF, 4, condition=30)
+        other_TAF = want * turned(features_TAF, positions_T, rates(rotary, 6, long=not long))
+        assert relative_error(other_TAF, want_TAF) > 0.1
+
     @pytest.mark.parametrize("kind", ("linear", "llama3"))
     def test_other_scalings_have_no_sharpness(self, kind):
         features_TAF = normal(0, 2, 1, 6)
@@ -191,6 +227,12 @@ class TestRotation:
         np.testing.assert_array_equal(got_TAF, want_TAF.astype("bfloat16"))
         rounded_TAF = rotate(features_TAF, positions_T - 1, Rotary(10.0))
         assert relative_error(rounded_TAF, want_TAF) > 0.1
+
+    def test_tempered_queries_grow_with_every_period(self):
+        query_TAF, positions_T = normal(0, 4, 2, 6), jnp.array([0, 9, 10, 25])
+        lengths_T = np.array([1.0, 1.0, 1 + 0.3 * math.log(2), 1 + 0.3 * math.log(3)])
+        got_TAF = tempered(query_TAF, positions_T, 0.3, 10)
+        assert_close(got_TAF, query_TAF * lengths_T[:, None, None], 2)
 
     def test_jit_is_eager(self):
         features_TAF = normal(0, 5, 2, 6)
@@ -211,6 +253,13 @@ class TestErrors:
         with pytest.raises(ValueError, match="even number of at most 5 features"):
             rotate(normal(0, 2, 1, 5), jnp.arange(2), Rotary())
         assert rotate(normal(0, 2, 1, 5), jnp.arange(2), Rotary(features=4)).shape == (2, 1, 5)
+
+    def test_longrope_without_a_factor_for_each_rate_is_refused(self):
+        for long in (False, True):
+            scaling = Scaling("longrope", 4.0, short_factors=(1.0,), long_factors=(1.0,))
+            wording = f"{'long' if long else 'short'}_factors must have one for each of the 4 rates"
+            with pytest.raises(ValueError, match=f"longrope: {wording}, got 1"):
+                rates(Rotary(scaling=scaling), 8, long=long)
 
     def test_an_unknown_scaling_is_refused(self):
         with pytest.raises(ValueError, match="Scaling: kind must be one of 'linear', .* 'ntk'"):

@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icl_jax.blocks.block import WIRINGS, Block
+from icl_jax.blocks.block import Block
 from icl_jax.blocks.config import GROWING, StackConfig, build_stack
 from icl_jax.blocks.config import LAYERS as LAYER_NAMES
-from icl_jax.blocks.stack import Stack, cast, functional, repeat
-from icl_jax.patches.bank import forward
+from icl_jax.blocks.functional import cast, functional, layer_params, with_layers
+from icl_jax.blocks.stack import Stack, repeat
+from icl_jax.blocks.wiring import WIRINGS
+from icl_jax.stack.run import forward
 from tests.helpers import LAYERS, MLPS, assert_close, compiled, make_model, normal, random_params
 
 BLOCK = Block(LAYERS["attention"], MLPS["dense_bias"], "pre_norm")
@@ -27,8 +29,7 @@ class TestStack:
         positions_T = jnp.array([1, 2, 4, 7, 8, 9])
         want = model.stack.apply(variables, TOKENS_TC, positions_T=positions_T, present_T=present_T)
         hidden_TD = forward(
-            model.blocks,
-            model.block_params,
+            model.layers,
             model.embed(TOKENS_TC),
             positions_T=positions_T,
             present_T=present_T,
@@ -65,9 +66,8 @@ class TestStack:
         )
         stack = Stack(blocks, width=8)
         params = random_params(stack, 0, TOKENS_TC)
-        functions, layer_params = functional(stack, params)
         hidden_TD = stack.apply({"params": params}, TOKENS_TC, method="embed")
-        hidden_TD = forward(functions, layer_params, hidden_TD)
+        hidden_TD = forward(functional(stack, params), hidden_TD)
         got = stack.apply({"params": params}, hidden_TD, method="readout")
         assert_close(got, stack.apply({"params": params}, TOKENS_TC), 90)
 
@@ -89,11 +89,12 @@ class TestRepeat:
     def test_every_layer_has_parameters_of_its_own(self):
         stack = Stack(repeat(BLOCK, 3), width=8)
         params = stack.init(jax.random.key(0), TOKENS_TC)["params"]
-        assert {"blocks_0", "blocks_1", "blocks_2"} <= set(params)
-        first, second = params["blocks_0"], params["blocks_1"]
+        assert {"embedding", "head", "norm", "layers_0_0"} >= set(params)
+        assert {leaf.shape[0] for leaf in jax.tree.leaves(params["layers_0_0"])} == {3}
+        first, second, _ = (layer_params(stack, params, i) for i in range(3))
         assert jax.tree.structure(first) == jax.tree.structure(second)
         assert np.any(first["mlp"]["down"]["kernel"] != second["mlp"]["down"]["kernel"])
-        heads = [params[f"blocks_{i}"]["contextual_layer"]["query"] for i in range(3)]
+        heads = [layer_params(stack, params, i)["contextual_layer"]["query"] for i in range(3)]
         assert np.any(heads[0] != heads[1]) and np.any(heads[1] != heads[2])
 
     @pytest.mark.parametrize("depth", (0, -1, 1.5))
@@ -105,16 +106,47 @@ class TestRepeat:
 class TestFunctional:
     def test_the_wrong_tree_is_refused(self):
         model = make_model(BLOCK, depth=2)
-        with pytest.raises(ValueError, match="functional: params has no blocks_0, blocks_1; pass"):
+        with pytest.raises(ValueError, match="functional: params has no layers_0_0; pass"):
             functional(model.stack, {"params": model.params})
-        with pytest.raises(ValueError, match="functional: params has no blocks_1"):
-            functional(model.stack, {"blocks_0": model.params["blocks_0"]})
+        mixed = Stack((BLOCK, replace_norm(BLOCK)), width=8)
+        params = random_params(mixed, 0, TOKENS_TC)
+        with pytest.raises(ValueError, match="functional: params has no layers_0_0, layers_1_0; p"):
+            functional(mixed, {"params": params})
+        with pytest.raises(ValueError, match="functional: params has no layers_1_0; pass"):
+            functional(mixed, {"layers_0_0": params["layers_0_0"]})
 
     def test_layers_of_equal_stacks_are_equal_static_values(self):
         first, second = make_model(BLOCK, depth=2), make_model(BLOCK, depth=2, seed=1)
         assert first.blocks == second.blocks and hash(first.blocks) == hash(second.blocks)
         other = make_model(replace_norm(BLOCK), depth=2)
         assert first.blocks != other.blocks
+
+    def test_a_layer_is_read_and_put_back(self):
+        blocks = (BLOCK, BLOCK.clone(wiring="parallel"), BLOCK, BLOCK.clone(wiring="parallel"))
+        stack = Stack(blocks, width=8)
+        params = random_params(stack, 0, TOKENS_TC)
+        layers = functional(stack, params)
+        assert [block.module.wiring for block in layers.blocks] == ["pre_norm", "parallel"] * 2
+        assert layers.params.repeats == (2,)
+        for layer, (_, of_layer) in enumerate(layers):
+            assert_same(layer_params(stack, params, layer), of_layer)
+            batched = jax.tree.map(lambda leaf: jnp.stack([leaf + 1, leaf]), params)
+            row = layer_params(stack, batched, layer, axis=1)
+            assert_same(jax.tree.map(lambda leaf: leaf[1], row), of_layer)
+        doubled = [jax.tree.map(lambda leaf: 2 * leaf, one) for one in layers.params]
+        changed = with_layers(params, layers.params.rebuilt([*doubled[:3], layers.params[3]]))
+        assert set(changed) == set(params)
+        for name in ("embedding", "head"):
+            assert_same(changed[name], params[name])
+        for layer, one in enumerate(layers.params):
+            want = one if layer == 3 else doubled[layer]
+            assert_same(layer_params(stack, changed, layer), want)
+
+
+def assert_same(got, want):
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for pair in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_array_equal(*pair)
 
 
 def replace_norm(block):

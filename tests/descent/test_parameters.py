@@ -38,15 +38,16 @@ def test_parts_add_up_to_the_whole(chosen):
 
 
 def test_names_mean_what_they_say():
-    assert paths(select(PARAMS, "first_kernel")[0]) == {
-        "blocks_0/mlp/layer_0/kernel",
-        "blocks_1/mlp/layer_0/kernel",
+    # Equal layers lie on top of each other: a leaf is that of both.
+    first, keys_and_values = (select(PARAMS, c)[0] for c in ("first_kernel", "keys_and_values"))
+    assert paths(first) == {"layers_0_0/mlp/layer_0/kernel"}
+    assert paths(keys_and_values) == {
+        f"layers_0_0/contextual_layer/{name}" for name in ("key", "value")
     }
-    assert paths(select(PARAMS, "keys_and_values")[0]) == {
-        f"blocks_{layer}/contextual_layer/{name}" for layer in (0, 1) for name in ("key", "value")
-    }
+    for part in (first, keys_and_values):
+        assert {leaf.shape[0] for leaf in jax.tree.leaves(part)} == {2}
     gated = paths(select(params_of(mlp="gated"), "first_kernel")[0])
-    assert gated == {"blocks_0/mlp/gate/kernel"}
+    assert gated == {"layers_0_0/mlp/gate/kernel"}
     assert all("mlp" in path for path in paths(select(PARAMS, "mlp")[0]))
     assert all("embedding" not in path for path in paths(select(PARAMS, "blocks")[0]))
     assert not leaves(select(PARAMS, "everything")[1])
@@ -65,8 +66,8 @@ def test_only_the_part_descends():
 
     final = descend(loss, part, optax.adam(0.1), num_steps=2).final
     assert paths(final) == paths(part)
-    key = merge(final, rest)["blocks_0"]["contextual_layer"]
-    before = PARAMS["blocks_0"]["contextual_layer"]
+    key = merge(final, rest)["layers_0_0"]["contextual_layer"]
+    before = PARAMS["layers_0_0"]["contextual_layer"]
     assert not jnp.array_equal(key["key"], before["key"])
     assert jnp.array_equal(key["query"], before["query"])
 
@@ -74,5 +75,5 @@ def test_only_the_part_descends():
 def test_a_choice_of_nothing_is_refused():
     with pytest.raises(ValueError, match="chosen must be one of"):
         select(PARAMS, "biases")
-    with pytest.raises(ValueError, match="nothing in params meets.*blocks_0"):
+    with pytest.raises(ValueError, match="nothing in params meets.*layers_0_0"):
         select(PARAMS, lambda path: False)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icl_jax.blocks.block import WIRINGS, Block
+from icl_jax.blocks.block import Block
+from icl_jax.blocks.wiring import WIRINGS
 from icl_jax.dynamics.prefixes import (
     PrefixPass,
     lone_midpoints,
@@ -16,8 +17,9 @@ from icl_jax.dynamics.prefixes import (
     prefix_pass,
     suffix_midpoints,
 )
-from icl_jax.patches.bank import forward
-from icl_jax.patches.block import Midpoint, apply_block, block_patches
+from icl_jax.patches.block import block_patches
+from icl_jax.stack.block import Midpoint, apply_block
+from icl_jax.stack.run import forward
 from tests.helpers import (
     LAYERS,
     MLPS,
@@ -39,7 +41,7 @@ def model_of(layer, *, wiring="pre_norm", depth=1, seed=0, mlp="dense_bias"):
 
 
 def run_of(model):
-    return model.blocks, model.block_params
+    return (model.layers,)
 
 
 def separately(run, context_ND, query_D):
@@ -54,13 +56,18 @@ def separately(run, context_ND, query_D):
 
 class TestPrefixPass:
     @settings(max_examples=5)
-    @given(st.sampled_from(CAUSAL), st.sampled_from(WIRINGS), st.sampled_from((1, 2, 3)), seeds())
+    @given(
+        st.sampled_from(CAUSAL),
+        st.sampled_from(tuple(WIRINGS)),
+        st.sampled_from((1, 2, 3)),
+        seeds(),
+    )
     def test_equals_a_run_per_prefix(self, layer, wiring, depth, seed):
         model = model_of(layer, wiring=wiring, depth=depth, seed=seed)
         hidden_TD = model.embed(normal(seed, 4, 3))
         arguments = (*run_of(model), hidden_TD[:-1], hidden_TD[-1])
         got_MD = prefix_pass(*arguments).output_MD
-        want_MD = separately(run_of(model), *arguments[2:])
+        want_MD = separately(run_of(model), *arguments[1:])
         assert_close(got_MD, want_MD, 40 * depth, condition=10)
         assert_close(prefix_outputs_by_reruns(*arguments), want_MD, 40 * depth, condition=10)
         # It is a fact about prefixes: each of them gives something else.
@@ -72,14 +79,14 @@ class TestPrefixPass:
         model = model_of(layer)
         hidden_TD = model.embed(normal(1, 5, 3))
         arguments = (*run_of(model), hidden_TD[:-1], hidden_TD[-1])
-        want_MD = separately(run_of(model), *arguments[2:])
+        want_MD = separately(run_of(model), *arguments[1:])
         assert_close(prefix_pass(*arguments).output_MD, want_MD, 40)
 
     def test_reruns_serve_bidirectional_stacks(self):
         model = model_of("attention_bidirectional", depth=2)
         hidden_TD = model.embed(normal(1, 5, 3))
         arguments = (*run_of(model), hidden_TD[:-1], hidden_TD[-1])
-        want_MD = separately(run_of(model), *arguments[2:])
+        want_MD = separately(run_of(model), *arguments[1:])
         assert_close(prefix_outputs_by_reruns(*arguments), want_MD, 80, condition=10)
 
     @pytest.mark.parametrize("layer", ("attention_rotary", "state_space"))
@@ -89,7 +96,7 @@ class TestPrefixPass:
         passed = prefix_pass(*run_of(model), hidden_TD[:-1], hidden_TD[-1])
         for i in range(4):
             sequence_TD = jnp.concatenate([hidden_TD[:i], hidden_TD[-1:]])
-            for layer_index, (block, params) in enumerate(zip(*run_of(model), strict=True)):
+            for layer_index, (block, params) in enumerate(model.layers):
                 midpoint = block.contextual(params, sequence_TD)
                 got = jax.tree.map(lambda rows, i=i: rows[i], passed.full[layer_index])
                 want = jax.tree.map(lambda rows: rows[-1], midpoint)
@@ -108,7 +115,7 @@ class TestPrefixPass:
         probes_MD = jnp.tile(hidden_TD[-1], (4, 1))
         positions_M = jnp.arange(4, dtype=jnp.int32)
         condition = 10.0
-        for block, params, full, kept in zip(*run_of(model), passed.full, passed.kept, strict=True):
+        for (block, params), full, kept in zip(model.layers, passed.full, passed.kept, strict=True):
             patch, numbers = block_patches(block, params, full, kept)
             alone = lone_midpoints(block, params, probes_MD, positions_M)
             probes_MD = apply_block(block, params, alone, patch)
@@ -120,7 +127,7 @@ class TestPrefixPass:
         hidden_TD = model.embed(normal(3, 4, 3))
         passed = prefix_pass(*run_of(model), hidden_TD[:-1], hidden_TD[-1])
         assert_close(passed.output_MD[:1], forward(*run_of(model), hidden_TD[-1:]), 80)
-        first = [jax.tree.map(lambda rows: rows[0], half) for half in (passed.full, passed.kept)]
+        first = [jax.tree.map(lambda rows: rows[:, 0], half) for half in (passed.full, passed.kept)]
         assert_trees_close(*first, 80)
 
     @pytest.mark.parametrize("layer", CAUSAL)

@@ -22,6 +22,7 @@ from experiments.language.classification.sides import (
     update_cosines,
 )
 from experiments.tools.flags import UsageError
+from icl_jax.blocks.functional import layer_places
 from icl_jax.descent.explicit import ExplicitConfig
 from icl_jax.descent.parameters import select
 from icl_jax.interop.huggingface import load, make_tiny
@@ -207,10 +208,16 @@ def test_updates_of_the_first_kernel_are_compared_layer_by_layer(folder, asked):
         )
     ]
 
+    places = layer_places(model.blocks)
+
     def moved(path, leaf, sign):
-        layer = int(path[0].key.removeprefix("blocks_"))
-        full_D, kept_D = (run_LD[layer] for run_LD in runs)
-        return leaf + sign * as_matrix(token_update(full_D, kept_D, leaf))
+        kernels = []
+        for row, kernel_DH in enumerate(leaf):
+            layer = places.index((path[0].key, row))
+            full_D, kept_D = (run_LD[layer] for run_LD in runs)
+            update = token_update(full_D, kept_D, kernel_DH)
+            kernels.append(kernel_DH + sign * as_matrix(update))
+        return jnp.stack(kernels)
 
     # The context's own update, its opposite, and something else.
     parts = [

@@ -9,8 +9,8 @@ import pytest
 from experiments.regression import alignment, attribution, convergence, paper, training
 from experiments.regression.descent import run as descent
 from experiments.regression.learner import LearnerConfig, obtain
-from icl_jax.blocks.block import WIRINGS
 from icl_jax.blocks.config import StackConfig
+from icl_jax.blocks.wiring import WIRINGS
 from icl_jax.records import WorkdirError
 from icl_jax.training.config import TrainingConfig
 

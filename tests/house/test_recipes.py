@@ -70,9 +70,9 @@ def test_a_layer_is_a_class_with_a_call():
     hidden_TD = stack.apply({"params": params}, tokens_TC, method="embed")
     layers = functional(stack, params)
     kept_K = jnp.asarray([5], jnp.int32)
-    bank = stack_patches(*layers, hidden_TD, kept_K)
+    bank = stack_patches(layers, hidden_TD, kept_K)
     np.testing.assert_allclose(
-        patched_forward(*layers, hidden_TD, bank), forward(*layers, hidden_TD)[5:], rtol=1e-10
+        patched_forward(layers, hidden_TD, bank), forward(layers, hidden_TD)[5:], rtol=1e-10
     )
 
 

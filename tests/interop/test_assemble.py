@@ -14,6 +14,7 @@ from icl_jax.interop.huggingface import load, parameter_shapes
 from icl_jax.interop.options import Options
 from icl_jax.interop.registry import families
 from icl_jax.interop.safetensors import MappedTensors
+from icl_jax.interop.stacking import stacked_table
 from icl_jax.interop.table import Piece, Tensor, linear, piece, tensor
 from tests.interop.test_family_options import GOLDEN, write_folder
 
@@ -171,7 +172,8 @@ def test_a_head_of_its_own_must_be_there(tmp_path):
 @pytest.mark.parametrize("family", ("falcon", "gemma3", "gpt2", "mixtral"))
 def test_any_rectangle_of_a_parameter_is_read_in_chunks_of_any_size(family, monkeypatch):
     checkpoint, tensors = golden(family), MappedTensors(GOLDEN / family)
-    table = families()[family].table(checkpoint.model, Options(checkpoint.config))
+    layered = families()[family].table(checkpoint.model, Options(checkpoint.config))
+    table = stacked_table(layered, checkpoint.model)
     plan = assemble.plan(family, table, parameter_shapes(checkpoint.model))
     rng = np.random.default_rng(0)
     monkeypatch.setattr(assemble, "_CHUNK", 150)

@@ -2,11 +2,14 @@
 
 import dataclasses
 import datetime
+import resource
 import sys
+import time
 
 import pytest
 
 from icl_jax.interop.chat import DATE, render_chat, render_messages
+from icl_jax.interop.template_process import PROCESS
 from icl_jax.interop.tokenizer import train_bpe
 from tests.interop.templates import TEMPLATES
 
@@ -200,7 +203,48 @@ def test_where_nobody_can_say_whose_the_text_between_is_the_message_ends_with_it
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch):
+    PROCESS.close()
     for name in ("jinja2", "jinja2.exceptions", "jinja2.sandbox"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r'jinja2 .*pip install "icl_jax\[huggingface\]"'):
         render_chat(tokenizer("never compiled before"), [USER])
+
+
+@pytest.mark.parametrize(
+    "template",
+    (
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}x{% endfor %}{% endfor %}",
+        "{{ '%1000000000s' % 'a' }}",
+        "{{ 'a' * 10**10 }}",
+        "{{ 'a' | center(1000000000) }}",
+        "{{ '{:1000000000}'.format(1) }}",
+        "{% set ns = namespace(t='a') %}{% for i in range(60) %}{% set ns.t = ns.t ~ ns.t %}"
+        "{% endfor %}{{ ns.t }}",
+        "{{ 9 ** (9 ** 9) }}",
+        "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ messages | map(attribute='content') | join | length }}" + "{{ 'x' * 5000000 }}",
+        "{{ " + "(" * 20000 + "1" + ")" * 20000 + " }}",
+    ),
+)
+def test_a_template_ends_in_time_and_takes_little_memory(template):
+    start = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    reason = "render_chat: .*(takes more than|memory|writes|RecursionError|damaged)"
+    with pytest.raises(ValueError, match=reason):
+        render_chat(tokenizer(template), [USER])
+    assert time.monotonic() - start < 10
+    PROCESS.close()
+    # Kilobytes; of the largest process that was ever waited for.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss - before < 600_000
+    # The next template is rendered all the same.
+    assert render_chat(tokenizer("{{ messages[0].content }}"), [USER]) == USER["content"]
+
+
+def test_one_process_renders_all_conversations_and_is_made_again_after_it_was_ended():
+    assert render_chat(tokenizer("x"), [USER]) == "x"
+    process = PROCESS._process
+    assert render_chat(tokenizer("y"), [USER]) == "y" and PROCESS._process is process
+    process.kill()
+    process.wait()
+    assert render_chat(tokenizer("z"), [USER]) == "z" and PROCESS._process is not process

@@ -11,6 +11,7 @@ from icl_jax.interop.assemble import plan
 from icl_jax.interop.huggingface import parameter_shapes
 from icl_jax.interop.options import Options
 from icl_jax.interop.registry import families
+from icl_jax.interop.stacking import stacked_table
 from tests.helpers import relative_error
 from tests.interop.test_family_options import golden_config
 from tests.interop.test_parity import batch_logits, golden, loaded
@@ -36,6 +37,7 @@ CHANGES = (
 )
 
 YARN = {"rope_type": "yarn", "factor": 3.0}
+BESIDE = {"rope_type": "linear", "factor": 2.5, "rope_theta": 900.0}
 LENGTH = {"original_max_position_embeddings": 16}
 
 #: Family, and what is set in its tiny configuration (... leaves an option out): layouts and options
@@ -55,6 +57,11 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("llama", {"rope_scaling": {**YARN, **LENGTH, "truncate": False, "beta_fast": 8}}),
     ("llama", {"rope_scaling": {**YARN, **LENGTH, "mscale": 0.7, "mscale_all_dim": 1.3}}),
     ("llama", {"rope_scaling": {**YARN, **LENGTH, "attention_factor": 1.4}}),
+    ("llama", {"rope_scaling": {**YARN, **LENGTH, "mscale": 0.7, "mscale_all_dim": 0}}),
+    ("llama", {"rope_scaling": {**YARN, **LENGTH, "beta_fast": 0, "beta_slow": 0}}),
+    ("llama", {"rope_scaling": {**YARN, **LENGTH, "factor": None}}),
+    ("llama", {"rope_scaling": {**YARN, **LENGTH}, "original_max_position_embeddings": 40}),
+    ("llama", {"rope_scaling": {**YARN, "rope_theta": 500.0}, "rope_parameters": BESIDE}),
     ("mistral", {"sliding_window": None, "head_dim": None, "tie_word_embeddings": True}),
     ("phi", {"num_key_value_heads": 2, "partial_rotary_factor": ..., "hidden_act": "relu"}),
     ("phi", {"partial_rotary_factor": 0.25, "tie_word_embeddings": True}),
@@ -74,11 +81,15 @@ REFUSED = (
     ("gpt2", {"n_head": 5}, "n_head = 5 is not supported; supported: a divisor of n_embd = 32"),
     ("gpt_neox", {"hidden_act": "softplus"}, 'hidden_act = "softplus".*gelu'),
     ("llama", {ROPE: {"rope_type": "dynamic", "factor": 2.0}}, 'rope_type = "dynamic".*"yarn"'),
-    ("llama", {ROPE: {"rope_type": "longrope"}}, 'rope_type = "longrope"'),
+    ("llama", {ROPE: {"rope_type": "longrope", "factor": 2.0}}, "short_factor is missing"),
     ("llama", {ROPE: {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor is missing"),
     ("llama", {ROPE: {"rope_type": "linear"}}, "factor is missing"),
     ("mistral", {"head_dim": None, "num_attention_heads": 5}, "num_attention_heads = 5"),
-    ("mistral", {"sliding_window": "all"}, 'sliding_window must be a whole number, got "all"'),
+    (
+        "mistral",
+        {"sliding_window": "all"},
+        "sliding_window must be a whole number of 32",
+    ),
     ("phi", {"qk_layernorm": True}, "qk_layernorm = true"),
     ("qwen2", {"layer_types": ["full_attention"]}, "layer_types.*num_hidden_layers = 3 times"),
     ("qwen3", {"layer_types": ["linear_attention"] * 3}, "sliding_attention or full_attention"),
@@ -123,7 +134,7 @@ def test_old_and_new_spellings_are_the_same_model(family):
 def test_tables_cover_the_parameters_of_every_variant(family, changes):
     module, options = families()[family], Options(variant(family, changes))
     model = module.build(options)
-    table = module.table(model, options)
+    table = stacked_table(module.table(model, options), model)
     names = [one.name for one in table]
     assert len(set(names)) == len(names)
     plan(family, table, parameter_shapes(model))  # ValueError where one lacks what the other has.

@@ -27,6 +27,7 @@ from tests.interop.golden.make import (  # noqa: E402
 )
 from tests.interop.test_decoder_options import VARIANTS, variant  # noqa: E402
 from tests.interop.test_parity import batch_experts, batch_logits  # noqa: E402
+from tests.interop.test_wider_options import VARIANTS as WIDER  # noqa: E402
 
 FAMILIES = sorted(families())
 DECODERS = [family for family in FAMILIES if family != "bert"]
@@ -74,7 +75,7 @@ def test_new_weights_and_new_prompts(family, tmp_path):
             np.testing.assert_array_equal(choice[:, mask], same[:, mask])
 
 
-@pytest.mark.parametrize(("family", "changes"), VARIANTS)
+@pytest.mark.parametrize(("family", "changes"), (*VARIANTS, *WIDER))
 def test_options_that_the_tiny_models_do_not_have(family, changes, tmp_path):
     config = variant(family, changes)
     model = random_model(family, seed=2, given=config)

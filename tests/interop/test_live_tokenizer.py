@@ -12,6 +12,7 @@ transformers = pytest.importorskip("transformers", exc_type=ImportError)
 
 from icl_jax.interop.chat import render_chat  # noqa: E402
 from icl_jax.interop.tokenizer import load_tokenizer, save_tokenizer, train_bpe  # noqa: E402
+from icl_jax.interop.tokenizer_files import _REGISTERED  # noqa: E402
 from tests.interop.templates import TEMPLATES  # noqa: E402
 
 # transformers warns of its own affairs.
@@ -144,7 +145,94 @@ def older_bert(folder):
     change_json(folder / "tokenizer_config.json", tokenizer_class="BertTokenizer")
 
 
+def added_in_its_configuration_only(folder):
+    number = TRAINED.backend.get_vocab_size()
+    tokens = {
+        str(number): {"content": "café", "special": False, "normalized": False, "lstrip": True},
+        str(number + 1): {"content": "<|im_end|>", "special": True},
+    }
+    saved(folder, added_tokens_decoder=tokens)
+
+
+def added_in_a_file_only(folder):
+    number = TRAINED.backend.get_vocab_size()
+    saved(folder)
+    change_json(folder / "added_tokens.json", **{"<|im_end|>": number, "don't": number + 1})
+    change_json(folder / "special_tokens_map.json", additional_special_tokens=["<|im_end|>"])
+
+
+def added_to_an_older_gpt2(folder):
+    older_gpt2(folder)
+    change_json(folder / "added_tokens.json", **{"<|im_end|>": 401, "don't": 402})
+    change_json(folder / "special_tokens_map.json", additional_special_tokens=["<|im_end|>"])
+
+
+def added_to_an_older_bert(folder):
+    older_bert(folder)
+    number = len((folder / "vocab.txt").read_text(encoding="utf-8").splitlines())
+    change_json(folder / "added_tokens.json", **{"naïve": number, "<|im_end|>": number + 1})
+
+
+def bert_in_both(folder, **config):
+    """tokenizer.json and an option that it does not have."""
+    older_bert(folder)
+    load_tokenizer(folder).backend.save(str(folder / "tokenizer.json"))
+    change_json(folder / "tokenizer_config.json", **config)
+
+
+def bert_that_keeps_case(folder):
+    bert_in_both(folder, do_lower_case=False)
+
+
+def bert_that_keeps_accents(folder):
+    bert_in_both(folder, strip_accents=False, tokenize_chinese_chars=False)
+
+
+def distilbert_by_its_model(folder):
+    bert_in_both(folder, tokenizer_class=None, do_lower_case=False)
+    change_json(folder / "config.json", model_type="distilbert")
+
+
+def spaced(folder, kind, in_file, **config):
+    backend = copied()
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=in_file)
+    saved(folder, backend, tokenizer_class=kind, unk_token="<|bos|>", **config)
+
+
+def gpt2_with_a_space(folder):
+    spaced(folder, "GPT2Tokenizer", False, add_prefix_space=True)
+
+
+def gpt2_with_a_space_in_its_file_only(folder):
+    spaced(folder, "GPT2TokenizerFast", True)
+
+
+def others_with_a_space_in_their_file(folder):
+    spaced(folder, "PreTrainedTokenizerFast", True, add_prefix_space=False)
+
+
+def others_with_a_space_in_their_configuration(folder):
+    spaced(folder, "PreTrainedTokenizerFast", False, add_prefix_space=True)
+
+
+def falcon_of_the_class_of_gpt2(folder):
+    spaced(folder, "GPT2Tokenizer", False, add_prefix_space=True)
+    change_json(folder / "config.json", model_type="falcon")
+
+
 KINDS = (
+    added_in_its_configuration_only,
+    added_in_a_file_only,
+    added_to_an_older_gpt2,
+    added_to_an_older_bert,
+    bert_that_keeps_case,
+    bert_that_keeps_accents,
+    distilbert_by_its_model,
+    gpt2_with_a_space,
+    gpt2_with_a_space_in_its_file_only,
+    others_with_a_space_in_their_file,
+    others_with_a_space_in_their_configuration,
+    falcon_of_the_class_of_gpt2,
     ours,
     trimmed,
     without_bos,
@@ -199,3 +287,13 @@ def test_conversations_are_those_of_transformers(tmp_path, style, conversation):
         assert text == expected
         tokens = transformed.apply_chat_template(messages, return_dict=False, **options)
         assert found.encode(text, add_special=False).tokens_T.tolist() == tokens
+
+
+def test_who_reads_the_tokenizer_of_a_model_is_as_in_transformers():
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+    for kind, name in _REGISTERED.items():
+        theirs = TOKENIZER_MAPPING_NAMES[kind].removesuffix("Fast")
+        assert name == theirs.replace("TokenizersBackend", ""), kind
+    for kind in ("falcon", "llama"):  # For these, what a file names.
+        assert kind not in _REGISTERED and TOKENIZER_MAPPING_NAMES.get(kind) is None

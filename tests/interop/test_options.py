@@ -2,16 +2,23 @@
 
 import pytest
 
-from icl_jax.interop.options import Options, read_json
+from icl_jax.interop.json_files import read_json
+from icl_jax.interop.options import Options
 
 
 def test_the_first_name_that_is_there_and_not_null_counts():
-    options = Options({"dtype": None, "torch_dtype": "float16", "n_embd": 8, "hidden_size": 9})
+    options = Options({"dtype": None, "torch_dtype": "float16", "n_embd": 9, "hidden_size": 9})
     assert options.text("dtype", "torch_dtype") == "float16"
     assert options.integer("hidden_size", "n_embd") == 9
     assert options.integer("n_layer", default=3) == 3
     assert options.either("nothing", default=None) is None
     assert options.has("nothing", "n_embd") and not options.has("dtype")
+
+
+def test_two_names_of_one_option_must_say_the_same():
+    options = Options({"n_embd": 8, "hidden_size": 9})
+    with pytest.raises(ValueError, match="hidden_size = 9 and n_embd = 8 are two names of one"):
+        options.integer("hidden_size", "n_embd")
 
 
 def test_types_are_converted_only_where_nothing_is_lost():
@@ -36,9 +43,14 @@ def test_an_option_that_is_null_is_not_the_same_as_one_that_is_not_there():
 @pytest.mark.parametrize(
     "getter, value, expected",
     (
-        ("integer", True, "a whole number, got true"),
-        ("integer", 1.5, "a whole number, got 1.5"),
-        ("integer", "8", 'a whole number, got "8"'),
+        ("integer", True, "a whole number of 32 bits, got true"),
+        ("integer", 1.5, "a whole number of 32 bits, got 1.5"),
+        ("integer", "8", 'a whole number of 32 bits, got "8"'),
+        ("integer", 10**12, "a whole number of 32 bits, got 1000000000000"),
+        ("integer", 1e300, "a whole number of 32 bits, got 1e[+]300"),
+        ("count", 0, "at least 1, got 0"),
+        ("layers", -1, "at least 1, got -1"),
+        ("number", 10**400, "a finite number, got 10+[.][.][.]"),
         ("number", "1", 'a finite number, got "1"'),
         ("number", float("inf"), "a finite number, got Infinity"),
         ("number", False, "a finite number, got false"),

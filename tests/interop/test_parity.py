@@ -10,10 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from icl_jax.blocks.experts import Experts
+from icl_jax.blocks.functional import functional
 from icl_jax.interop.huggingface import load, save
 from icl_jax.interop.options import Options
 from icl_jax.interop.registry import families
 from icl_jax.interop.safetensors import MappedTensors
+from icl_jax.stack.block import apply_block
 from tests.helpers import relative_error
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -38,16 +41,11 @@ def loaded(family, dtype):
 
 @functools.partial(jax.jit, static_argnums=0)
 def run(model, params, given):
-    """Logits (B, T, V), and what every call of a router returned."""
+    """Logits (B, T, V)."""
 
     def row(tokens_T, positions_T, present_T):
         return model.apply(
-            {"params": params},
-            tokens_T,
-            positions_T=positions_T,
-            present_T=present_T,
-            capture_intermediates=lambda _, method: method == "route",
-            mutable=["intermediates"],
+            {"params": params}, tokens_T, positions_T=positions_T, present_T=present_T
         )
 
     # Equal models share one compilation, whatever their parameters.
@@ -56,15 +54,36 @@ def run(model, params, given):
 
 def batch_logits(model, params, given):
     """Logits of a padded batch (B, T, V)."""
-    return np.asarray(run(model, params, inputs(given))[0])
+    return np.asarray(run(model, params, inputs(given)))
 
 
 def batch_experts(model, params, given):
     """The choice of each layer with experts, by rank: (layers, B, T, k)."""
-    found = run(model, params, inputs(given))[1]["intermediates"]
-    layers = sorted(found, key=lambda name: int(name.removeprefix("blocks_")))
-    # Per call the choice and the gates; the router runs before the experts and after them.
-    return np.stack([found[layer]["mlp"]["route"][0][0] for layer in layers])
+    return np.asarray(choices(model, params, inputs(given)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def choices(model, params, given):
+    """What the router of each layer chooses for what its MLP reads, (layers, B, T, k)."""
+
+    def row(tokens_T, positions_T, present_T):
+        hidden_TD = model.apply(
+            {"params": params}, tokens_T, positions_T=positions_T, method="embed"
+        )
+        chosen = []
+        for block, layer in functional(model, params):
+            midpoint = block.contextual(
+                layer, hidden_TD, positions_T=positions_T, present_T=present_T
+            )
+            if isinstance(block.module.mlp, Experts):
+                variables = {"params": layer["mlp"]}
+                route = block.module.mlp.apply(variables, midpoint.mlp_input_TD, method="route")
+                chosen.append(route[0])
+            hidden_TD = apply_block(block, layer, midpoint)
+        return jnp.stack(chosen)
+
+    rows_BLTK = jax.vmap(row)(given["tokens"], given["positions"], given["mask"])
+    return jnp.moveaxis(rows_BLTK, 0, 1)
 
 
 def inputs(given):
@@ -101,14 +120,20 @@ def test_a_change_of_any_parameter_is_seen(family):
     checkpoint, mask = loaded(family, "float32"), given["mask"]
     rotary = checkpoint.model.blocks[0].contextual_layer.rotary
     leaves, tree = jax.tree.flatten_with_path(checkpoint.params)
-    for changed, (path, _) in enumerate(leaves):
-        others = [np.roll(leaf, 1) if i == changed else leaf for i, (_, leaf) in enumerate(leaves)]
-        got = batch_logits(checkpoint.model, tree.unflatten(others), given)
-        error = relative_error(got[mask], given["float32"][mask])
-        name = jax.tree_util.keystr(path)
-        # The softmax does not see what all keys have in common, unless their positions turn it.
-        if rotary is not None or "key_bias" not in name:
-            assert error > 10 * BOUNDS["float32"], name
+    for changed, (path, changed_leaf) in enumerate(leaves):
+        # Of stacked layers one at a time.
+        stacked = path[0].key.startswith("layers_")
+        for layer in range(len(changed_leaf) if stacked else 1):
+            row = layer if stacked else ...
+            rolled = np.array(changed_leaf)
+            rolled[row] = np.roll(rolled[row], 1)
+            others = [rolled if i == changed else leaf for i, (_, leaf) in enumerate(leaves)]
+            got = batch_logits(checkpoint.model, tree.unflatten(others), given)
+            error = relative_error(got[mask], given["float32"][mask])
+            name = f"{jax.tree_util.keystr(path)} {row}"
+            # The softmax does not see what all keys have in common, unless their positions turn it.
+            if rotary is not None or "key_bias" not in name:
+                assert error > 10 * BOUNDS["float32"], name
 
 
 @pytest.mark.parametrize("family", FAMILIES)

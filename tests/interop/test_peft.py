@@ -14,9 +14,9 @@ from icl_jax.language.weights import prompt_weights
 
 TOKENS = np.random.default_rng(5).integers(3, 96, 24).astype(np.int32)
 KEPT = np.array([0, 21, 22, 23])
-# Kernels as rows or as columns, gated or not, parallel, with a norm behind the MLP (stored as it
-# is, or less one).
-FAMILIES = ("gemma3", "gpt2", "llama", "falcon", "olmo2", "phi")
+# Kernels as rows or as columns, gated or not, fused, multiplied, parallel, with a norm behind the
+# MLP (stored as it is, or less one).
+FAMILIES = ("gemma3", "gpt2", "llama", "falcon", "olmo2", "phi", "phi3", "granite")
 EXPERTS = ("mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
 
 

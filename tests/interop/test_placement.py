@@ -34,7 +34,7 @@ def mesh_of(*sizes):
 def alternating(path):
     """A spec for llama over a mesh (x, y): kernels over both, the embedding over y, copies."""
     if path[-1] == "kernel":
-        return P("y", "x")
+        return P(None, "y", "x")  # The first axis is that of the layers.
     return P(None, "y") if path == ("embedding",) else None
 
 
@@ -59,7 +59,9 @@ def test_by_default_every_device_has_its_part_along_one_axis(family):
         shards = leaf.addressable_shards
         assert {shard.device for shard in shards} == set(jax.devices()[:8])
         assert sum(shard.data.size for shard in shards) == leaf.size, path
-        assert {shard.data.shape for shard in shards} == {part_of(leaf.shape)}, path
+        layers = path[0].startswith("layers_")
+        want = (*leaf.shape[:layers], *part_of(leaf.shape[layers:]))
+        assert {shard.data.shape for shard in shards} == {want}, path
     assert_same_as_on_one_device(checkpoint, family)
 
 
@@ -95,8 +97,8 @@ def test_given_shardings_are_used(given):
         assert leaf.sharding == NamedSharding(mesh, alternating(path) or P())
     parts = {
         "embedding": (96, 16),
-        "blocks_0/mlp/gate/kernel": (16, 12),
-        "blocks_0/norm_1/scale": (32,),
+        "layers_0_0/mlp/gate/kernel": (3, 16, 12),
+        "layers_0_0/norm_1/scale": (3, 32),
     }
     for name, shape in parts.items():
         leaf = flatten(checkpoint.params)[tuple(name.split("/"))]
@@ -144,8 +146,8 @@ def test_the_default_is_the_largest_axis_that_divides(shape, spec):
 #: What is given as shardings, and what the message says of it.
 REFUSED = {
     "an axis that the mesh has not": (
-        lambda path: P("model"),
-        r"blocks_0/\S+ of shape \(.*\) cannot be sharded as P\('model',\): .*model.*not found in "
+        lambda path: P("model") if "mlp" in path else None,
+        r"layers_0_0/\S+ of shape \(.*\) cannot be sharded as P\('model',\): .*model.*not found in "
         r"mesh.*Give a PartitionSpec that fits the mesh \{'x': 4, 'y': 2\}, or None",
     ),
     "an axis twice": (
@@ -153,18 +155,20 @@ REFUSED = {
         r"embedding of shape \(96, 32\) cannot be sharded as P\('x', 'x'\): .*duplicate.*Give a P",
     ),
     "more axes than the parameter": (
-        lambda path: P(None, "x") if path[-1] == "scale" else None,
-        r"norm_\w+/scale of shape \(32,\) cannot be sharded as P\(None, 'x'\): 2 axes are too many",
+        lambda path: P(None, None, "x") if path[-1] == "scale" else None,
+        r"norm_\w+/scale of shape \(3, 32\) cannot be sharded as P\(None, None, 'x'\): 3 axes are",
     ),
     "a shape that does not divide": (
-        lambda path: P(None, ("x", "y")) if path[-1] == "query" else None,
-        r"query of shape \(32, 4, 8\) cannot be sharded as P\(None, \('x', 'y'\)\): .*size is 4",
+        lambda path: P(None, None, ("x", "y")) if path[-1] == "query" else None,
+        r"query of shape \(3, 32, 4, 8\) cannot be sharded as P\(None, None, \('x', 'y'\)\): "
+        ".*size is 4",
     ),
     "text": (lambda path: "x", "the sharding of .* must be a PartitionSpec, got 'x'"),
     "one for all": (P("x"), r"must be a function.* got P\('x',\). For one of all, give lambda"),
     "a tree without most": (
         {"embedding": P(), "tail": P()},
-        r"must be a tree like the parameters; only one of the two has blocks_0/.* more. A function",
+        r"must be a tree like the parameters; only one of the two has "
+        "head_kernel, layers_0_0/.*, norm_final/scale, tail. A function",
     ),
 }
 

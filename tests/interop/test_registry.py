@@ -27,11 +27,35 @@ def test_no_name_is_of_two_families():
     assert [asked for asked, count in counts.items() if count > 1] == []
 
 
-def test_the_architecture_counts_before_the_model_type():
-    config = {"architectures": ["Unheard", "Qwen2ForCausalLM"], "model_type": "llama"}
-    assert family_of(config)[0] == "qwen2"
-    # A descendant with a name of its own is what its type says.
-    assert family_of({"architectures": ["Unheard"], "model_type": "llama"})[0] == "llama"
+@pytest.mark.parametrize(
+    ("architectures", "kind", "named"),
+    (
+        (["EvilForCausalLM"], "llama", r"\(EvilForCausalLM: of none; llama: llama\)"),
+        (["Unheard", "Qwen2ForCausalLM"], "qwen2", "Unheard: of none; Qwen2ForCausalLM: qwen2;"),
+        (["LlamaForCausalLM"], "qwen2", r"\(LlamaForCausalLM: llama; qwen2: qwen2\)"),
+        (["LlamaForCausalLM"], "evil", r"\(LlamaForCausalLM: llama; evil: of none\)"),
+        (["Qwen2MoeForCausalLM"], "qwen2", r"\(Qwen2MoeForCausalLM: qwen2_moe; qwen2: qwen2\)"),
+        (["Olmo2_5ForCausalLM"], None, "nearest to Olmo2_5ForCausalLM is Olmo2ForCausalLM"),
+        ("LlamaForCausalLM", "llama", 'must be a list of texts, got "LlamaForCausalLM"'),
+        ([1], "llama", r"must be a list of texts, got \[1\]"),
+    ),
+)
+def test_all_names_must_be_of_one_family(architectures, kind, named):
+    with pytest.raises(ValueError, match=named):
+        family_of({"architectures": architectures, "model_type": kind})
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind"),
+    (
+        ("LlamaModel", "llama"),
+        ("BertForPreTraining", "bert"),
+        ("GPT2DoubleHeadsModel", "gpt2"),
+        ("Qwen2ForSequenceClassification", "qwen2"),
+    ),
+)
+def test_a_model_with_another_head_is_of_its_family(architecture, kind):
+    assert family_of({"architectures": [architecture], "model_type": kind})[0] == kind
 
 
 def test_how_a_descendant_was_read_can_be_told():

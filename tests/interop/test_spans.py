@@ -257,3 +257,21 @@ def test_files_without_prompts_or_with_one_name_twice_are_refused(tmp_path):
     (tmp_path / "latin.jsonl").write_bytes('{"remove": "é", "keep": "x"}'.encode("latin-1"))
     with pytest.raises(ValueError, match="latin.jsonl, line 1: not JSON .*UTF-8"):
         read_prompts(tmp_path / "latin.jsonl", TRAINED, vocab_size=300)
+
+
+@pytest.mark.parametrize(
+    "line, key",
+    (
+        ('{"remove": "the", "keep": "fox", "keep": "dog"}', "keep"),
+        ('{"spans": [{"text": "the", "keep": true, "keep": false}]}', "keep"),
+        ('{"tokens": [1, 2], "tokens": [2, 3], "keep": [1]}', "tokens"),
+    ),
+)
+def test_a_key_that_comes_twice_is_refused(tmp_path, line, key):
+    with pytest.raises(ValueError, match=f'prompts.jsonl, line 1: .*"{key}" comes twice in one ob'):
+        read(tmp_path, [line])
+
+
+def test_a_line_that_is_nested_without_end_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="prompts.jsonl, line 1: not JSON"):
+        read(tmp_path, ['{"spans": ' + "[" * 100_000])

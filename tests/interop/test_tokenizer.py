@@ -126,15 +126,16 @@ def test_settings_of_a_training_do_not_cut_or_fill_texts(folder):
     np.testing.assert_array_equal(found.tokens_T, expected.tokens_T)
 
 
-def test_special_tokens_come_from_both_files_and_null_means_none(folder):
+def test_special_tokens_come_from_both_files_and_the_older_one_wins(folder):
     write_json(
         folder / "special_tokens_map.json",
-        {"bos_token": "fox", "pad_token": {"content": EOS, "lstrip": False}, "unk_token": "x"},
+        {"bos_token": EOS, "pad_token": {"content": EOS, "lstrip": False}, "unk_token": "x"},
     )
     change_json(folder / "tokenizer_config.json", unk_token=None, model_max_length=8)
     tokenizer = load_tokenizer(folder)
-    assert tokenizer.special_tokens == {"bos_token": BOS, "eos_token": EOS, "pad_token": EOS}
-    assert (tokenizer.bos_id, tokenizer.pad_id) == (0, 1)
+    wanted = {"bos_token": EOS, "eos_token": EOS, "pad_token": EOS, "unk_token": "x"}
+    assert tokenizer.special_tokens == wanted
+    assert (tokenizer.bos_id, tokenizer.pad_id) == (1, 1)
 
 
 def test_a_named_special_token_that_is_not_marked_as_one_still_is_one(folder):
@@ -282,4 +283,52 @@ def test_a_damaged_file_is_named(folder, damaged):
 def test_a_missing_package_says_what_to_install(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(ImportError, match=r'tokenizers .*pip install "icl_jax\[huggingface\]"'):
+        load_tokenizer(folder)
+
+
+def test_a_llama_tokenizer_whose_files_differ_in_the_first_space_is_refused(folder):
+    change_json(folder / "tokenizer_config.json", tokenizer_class="LlamaTokenizer")
+    load_tokenizer(folder)
+    change_json(folder / "tokenizer_config.json", add_prefix_space=True)
+    with pytest.raises(ValueError, match="add_prefix_space = true, but tokenizer.json puts no spa"):
+        load_tokenizer(folder)
+    change_json(folder / "tokenizer.json", normalizer={"type": "Prepend", "prepend": " "})
+    load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("damaged", ([1], {"x": {"content": "a"}}, {"3": "a"}, {"3": {"text": 1}}))
+def test_damaged_added_tokens_are_named(folder, damaged):
+    change_json(folder / "tokenizer_config.json", added_tokens_decoder=damaged)
+    with pytest.raises(ValueError, match="tokenizer_config.json: damaged added tokens"):
+        load_tokenizer(folder)
+
+
+def test_an_added_token_with_another_number_is_refused(folder):
+    change_json(
+        folder / "tokenizer_config.json", added_tokens_decoder={"900": {"content": "<new>"}}
+    )
+    with pytest.raises(ValueError, match="'<new>' should be token 900, but comes to be 320"):
+        load_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    (
+        ("bos_token", 7, "a text, or an object"),
+        ("eos_token", {"a": 1}, "a text, or an object"),
+        ("add_prefix_space", "no", "true or false"),
+        ("do_lower_case", 1, "true or false"),
+        ("chat_template", 5, "a text, or several with names"),
+        ("tokenizer_class", ["GPT2Tokenizer"], "a text"),
+    ),
+)
+def test_a_setting_of_another_type_is_refused_by_name(folder, key, value, expected):
+    change_json(folder / "tokenizer_config.json", **{key: value})
+    with pytest.raises(ValueError, match=f"tokenizer_config.json.*: {key} must be {expected}"):
+        load_tokenizer(folder)
+
+
+def test_a_template_that_is_no_text_is_refused_by_name(folder):
+    (folder / "chat_template.jinja").write_bytes(b"{{ \xff }}")
+    with pytest.raises(ValueError, match="chat_template.jinja: not a text in UTF-8"):
         load_tokenizer(folder)

@@ -8,6 +8,7 @@ import pytest
 from icl_jax.blocks.attention import SoftmaxAttention
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.feedforward import Gated
+from icl_jax.blocks.functional import layer_params
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.recurrent import GatedRecurrent
 from icl_jax.blocks.rotary import Rotary
@@ -60,7 +61,7 @@ def test_mlp_inputs_are_what_the_mlp_reads(model):
     found = jax.jit(lambda: attend(*model, TOKENS, 5))()
     hidden_TD = module.apply({"params": params}, TOKENS, method="embed")
     midpoint = module.blocks[0].apply(
-        {"params": params["blocks_0"]}, hidden_TD, method="contextual"
+        {"params": layer_params(module, params, 0)}, hidden_TD, method="contextual"
     )
     np.testing.assert_allclose(found.mlp_inputs_LD[0], midpoint.mlp_input_TD[5], rtol=1e-4)
 
@@ -70,7 +71,8 @@ def test_an_output_is_the_difference_that_the_layer_makes(model):
     found = jax.jit(lambda: attend(*model, TOKENS, 7))()
     hidden_TD = module.apply({"params": params}, TOKENS, method="embed")
     block = module.blocks[0]
-    midpoint = block.apply({"params": params["blocks_0"]}, hidden_TD, method="contextual")
+    first = layer_params(module, params, 0)
+    midpoint = block.apply({"params": first}, hidden_TD, method="contextual")
     added_TD = midpoint.residual_TD - hidden_TD
     np.testing.assert_allclose(found.outputs_LD[0], added_TD[7], rtol=1e-4, atol=1e-6)
 

@@ -48,7 +48,9 @@ def params():
         noise = random.standard_normal(shape.shape)
         if "norm" in str(path):
             return jnp.asarray(1 + 0.2 * noise, jnp.float32)
-        fan_in = shape.shape[0] * (shape.shape[1] if "out'" in str(path) else 1)
+        # Of one layer: those of equal layers are stacked.
+        own = shape.shape["layers_" in str(path[0]) :]
+        fan_in = own[0] * (own[1] if "out'" in str(path) else 1)
         scale = 0.02 if "embedding" in str(path) else fan_in**-0.5
         return jnp.asarray(scale * noise, jnp.float32)
 

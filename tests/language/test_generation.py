@@ -7,10 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from icl_jax.blocks.attention import SoftmaxAttention
+from icl_jax.blocks.block import Block
+from icl_jax.blocks.feedforward import Gated
+from icl_jax.blocks.language_model import LanguageModel
+from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
 from icl_jax.language.generation import generate, patched_generate, token_agreement
 from icl_jax.language.prompt import full_logits, patched_logits
 from icl_jax.language.sampling import Sampling, draw_token
-from tests.helpers import eps, normal, relative_error
+from tests.helpers import eps, normal, random_params, relative_error
 from tests.language.models import DECODERS, MODELS, VOCAB, params_of
 
 TOKENS = np.random.default_rng(0).integers(0, VOCAB, 20).astype(np.int32)
@@ -72,6 +77,60 @@ def test_a_stop_token_stops():
     np.testing.assert_array_equal(patched.tokens_N, short)
 
 
+#: Nothing in it has keys and values but the last layer.
+_LAYERS = (StateSpace(), GatedRecurrent(), GatedRecurrent(), SoftmaxAttention(num_heads=4))
+MIXED = LanguageModel(
+    tuple(Block(one, Gated(hidden_width=24, use_bias=False), norm="rms") for one in _LAYERS),
+    vocab_size=VOCAB,
+    width=16,
+)
+
+
+@pytest.mark.parametrize("sampling", (Sampling(), SAMPLED), ids=("greedy", "sampled"))
+def test_states_are_memories_too(sampling):
+    params = random_params(MIXED, 3, jnp.zeros(2, jnp.int32))
+    drawn = {"sampling": sampling, "key": jax.random.key(5)}
+    written = generate(MIXED, params, TOKENS, 10, **drawn)
+    if not sampling.temperature:
+        everything = np.concatenate([TOKENS, written])
+        logits = full_logits(MIXED, params, everything, np.arange(19, 29))
+        np.testing.assert_array_equal(written, np.argmax(logits, axis=-1))
+    patched = patched_generate(MIXED, params, TOKENS, KEPT, 10, **drawn)
+    np.testing.assert_array_equal(patched.tokens_N, written)
+    assert patched.relative_error_N.max() < eps("float32", 60, condition=20)
+
+
+@pytest.mark.parametrize("name", ("learned_positions", "sandwich", "experts"))
+@pytest.mark.parametrize("sampling", (Sampling(), SAMPLED), ids=("greedy", "sampled"))
+def test_many_prompts_write_what_each_writes_alone(name, sampling):
+    model, params = MODELS[name], params_of(name)
+    many, kept = [TOKENS[:18], TOKENS, TOKENS[5:9]], [[3, 16, 17], KEPT, [3]]
+    key = jax.random.key(5)
+    texts = generate(model, params, many, 8, sampling=sampling, key=key)
+    patched = patched_generate(model, params, many, kept, 8, sampling=sampling, key=key)
+    for number, (tokens, positions) in enumerate(zip(many, kept, strict=True)):
+        drawn = {"sampling": sampling, "key": jax.random.fold_in(key, number)}
+        alone = generate(model, params, tokens, 8, **drawn)
+        np.testing.assert_array_equal(texts[number], alone)
+        np.testing.assert_array_equal(patched[number].tokens_N, alone)
+        one = patched_generate(model, params, tokens, positions, 8, **drawn)
+        np.testing.assert_array_equal(one.tokens_N, alone)
+        length = len(tokens)
+        want = [*positions, *range(length, length + 7)]
+        assert patched[number].bank.kept_K.tolist() == one.bank.kept_K.tolist() == want
+        assert patched[number].relative_error_N.max() < eps("float32", 60, condition=20)
+
+
+def test_every_prompt_of_a_batch_stops_for_itself():
+    model, params = MODELS["rotary"], params_of("rotary")
+    many = [TOKENS[:18], TOKENS]
+    texts = generate(model, params, many, 10)
+    stop = {int(texts[0][2])}
+    for full, short in zip(texts, generate(model, params, many, 10, stop=stop), strict=True):
+        ends = [*np.flatnonzero(np.isin(full, list(stop))), len(full) - 1]
+        np.testing.assert_array_equal(short, full[: ends[0] + 1])
+
+
 def test_progress_is_told_of_every_token():
     told = []
     generate(MODELS["rotary"], params_of("rotary"), TOKENS, 3, progress=lambda: told.append(1))
@@ -123,7 +182,8 @@ class TestErrors:
         with pytest.raises(ValueError, match="an encoder has no head"):
             generate(*encoder, 3)
         headed = dataclasses.replace(MODELS["encoder"], head="tied")
-        with pytest.raises(ValueError, match="block 0 is no causal attention"):
+        wording = "contextual layer of block 0, SoftmaxAttention, has no memory to go on from"
+        with pytest.raises(ValueError, match=wording):
             generate(headed, *encoder[1:], 3)
 
     def test_arguments(self):

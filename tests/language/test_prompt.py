@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icl_jax.language.padding import pad_prompt
+from icl_jax.blocks.functional import layer_params
 from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, prompt_patches
 from icl_jax.measures.distributions import same_top1
 from icl_jax.patches.bank import compact_bank
@@ -45,13 +45,11 @@ def test_logits_of_all_kept_positions(name, dtype, loop):
 @given(kept_sets(24), st.sampled_from(("sandwich", "rotary")))
 def test_any_kept_positions(kept, name):
     model, params = MODELS[name], params_of(name)
-    padded = pad_prompt(TOKENS, np.asarray(kept))  # Shapes that others have, too.
-    present_T = jnp.asarray(padded.present_T)
-    bank = prompt_patches(model, params, padded.tokens_T, padded.kept_K, present_T=present_T)
-    got = patched_logits(model, params, padded.tokens_T, bank, present_T=present_T)
-    want = full_logits(model, params, padded.tokens_T, padded.kept_K, present_T=present_T)
-    rows = slice(padded.num_kept)
-    assert relative_error(got[rows], want[rows]) < eps("float32", 60, condition=20)
+    bank = prompt_patches(model, params, TOKENS, kept)
+    got = patched_logits(model, params, TOKENS, bank)
+    want = full_logits(model, params, TOKENS, kept)
+    assert got.shape == (len(kept), VOCAB) and bank.kept_K.tolist() == list(kept)
+    assert relative_error(got, want) < eps("float32", 60, condition=20)
 
 
 @pytest.mark.parametrize("name", ("rotary", "sandwich", "experts"))
@@ -72,7 +70,7 @@ def test_the_experts_of_the_whole_prompt_are_chosen():
     model, params = MODELS["experts"], params_of("experts")
     kept = np.array([22, 23])
     bank = prompt_patches(model, params, TOKENS, kept)
-    block, block_params = model.blocks[0], params["blocks_0"]
+    block, block_params = model.blocks[0], layer_params(model, params, 0)
     hidden_TD = model.apply({"params": params}, TOKENS, method="embed")
 
     def chosen(rows_TD, positions_T, factor):
@@ -97,22 +95,6 @@ def test_a_compact_bank_says_the_same():
     want = patched_logits(model, params, TOKENS, bank)
     got = patched_logits(model, params, TOKENS, compact_bank(bank))
     assert relative_error(got, want) < eps("float32", 60)
-
-
-def test_padding_changes_nothing():
-    model, params = MODELS["sandwich"], params_of("sandwich")
-    kept = np.array([3, 9, 17])
-    padded = pad_prompt(TOKENS[:18], kept)
-    assert (len(padded.tokens_T), len(padded.kept_K), padded.num_kept) == (32, 4, 3)
-    want = full_logits(model, params, TOKENS[:18], kept)
-    present_T = jnp.asarray(padded.present_T)
-    got = full_logits(model, params, padded.tokens_T, padded.kept_K, present_T=present_T)
-    assert relative_error(got[:3], want) < eps("float32", 60)
-
-
-def test_padding_stops_at_the_models_positions():
-    padded = pad_prompt(TOKENS, np.array([3, 9, 17]), limit=25)
-    assert len(padded.tokens_T) == 24 and padded.kept_K.tolist() == [3, 9, 17]
 
 
 def test_everything_works_inside_jit():

@@ -13,21 +13,20 @@ from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icl_jax.blocks.block import WIRINGS, Block
+from icl_jax.blocks.block import Block
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.feedforward import Dense
+from icl_jax.blocks.functional import functional, with_layers
 from icl_jax.blocks.materialise import materialise, position_patch
+from icl_jax.blocks.wiring import WIRINGS
 from icl_jax.dynamics.prefixes import prefix_outputs_by_reruns, prefix_pass
-from icl_jax.patches.bank import (
-    LOOPS,
-    check_patchable,
-    forward,
-    patched_forward,
-    stack_patches,
-)
-from icl_jax.patches.block import Midpoint, TokenPatch
+from icl_jax.patches.bank import LOOPS, check_patchable, patched_forward, stack_patches
+from icl_jax.patches.block import TokenPatch
 from icl_jax.patches.output import BiasPatch, DownPatch, apply_output
 from icl_jax.patches.token import apply_factor
+from icl_jax.stack.block import Midpoint
+from icl_jax.stack.layers import stack_layers
+from icl_jax.stack.run import forward
 from tests.helpers import (
     LAYERS,
     MLPS,
@@ -49,6 +48,11 @@ def only(hidden_TD, kept_K):
     """The sequence with NaN wherever it is not kept: nothing may be read there."""
     kept_K = jnp.asarray(kept_K)
     return jnp.full_like(hidden_TD, jnp.nan).at[kept_K].set(hidden_TD[kept_K])
+
+
+def with_patches(bank, patches):
+    """The bank with another patch in every layer."""
+    return replace(bank, patches=bank.patches.rebuilt(patches))
 
 
 def other_direction(vectors_KD, seed):
@@ -73,7 +77,7 @@ class TestPatchedEqualsFull:
     @given(cases(), st.sampled_from(LOOPS), st.sampled_from(("auto", "down")))
     def test_in_float32_and_float64(self, case, loop, output):
         model = case.model
-        run = (model.blocks, model.block_params)
+        run = (model.layers,)
         hidden_TD = model.embed(case.tokens())
         if model.blocks[0].norms_output:
             output = "auto"  # A norm on the output takes a down patch's length away.
@@ -101,7 +105,7 @@ class TestPatchedEqualsFull:
     @given(cases(dtypes=("bfloat16",)), st.sampled_from(LOOPS))
     def test_in_bfloat16_to_bfloat16(self, case, loop):
         model = case.model
-        run = (model.blocks, model.block_params)
+        run = (model.layers,)
         hidden_TD = model.embed(case.tokens())
         bank = stack_patches(*run, hidden_TD, case.kept, loop=loop)
         want_KD = forward(*run, hidden_TD)[bank.kept_K]
@@ -116,7 +120,7 @@ class TestPatchedEqualsFull:
     def test_through_a_deep_stack_the_closed_loop_repairs_what_the_open_one_adds_up(self):
         model = make_model(Block(LAYERS["attention"], MLPS["dense"], "pre_norm", "layer"), 12)
         hidden_TD = model.embed(normal(1, 6, 3, dtype="float32"))
-        run = (model.blocks, model.block_params)
+        run = (model.layers,)
 
         @compiled
         def errors(hidden_TD):
@@ -148,13 +152,11 @@ class TestLiterally:
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), model.params)
         tokens_TC = normal(5, 6, 3)
         hidden_TD = model.embed(tokens_TC)
-        layers = [params[f"blocks_{i}"] for i in range(2)]
-        bank = stack_patches(model.blocks, layers, hidden_TD, [5], output=output)
-        patched = dict(params)
-        for i, patch in enumerate(bank.patches):
-            patched[f"blocks_{i}"] = materialise(
-                model.blocks[i], layers[i], position_patch(patch, 0)
-            )
+        layers = functional(model.stack, params)
+        bank = stack_patches(layers, hidden_TD, [5], output=output)
+        pairs = zip(layers, bank.patches, strict=True)
+        trees = [materialise(*layer, position_patch(patch, 0)) for layer, patch in pairs]
+        patched = with_layers(params, layers.params.rebuilt(trees))
 
         want = model.stack.apply({"params": params}, tokens_TC)[-1:]
         got = model.stack.apply({"params": patched}, tokens_TC[-1:])
@@ -165,25 +167,25 @@ class TestLiterally:
     def test_the_first_patch_without_the_second_is_not_enough(self):
         model = make_model(Block(LAYERS["attention"], MLPS["dense"], "pre_norm", "rms"), depth=2)
         hidden_TD = model.embed(normal(5, 6, 3))
-        run = (model.blocks, model.block_params)
+        run = (model.layers,)
         bank = stack_patches(*run, hidden_TD, [5])
         want_KD = forward(*run, hidden_TD)[-1:]
         for layer in range(2):
             half = [jax.tree.map(jnp.zeros_like, patch) for patch in bank.patches]
             half[layer] = bank.patches[layer]
-            got_KD = patched_forward(*run, hidden_TD, replace(bank, patches=tuple(half)))
+            got_KD = patched_forward(*run, hidden_TD, with_patches(bank, half))
             assert relative_error(got_KD, want_KD) > MISS
         for part in ("input", "output"):
             half = tuple(
                 replace(p, **{part: jax.tree.map(jnp.zeros_like, getattr(p, part))})
                 for p in bank.patches
             )
-            got_KD = patched_forward(*run, hidden_TD, replace(bank, patches=half))
+            got_KD = patched_forward(*run, hidden_TD, with_patches(bank, half))
             assert relative_error(got_KD, want_KD) > MISS
 
 
 ATTENTION = make_model(Block(LAYERS["attention_rotary"], MLPS["dense_bias"], "pre_norm"), depth=2)
-RUN = (ATTENTION.blocks, ATTENTION.block_params)
+RUN = (ATTENTION.layers,)
 
 
 class TestPositionsAndPadding:
@@ -204,14 +206,16 @@ class TestPositionsAndPadding:
         positions_T, kept = jnp.array([3, 4, 7, 20, 21, 30]), [1, 4]
         bank = stack_patches(*RUN, self.hidden_TD, kept, positions_T=positions_T)
         want_KD = forward(*RUN, self.hidden_TD, positions_T=positions_T)[jnp.array(kept)]
-        got_KD = patched_forward(*RUN, self.hidden_TD, bank, positions_T=positions_T)
+        np.testing.assert_array_equal(bank.positions_K, positions_T[jnp.array(kept)])
+        got_KD = patched_forward(*RUN, self.hidden_TD, bank)
         assert_close(got_KD, want_KD, 60, condition=10)
-        assert relative_error(patched_forward(*RUN, self.hidden_TD, bank), want_KD) > MISS
+        wrong = replace(bank, positions_K=bank.kept_K)
+        assert relative_error(patched_forward(*RUN, self.hidden_TD, wrong), want_KD) > MISS
 
     @pytest.mark.parametrize("layer", ("attention_bidirectional", "linear_attention", "recurrent"))
     def test_padding_is_as_good_as_absent(self, layer):
         model = make_model(Block(LAYERS[layer], MLPS["dense_bias"], "post_norm"))
-        run = (model.blocks, model.block_params)
+        run = (model.layers,)
         tokens_TC, present_T = normal(3, 6, 3), jnp.array([True, False, True, True, False, True])
         there = jnp.array([0, 2, 3, 5])
         hidden_TD = model.embed(tokens_TC)
@@ -232,7 +236,7 @@ class TestPositionsAndPadding:
     def test_a_query_that_equals_every_context_token_needs_no_patch(self):
         model = make_model(Block(LAYERS["attention"], MLPS["dense_bias"], "skip", "none"))
         hidden_TD = jnp.tile(model.embed(normal(3, 1, 3)), (5, 1))
-        bank = stack_patches(model.blocks, model.block_params, hidden_TD, [4])
+        bank = stack_patches(model.layers, hidden_TD, [4])
         scale = jnp.max(jnp.abs(hidden_TD))
         for vector in (bank.patches[0].input.delta_D, bank.patches[0].output.delta_D):
             assert jnp.max(jnp.abs(vector)) < eps("float64", 30) * scale
@@ -288,17 +292,17 @@ class TestBatches:
         chex.clear_trace_counter()
 
         @chex.assert_max_traces(n=1)
-        def banks(blocks, params, hidden_TD, kept_K):
-            return stack_patches(blocks, params, hidden_TD, kept_K)
+        def banks(layers, hidden_TD, kept_K):
+            return stack_patches(layers, hidden_TD, kept_K)
 
-        jitted = jax.jit(banks, static_argnums=0)
+        jitted = jax.jit(banks)
         for seed in range(3):
             # Built anew each time: equal modules are equal static arguments.
             block = Block(LAYERS["attention_rotary"], MLPS["dense_bias"], "pre_norm")
             model = make_model(block, depth=2, seed=seed)
             hidden_TD = model.embed(normal(seed, 6, 3))
             kept_K = jnp.array([seed, 5], jnp.int32)
-            jitted(model.blocks, model.block_params, hidden_TD, kept_K)
+            jitted(model.layers, hidden_TD, kept_K)
 
 
 class MovingAverage(ContextualLayer):
@@ -323,7 +327,7 @@ class TestLayersAndBlocksOfOnesOwn:
     @pytest.mark.parametrize("wiring", WIRINGS)
     def test_a_contextual_layer_plugs_in(self, wiring):
         model = make_model(Block(MovingAverage(), MLPS["gated"], wiring), depth=2)
-        run = (model.blocks, model.block_params)
+        run = (model.layers,)
         hidden_TD = model.embed(normal(1, 6, 3))
         bank = stack_patches(*run, hidden_TD, [2, 5])
         want_KD = forward(*run, hidden_TD)[jnp.array([2, 5])]
@@ -334,20 +338,24 @@ class TestLayersAndBlocksOfOnesOwn:
 
     def test_its_prefixes_come_from_the_base_class(self):
         model = make_model(Block(MovingAverage(), MLPS["dense"], "pre_norm"), depth=2)
-        run = (model.blocks, model.block_params)
+        run = (model.layers,)
         hidden_TD = model.embed(normal(1, 6, 3))
         got = prefix_pass(*run, hidden_TD[:-1], hidden_TD[-1]).output_MD
         want = prefix_outputs_by_reruns(*run, hidden_TD[:-1], hidden_TD[-1])
         assert_close(got, want, 60)
 
     def test_a_block_of_plain_functions(self):
-        run = ((PlainBlock(),) * 2, [plain_params(seed) for seed in (0, 10)])
+        run = (stack_layers((PlainBlock(),) * 2, [plain_params(seed) for seed in (0, 10)]),)
         assert_patches_work(run, normal(1, 6, 8))
 
     def test_a_block_of_equinox_modules(self):
-        # The module is the parameters: a pytree; the block says how to call it.
-        run = ((EquinoxBlock(),) * 2, [equinox_params(seed) for seed in (0, 10)])
-        assert_patches_work(run, normal(1, 6, 8))
+        # Its arrays are the parameters; the rest of the module is a part of the block.
+        modules = [eqx.partition(equinox_module(seed), eqx.is_array) for seed in (0, 10)]
+        layers = stack_layers(
+            [EquinoxBlock(static) for _, static in modules], [params for params, _ in modules]
+        )
+        assert layers.params.repeats == (2,)
+        assert_patches_work((layers,), normal(1, 6, 8))
 
 
 def assert_patches_work(run, hidden_TD):
@@ -392,7 +400,7 @@ def plain_params(seed):
     }
 
 
-class EquinoxParams(eqx.Module):
+class EquinoxModule(eqx.Module):
     """What an Equinox user has: a module that is a pytree of its own parameters."""
 
     attention: eqx.nn.MultiheadAttention
@@ -400,9 +408,9 @@ class EquinoxParams(eqx.Module):
     second: eqx.nn.Linear
 
 
-def equinox_params(seed):
+def equinox_module(seed):
     keys = jax.random.split(jax.random.key(seed), 3)
-    return EquinoxParams(
+    return EquinoxModule(
         eqx.nn.MultiheadAttention(2, 8, key=keys[0], dtype=jnp.float64),
         eqx.nn.Linear(8, 16, key=keys[1], dtype=jnp.float64),
         eqx.nn.Linear(16, 8, key=keys[2], dtype=jnp.float64),
@@ -413,20 +421,22 @@ def equinox_params(seed):
 class EquinoxBlock:
     """Bidirectional attention and an MLP with biases, from Equinox layers."""
 
+    static: EquinoxModule
     patches_input: ClassVar[bool] = True
     has_output_bias: ClassVar[bool] = True
 
     def contextual(self, params, hidden_TD, *, positions_T=None, present_T=None):
-        residual_TD = hidden_TD + params.attention(hidden_TD, hidden_TD, hidden_TD)
+        attention = eqx.combine(params, self.static).attention
+        residual_TD = hidden_TD + attention(hidden_TD, hidden_TD, hidden_TD)
         return Midpoint(residual_TD, residual_TD)
 
     def hidden(self, params, mlp_input_TD, factor):
         if factor is not None:
             mlp_input_TD = jax.vmap(apply_factor)(mlp_input_TD, factor)
-        return jnp.tanh(jax.vmap(params.first)(mlp_input_TD))
+        return jnp.tanh(jax.vmap(eqx.combine(params, self.static).first)(mlp_input_TD))
 
     def output(self, params, midpoint, hidden_TH, patch):
-        output_TD = jax.vmap(params.second)(hidden_TH)
+        output_TD = jax.vmap(eqx.combine(params, self.static).second)(hidden_TH)
         if patch is not None and patch.output is not None:
             output_TD = jax.vmap(apply_output)(output_TD, hidden_TH, patch.output)
         return midpoint.residual_TD + output_TD
@@ -437,7 +447,7 @@ def dead_model(wiring="skip"):
     model = make_model(Block(LAYERS["attention"], Dense(hidden_widths=(16,)), wiring, "none"))
     params = jax.tree.map(lambda leaf: leaf, model.block_params[0])
     params["mlp"]["layer_0"]["bias"] = jnp.full(16, -1e3, jnp.float32)
-    return model, (model.blocks, [params])
+    return model, (stack_layers(model.blocks, [params]),)
 
 
 class TestPatchesThatDoNotExist:
@@ -448,11 +458,11 @@ class TestPatchesThatDoNotExist:
         """Only the removed tokens say anything: the lone query's MLP input is zero."""
         model = make_model(Block(LAYERS["attention"], MLPS["dense_bias"], "no_skip", "none"))
         hidden_TD = normal(0, 4, 8).at[3].set(0.0)
-        return (model.blocks, model.block_params), hidden_TD
+        return (model.layers,), hidden_TD
 
     def test_a_zero_input_is_refused_outside_jit(self):
         run, hidden_TD = self.zero_input()
-        with pytest.raises(ValueError, match="the MLP's input has length zero at row .0,."):
+        with pytest.raises(ValueError, match=r"MLP input of layer 0 at index \(0,\) .* length 0"):
             stack_patches(*run, hidden_TD, [3])
 
     def test_check_patchable_names_layer_prompt_and_position(self):
@@ -470,7 +480,7 @@ class TestPatchesThatDoNotExist:
     def test_dead_hidden_units_have_no_down_patch(self):
         _, run = dead_model()
         hidden_TD = normal(0, 4, 8)
-        with pytest.raises(ValueError, match="the down kernel's input has length zero at row .0,."):
+        with pytest.raises(ValueError, match=r"hidden activations of layer 0 at index \(0,\)"):
             stack_patches(*run, hidden_TD, [3], output="down")
         bank = jax.jit(lambda x: stack_patches(*run, x, [3], output="down"))(hidden_TD)
         with pytest.raises(ValueError, match=r"hidden activations of layer 0 at index \(0,\)"):
@@ -486,7 +496,7 @@ class TestPatchesThatDoNotExist:
     def test_a_parallel_block_has_no_input_patch_to_fail(self):
         model = make_model(Block(LAYERS["attention"], MLPS["dense_bias"], "parallel", "none"))
         hidden_TD = normal(0, 4, 8).at[3].set(0.0)
-        bank = stack_patches(model.blocks, model.block_params, hidden_TD, [3])
+        bank = stack_patches(model.layers, hidden_TD, [3])
         assert bank.patches[0].input is None
         check_patchable(bank)
 
@@ -516,12 +526,12 @@ class TestErrors:
     def test_a_down_patch_cannot_go_through_a_norm(self):
         model = make_model(Block(LAYERS["attention"], MLPS["gated"], "sandwich", "rms"))
         with pytest.raises(ValueError, match="output='down' cannot restore the residual stream"):
-            stack_patches(model.blocks, model.block_params, self.hidden_TD, [5], output="down")
+            stack_patches(model.layers, self.hidden_TD, [5], output="down")
 
     def test_a_bias_patch_needs_a_bias(self):
         model = make_model(Block(LAYERS["attention"], MLPS["dense"], "skip", "none"))
         with pytest.raises(ValueError, match="output='bias' needs a block that ends in a bias"):
-            stack_patches(model.blocks, model.block_params, self.hidden_TD, [5], output="bias")
+            stack_patches(model.layers, self.hidden_TD, [5], output="bias")
 
     def test_the_sequence_is_checked(self):
         with pytest.raises(ValueError, match=r"hidden_TD must have 2 axes \(T, D\), got 3 axes"):
@@ -530,13 +540,15 @@ class TestErrors:
             stack_patches(*RUN, jnp.ones((6, 8), jnp.int32), [5])
 
     def test_layers_and_parameters_are_counted(self):
-        with pytest.raises(ValueError, match="blocks is empty; a stack has at least one layer"):
-            stack_patches((), (), self.hidden_TD, [5])
+        with pytest.raises(ValueError, match="stack is empty; a stack has at least one layer"):
+            stack_patches(stack_layers((), ()), self.hidden_TD, [5])
+        with pytest.raises(TypeError, match="layers must be a Layers, got tuple. Make one with"):
+            stack_patches((), self.hidden_TD, [5])
         with pytest.raises(ValueError, match="of each of the 2 blocks, got 1 trees"):
-            forward(RUN[0], RUN[1][:1], self.hidden_TD)
-        bank = stack_patches(*RUN, self.hidden_TD, [5])
+            stack_layers(ATTENTION.blocks, ATTENTION.block_params[:1])
+        first = stack_patches(ATTENTION.layers[:1], self.hidden_TD, [5])
         with pytest.raises(ValueError, match=r"one patch per layer \(2\), got 1"):
-            forward(*RUN, self.hidden_TD[5:], patches=bank.patches[:1])
+            forward(*RUN, self.hidden_TD[5:], patches=first.patches)
 
     def test_the_kept_rows_alone_are_not_the_sequence(self):
         # JAX clamps indices: row 5 of two rows would quietly be row 1.

@@ -12,6 +12,7 @@ import pytest
 
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.feedforward import Dense
+from icl_jax.blocks.functional import functional, layer_params, layer_places
 from icl_jax.patches.bank import stack_patches
 from icl_jax.patches.low_rank import as_matrix
 from icl_jax.patches.output import BiasPatch, DownPatch, down_update
@@ -60,19 +61,21 @@ def parameter_changes(patch, params, mlp):
     return changes
 
 
-def add_to_tree(params, changes_of_layers):
+def add_to_tree(stack, params, changes_of_layers):
     """A copy of a stack's parameters with the changes of each block's MLP added."""
     tree = jax.tree.map(lambda leaf: leaf, params)
-    for layer, changes in enumerate(changes_of_layers):
+    places = layer_places(stack.blocks)
+    for (layers, row), changes in zip(places, changes_of_layers, strict=True):
         for (name, leaf), change in changes.items():
-            tree[f"blocks_{layer}"]["mlp"][name][leaf] += change
+            mlp = tree[layers]["mlp"]
+            mlp[name][leaf] = mlp[name][leaf].at[row].add(change)
     return tree
 
 
-@functools.partial(compiled, static_argnums=(0, 3))
-def query_patches(blocks, params, hidden_TD, output):
+@functools.partial(compiled, static_argnums=2)
+def query_patches(layers, hidden_TD, output):
     """The patches of the last of six positions."""
-    return stack_patches(blocks, params, hidden_TD, [5], output=output)
+    return stack_patches(layers, hidden_TD, [5], output=output)
 
 
 @functools.cache
@@ -82,9 +85,10 @@ def patched_tree(mlp, output, depth, *, seed=0):
     model = make_model(block, depth, seed=seed)
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), model.params)
     tokens_TC = normal(100 + seed, 6, 3)
-    layers = [params[f"blocks_{layer}"] for layer in range(depth)]
-    bank = query_patches(model.blocks, layers, model.embed(tokens_TC), output)
-    changes = [parameter_changes(*pair, mlp) for pair in zip(bank.patches, layers, strict=True)]
+    layers = functional(model.stack, params)
+    bank = query_patches(layers, model.embed(tokens_TC), output)
+    pairs = zip(bank.patches, layers.params, strict=True)
+    changes = [parameter_changes(*pair, mlp) for pair in pairs]
     return model.stack, tokens_TC, params, changes
 
 
@@ -100,7 +104,9 @@ def test_the_query_alone_with_new_weights_gives_what_it_gave_with_its_context(ml
     stack, tokens_TC, params, changes = patched_tree(mlp, output, depth)
     want = run(stack, params, tokens_TC)
     query_1C = tokens_TC[-1:]
-    assert_close(run(stack, add_to_tree(params, changes), query_1C), want, 32 * depth, condition=30)
+    assert_close(
+        run(stack, add_to_tree(stack, params, changes), query_1C), want, 32 * depth, condition=30
+    )
     assert relative_error(run(stack, params, query_1C), want) > MISS
     # Another prompt's weights, and weights moved as far in random directions.
     *_, other = patched_tree(mlp, output, depth, seed=1)
@@ -113,7 +119,7 @@ def test_the_query_alone_with_new_weights_gives_what_it_gave_with_its_context(ml
         for layer in changes
     ]
     for wrong in (other, noise):
-        assert relative_error(run(stack, add_to_tree(params, wrong), query_1C), want) > MISS
+        assert relative_error(run(stack, add_to_tree(stack, params, wrong), query_1C), want) > MISS
 
 
 def test_every_changed_parameter_is_needed():
@@ -122,16 +128,17 @@ def test_every_changed_parameter_is_needed():
     assert set(changes[0]) == {("gate", "kernel"), ("up", "kernel"), ("down", "bias")}
     for left_out in changes[0]:
         rest = [{key: change for key, change in changes[0].items() if key != left_out}]
-        got = run(stack, add_to_tree(params, rest), tokens_TC[-1:])
+        got = run(stack, add_to_tree(stack, params, rest), tokens_TC[-1:])
         assert relative_error(got, want) > MISS, left_out
 
 
 def test_each_matrix_has_rank_one_and_keeps_its_shape():
-    _, _, params, changes = patched_tree("gated", "down", 3)
+    stack, _, params, changes = patched_tree("gated", "down", 3)
     for layer, of_layer in enumerate(changes):
+        of_params = layer_params(stack, params, layer)
         assert len(of_layer) == 3
         for (name, leaf), change in of_layer.items():
-            assert change.shape == params[f"blocks_{layer}"]["mlp"][name][leaf].shape
+            assert change.shape == of_params["mlp"][name][leaf].shape
             assert np.linalg.matrix_rank(change) == 1
 
 
@@ -140,7 +147,7 @@ def test_the_weights_are_for_this_query_and_not_for_another():
     stack, tokens_TC, params, changes = patched_tree("dense_bias", "bias", 1)
     other_TC = tokens_TC.at[-1].set(normal(77, 3))
     want = run(stack, params, other_TC)
-    got = run(stack, add_to_tree(params, changes), other_TC[-1:])
+    got = run(stack, add_to_tree(stack, params, changes), other_TC[-1:])
     assert relative_error(got, want) > MISS
 
 
@@ -149,12 +156,12 @@ def test_float32_parameters_stay_float32_and_exact_to_it():
     model = make_model(block, 3)
     tokens_TC = normal(100, 6, 3, dtype="float32")
     hidden_TD = model.embed(tokens_TC)
-    bank = query_patches(model.blocks, model.block_params, hidden_TD, "auto")
+    bank = query_patches(model.layers, hidden_TD, "auto")
     changes = [
         parameter_changes(patch, params, "dense_bias")
         for patch, params in zip(bank.patches, model.block_params, strict=True)
     ]
-    patched = add_to_tree(model.params, changes)
+    patched = add_to_tree(model.stack, model.params, changes)
     assert {leaf.dtype for leaf in jax.tree.leaves(patched)} == {jnp.dtype("float32")}
     want = run(model.stack, model.params, tokens_TC)
     assert_close(run(model.stack, patched, tokens_TC[-1:]), want, 96, condition=30)

@@ -12,7 +12,6 @@ import numpy as np
 from icl_jax.interop.huggingface import Checkpoint
 from icl_jax.interop.spans import Prompt
 from icl_jax.language.generation import generate, patched_generate, token_agreement
-from icl_jax.language.padding import PaddedPrompt, pad_prompt
 from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, prompt_patches
 from icl_jax.language.sampling import Sampling
 from icl_jax.measures.distributions import kl_divergence, same_top1
@@ -53,92 +52,73 @@ def measure(
 ) -> dict[str, Any]:
     """All numbers of one prompt in one precision."""
     model, params = checkpoint.model, checkpoint.params
-    prompt = pad(checkpoint, prompts[index])
-    kept = slice(prompt.num_kept)
-    present_T = jnp.asarray(prompt.present_T)
-    run = (model, params, prompt.tokens_T)
-    expected_KV = full_logits(*run, prompt.kept_K, present_T=present_T)[kept]
+    prompt = prompts[index]
+    run = (model, params, prompt.tokens)
+    expected_KV = full_logits(*run, prompt.kept)
 
-    def bank(other: PaddedPrompt, output: Any) -> Bank:
+    def bank(other: Prompt, output: Any) -> Bank:
         return prompt_patches(
-            model,
-            params,
-            other.tokens_T,
-            other.kept_K,
-            present_T=jnp.asarray(other.present_T),
-            loop=config.loop,
-            output=output,
+            model, params, other.tokens, other.kept, loop=config.loop, output=output
         )
 
     own = bank(prompt, config.output_patch)
+    others = bank(another(checkpoint, prompts, index), config.output_patch)
     outputs = {
-        "patched": patched_logits(*run, own, present_T=present_T),
-        "unpatched": alone_logits(*run, prompt.kept_K, present_T=present_T),
-        "shuffled": patched_logits(
-            *run,
-            borrowed(own, bank(another(checkpoint, prompts, index), config.output_patch)),
-            present_T=present_T,
-        ),
+        "patched": patched_logits(*run, own),
+        "unpatched": alone_logits(*run, prompt.kept),
+        "shuffled": patched_logits(*run, borrowed(own, others)),
     }
     banks = {"patched": own}
     numbers: dict[str, Any] = {}
     if own.conditioning[0].max_gain_change is not None and config.output_patch != "scale":
         try:
             banks["scale"] = bank(prompt, "scale")
-            outputs["scale"] = patched_logits(*run, banks["scale"], present_T=present_T)
+            outputs["scale"] = patched_logits(*run, banks["scale"])
         except ValueError:  # An output of exactly zero, which no scale makes into another.
             numbers |= {f"scale.{name}": math.nan for name in ("relative_error", "kl", "top1")}
             nothing_L = np.full(len(own.conditioning), math.nan)
             numbers |= dict.fromkeys((f"scale.{name}" for name in CONDITIONING), nothing_L)
     for name, actual_KV in outputs.items():
-        numbers[f"{name}.relative_error"] = relative_error(actual_KV[kept], expected_KV)
+        numbers[f"{name}.relative_error"] = relative_error(actual_KV, expected_KV)
         if model.head == "none":
             continue  # Last states are no distribution.
-        numbers[f"{name}.kl"] = jnp.mean(kl_divergence(expected_KV, actual_KV[kept]))
-        same_K = same_top1(expected_KV, actual_KV[kept])
+        numbers[f"{name}.kl"] = jnp.mean(kl_divergence(expected_KV, actual_KV))
+        same_K = same_top1(expected_KV, actual_KV)
         numbers[f"{name}.top1"] = jnp.mean(same_K, dtype=jnp.float32)
     for name, one in banks.items():
-        numbers |= {f"{name}.{key}": value for key, value in conditioning(one, kept).items()}
+        numbers |= {f"{name}.{key}": value for key, value in conditioning(one).items()}
     return numbers
 
 
-def pad(checkpoint: Checkpoint, prompt: Prompt) -> PaddedPrompt:
-    """The prompt in a shape that others have, too."""
-    limit = checkpoint.model.num_positions
-    return pad_prompt(prompt.tokens, prompt.kept, limit=limit)
-
-
-def another(checkpoint: Checkpoint, prompts: Sequence[Prompt], index: int) -> PaddedPrompt:
+def another(checkpoint: Checkpoint, prompts: Sequence[Prompt], index: int) -> Prompt:
     """The prompt before; the only one there is, with its context reversed; or with other tokens."""
     own, before = prompts[index], prompts[index - 1]
     if not np.array_equal(own.tokens, before.tokens):
-        return pad(checkpoint, before)
+        return before
     removed = np.setdiff1d(np.arange(len(own.tokens)), own.kept)
     tokens = own.tokens.copy()
     tokens[removed] = tokens[removed[::-1]]
     if np.array_equal(tokens, own.tokens):
         vocab_size = checkpoint.model.vocab_size
         tokens[removed] = (tokens[removed] + 1 + np.arange(len(removed))) % vocab_size
-    return pad(checkpoint, dataclasses.replace(own, tokens=tokens))
+    return dataclasses.replace(own, tokens=tokens)
 
 
 def borrowed(bank: Bank, other: Bank) -> Bank:
     """The other's patches, row by row from the start and over again, at the bank's positions."""
     rows_K = jnp.arange(bank.kept_K.shape[0]) % other.kept_K.shape[0]
-    patches = jax.tree.map(lambda leaf: leaf[rows_K], other.patches)
+    patches = jax.tree.map(lambda leaf: leaf[:, rows_K], other.patches)
     return dataclasses.replace(bank, patches=patches)
 
 
-def conditioning(bank: Bank, kept: slice) -> dict[str, np.ndarray]:
+def conditioning(bank: Bank) -> dict[str, np.ndarray]:
     """The hardest patch of every layer: vectors (L)."""
     numbers: dict[str, list[Any]] = {name: [] for name in CONDITIONING}
     for layer in bank.conditioning:
-        numbers["relative_change"].append(jnp.max(layer.relative_change[kept]))
+        numbers["relative_change"].append(jnp.max(layer.relative_change))
         change, normalised = layer.max_gain_change, layer.min_normalised
-        numbers["max_scale_change"].append(math.nan if change is None else jnp.max(change[kept]))
-        numbers["min_normalised"].append(
-            math.nan if normalised is None else jnp.min(normalised[kept])
-        )
+        numbers["max_scale_change"].append(math.nan if change is None else jnp.max(change))
+        numbers["min_normalised"].append(math.nan if normalised is None else jnp.min(normalised))
     return {name: np.asarray(values, np.float64) for name, values in numbers.items()}
 
 

@@ -32,7 +32,7 @@ from experiments.language.checkpoint.tiny import make_tiny
 from experiments.tools.conduct import Outcome, each, finish, note_measurement, start
 from experiments.tools.flags import UsageError, launch, option
 from icl_jax import checks
-from icl_jax.blocks.stack import functional
+from icl_jax.blocks.functional import functional
 from icl_jax.interop.huggingface import Checkpoint, load
 from icl_jax.interop.peft import adapter_policy
 from icl_jax.interop.spans import Prompt, read_prompts
@@ -169,7 +169,7 @@ def prepare(config: Config, workdir: Path | None) -> tuple[Run, list[Prompt], Ch
 
 def check_possible(config: Config, checkpoint: Checkpoint, prompts: Sequence[Prompt]) -> None:
     """Raises ValueError for what this model cannot do with these prompts."""
-    for block, params in zip(*functional(checkpoint.model, checkpoint.params), strict=True):
+    for block, params in functional(checkpoint.model, checkpoint.params):
         chosen_policy(config.output_patch, block, block.output_norm(params) is not None)
     if config.export == "peft":
         adapter_policy(checkpoint)
@@ -186,8 +186,9 @@ def check_possible(config: Config, checkpoint: Checkpoint, prompts: Sequence[Pro
 
 
 def _max_length(config: Config, checkpoint: Checkpoint) -> int | None:
-    limit = checkpoint.model.num_positions
-    return None if limit is None else limit - config.generate
+    limits = (checkpoint.model.num_positions, checkpoint.max_positions)
+    known = [limit for limit in limits if limit is not None]
+    return min(known) - config.generate if known else None
 
 
 def _plain(texts: Mapping[str, list[dict[str, np.ndarray]]]) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 
 from icl_jax.blocks.experts import Experts
+from icl_jax.blocks.functional import functional, layer_params
 from icl_jax.blocks.language_model import LanguageModel
-from icl_jax.blocks.stack import functional
 from icl_jax.descent.explicit import MOVES_KERNEL, ExplicitConfig
 from icl_jax.descent.finetune import descend, finetune
 from icl_jax.descent.layer_causal import layer_causal_loss
@@ -24,8 +24,8 @@ from icl_jax.measures.distributions import kl_divergence, top_k_overlap, total_v
 from icl_jax.measures.nulls import random_points
 from icl_jax.measures.representation import attention_similarity, kendall_tau, update_similarity
 from icl_jax.measures.weight_space import cosine
-from icl_jax.patches.bank import forward
 from icl_jax.patches.token import token_update
+from icl_jax.stack.run import forward
 from icl_jax.tasks.classification import ClassificationPrompt
 
 
@@ -154,7 +154,6 @@ def fine_tuned(
 ) -> Params:
     """The chosen weights after descent on the demonstrations' labels, none of which it sees."""
     part, rest = select(params, config.trains)
-    blocks, _ = functional(model, params)
 
     def loss(part: Params, example: tuple[Array, Array, Array]) -> Array:
         tokens_U, last, label = example
@@ -164,15 +163,11 @@ def fine_tuned(
             logits_1V: Any = model.apply({"params": whole}, hidden_UD[last][None], method="readout")
             return optax.softmax_cross_entropy_with_integer_labels(logits_1V[0], label)
 
-        _, block_params = functional(model, whole)
+        layers = functional(model, whole)
         hidden_UD: Any = model.apply({"params": whole}, tokens_U, method="embed")
         if not config.layer_causal:
-            return read_loss(forward(blocks, block_params, hidden_UD))
-        layers = [
-            lambda params, hidden_UD, block=block: forward((block,), (params,), hidden_UD)
-            for block in blocks
-        ]
-        return layer_causal_loss(layers, block_params, hidden_UD, read_loss)
+            return read_loss(forward(layers, hidden_UD))
+        return layer_causal_loss(layers, hidden_UD, read_loss)
 
     examples = (question.examples_NU, question.example_lasts_N, question.labels_N)
     if config.batch == "one":
@@ -285,7 +280,7 @@ def measures(
 def compares_kernels(model: LanguageModel, config: ExplicitConfig) -> bool:
     """Whether descent moves the kernel that the context updates, in every layer."""
     plain = all(
-        block.wiring != "parallel" and not isinstance(block.mlp, Experts) for block in model.blocks
+        block.wired.reads_context and not isinstance(block.mlp, Experts) for block in model.blocks
     )
     return plain and config.trains in MOVES_KERNEL
 
@@ -296,14 +291,13 @@ def update_cosines(model: LanguageModel, params: Params, found: Answers, parts: 
     The update is that of the query's last token between the two runs of the model as it is (open
     loop); the mean over layers.
     """
-    _, block_params = functional(model, params)
     cosines = []
-    for layer, one_params in enumerate(block_params):
+    for layer, one_params in enumerate(functional(model, params).params):
         kernel_DH = kernel_of(one_params)
         update = token_update(
             found.in_context.mlp_inputs_LD[layer], found.zero_shot.mlp_inputs_LD[layer], kernel_DH
         )
-        moved_WDH = kernel_of(parts[f"blocks_{layer}"]) - kernel_DH[None]
+        moved_WDH = kernel_of(layer_params(model, parts, layer, axis=1)) - kernel_DH[None]
         cosines.append(jax.vmap(functools.partial(cosine, update))(moved_WDH))
     return jnp.mean(jnp.stack(cosines), axis=0)
 

@@ -47,7 +47,7 @@ from experiments.regression.learner import (
 )
 from experiments.tools.comparisons import compared, joined, summaries, with_nulls
 from experiments.tools.conduct import Outcome
-from experiments.tools.flags import launch, option
+from experiments.tools.flags import LONE, launch, option
 from experiments.tools.oracles import oracle_losses, query_losses
 from icl_jax import checks
 from icl_jax.blocks.stack import Stack
@@ -90,6 +90,7 @@ class Config:
         for name in ("num_prompts", "num_search_prompts", "num_rates"):
             checks.positive_int("descent", name, getattr(self, name))
         check_grid("descent", self.lowest_rate, self.highest_rate, self.num_rates)
+        checks.at_least_two("descent", "num_prompts", self.num_prompts, LONE)
         depth = self.learner.stack.depth
         if not 0 <= self.layer < depth:
             raise ValueError(
@@ -174,7 +175,7 @@ def face_to_face(
             side = explicit_side(stack, params, explicit, points, prompt)
             found = _functions(context.side, side)
             if moves_kernel:
-                moved_PDH = kernel_updates(points, config.layer)
+                moved_PDH = kernel_updates(stack, points, config.layer)
                 found |= _weights(context, moved_PDH) | _paths(config, path.updates, moved_PDH)
             return found, query_losses(side.predictions_P, prompt)
 
@@ -193,7 +194,7 @@ def face_to_face(
             "path_ranks": None,
         }
         if moves_kernel:
-            moved_PDH = kernel_updates(mine, config.layer)[1:]
+            moved_PDH = kernel_updates(stack, mine, config.layer)[1:]
             numbers["norm_ratio"] = jax.vmap(norm_ratio)(_later(context.updates), moved_PDH)
             numbers["path_ranks"] = {
                 "implicit": effective_rank_of_updates(_later(path.updates))[None],

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from experiments.regression.learner import embed, predict, query_predictions, read_out
 from experiments.tools.predictors import predict_and_differentiate
-from icl_jax.blocks.stack import Stack, functional
+from icl_jax.blocks.functional import functional, layer_params
+from icl_jax.blocks.stack import Stack
 from icl_jax.descent.explicit import ExplicitConfig
 from icl_jax.descent.finetune import DescentTrajectory, descend, finetune
 from icl_jax.descent.layer_causal import layer_causal_loss
@@ -22,8 +23,8 @@ from icl_jax.dynamics.anchored import anchored_trajectory
 from icl_jax.dynamics.peel_off import peel_off_trajectory
 from icl_jax.dynamics.prefixes import prefix_pass, suffix_midpoints
 from icl_jax.measures.function_space import squared_error
-from icl_jax.patches.bank import forward
 from icl_jax.patches.low_rank import LowRank
+from icl_jax.stack.run import forward
 from icl_jax.tasks.prompt import Prompt, example_queries, prompt_tokens, query_token
 
 
@@ -55,13 +56,14 @@ class Implicit(NamedTuple):
 
 def implicit(stack: Stack, params: Params, prompt: Prompt, layer: int) -> Implicit:
     """The learner after every prefix, and what that is for the first kernel of a layer."""
-    blocks, block_params = functional(stack, params)
+    layers = functional(stack, params)
     hidden_TD = embed(stack, params, prompt_tokens(prompt))
-    prefixes = prefix_pass(blocks, block_params, hidden_TD[:-1], hidden_TD[-1])
-    kernel_DH = kernel_of(block_params[layer])
+    prefixes = prefix_pass(layers, hidden_TD[:-1], hidden_TD[-1])
+    block, its_params = layers[layer]
+    kernel_DH = kernel_of(its_params)
     anchored = anchored_trajectory(prefixes.full[layer].mlp_input_TD, kernel_DH)
-    below_TD = forward(blocks[:layer], block_params[:layer], hidden_TD) if layer else hidden_TD
-    suffixes = suffix_midpoints(blocks[layer], block_params[layer], below_TD[:-1], below_TD[-1])
+    below_TD = forward(layers[:layer], hidden_TD) if layer else hidden_TD
+    suffixes = suffix_midpoints(block, its_params, below_TD[:-1], below_TD[-1])
     peeled = peel_off_trajectory(suffixes.mlp_input_TD, kernel_DH)
 
     def of_query(query_D: Array) -> Array:
@@ -87,14 +89,8 @@ def fine_tune(
         whole = merge(part, rest)
         if not config.layer_causal:
             return squared_error(predict(stack, whole, token_C[None]), target)
-        blocks, block_params = functional(stack, whole)
-        layers = [
-            lambda params, hidden_1D, block=block: forward((block,), (params,), hidden_1D)
-            for block in blocks
-        ]
         return layer_causal_loss(
-            layers,
-            block_params,
+            functional(stack, whole),
             embed(stack, whole, token_C[None]),
             lambda hidden_1D: squared_error(read_out(stack, whole, hidden_1D)[0], target),
         )
@@ -125,7 +121,7 @@ def explicit_side(
     return Side(*jax.vmap(at)(points))
 
 
-def kernel_updates(points: Params, layer: int) -> Array:
+def kernel_updates(stack: Stack, points: Params, layer: int) -> Array:
     """How far the first kernel of a layer is from its start, (P, D, H)."""
-    kernels_PDH = kernel_of(points[f"blocks_{layer}"])
+    kernels_PDH = kernel_of(layer_params(stack, points, layer, axis=1))
     return kernels_PDH - kernels_PDH[:1]

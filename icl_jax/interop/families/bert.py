@@ -17,6 +17,7 @@ from icl_jax.interop.families.common import (
     layer_norm_table,
     linear_table,
 )
+from icl_jax.interop.harmless import Only
 from icl_jax.interop.options import Options
 from icl_jax.interop.table import Tensor, head_bias, heads_in, heads_out, tensor
 
@@ -25,30 +26,35 @@ ARCHITECTURES = ("BertModel", "bert")
 #: What stands on the last states: a pooler, or the heads of the pre-training.
 IGNORED = (r"pooler\..*", r"cls\..*")
 
+HARMLESS = {
+    "is_causal": Only((False,)),
+    "tie_word_embeddings": "there is no head",
+}
+
 
 def build(config: Options) -> LanguageModel:
     """The encoder."""
     config.require("position_embedding_type", ("absolute",), default="absolute")
     config.require("is_decoder", (False,), default=False)
     config.require("add_cross_attention", (False,), default=False)
-    epsilon = config.number("layer_norm_eps", default=1e-12)
+    epsilon = config.number("layer_norm_eps", default=1e-12, least=0.0)
     attention = SoftmaxAttention(
-        num_heads=config.integer("num_attention_heads"),
+        num_heads=config.count("num_attention_heads"),
         head_width=head_width(config),
         use_bias=True,
         causal=False,
     )
     mlp = Dense(
-        hidden_widths=(config.integer("intermediate_size"),),
+        hidden_widths=(config.count("intermediate_size"),),
         activation=activation(config, "hidden_act", default="gelu"),
     )
     block = Block(attention, mlp, wiring="post_norm", norm="layer", norm_epsilon=epsilon)
     return LanguageModel(
-        blocks=repeat(block, config.integer("num_hidden_layers")),
-        vocab_size=config.integer("vocab_size"),
-        width=config.integer("hidden_size"),
-        num_positions=config.integer("max_position_embeddings"),
-        num_types=config.integer("type_vocab_size", default=2),
+        blocks=repeat(block, config.layers("num_hidden_layers")),
+        vocab_size=config.count("vocab_size"),
+        width=config.count("hidden_size"),
+        num_positions=config.count("max_position_embeddings"),
+        num_types=config.count("type_vocab_size", default=2),
         embedding_norm=True,
         norm="layer",
         final_norm=False,
@@ -62,15 +68,15 @@ def table(model: LanguageModel, config: Options) -> tuple[Tensor, ...]:
     width = model.width
     rows = {
         "word": ("embedding", model.vocab_size),
-        "position": ("position_embedding", config.integer("max_position_embeddings")),
-        "token_type": ("type_embedding", config.integer("type_vocab_size", default=2)),
+        "position": ("position_embedding", config.count("max_position_embeddings")),
+        "token_type": ("type_embedding", config.count("type_vocab_size", default=2)),
     }
     found = [
         tensor(f"embeddings.{name}_embeddings.weight", (count, width), path)
         for name, (path, count) in rows.items()
     ]
     found += layer_norm_table("embeddings.LayerNorm", "norm_embedding", width)
-    hidden = config.integer("intermediate_size")
+    hidden = config.count("intermediate_size")
     for layer, block in enumerate(model.blocks):
         stored, path = f"encoder.layer.{layer}", f"blocks_{layer}"
         attention, mlp = f"{stored}.attention", f"{path}/mlp"

@@ -18,6 +18,7 @@ from icl_jax.interop.families.common import (
     linear_table,
     rotary,
 )
+from icl_jax.interop.harmless import Only
 from icl_jax.interop.options import Options
 from icl_jax.interop.table import (
     Piece,
@@ -31,13 +32,23 @@ from icl_jax.interop.table import (
     tensor,
 )
 
-ARCHITECTURES = ("FalconForCausalLM", "falcon", "RefinedWeb", "RefinedWebModel")
+ARCHITECTURES = ("FalconForCausalLM", "falcon", "RefinedWeb", "RefinedWebModel", "RWForCausalLM")
+
+
+HARMLESS = {
+    "apply_residual_connection_post_layernorm": Only((False,)),
+    "multi_query": "the new decoder has groups",
+    "num_kv_heads": "without the new decoder, multi_query says how many there are",
+    "num_ln_in_parallel_attn": "without the new decoder there is one norm",
+    "parallel_attn": "the new decoder always is",
+}
 
 
 def build(config: Options) -> LanguageModel:
     """The model; ``alibi`` is not supported."""
+    config = _newest(config)
     config.require("alibi", (False,), default=False)
-    num_heads, use_bias = config.integer("num_attention_heads"), _use_bias(config)
+    num_heads, use_bias = config.count("num_attention_heads"), _use_bias(config)
     layer = SoftmaxAttention(
         num_heads=num_heads,
         head_width=head_width(config),
@@ -50,7 +61,7 @@ def build(config: Options) -> LanguageModel:
         activation=activation(config, "activation", default="gelu"),
         use_bias=use_bias,
     )
-    epsilon = config.number("layer_norm_epsilon", default=1e-5)
+    epsilon = config.number("layer_norm_epsilon", default=1e-5, least=0.0)
     block = Block(
         layer,
         mlp,
@@ -60,9 +71,9 @@ def build(config: Options) -> LanguageModel:
         separate_norms=_parallel(config) and _num_norms(config) == 2,
     )
     return LanguageModel(
-        blocks=repeat(block, config.integer("num_hidden_layers")),
-        vocab_size=config.integer("vocab_size"),
-        width=config.integer("hidden_size"),
+        blocks=repeat(block, config.layers("num_hidden_layers")),
+        vocab_size=config.count("vocab_size"),
+        width=config.count("hidden_size"),
         norm="layer",
         norm_epsilon=epsilon,
         head="tied" if config.boolean("tie_word_embeddings", default=True) else "own",
@@ -71,8 +82,9 @@ def build(config: Options) -> LanguageModel:
 
 def table(model: LanguageModel, config: Options) -> tuple[Tensor, ...]:
     """Queries, keys and values in one tensor: by head, by group, or one after the other."""
+    config = _newest(config)
     width, vocab, hidden = model.width, model.vocab_size, _hidden(config)
-    heads, features = config.integer("num_attention_heads"), head_width(config)
+    heads, features = config.count("num_attention_heads"), head_width(config)
     use_bias = _use_bias(config)
     found = [
         tensor("transformer.word_embeddings.weight", (vocab, width), "embedding"),
@@ -134,15 +146,31 @@ def tiny() -> dict[str, Any]:
     }
 
 
+def _newest(config: Options) -> Options:
+    """The options under the names that they got when the family came to transformers."""
+    older = {
+        "hidden_size": "n_embed",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+        "num_kv_heads": "n_head_kv",
+    }
+    found = {new: config.count(old) for new, old in older.items() if config.has(old)}
+    for new in found:
+        config.either(new, older[new])  # Refuses two that differ.
+    if "num_kv_heads" in found:
+        found["new_decoder_architecture"] = True
+    return config.having(**found)
+
+
 def _new(config: Options) -> bool:
     return config.boolean("new_decoder_architecture", default=False)
 
 
 def _groups(config: Options) -> int:
     """Heads of keys and values."""
-    num_heads = config.integer("num_attention_heads")
+    num_heads = config.count("num_attention_heads")
     if _new(config):
-        return config.integer("num_kv_heads", default=num_heads)
+        return config.count("num_kv_heads", default=num_heads)
     return 1 if config.boolean("multi_query", default=True) else num_heads
 
 
@@ -156,7 +184,7 @@ def _num_norms(config: Options) -> int:
 
 
 def _hidden(config: Options) -> int:
-    return config.integer("ffn_hidden_size", default=4 * config.integer("hidden_size"))
+    return config.count("ffn_hidden_size", default=4 * config.count("hidden_size"))
 
 
 def _use_bias(config: Options) -> bool:
@@ -165,7 +193,7 @@ def _use_bias(config: Options) -> bool:
 
 def _pieces(config: Options, context: str, suffix: str) -> tuple[Piece, ...]:
     """Where the parts of the fused tensor (or of its bias) go."""
-    heads, groups = config.integer("num_attention_heads"), _groups(config)
+    heads, groups = config.count("num_attention_heads"), _groups(config)
     features = head_width(config)
     paths = [f"{context}/{name}{suffix}" for name in ("query", "key", "value")]
     if _new(config):

@@ -27,6 +27,11 @@ ARCHITECTURES = ("Gemma2ForCausalLM", "gemma2")
 #: The names that configurations have for layers that see a window, and for the others.
 SLIDING, FULL = "sliding_attention", "full_attention"
 
+HARMLESS = {
+    "hidden_act": "hidden_activation, or what the family has without it, counts",
+    "sliding_window": "no layer has a window",
+}
+
 _NORMS = (
     ("input_layernorm", "norm_1"),
     ("post_attention_layernorm", "norm_1_out"),
@@ -81,7 +86,7 @@ def tiny() -> dict[str, Any]:
 
 def layer_types(config: Options, *, every: int) -> tuple[str, ...]:
     """What each layer sees: where nothing is said, every so many see all, the others a window."""
-    num_layers = config.integer("num_hidden_layers")
+    num_layers = config.layers("num_hidden_layers")
     numbers = range(1, num_layers + 1)
     default = [SLIDING if number % every else FULL for number in numbers]
     kinds = config.sequence("layer_types", default=default)
@@ -109,9 +114,9 @@ def sandwich(
       qk_norm: of queries and keys.
     """
     config.require("use_bidirectional_attention", (False, None), default=None)
-    config = Options({"head_dim": 256, **config.config}, config.where)
-    epsilon = config.number("rms_norm_eps", default=1e-6)
-    scale = 1 / math.sqrt(config.number("query_pre_attn_scalar", default=256))
+    config = config.having(head_dim=256)
+    epsilon = config.number("rms_norm_eps", default=1e-6, least=0.0)
+    scale = 1 / math.sqrt(config.positive("query_pre_attn_scalar", default=256))
     layer = attention(
         config,
         rotary=turning,
@@ -123,7 +128,7 @@ def sandwich(
         norm_epsilon=epsilon,
     )
     mlp = Gated(
-        hidden_width=config.integer("intermediate_size"),
+        hidden_width=config.count("intermediate_size"),
         activation=activation(config, "hidden_activation", default="gelu_pytorch_tanh"),
         use_bias=False,
     )

@@ -12,32 +12,22 @@ from icl_jax.interop.families.common import rotary
 from icl_jax.interop.options import Options
 from icl_jax.interop.table import Tensor
 
-ARCHITECTURES = ("Gemma3ForCausalLM", "gemma3_text", "Gemma3ForConditionalGeneration", "gemma3")
+ARCHITECTURES = ("Gemma3ForCausalLM", "gemma3_text")
 
-# transformers' own from_pretrained would leave the text model random, with a warning.
-_TEXT_ALONE = (
-    "Gemma3ForCausalLM. Save the text model alone, once: "
-    "whole = Gemma3ForConditionalGeneration.from_pretrained(OLD); "
-    "text = Gemma3ForCausalLM(whole.config.text_config); "
-    "text.model, text.lm_head = whole.model.language_model, whole.lm_head; "
-    "text.save_pretrained(NEW)"
-)
+HARMLESS = gemma2.HARMLESS
 
 
 def build(config: Options) -> LanguageModel:
     """The model; every sixth layer sees everything, where the configuration says nothing else."""
-    if config.has("text_config"):
-        architectures = config.either("architectures", default=None)
-        raise config.unsupported("architectures", architectures, _TEXT_ALONE)
     # There is such an option, but transformers does nothing with it.
     config.require("attn_logit_softcapping", (None,), default=None)
     # The positions of windows are never scaled, also where their base is left out.
-    windows = Options({"rope_local_base_freq": 10000.0, **config.config}, config.where)
+    windows = config.having(rope_local_base_freq=10000.0)
     turning = {
         gemma2.SLIDING: rotary(windows.rope(gemma2.SLIDING)),
         gemma2.FULL: rotary(config.rope(gemma2.FULL), base=1000000.0),
     }
-    every = config.integer("sliding_window_pattern", "_sliding_window_pattern", default=6)
+    every = config.integer("sliding_window_pattern", "_sliding_window_pattern", default=6, least=1)
     blocks = tuple(
         gemma2.sandwich(config, kind, turning[kind], qk_norm="head")
         for kind in gemma2.layer_types(config, every=every)

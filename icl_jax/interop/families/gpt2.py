@@ -16,6 +16,21 @@ from icl_jax.interop.table import Tensor, conv1d_heads, conv1d_out, linear, piec
 
 ARCHITECTURES = ("GPT2LMHeadModel", "GPT2Model", "gpt2")
 
+HARMLESS = {
+    "n_ctx": "n_positions counts",
+    "reorder_and_upcast_attn": "another way to compute the same numbers",
+    **dict.fromkeys(
+        (
+            "summary_activation",
+            "summary_first_dropout",
+            "summary_proj_to_labels",
+            "summary_type",
+            "summary_use_proj",
+        ),
+        "what a classifier makes of the model",
+    ),
+}
+
 #: Adapters need to know that kernels are stored the other way round.
 CONV1D = True
 
@@ -25,21 +40,22 @@ def build(config: Options) -> LanguageModel:
     config.require("scale_attn_weights", (True,), default=True)
     config.require("scale_attn_by_inverse_layer_idx", (False,), default=False)
     config.require("add_cross_attention", (False,), default=False)
-    width, num_heads = config.integer("n_embd", "hidden_size"), config.integer("n_head")
+    width, num_heads = config.count("n_embd", "hidden_size"), config.count("n_head")
     if width % num_heads:
         raise config.unsupported("n_head", num_heads, f"a divisor of n_embd = {width}")
     layer = SoftmaxAttention(num_heads=num_heads, head_width=width // num_heads, use_bias=True)
     mlp = Dense(
-        hidden_widths=(config.integer("n_inner", default=4 * width),),
+        hidden_widths=(config.count("n_inner", default=4 * width),),
         activation=activation(config, "activation_function", default="gelu_new"),
     )
-    epsilon = config.number("layer_norm_epsilon", default=1e-5)
+    epsilon = config.number("layer_norm_epsilon", default=1e-5, least=0.0)
     block = Block(layer, mlp, wiring="pre_norm", norm="layer", norm_epsilon=epsilon)
     return LanguageModel(
-        blocks=repeat(block, config.integer("n_layer")),
-        vocab_size=config.integer("vocab_size"),
+        blocks=repeat(block, config.layers("n_layer")),
+        vocab_size=config.count("vocab_size"),
         width=width,
-        num_positions=config.integer("n_positions", "n_ctx"),
+        # As in transformers, the older name counts only without the newer.
+        num_positions=config.count("n_positions" if config.has("n_positions") else "n_ctx"),
         norm="layer",
         norm_epsilon=epsilon,
         head="tied" if config.boolean("tie_word_embeddings", default=True) else "own",
@@ -50,8 +66,8 @@ def table(model: LanguageModel, config: Options) -> tuple[Tensor, ...]:
     """Queries, keys and values one after the other in one tensor."""
     width, vocab, positions = model.width, model.vocab_size, model.num_positions
     assert positions is not None
-    heads = config.integer("n_head")
-    features, hidden = width // heads, config.integer("n_inner", default=4 * width)
+    heads = config.count("n_head")
+    features, hidden = width // heads, config.count("n_inner", default=4 * width)
     found = [
         tensor("transformer.wte.weight", (vocab, width), "embedding"),
         tensor("transformer.wpe.weight", (positions, width), "position_embedding"),

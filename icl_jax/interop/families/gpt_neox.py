@@ -33,11 +33,11 @@ def build(config: Options) -> LanguageModel:
         rotary=rotary(rope, features=turning),
     )
     mlp = Dense(
-        hidden_widths=(config.integer("intermediate_size"),),
+        hidden_widths=(config.count("intermediate_size"),),
         activation=activation(config, "hidden_act", default="gelu"),
     )
     parallel = config.boolean("use_parallel_residual", default=True)
-    epsilon = config.number("layer_norm_eps", default=1e-5)
+    epsilon = config.number("layer_norm_eps", default=1e-5, least=0.0)
     block = Block(
         layer,
         mlp,
@@ -47,9 +47,9 @@ def build(config: Options) -> LanguageModel:
         separate_norms=parallel,
     )
     return LanguageModel(
-        blocks=repeat(block, config.integer("num_hidden_layers")),
-        vocab_size=config.integer("vocab_size"),
-        width=config.integer("hidden_size"),
+        blocks=repeat(block, config.layers("num_hidden_layers")),
+        vocab_size=config.count("vocab_size"),
+        width=config.count("hidden_size"),
         norm="layer",
         norm_epsilon=epsilon,
         head="tied" if config.boolean("tie_word_embeddings", default=False) else "own",
@@ -59,7 +59,7 @@ def build(config: Options) -> LanguageModel:
 def table(model: LanguageModel, config: Options) -> tuple[Tensor, ...]:
     """Each head's query, key and value follow one another in one tensor."""
     width, vocab = model.width, model.vocab_size
-    heads, hidden = config.integer("num_attention_heads"), config.integer("intermediate_size")
+    heads, hidden = config.count("num_attention_heads"), config.count("intermediate_size")
     features = head_width(config)
     use_bias = config.boolean("attention_bias", default=True)
     found = [

@@ -12,18 +12,27 @@ from icl_jax.interop.families.common import (
     decoder_table,
     gated,
     pre_norm_blocks,
+    uniform_layers,
 )
+from icl_jax.interop.harmless import Only
 from icl_jax.interop.options import Options
 from icl_jax.interop.table import Tensor
 
 ARCHITECTURES = ("LlamaForCausalLM", "llama")
 
 
+HARMLESS = {
+    "is_llama_config": "says which family it is",
+    "rope_interleaved": Only((False,)),
+}
+
+
 def build(config: Options) -> LanguageModel:
     """The model; some descendants have biases."""
+    uniform_layers(config, "full_attention")
     layer = attention(config, use_bias=config.boolean("attention_bias", default=False))
     mlp = gated(config, use_bias=config.boolean("mlp_bias", default=False))
-    layers = (layer,) * config.integer("num_hidden_layers")
+    layers = (layer,) * config.layers("num_hidden_layers")
     return decoder(config, pre_norm_blocks(config, layers, mlp))
 
 

@@ -12,6 +12,7 @@ from icl_jax.interop.families.common import (
     decoder_table,
     gated,
     pre_norm_blocks,
+    uniform_layers,
 )
 from icl_jax.interop.options import Options
 from icl_jax.interop.table import Tensor
@@ -25,8 +26,9 @@ WINDOW = 4096
 def build(config: Options) -> LanguageModel:
     """The model; later versions have no window, and heads of a width of their own."""
     window = config.optional_integer("sliding_window", missing=WINDOW)
+    uniform_layers(config, "full_attention" if window is None else "sliding_attention")
     layer = attention(config, window=window)
-    layers = (layer,) * config.integer("num_hidden_layers")
+    layers = (layer,) * config.layers("num_hidden_layers")
     return decoder(config, pre_norm_blocks(config, layers, gated(config)))
 
 

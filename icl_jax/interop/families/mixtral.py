@@ -13,6 +13,8 @@ from icl_jax.interop.table import Tensor
 
 ARCHITECTURES = ("MixtralForCausalLM", "mixtral")
 
+HARMLESS = {"router_jitter_noise": "moves the router's input in training only"}
+
 _NAMES = (("w1", "gate"), ("w3", "up"), ("w2", "down"))
 
 
@@ -20,8 +22,8 @@ def build(config: Options) -> LanguageModel:
     """The model; a window, where there is one, is that of every layer."""
     layer = attention(config, base=1000000.0, window=config.optional_integer("sliding_window"))
     mlp = experts(config, width_key="intermediate_size", renormalise=True)
-    mlps = (mlp,) * config.integer("num_hidden_layers")
-    epsilon = config.number("rms_norm_eps", default=1e-5)
+    mlps = (mlp,) * config.layers("num_hidden_layers")
+    epsilon = config.number("rms_norm_eps", default=1e-5, least=0.0)
     return mixture_decoder(config, layer, mlps, epsilon=epsilon)
 
 

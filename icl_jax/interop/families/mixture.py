@@ -44,9 +44,9 @@ def experts(
       shared_width: hidden width of the shared expert; None for none.
     """
     return Experts(
-        num_experts=config.integer("num_local_experts", "num_experts"),
-        experts_per_token=config.integer("num_experts_per_tok"),
-        hidden_width=config.integer(width_key),
+        num_experts=config.count("num_local_experts", "num_experts"),
+        experts_per_token=config.count("num_experts_per_tok"),
+        hidden_width=config.count(width_key),
         activation=activation(config, "hidden_act"),
         renormalise=renormalise,
         shared_width=shared_width,
@@ -55,11 +55,13 @@ def experts(
 
 def qwen_mlps(config: Options, mixture: Experts) -> tuple[Feedforward, ...]:
     """The MLP of each layer of Qwen: experts in every so many, but not in those of a list."""
-    every = config.integer("decoder_sparse_step", default=1)
+    every = config.integer("decoder_sparse_step", default=1, least=1)
     plain = config.sequence("mlp_only_layers", default=())
+    if not all(type(layer) is int for layer in plain):
+        raise config.unsupported("mlp_only_layers", plain, "numbers of layers")
     return tuple(
         mixture if layer not in plain and (layer + 1) % every == 0 else gated(config)
-        for layer in range(config.integer("num_hidden_layers"))
+        for layer in range(config.layers("num_hidden_layers"))
     )
 
 

@@ -22,7 +22,7 @@ _NORMS = (
 
 def build(config: Options) -> LanguageModel:
     """The model."""
-    epsilon = config.number("rms_norm_eps", default=1e-5)
+    epsilon = config.number("rms_norm_eps", default=1e-5, least=0.0)
     layer = attention(
         config,
         use_bias=config.boolean("attention_bias", default=False),
@@ -30,7 +30,7 @@ def build(config: Options) -> LanguageModel:
         norm_epsilon=epsilon,
     )
     block = Block(layer, gated(config), wiring="output_norm", norm="rms", norm_epsilon=epsilon)
-    return decoder(config, repeat(block, config.integer("num_hidden_layers")))
+    return decoder(config, repeat(block, config.layers("num_hidden_layers")))
 
 
 def table(model: LanguageModel, config: Options) -> tuple[Tensor, ...]:

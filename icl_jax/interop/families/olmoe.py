@@ -17,7 +17,7 @@ ARCHITECTURES = ("OlmoeForCausalLM", "olmoe")
 def build(config: Options) -> LanguageModel:
     """The model."""
     config.require("clip_qkv", (None,), default=None)
-    epsilon = config.number("rms_norm_eps", default=1e-5)
+    epsilon = config.number("rms_norm_eps", default=1e-5, least=0.0)
     layer = attention(
         config,
         use_bias=config.boolean("attention_bias", default=False),
@@ -26,7 +26,7 @@ def build(config: Options) -> LanguageModel:
     )
     renormalise = config.boolean("norm_topk_prob", default=False)
     mlp = experts(config, width_key="intermediate_size", renormalise=renormalise)
-    mlps = (mlp,) * config.integer("num_hidden_layers")
+    mlps = (mlp,) * config.layers("num_hidden_layers")
     return mixture_decoder(config, layer, mlps, epsilon=epsilon)
 
 

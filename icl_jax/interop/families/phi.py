@@ -31,15 +31,15 @@ def build(config: Options) -> LanguageModel:
     turning = int(head_width(config) * rope.number("partial_rotary_factor", default=0.5))
     layer = attention(config, use_bias=True, rotary=rotary(rope, features=turning))
     mlp = Dense(
-        hidden_widths=(config.integer("intermediate_size"),),
+        hidden_widths=(config.count("intermediate_size"),),
         activation=activation(config, "hidden_act", default="gelu_new"),
     )
-    epsilon = config.number("layer_norm_eps", default=1e-5)
+    epsilon = config.number("layer_norm_eps", default=1e-5, least=0.0)
     block = Block(layer, mlp, wiring="parallel", norm="layer", norm_epsilon=epsilon)
     return LanguageModel(
-        blocks=repeat(block, config.integer("num_hidden_layers")),
-        vocab_size=config.integer("vocab_size"),
-        width=config.integer("hidden_size"),
+        blocks=repeat(block, config.layers("num_hidden_layers")),
+        vocab_size=config.count("vocab_size"),
+        width=config.count("hidden_size"),
         norm="layer",
         norm_epsilon=epsilon,
         head="tied" if config.boolean("tie_word_embeddings", default=False) else "own",
@@ -57,7 +57,7 @@ def table(model: LanguageModel, config: Options) -> tuple[Tensor, ...]:
     ]
     if model.head == "own":
         found.append(tensor("lm_head.weight", (vocab, width), "head_kernel", linear))
-    hidden = config.integer("intermediate_size")
+    hidden = config.count("intermediate_size")
     for layer, block in enumerate(model.blocks):
         stored, path = f"model.layers.{layer}", f"blocks_{layer}"
         found += attention_table(

@@ -21,6 +21,11 @@ ARCHITECTURES = ("Qwen2ForCausalLM", "qwen2")
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
+HARMLESS = {
+    "max_window_layers": "layer_types counts, or no layer has a window",
+    "sliding_window": "no layer has a window",
+}
+
 #: What a file means that uses windows and does not say how long they are.
 WINDOW = 4096
 
@@ -67,7 +72,7 @@ def tiny() -> dict[str, Any]:
 
 def windowed(config: Options, **options: Any) -> tuple[SoftmaxAttention, ...]:
     """The attention of each layer of Qwen: with a window where the configuration says so."""
-    num_layers = config.integer("num_hidden_layers")
+    num_layers = config.layers("num_hidden_layers")
     window = None
     if config.boolean("use_sliding_window", default=False):
         window = config.optional_integer("sliding_window", missing=WINDOW)

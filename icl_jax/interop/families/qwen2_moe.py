@@ -6,7 +6,8 @@ Source: Yang et al. 2024 (arXiv 2407.10671).
 from typing import Any
 
 from icl_jax.blocks.language_model import LanguageModel
-from icl_jax.interop.families.common import attention
+from icl_jax.interop.families import qwen2
+from icl_jax.interop.families.common import attention, uniform_layers
 from icl_jax.interop.families.mixture import (
     experts,
     mixture_decoder,
@@ -19,18 +20,25 @@ from icl_jax.interop.table import Tensor
 ARCHITECTURES = ("Qwen2MoeForCausalLM", "qwen2_moe")
 
 
+HARMLESS = {
+    **qwen2.HARMLESS,
+    "intermediate_size": "all layers have experts",
+}
+
+
 def build(config: Options) -> LanguageModel:
     """The model; queries, keys and values have biases."""
     # Which layers a window would be for has changed from version to version.
     config.require("use_sliding_window", (False,), default=False)
+    uniform_layers(config, qwen2.FULL)
     layer = attention(config, use_bias=config.boolean("qkv_bias", default=True), out_bias=False)
     mlp = experts(
         config,
         width_key="moe_intermediate_size",
         renormalise=config.boolean("norm_topk_prob", default=False),
-        shared_width=config.integer("shared_expert_intermediate_size"),
+        shared_width=config.count("shared_expert_intermediate_size"),
     )
-    epsilon = config.number("rms_norm_eps", default=1e-6)
+    epsilon = config.number("rms_norm_eps", default=1e-6, least=0.0)
     return mixture_decoder(config, layer, qwen_mlps(config, mlp), epsilon=epsilon)
 
 

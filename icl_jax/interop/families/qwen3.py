@@ -14,13 +14,16 @@ from icl_jax.interop.table import Tensor
 ARCHITECTURES = ("Qwen3ForCausalLM", "qwen3")
 
 
+HARMLESS = qwen2.HARMLESS
+
+
 def build(config: Options) -> LanguageModel:
     """The model."""
     layers = qwen2.windowed(
         config,
         use_bias=config.boolean("attention_bias", default=False),
         qk_norm="head",
-        norm_epsilon=config.number("rms_norm_eps", default=1e-6),
+        norm_epsilon=config.number("rms_norm_eps", default=1e-6, least=0.0),
     )
     return decoder(config, pre_norm_blocks(config, layers, gated(config)))
 

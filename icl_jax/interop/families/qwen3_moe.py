@@ -6,7 +6,8 @@ Source: Qwen Team 2025 (arXiv 2505.09388).
 from typing import Any
 
 from icl_jax.blocks.language_model import LanguageModel
-from icl_jax.interop.families.common import attention
+from icl_jax.interop.families import qwen2
+from icl_jax.interop.families.common import attention, uniform_layers
 from icl_jax.interop.families.mixture import (
     experts,
     mixture_decoder,
@@ -19,14 +20,22 @@ from icl_jax.interop.table import Tensor
 ARCHITECTURES = ("Qwen3MoeForCausalLM", "qwen3_moe")
 
 
+HARMLESS = {
+    **qwen2.HARMLESS,
+    "intermediate_size": "all layers have experts",
+}
+
+
 def build(config: Options) -> LanguageModel:
     """The model; a window, where it is used, is that of every layer."""
-    epsilon = config.number("rms_norm_eps", default=1e-6)
+    epsilon = config.number("rms_norm_eps", default=1e-6, least=0.0)
     slides = config.boolean("use_sliding_window", default=False)
+    window = config.optional_integer("sliding_window", missing=qwen2.WINDOW) if slides else None
+    uniform_layers(config, qwen2.FULL if window is None else qwen2.SLIDING)
     layer = attention(
         config,
         use_bias=config.boolean("attention_bias", default=False),
-        window=config.optional_integer("sliding_window", missing=4096) if slides else None,
+        window=window,
         qk_norm="head",
         norm_epsilon=epsilon,
     )

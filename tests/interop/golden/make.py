@@ -23,6 +23,7 @@ from icl_jax.interop.registry import families
 
 HERE = Path(__file__).parent
 LENGTHS = (24, 17, 9)
+INPUTS = ("tokens", "mask", "positions")
 
 
 def batch(vocab_size: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -91,6 +92,11 @@ def random_model(family: str, seed: int = 0, given=None):
 
 def logits(model, given) -> np.ndarray:
     """Logits, or last states, of a batch."""
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope" and len(given["tokens"]) > 1:
+        # It asks how long the longest prompt of a batch is; ours do not matter to each other.
+        rows = [{key: given[key][i : i + 1] for key in INPUTS} for i in range(len(given["tokens"]))]
+        return np.concatenate([logits(model, row) for row in rows])
     with torch.no_grad():
         found = model(
             input_ids=torch.as_tensor(given["tokens"], dtype=torch.long),

@@ -1,0 +1,269 @@
+"""The bridge from Flax to pure functions on arrays: a block, and the layers of a model.
+
+A model keeps the parameters of its layers stacked, ``params["layers_S_B"]`` for block B of the
+period of segment S, with leaves (R, ...) over the repeats: what ``stack.fold`` scans over.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from icl_jax.blocks.block import Block
+from icl_jax.blocks.views import Slots
+from icl_jax.dims import Array, Params
+from icl_jax.patches.block import TokenPatch
+from icl_jax.patches.normed import OutputNorm
+from icl_jax.patches.token import InputFactor
+from icl_jax.stack.block import Midpoint
+from icl_jax.stack.layers import Layers, PerLayer, periods
+
+
+@dataclass(frozen=True)
+class FlaxBlock:
+    """A ``Block`` as a ``ContextualBlock``: pure functions on arrays, hashable for jit."""
+
+    module: Block
+
+    @property
+    def patches_input(self) -> bool:
+        """False for a parallel block: its MLP reads the stream before the context enters it."""
+        return self.module.wired.reads_context
+
+    @property
+    def has_output_bias(self) -> bool:
+        """Whether the MLP, or the norm on its output, ends in a bias."""
+        if self.norms_output:
+            return self.module.norm == "layer"
+        return self.module.mlp.use_bias
+
+    @property
+    def norms_output(self) -> bool:
+        """Whether a norm stands on the MLP's output."""
+        return self.module.norms_output and self.module.norm != "none"
+
+    @property
+    def causal(self) -> bool:
+        """Whether position t reads positions up to t only."""
+        return self.module.contextual_layer.causal
+
+    @property
+    def normalised(self) -> bool | None:
+        """Whether the contextual layer's weights sum to 1 over what is there (softmax)."""
+        return self.module.contextual_layer.normalised
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether ``extend`` can go on after the tokens so far."""
+        return self.module.contextual_layer.has_memory
+
+    @property
+    def has_norm(self) -> bool:
+        """Whether a norm stands between the contextual layer and the MLP's input."""
+        return self.module.norm != "none" and self.module.wired.has_norm_before_mlp
+
+    def contextual(
+        self,
+        params: Params,
+        hidden_TD: Array,
+        *,
+        positions_T: Array | None = None,
+        present_T: Array | None = None,
+    ) -> Midpoint:
+        """See ``Block.contextual``."""
+        return self._apply(
+            params, "contextual", hidden_TD, positions_T=positions_T, present_T=present_T
+        )
+
+    def hidden(self, params: Params, mlp_input_TD: Array, factor: InputFactor | None) -> Array:
+        """See ``Block.hidden``."""
+        return self._apply(params, "hidden", mlp_input_TD, factor)
+
+    def output(
+        self, params: Params, midpoint: Midpoint, hidden_TH: Array, patch: TokenPatch | None
+    ) -> Array:
+        """See ``Block.output``."""
+        return self._apply(params, "output", midpoint, hidden_TH, patch)
+
+    def output_norm(self, params: Params) -> OutputNorm | None:
+        """The root-mean-square norm on the MLP's output; None where there is none."""
+        if not self.norms_output or self.module.norm != "rms":
+            return None
+        return OutputNorm(params["norm_2_out"]["scale"], self.module.norm_epsilon)
+
+    def mlp_output(
+        self, params: Params, mlp_input_TD: Array, hidden_TH: Array, factor: InputFactor | None
+    ) -> Array:
+        """See ``Block.mlp_output``."""
+        return self._apply(params, "mlp_output", mlp_input_TD, hidden_TH, factor)
+
+    def empty_memory(self, slots: int, width: int, dtype: Any) -> Any:
+        """See ``ContextualLayer.empty_memory``."""
+        return self.module.contextual_layer.empty_memory(slots, width, dtype)
+
+    def extend(
+        self,
+        params: Params,
+        hiddens: tuple[Array, ...],
+        memories: tuple[Any, ...],
+        slots: tuple[Slots, ...],
+    ) -> tuple[tuple[Midpoint, ...], tuple[Any, ...]]:
+        """See ``Block.extend``."""
+        return self._apply(params, "extend", hiddens, memories, slots)
+
+    def prefixes(
+        self, params: Params, context_ND: Array, probes_MD: Array, *, positions_M: Array
+    ) -> tuple[Midpoint, Midpoint]:
+        """See ``Block.prefixes``."""
+        return self._apply(params, "prefixes", context_ND, probes_MD, positions_M=positions_M)
+
+    def suffixes(
+        self, params: Params, context_ND: Array, query_D: Array, *, positions_T: Array
+    ) -> Midpoint:
+        """See ``Block.suffixes``."""
+        return self._apply(params, "suffixes", context_ND, query_D, positions_T=positions_T)
+
+    def parts(
+        self,
+        params: Params,
+        hidden_TD: Array,
+        *,
+        positions_T: Array | None = None,
+        present_T: Array | None = None,
+    ) -> tuple[Array, Array, tuple[Array, Array]]:
+        """See ``Block.parts``."""
+        return self._apply(params, "parts", hidden_TD, positions_T=positions_T, present_T=present_T)
+
+    def scores(self, params: Params, hidden_TD: Array) -> tuple[Array, Array]:
+        """See ``Block.scores``."""
+        return self._apply(params, "scores", hidden_TD)
+
+    def to_mlp_input(
+        self, params: Params, changes_ND: Array, references: tuple[Array, Array]
+    ) -> Array:
+        """See ``Block.to_mlp_input``."""
+        return self._apply(params, "to_mlp_input", changes_ND, references)
+
+    def _apply(self, params: Params, method: str, *args: Any, **kwargs: Any) -> Any:
+        return self.module.apply({"params": params}, *args, method=method, **kwargs)
+
+
+class HasBlocks(Protocol):
+    """A Flax model whose layers are blocks."""
+
+    blocks: tuple[Block, ...]
+
+
+def unbound(block: Block) -> Block:
+    """The design of a block, without the name and the parent that a model gives it."""
+    return block.clone(
+        parent=None,
+        name=None,
+        contextual_layer=block.contextual_layer.clone(parent=None, name=None),
+        mlp=block.mlp.clone(parent=None, name=None),
+    )
+
+
+def _segments(blocks: Sequence[Block]) -> list[tuple[tuple[FlaxBlock, ...], int]]:
+    flax_blocks = [FlaxBlock(unbound(block)) for block in blocks]
+    found, start = [], 0
+    for length, repeats in periods(flax_blocks):
+        found.append((tuple(flax_blocks[start : start + length]), repeats))
+        start += length * repeats
+    return found
+
+
+def layer_name(segment: int, block: int) -> str:
+    """The name of the parameters of one block of a period."""
+    return f"layers_{segment}_{block}"
+
+
+def layer_places(blocks: Sequence[Block]) -> list[tuple[str, int]]:
+    """Where each layer's parameters lie: the name in the model's parameters, and the row there."""
+    return [
+        (layer_name(segment, place), repeat)
+        for segment, (period, repeats) in enumerate(_segments(blocks))
+        for repeat in range(repeats)
+        for place in range(len(period))
+    ]
+
+
+def declare_layers(model: Any, width: int) -> None:
+    """Makes the parameters of a model's layers when it is initialised; called in its ``setup``.
+
+    Args:
+      model: has ``blocks`` and ``dtype``.
+      width: D, of the residual stream.
+    """
+    if not model.is_initializing():
+        return
+    hidden_TD = jnp.zeros((2, width), model.dtype)
+    for segment, (period, repeats) in enumerate(_segments(model.blocks)):
+        for place, block in enumerate(period):
+
+            def init(key: Array, module: Block = block.module, repeats: int = repeats) -> Params:
+                keys_R = jax.random.split(key, repeats)
+                return jax.vmap(lambda one: module.init(one, hidden_TD)["params"])(keys_R)
+
+            model.param(layer_name(segment, place), init)
+
+
+def functional(model: HasBlocks, params: Params) -> Layers:
+    """The layers of a stack or a language model as data, for ``stack_patches`` and the others.
+
+    Args:
+      model: the (unbound) Flax model.
+      params: its parameters, ``variables["params"]`` of ``model.init``.
+
+    Raises:
+      ValueError: ``params`` lacks layers.
+    """
+    segments = _segments(model.blocks)
+    names = [
+        [layer_name(segment, block) for block in range(len(period))]
+        for segment, (period, _) in enumerate(segments)
+    ]
+    missing = [name for period in names for name in period if name not in params]
+    if missing:
+        raise ValueError(
+            f"functional: params has no {', '.join(missing)}; pass the 'params' collection of "
+            "stack.init(key, tokens)."
+        )
+    return Layers(
+        tuple(period for period, _ in segments),
+        PerLayer(
+            tuple(tuple(params[name] for name in period) for period in names),
+            tuple(repeats for _, repeats in segments),
+        ),
+    )
+
+
+def layer_params(model: HasBlocks, params: Params, layer: int, *, axis: int = 0) -> Params:
+    """The parameters of one layer, out of a model's or of a part of them (see ``select``).
+
+    Args:
+      model: the Flax model.
+      params: its parameters, perhaps with further axes in front.
+      layer: the number of the layer, from 0.
+      axis: how many axes stand in front.
+    """
+    name, repeat = layer_places(model.blocks)[layer]
+    index = (slice(None),) * axis + (repeat,)
+    return jax.tree.map(lambda leaf: leaf[index], params[name])
+
+
+def with_layers(params: Params, layers: PerLayer[Params]) -> Params:
+    """A model's parameters with other layers, such as ``fold`` found them."""
+    named = {
+        layer_name(segment, block): tree
+        for segment, period in enumerate(layers.segments)
+        for block, tree in enumerate(period)
+    }
+    return {**params, **named}
+
+
+def cast(params: Params, dtype: jnp.dtype) -> Params:
+    """All parameters in another floating-point dtype."""
+    return jax.tree.map(lambda array: array.astype(dtype), params)

@@ -1,0 +1,88 @@
+"""A contextual block as pure functions on arrays.
+
+Anything that can say how it reads a context (``contextual``), what enters its last kernel
+(``hidden``) and what leaves it (``output``) is a contextual block: the Flax blocks of this library,
+an Equinox or NNX module behind a few lines, or plain functions. Blocks are hashable values, equal
+when they compute the same from the same parameters; what is learned is in ``params``.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import jax
+
+from icl_jax.dims import Array, Params
+
+Tree = TypeVar("Tree")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Midpoint:
+    """The state of a block between its contextual layer and its MLP.
+
+    Attributes:
+      residual_TD: (T, D), ``h``, what the MLP's output is added to; None without a skip.
+      mlp_input_TD: (T, D), ``z``, what the MLP's input kernels read.
+    """
+
+    residual_TD: Array | None
+    mlp_input_TD: Array
+
+
+class ContextualBlock(Protocol):
+    """``T_W(C, x) = M_W(A(C, x))``, opened at the MLP's input and at its last kernel.
+
+    A block with a norm on its MLP's output also has the methods of ``patches.block.NormedBlock``.
+    """
+
+    @property
+    def patches_input(self) -> bool:
+        """Whether the MLP's input depends on the context (not so in a parallel block)."""
+
+    @property
+    def has_output_bias(self) -> bool:
+        """Whether the MLP ends in a bias that a patch can use."""
+
+    def contextual(
+        self,
+        params: Params,
+        hidden_TD: Array,
+        *,
+        positions_T: Array | None = None,
+        present_T: Array | None = None,
+    ) -> Midpoint:
+        """Reads the whole sequence ``hidden_TD``; absent positions contribute nothing."""
+
+    def hidden(self, params: Params, mlp_input_TD: Array, factor: Any) -> Array:
+        """The activations (T, H) that enter the last kernel.
+
+        ``factor`` is an ``InputFactor`` with a leading T axis, or None.
+        """
+
+    def output(self, params: Params, midpoint: Midpoint, hidden_TH: Array, patch: Any) -> Array:
+        """The block's output (T, D); ``patch``: a ``TokenPatch`` with a leading T axis, or None."""
+
+
+def take(midpoint: Midpoint, rows_K: Array) -> Midpoint:
+    """The midpoint at some positions."""
+    return jax.tree.map(lambda rows_TD: rows_TD[rows_K], midpoint)
+
+
+def apply_block(
+    block: ContextualBlock, params: Params, midpoint: Midpoint, patch: Any = None
+) -> Array:
+    """The rest of the block after its contextual layer, patched row by row or plain."""
+    factor = None if patch is None else patch.input
+    hidden_TH = block.hidden(params, midpoint.mlp_input_TD, factor)
+    return block.output(params, midpoint, hidden_TH, patch)
+
+
+def settled(tree: Tree) -> Tree:
+    """The same values, computed to the end before anything that reads them is.
+
+    Left alone, XLA fuses the steps of a layer otherwise when they are patched than when the patches
+    are made, and the two round differently. With a barrier between the steps the patched run
+    repeats the extraction bit for bit, whatever stands around it.
+    """
+    return jax.lax.optimization_barrier(tree)
