@@ -74,6 +74,7 @@ from icl_jax.dynamics.prefixes import (
     probe_pass,
     suffix_midpoints,
 )
+from icl_jax.interop.banks import load_bank, save_bank
 from icl_jax.language.activations import Attended, attend
 from icl_jax.language.generation import (
     generate,
@@ -255,6 +256,7 @@ __all__ = [
     "Block",
     "build_stack",
     "cast",
+    "check_layer",
     "ContextualLayer",
     "Dense",
     "Experts",
@@ -312,6 +314,7 @@ __all__ = [
     "kernel_update",
     "layer_params",
     "Layers",
+    "load_bank",
     "LowRank",
     "mean",
     "merge_sums",
@@ -323,6 +326,7 @@ __all__ = [
     "query_sums",
     "QuerySums",
     "ridge_patch",
+    "save_bank",
     "scale",
     "scale_patch",
     "ScalePatch",

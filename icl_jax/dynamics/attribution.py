@@ -86,8 +86,8 @@ class AttentionBlock(ContextualBlock, Protocol):
     """A contextual block whose contextual layer is a sum over heads and tokens."""
 
     @property
-    def normalised(self) -> bool:
-        """Whether the weights of the sum are renormalised when tokens go (softmax)."""
+    def normalised(self) -> bool | None:
+        """Whether the weights are renormalised when tokens go (softmax); None: not said."""
 
     @property
     def has_norm(self) -> bool:
@@ -141,6 +141,12 @@ def attribute_block(
         raise ValueError(
             "attribute_block: a parallel block's MLP reads nothing of the context, so its input "
             "patch is zero and there is nothing to attribute."
+        )
+    if block.normalised is None:
+        raise ValueError(
+            "attribute_block: the contextual layer does not say whether its weights add up to 1, "
+            "and the split depends on it. Define the property normalised in the layer (True for a "
+            "softmax), and ask check_layer whether it is so."
         )
     kept_K = checks.kept_positions("attribute_block", kept_K, hidden_TD.shape[0])
     if positions_T is None:
