@@ -11,10 +11,13 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 #: Name of an experiment -> the module that has its Config and run.
 EXPERIMENTS: Mapping[str, str] = {
@@ -63,3 +66,16 @@ class _ShortNames(importlib.abc.MetaPathFinder):
 
 
 sys.meta_path.append(_ShortNames())
+
+
+def _stop(*_: Any) -> None:
+    """Ends a program that has done nothing yet, without the traceback of half an import."""
+    os.write(2, b"interrupted before anything began; the same command begins again.\n")
+    os._exit(130)
+
+
+# This package is imported before any other module of ``python -m experiments.NAME``, and JAX takes
+# seconds. (sys.argv[0] is "-m" while Python looks for the module: never in a library.) From
+# ``flags.launch`` on, Ctrl-C is an exception again.
+if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _stop)

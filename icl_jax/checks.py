@@ -15,8 +15,23 @@ import numpy as np
 from icl_jax.dims import Array
 
 
+def no_list(where: str, name: str, array: Any) -> None:
+    """Raises TypeError for a list or a tuple, which has no dtype, where an array belongs."""
+    if isinstance(array, list | tuple):
+        raise TypeError(
+            f"{where}: {name} must be an array, got a {type(array).__name__}. Convert it first, "
+            f"for example with jnp.asarray({name})."
+        )
+
+
 def rank(where: str, name: str, array: Any, expected: int, axes: str) -> None:
-    """Raises ValueError unless ``array`` has ``expected`` axes; ``axes`` describes them."""
+    """Raises unless ``array`` is an array of ``expected`` axes; ``axes`` describes them.
+
+    Raises:
+      ValueError: another number of axes.
+      TypeError: a list or a tuple.
+    """
+    no_list(where, name, array)
     got = jnp.ndim(array)
     if got != expected:
         raise ValueError(
@@ -27,6 +42,7 @@ def rank(where: str, name: str, array: Any, expected: int, axes: str) -> None:
 
 def floating(where: str, name: str, array: Any) -> None:
     """Raises TypeError unless ``array`` has a floating-point dtype."""
+    no_list(where, name, array)
     dtype = jnp.result_type(array)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(
@@ -61,10 +77,34 @@ def axis_size(where: str, name: str, array: Any, axis: int, expected: int, meani
         )
 
 
+def mask(where: str, name: str, array: Any, length: int, meaning: str) -> None:
+    """Raises unless ``array`` is a mask: ``length`` booleans, one per what ``meaning`` says.
+
+    Raises:
+      ValueError: not one axis of that length.
+      TypeError: not boolean: zeros and ones could be positions as well.
+    """
+    rank(where, name, array, 1, "(positions)")
+    axis_size(where, name, array, 0, length, meaning)
+    dtype = jnp.result_type(array)
+    if dtype != jnp.bool_:
+        raise TypeError(
+            f"{where}: {name} must be a boolean mask, got dtype {dtype}. Write it as a comparison, "
+            f"for example {name} > 0."
+        )
+
+
 def positive_int(where: str, name: str, value: Any) -> None:
     """Raises ValueError unless ``value`` is an integer of at least 1."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{where}: {name} must be an integer of at least 1, got {value!r}.")
+
+
+def at_least_two(where: str, name: str, value: Any, reason: str) -> None:
+    """Raises ValueError unless ``value`` is an integer of at least 2; ``reason`` says why."""
+    positive_int(where, name, value)
+    if value < 2:
+        raise ValueError(f"{where}: {name} must be at least 2, got {value}: {reason}.")
 
 
 def non_negative(where: str, name: str, value: Any) -> None:
@@ -77,6 +117,22 @@ def positive(where: str, name: str, value: Any) -> None:
     """Raises ValueError unless ``value`` is a finite real number above 0."""
     if not isinstance(value, int | float | np.number) or not 0 < value < float("inf"):
         raise ValueError(f"{where}: {name} must be a finite number above 0, got {value!r}.")
+
+
+def positive_scalar(where: str, name: str, value: Any) -> None:
+    """As ``positive`` for a number or an array (); a traced one is taken at its word.
+
+    Raises:
+      ValueError: not one number, or (where it can be read) not finite and above 0.
+      TypeError: an array that is not floating point.
+    """
+    if not isinstance(value, jax.Array):
+        positive(where, name, value)
+        return
+    rank(where, name, value, 0, "()")
+    floating(where, name, value)
+    if is_concrete(value):
+        positive(where, name, value.item())
 
 
 def one_of(where: str, name: str, value: Any, choices: Sequence[Any]) -> None:
@@ -94,13 +150,17 @@ def is_concrete(array: Any) -> bool:
 def non_zero_rows(where: str, name: str, array: Array) -> None:
     """Raises ValueError when a row (last axis) of a concrete ``array`` has length zero.
 
-    A zero-length MLP input cannot be patched: no weight matrix turns zero into anything else.
+    A zero-length MLP input cannot be patched: no weight matrix turns zero into anything else. Nor
+    can one of subnormal numbers only, which devices take for zero.
     """
     if array.shape[-1] == 0:
         raise ValueError(f"{where}: {name} is empty (shape {array.shape}): it has no direction.")
     if is_concrete(array):
         rows = np.asarray(array)
-        zero = np.argwhere(~np.any(rows != 0, axis=-1))
+        wide = np.float64 if rows.dtype == np.float64 else np.float32  # In which it is divided.
+        smallest = float(np.finfo(wide).tiny)
+        # Asked this way round, a NaN has some length.
+        zero = np.argwhere(np.all(np.abs(rows.astype(np.float64)) < smallest, axis=-1))
         if len(zero):  # Not .size, which is 0 for the one row () of a single vector.
             raise ValueError(
                 f"{where}: {name} has length zero"
@@ -114,7 +174,7 @@ def kept_positions(where: str, kept_K: Any, length: int) -> Array:
     """Returns ``kept_K`` as an int32 array after checking it against a sequence of ``length``.
 
     Raises:
-      TypeError: the positions are not integers.
+      TypeError: the positions are not integers, such as a mask.
       ValueError: not a non-empty 1-D array; a position outside the sequence; positions that are
         not strictly increasing; or nothing that is removed.
     """
@@ -132,7 +192,10 @@ def positions(
             f"{where}: kept_K must be a non-empty 1-D array of positions, got shape {kept.shape}."
         )
     if not np.issubdtype(kept.dtype, np.integer):
-        raise TypeError(f"{where}: kept_K must hold integer positions, got dtype {kept.dtype}.")
+        raise TypeError(
+            f"{where}: kept_K must hold integer positions, got dtype {kept.dtype}. Of a mask, they "
+            "are jnp.flatnonzero(mask)."
+        )
     if kept.shape[0] >= length + (not some_removed):
         raise ValueError(
             f"{where}: the removed set is empty: kept_K keeps {kept.shape[0]} positions of a "

@@ -15,12 +15,16 @@ from icl_jax.dims import Array
 ScheduleName = Literal["constant", "cosine", "linear"]
 SCHEDULES = ("constant", "cosine", "linear")
 
+#: How optax begins the names of what an optimiser is made of.
+_PART = "scale_by_"
 #: What is meant by a name that optax does not have.
 _SHORTHANDS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "gd": ("sgd", {}),
     "momentum": ("sgd", {"momentum": 0.9}),
     "nesterov": ("sgd", {"momentum": 0.9, "nesterov": True}),
 }
+#: What optax calls the learning rate; a largest one is a bound, not a path.
+_RATES = ("learning_rate", "max_learning_rate")
 _USUAL = ("sgd", "momentum", "nesterov", "adam", "adamw", "lion", "muon", "rmsprop", "adagrad")
 
 
@@ -56,15 +60,29 @@ class OptimizerConfig:
         checks.non_negative(where, "warmup_steps", self.warmup_steps)
         if self.gradient_clip is not None:
             checks.positive(where, "gradient_clip", self.gradient_clip)
-        make, _ = _factory(self.name)
-        known = [name for name in inspect.signature(make).parameters if name != "learning_rate"]
+        make, given = _factory(self.name)
+        parameters = inspect.signature(make).parameters
+        known = [name for name in parameters if name not in _RATES]
         for argument in self.arguments:
-            name, _ = _split(argument)
+            name, value = _split(argument)
             if name not in known:
                 raise ValueError(
                     f"{where}: arguments: {self.name} has no argument {name!r}; it has "
                     f"{', '.join(known)}."
                 )
+            given = {**given, name: value}
+        needed = [name for name in known if parameters[name].default is inspect.Parameter.empty]
+        missing = [name for name in needed if name not in given]
+        if missing:
+            raise ValueError(
+                f"{where}: arguments: {self.name} needs {' and '.join(missing)} as well, each as "
+                "name=value."
+            )
+        if _rate_name(make) != "learning_rate" and not self._is_constant:
+            raise ValueError(
+                f"{where}: {self.name} finds its own rate below a largest one, which cannot follow "
+                f"schedule={self.schedule!r} or warmup_steps={self.warmup_steps}. Leave them out."
+            )
 
     def make(self, rate: float | Array, num_steps: int) -> optax.GradientTransformation:
         """The optimiser at a learning rate, which may be traced, for so many steps."""
@@ -75,15 +93,18 @@ class OptimizerConfig:
             )
         make, arguments = _factory(self.name)
         given = dict(_split(argument) for argument in self.arguments)
-        made: optax.GradientTransformation = make(
-            learning_rate=self._schedule(rate, num_steps), **{**arguments, **given}
-        )
+        path = {str(_rate_name(make)): self._schedule(rate, num_steps)}
+        made: optax.GradientTransformation = make(**path, **{**arguments, **given})
         if self.gradient_clip is None:
             return made
         return optax.chain(optax.clip_by_global_norm(self.gradient_clip), made)
 
+    @property
+    def _is_constant(self) -> bool:
+        return self.schedule == "constant" and self.warmup_steps == 0
+
     def _schedule(self, rate: float | Array, num_steps: int) -> Any:
-        if self.schedule == "constant" and self.warmup_steps == 0:
+        if self._is_constant:
             return rate
         rest = num_steps - self.warmup_steps
         after = {
@@ -101,17 +122,25 @@ class OptimizerConfig:
 def _factory(name: str) -> tuple[Callable[..., Any], dict[str, Any]]:
     """The function of optax behind a name, and the arguments that the name stands for."""
     name, arguments = _SHORTHANDS.get(name, (name, {}))
-    for module in (optax, optax.contrib):
+    for module in (optax.contrib, optax):  # Optax warns of what has moved to contrib.
         found = getattr(module, name, None)
         # A class of optax has a signature, too; an optimiser is a function of a learning rate.
-        if inspect.isfunction(found) and "learning_rate" in inspect.signature(found).parameters:
+        if inspect.isfunction(found) and _rate_name(found) and not name.startswith(_PART):
             return found, arguments
-    near = difflib.get_close_matches(name, (*_USUAL, *dir(optax)), n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    whole = name.removeprefix(_PART)
+    near = difflib.get_close_matches(whole, (*_USUAL, *dir(optax), *dir(optax.contrib)), n=1)
+    hint = f" Did you mean {near[0]!r}?" if near and near[0] != name else ""
+    if name.startswith(_PART):
+        hint = f" Names in {_PART} are parts of one, which may even ascend.{hint}"
     raise ValueError(
         f"OptimizerConfig: name={name!r} is no optimiser of optax.{hint} Take one of "
         f"{', '.join(_USUAL)}, or any other."
     )
+
+
+def _rate_name(make: Callable[..., Any]) -> str | None:
+    """The parameter of an optimiser that is its learning rate; None where there is none."""
+    return next((name for name in _RATES if name in inspect.signature(make).parameters), None)
 
 
 def _split(argument: str) -> tuple[str, Any]:

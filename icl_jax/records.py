@@ -7,20 +7,23 @@
 
 Metrics are the business of ``training.metrics``. Every file is replaced in one step, so a killed
 run leaves whole files only, and a stage whose file is there (``run.has("convergence.npz")``) is a
-stage that is done.
+stage that is done. While a process has a run open, a ``.lock`` keeps other processes out.
 """
 
 import contextlib
 import dataclasses
+import errno
+import fcntl
 import importlib.metadata
 import io
 import json
 import math
 import os
 import platform
+import weakref
 import zipfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,6 +33,7 @@ import numpy as np
 
 CONFIG = "config.json"
 PROVENANCE = "provenance.json"
+LOCK = ".lock"
 _PARTIAL = ".partial"  # Suffix of a file that is still being written.
 _DTYPES = "__dtypes__"  # Entry of an .npz file: the dtypes that numpy itself cannot store.
 _MOST_CHANGES = 3  # Differences of a configuration that an error lists.
@@ -46,9 +50,11 @@ class Run:
 
     Attributes:
       workdir: the folder.
+      lock: what keeps other processes out as long as it exists; None in a run that only reads.
     """
 
     workdir: Path
+    lock: "FolderLock | None" = field(default=None, compare=False, repr=False)
 
     def path(self, name: str) -> Path:
         """The path of ``name``; ValueError where it would lie outside the folder."""
@@ -68,8 +74,16 @@ class Run:
             file.write(text.encode())
 
     def load_json(self, name: str) -> Any:
-        """Reads what ``save_json`` wrote; tuples and arrays come back as lists."""
-        return json.loads(self.path(name).read_text())
+        """Reads what ``save_json`` wrote; tuples and arrays come back as lists.
+
+        Raises:
+          WorkdirError: the file holds no JSON.
+        """
+        path = self.path(name)
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:  # No JSON, or no text at all.
+            raise damaged(path, error) from error
 
     def save_arrays(self, name: str, arrays: Mapping[str, Any]) -> None:
         """Writes named arrays (numpy, jax, bfloat16 and float8 too) as one .npz file.
@@ -81,14 +95,152 @@ class Run:
             _write_npz(file, arrays)
 
     def load_arrays(self, name: str) -> dict[str, np.ndarray]:
-        """Reads what ``save_arrays`` wrote: the same names, shapes, dtypes and bits."""
-        with np.load(self.path(name), allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-        dtypes = json.loads(str(arrays.pop(_DTYPES)))
-        return {
-            key: array.view(jnp.dtype(dtypes[key])) if key in dtypes else array
-            for key, array in arrays.items()
-        }
+        """Reads what ``save_arrays`` wrote: the same names, shapes, dtypes and bits.
+
+        Raises:
+          WorkdirError: the file is not what was written: cut off, or a bit of it flipped (every
+            array has a checksum).
+        """
+        path = self.path(name)
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                arrays = {key: archive[key] for key in archive.files}
+            dtypes = json.loads(str(arrays.pop(_DTYPES)))
+            return {
+                key: array.view(jnp.dtype(dtypes[key])) if key in dtypes else array
+                for key, array in arrays.items()
+            }
+        except (FileNotFoundError, PermissionError):
+            raise
+        except Exception as error:  # zipfile, zlib and numpy have a dozen words for it.
+            raise damaged(path, error) from error
+
+
+def damaged(path: Path, error: Exception) -> WorkdirError:
+    """The error of a file that a run wrote and that does not hold that any more."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return WorkdirError(
+        f"{path} is damaged ({reason[:200]}). Delete it: the same command makes it again."
+    )
+
+
+def unwritable(path: Path, error: OSError) -> WorkdirError:
+    """The error of a file or folder that cannot be written, a full disk among the reasons."""
+    advice = "Choose another --workdir."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        advice = "Free some space there: the same command goes on."
+    return WorkdirError(f"{path} cannot be written ({error.strerror or error}). {advice}")
+
+
+class FolderLock:
+    """Keeps other processes out of a folder until it is released or its process ends.
+
+    The kernel holds it, so a killed process leaves no lock: only the file, which the next one takes
+    over. (On a file system without locks, the file's process is asked for instead, and believed to
+    be alive on another host.)
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Locks ``folder``.
+
+        Raises:
+          WorkdirError: another process has it; the message names process and host.
+          OSError: the folder cannot be written.
+        """
+        self._path = folder / LOCK
+        self._file = self._acquire()
+        self._release = weakref.finalize(self, _unlock, self._path, self._file)
+
+    def release(self) -> None:
+        """Gives the folder free; what runs out of scope does by itself."""
+        self._release()
+
+    def _acquire(self) -> int:
+        while True:
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                owner = _owner(file)
+                os.close(file)
+                raise self._in_use(owner) from None
+            except OSError:  # No locks here.
+                owner = _owner(file)
+                if owner is not None and _is_alive(*owner):
+                    os.close(file)
+                    raise self._in_use(owner) from None
+            # Whoever had it before may have deleted the file that was opened here.
+            try:
+                current = os.stat(self._path)
+            except FileNotFoundError:
+                os.close(file)
+                continue
+            if current.st_ino != os.fstat(file).st_ino:
+                os.close(file)
+                continue
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"{os.getpid()} {platform.node()}\n".encode(), 0)
+            return file
+
+    def _in_use(self, owner: tuple[int, str] | None) -> WorkdirError:
+        who = f"process {owner[0]} on {owner[1]}" if owner else "another process"
+        return WorkdirError(
+            f"workdir {self._path.parent} is in use by {who}. Wait until it has ended, or choose "
+            f"another --workdir. (If there is no such process, delete {self._path}.)"
+        )
+
+
+#: The locks of this process by folder: it may open a run as often as it likes.
+_LOCKS: weakref.WeakValueDictionary[Path, FolderLock] = weakref.WeakValueDictionary()
+
+
+def lock_folder(folder: Path) -> FolderLock | None:
+    """The lock of ``folder``, the same one each time in one process.
+
+    Of the processes of one distributed program, the first holds it for all; the others get None.
+
+    Raises:
+      WorkdirError: another process has it, or the folder cannot be written.
+    """
+    if jax.process_index() != 0:
+        return None
+    where = folder.resolve()
+    lock = _LOCKS.get(where)
+    if lock is None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FolderLock(where)
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        _LOCKS[where] = lock
+    return lock
+
+
+def _unlock(path: Path, file: int) -> None:
+    with contextlib.suppress(OSError):
+        # A forked child that ends must not give free what its parent holds.
+        if (owner := _owner(file)) is not None and owner[0] == os.getpid():
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        os.close(file)
+
+
+def _owner(file: int) -> tuple[int, str] | None:
+    """Process and host that a lock file names; None where it names none."""
+    process, _, host = os.pread(file, 1000, 0).decode(errors="replace").strip().partition(" ")
+    return (int(process), host) if process.isdecimal() and host else None
+
+
+def _is_alive(process: int, host: str) -> bool:
+    if host != platform.node():
+        return True  # Nobody to ask.
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()
 
 
 def open_run(
@@ -114,7 +266,7 @@ def open_run(
 
     Raises:
       WorkdirError (a ValueError): the folder belongs to another experiment or configuration, is a
-        file, cannot be written, or holds something that is no run.
+        file, cannot be written, is in use by another process, or holds something that is no run.
     """
     run = Run(Path(workdir))
     asked = {"experiment": experiment, "config": plain(config)}
@@ -122,14 +274,15 @@ def open_run(
         _make_folder(run)
         if run.has(CONFIG):
             _check_same_run(run, asked, {f"config.{name}" for name in free})
+        run = dataclasses.replace(run, lock=lock_folder(run.workdir))
+        if run.has(CONFIG):  # Another process may have come in between.
+            _check_same_run(run, asked, {f"config.{name}" for name in free})
         environment = {**_environment(), **plain(dict(provenance or {}))}
         run.save_json(PROVENANCE, _with_earlier(run, environment))
         if not run.has(CONFIG) or free:
             run.save_json(CONFIG, asked)  # Last: it is what makes the folder a run folder.
     except OSError as error:
-        raise WorkdirError(
-            f"workdir {run.workdir} cannot be written ({error.strerror}). Choose another --workdir."
-        ) from error
+        raise unwritable(run.workdir, error) from error
     return run
 
 
@@ -159,7 +312,7 @@ def plain(value: Any, name: str = "") -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        value = {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
@@ -172,17 +325,24 @@ def plain(value: Any, name: str = "") -> Any:
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Opens ``path`` for writing bytes; it appears, whole, when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Opens ``path`` for writing bytes; it appears, whole, when the block ends without an error.
+
+    Raises:
+      WorkdirError: it cannot be written: no space left, no permission. What was there stays.
+    """
     partial = path.with_name(f".{path.name}{_PARTIAL}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        raise unwritable(path, error) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _write_npz(file: BinaryIO, arrays: Mapping[str, Any]) -> None:
@@ -221,7 +381,7 @@ def _make_folder(run: Run) -> None:
         raise WorkdirError(f"workdir {run.workdir} is a file. Choose another --workdir.")
     run.workdir.mkdir(parents=True, exist_ok=True)
     ours = {CONFIG, PROVENANCE}  # A run killed while it opened leaves no more than these.
-    ours |= {f".{name}{_PARTIAL}" for name in ours}
+    ours |= {LOCK, *(f".{name}{_PARTIAL}" for name in ours)}
     strangers = sorted(path.name for path in run.workdir.iterdir() if path.name not in ours)
     if strangers and not run.has(CONFIG):
         raise WorkdirError(
@@ -289,5 +449,7 @@ def _with_earlier(run: Run, environment: dict[str, Any]) -> dict[str, Any]:
     if not run.has(PROVENANCE):
         return {**environment, "earlier": []}
     last = run.load_json(PROVENANCE)
+    if not isinstance(last, dict) or not isinstance(last.get("earlier"), list):
+        raise damaged(run.path(PROVENANCE), ValueError("it is no provenance"))
     earlier = last.pop("earlier")
     return {**environment, "earlier": earlier if last == environment else [*earlier, last]}

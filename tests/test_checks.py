@@ -100,6 +100,10 @@ class TestValues:
         with pytest.raises(ValueError, match=r"f: z has length zero at row \(1, 2\). .* BOS token"):
             checks.non_zero_rows("f", "z", rows)
 
+    def test_what_devices_take_for_zero_is_zero(self):
+        with pytest.raises(ValueError, match="f: z has length zero"):
+            checks.non_zero_rows("f", "z", np.full(3, 1e-40, np.float32))
+
     def test_a_vector_without_entries_is_refused(self):
         with pytest.raises(ValueError, match=r"f: z is empty \(shape \(0,\)\)"):
             checks.non_zero_rows("f", "z", jnp.zeros(0))
@@ -108,7 +112,44 @@ class TestValues:
         checks.non_zero_rows("f", "z", jnp.ones(3))
         checks.non_zero_rows("f", "z", jnp.full((2, 3), 1e-300))
         checks.non_zero_rows("f", "z", jnp.eye(3, dtype=jnp.bfloat16))
+        checks.non_zero_rows("f", "z", jnp.full(3, 1e-6, jnp.float16))
         jax.jit(lambda z: checks.non_zero_rows("f", "z", z))(jnp.zeros(3))
+
+
+class TestLists:
+    def test_a_list_is_no_array(self):
+        for check in (
+            lambda: checks.rank("f", "x", [1.0, 2.0], 1, "(D)"),
+            lambda: checks.floating("f", "x", [1.0, 2.0]),
+        ):
+            with pytest.raises(TypeError, match=r"f: x must be an array, got a list.*asarray\(x\)"):
+                check()
+
+
+class TestMasks:
+    def test_a_mask_is_booleans_one_each(self):
+        checks.mask("f", "present_T", np.array([True, False]), 2, "one per token")
+        with pytest.raises(TypeError, match="f: present_T must be a boolean mask, got dtype float"):
+            checks.mask("f", "present_T", jnp.array([1.0, 0.0]), 2, "one per token")
+        with pytest.raises(ValueError, match=r"must have 3 entries \(one per token\), got 2"):
+            checks.mask("f", "present_T", jnp.array([True, False]), 3, "one per token")
+        with pytest.raises(TypeError, match="got a list"):
+            checks.mask("f", "present_T", [True, False], 2, "one per token")
+
+
+class TestScalars:
+    def test_a_positive_number_may_be_an_array_and_traced(self):
+        for good in (0.5, np.float32(2), jnp.asarray(0.5)):
+            checks.positive_scalar("f", "rate", good)
+        jax.jit(lambda rate: checks.positive_scalar("f", "rate", rate))(-1.0)
+        for bad in (0.0, jnp.asarray(-1.0), jnp.asarray(jnp.inf)):
+            with pytest.raises(ValueError, match="f: rate must be a finite number above 0, got"):
+                checks.positive_scalar("f", "rate", bad)
+
+    def test_two_at_least(self):
+        checks.at_least_two("f", "num_prompts", 2, "one is alone")
+        with pytest.raises(ValueError, match="num_prompts must be at least 2, got 1: one is"):
+            checks.at_least_two("f", "num_prompts", 1, "one is alone")
 
 
 class TestKeptPositions:
@@ -138,10 +179,20 @@ class TestKeptPositions:
         with pytest.raises(ValueError, match="f: the removed set is empty: kept_K keeps . posit"):
             checks.kept_positions("f", kept, 3)
 
-    @pytest.mark.parametrize("kept", (np.zeros((1, 1), int), np.zeros(0, int), 3))
+    @pytest.mark.parametrize("kept", (np.zeros((1, 1), int), np.zeros(0, int), 3, [], ()))
     def test_no_list_of_positions(self, kept):
         with pytest.raises(ValueError, match="must be a non-empty 1-D array of positions"):
             checks.kept_positions("f", kept, 5)
+
+    def test_unsigned_positions_out_of_order(self):
+        for dtype in (np.uint8, np.uint32, np.uint64):
+            with pytest.raises(ValueError, match="must be strictly increasing .* got .8, 3"):
+                checks.kept_positions("f", np.array([8, 3], dtype), 12)
+            assert checks.kept_positions("f", np.array([3, 8], dtype), 12).dtype == jnp.int32
+
+    def test_a_mask_is_told_its_positions(self):
+        with pytest.raises(TypeError, match=r"got dtype bool. Of a mask, they are jnp.flatnonzero"):
+            checks.kept_positions("f", [True, False], 5)
 
     @pytest.mark.parametrize("kept", ([0.0], [True, False], np.ones(2, np.float32)))
     def test_positions_that_are_no_integers(self, kept):

@@ -16,6 +16,7 @@ ALLOWED = {
     "checks": ("dims",),
     "records": (),
     "kernels": ("checks", "dims"),
+    "compilations": (),
     "optimizers": ("checks", "dims"),
     "tasks": ("checks", "dims"),
     "stack": ("checks", "dims"),

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from icl_jax.descent.finetune import descend
+from icl_jax.descent.finetune import descend, finetune
 from icl_jax.optimizers import OptimizerConfig
 
 
@@ -81,6 +81,72 @@ def test_what_optax_does_not_have_is_refused_with_the_nearest():
         OptimizerConfig("GradientTransformation")
     with pytest.raises(ValueError, match="is no optimiser"):
         OptimizerConfig("apply_updates")
+
+
+@pytest.mark.parametrize("name", ["scale_by_rprop", "scale_by_learning_rate", "scale_by_madgrad"])
+def test_a_part_of_an_optimiser_is_none(name):
+    # The first one climbs: 12.9 becomes 1,483 in twenty steps.
+    with pytest.raises(ValueError, match=f"'{name}' is no optimiser.*parts of one"):
+        OptimizerConfig(name)
+    with pytest.raises(ValueError, match="Did you mean 'rprop'"):
+        OptimizerConfig("scale_by_rprop")
+
+
+def test_arguments_that_are_missing_are_named():
+    with pytest.raises(ValueError, match="dpsgd needs noise_multiplier and seed as well"):
+        OptimizerConfig("dpsgd", ("l2_norm_clip=1.0",))
+
+
+#: Optimisers that want to see the loss, its gradient or the function itself.
+WITH_MORE = {
+    "lbfgs": optax.lbfgs(),
+    "polyak_sgd": optax.polyak_sgd(max_learning_rate=0.05),
+    "momo": optax.contrib.momo(0.05),
+    "backtracking": optax.chain(
+        optax.sgd(1.0), optax.scale_by_backtracking_linesearch(max_backtracking_steps=15)
+    ),
+    "reduce_on_plateau": optax.chain(
+        optax.sgd(0.05), optax.contrib.reduce_on_plateau(patience=2, factor=0.5)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WITH_MORE)
+def test_an_optimiser_that_reads_the_loss_takes_its_own_steps(name):
+    optimizer = WITH_MORE[name]
+    # The oracle: the loop that the documentation of optax writes.
+    current, state, losses = START, optimizer.init(START), []
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for _ in range(4):
+            value, gradient = jax.value_and_grad(loss)(current)
+            change, state = optimizer.update(
+                gradient, state, current, value=value, grad=gradient, value_fn=loss
+            )
+            current = optax.apply_updates(current, change)
+            losses.append(value)
+    got = descend(loss, START, optimizer, num_steps=4)
+    np.testing.assert_allclose(got.losses_S, losses, rtol=1e-9)
+    np.testing.assert_allclose(got.final["w"], current["w"], rtol=1e-9)
+    assert loss(got.final) < losses[0]
+
+
+def test_each_example_has_its_own_loss_to_search_on():
+    targets_N = jnp.array([1.0, -2.0, 3.0])
+    square = lambda weights, target: (weights - target) ** 2  # noqa: E731
+    got = finetune(square, jnp.zeros(()), targets_N, WITH_MORE["backtracking"])
+    # A full step goes as far beyond the bottom of the parabola as it was before it, and lowers
+    # nothing: only a search on the example's own loss shortens it.
+    after_N, before_N = square(got.points[1:], targets_N), square(got.points[:-1], targets_N)
+    np.testing.assert_allclose(got.losses_S, before_N, rtol=1e-12)
+    assert np.all(after_N < 0.5 * before_N)
+
+
+def test_the_largest_rate_of_polyak_is_its_rate():
+    got = path(OptimizerConfig("polyak_sgd").make(0.05, 4))
+    want = path(optax.polyak_sgd(max_learning_rate=0.05))
+    np.testing.assert_allclose(got["w"], want["w"], rtol=1e-12)
+    with pytest.raises(ValueError, match="polyak_sgd finds its own rate.*schedule='cosine'"):
+        OptimizerConfig("polyak_sgd", schedule="cosine")
 
 
 def test_arguments_that_cannot_be_are_refused():

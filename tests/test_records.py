@@ -1,10 +1,14 @@
 """Run folders: what goes in comes out, half-written files never show, other runs are refused."""
 
+import errno
+import fcntl
+import gc
 import json
 import os
+import platform
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +16,7 @@ import numpy as np
 import pytest
 
 from icl_jax import records
-from icl_jax.records import Run, WorkdirError, open_run
+from icl_jax.records import Run, WorkdirError, lock_folder, open_run
 
 
 @dataclass(frozen=True)
@@ -283,3 +287,141 @@ def test_a_name_stays_inside_the_folder(tmp_path, name):
 def test_json_files_can_be_read_without_this_library(tmp_path):
     run = open_here(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text()) == run.load_json("config.json")
+
+
+@pytest.mark.parametrize("content", [b"{half", b"\xff\xfe", b"[]", b'{"versions": {}}'])
+def test_a_damaged_provenance_is_named(tmp_path, content):
+    open_here(tmp_path)
+    (tmp_path / "provenance.json").write_bytes(content)
+    with pytest.raises(WorkdirError, match=r"provenance.json is damaged \(.* Delete it: the same"):
+        open_here(tmp_path)
+    (tmp_path / "provenance.json").unlink()
+    assert open_here(tmp_path).load_json("provenance.json")["earlier"] == []
+
+
+def test_damaged_arrays_are_named_whatever_bit_is_flipped(tmp_path):
+    run = open_here(tmp_path)
+    run.save_arrays("arrays.npz", {"a": np.arange(6.0), "b": jnp.ones(3, jnp.bfloat16)})
+    path, whole = run.path("arrays.npz"), run.path("arrays.npz").read_bytes()
+    want = run.load_arrays("arrays.npz")
+    for content in (b"", whole[:-1], whole[: len(whole) // 2], b"nothing of the kind"):
+        path.write_bytes(content)
+        with pytest.raises(WorkdirError, match=r"arrays.npz is damaged \(.* Delete it: the same"):
+            run.load_arrays("arrays.npz")
+    refused = 0
+    for index in range(len(whole)):
+        path.write_bytes(whole[:index] + bytes([whole[index] ^ 4]) + whole[index + 1 :])
+        try:
+            got = run.load_arrays("arrays.npz")
+        except WorkdirError:
+            refused += 1
+        else:  # A time stamp, say: nothing that was written by us.
+            assert {name: array.tobytes() for name, array in got.items()} == {
+                name: array.tobytes() for name, array in want.items()
+            }
+    assert refused > len(whole) / 2
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        run.load_arrays("arrays.npz")
+
+
+def test_a_damaged_summary_is_named(tmp_path):
+    run = open_here(tmp_path)
+    run.path("summary.json").write_text("{half")
+    with pytest.raises(WorkdirError, match="summary.json is damaged"):
+        run.load_json("summary.json")
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path, monkeypatch):
+    run = open_here(tmp_path)
+    run.save_json("summary.json", {"old": 1})
+
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for save, name in ((run.save_json, "summary.json"), (run.save_arrays, "arrays.npz")):
+        with pytest.raises(WorkdirError, match=rf"{name} cannot be written \(No space.* Free some"):
+            save(name, {"new": np.ones(2)})
+    with pytest.raises(WorkdirError, match="Free some space there: the same command goes on"):
+        open_here(tmp_path / "new")
+    assert run.load_json("summary.json") == {"old": 1}
+    assert not list(tmp_path.glob(".*.partial"))
+
+
+HOLD = (
+    "import sys; from icl_jax.records import *; from dataclasses import make_dataclass\n"
+    "try: run = open_run(sys.argv[1], make_dataclass('C', [])(), experiment='e')\n"
+    "except WorkdirError as error: print(error)\n"
+    "else:\n"
+    "    print('open', flush=True)\n"
+    "    sys.stdin.read()\n"
+)
+
+
+def holder(folder):
+    """A process that has opened a run, and keeps it open until it is told to end."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def test_a_second_process_is_told_who_has_the_folder_and_a_dead_ones_lock_is_none(tmp_path):
+    config = make_dataclass("C", [])()
+    first = holder(tmp_path)
+    assert first.stdout.readline() == "open\n"
+    with pytest.raises(WorkdirError) as caught:
+        open_run(tmp_path, config, experiment="e")
+    message = str(caught.value)
+    assert f"is in use by process {first.pid} on {platform.node()}. Wait until" in message
+    assert ".lock" in message
+    first.kill()
+    first.communicate()
+    assert (tmp_path / ".lock").exists()  # Nobody was left to delete it; nobody holds it.
+    run = open_run(tmp_path, config, experiment="e")
+    again = open_run(tmp_path, config, experiment="e")  # The same process may.
+    assert again.lock is run.lock
+
+    second = holder(tmp_path)
+    out, _ = second.communicate("")
+    assert f"in use by process {os.getpid()} on" in out
+    del run, again
+    gc.collect()
+    assert not (tmp_path / ".lock").exists()
+    third = holder(tmp_path)
+    assert third.communicate("")[0] == "open\n"
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_where_the_file_system_knows_no_locks_the_process_is_asked_for(tmp_path, monkeypatch):
+    def unknown(*args):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for owner, refused in (
+        (f"{os.getppid()} {platform.node()}", True),
+        (f"{gone.pid} {platform.node()}", False),
+        (f"{gone.pid} another-host", True),
+        ("", False),
+    ):
+        (tmp_path / ".lock").write_text(owner + "\n")
+        if refused:
+            with pytest.raises(WorkdirError, match=f"in use by process {owner.split()[0]} on"):
+                lock_folder(tmp_path)
+        else:
+            lock_folder(tmp_path).release()
+            assert not (tmp_path / ".lock").exists()
+
+
+def test_a_folder_that_is_refused_is_left_without_a_lock(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(WorkdirError):
+        open_here(tmp_path)
+    assert os.listdir(tmp_path) == ["thesis.tex"]

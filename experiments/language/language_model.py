@@ -76,13 +76,19 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        for name in ("length", "width", "hidden_width", "num_layers", "num_heads", "num_prompts"):
+        counts = ("length", "width", "hidden_width", "num_layers", "num_heads", "num_prompts")
+        for name in ("vocab_size", *counts):
             checks.positive_int("language_model", name, getattr(self, name))
         if self.num_heads % 2 or self.width % (2 * self.num_heads):
             raise ValueError(
                 f"language_model: num_heads={self.num_heads} must be even, and twice as many must "
                 f"divide width={self.width}."
             )
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of a training batch."""
+        return self.training.batch_size * self.length
 
     @classmethod
     def quick(cls) -> "Config":

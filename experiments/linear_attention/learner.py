@@ -55,6 +55,11 @@ class LinearLearnerConfig:
         checks.positive("LinearLearnerConfig", "initial_scale", self.initial_scale)
         self.task()
 
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of a training batch: every prompt has its examples and its query."""
+        return self.training.batch_size * (self.num_examples + 1)
+
     def task(self) -> LinearRegression:
         """What it is trained on."""
         return LinearRegression(

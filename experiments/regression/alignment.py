@@ -30,7 +30,7 @@ from experiments.regression.learner import (
     test_prompts,
 )
 from experiments.tools.conduct import Outcome
-from experiments.tools.flags import launch, option
+from experiments.tools.flags import LONE, launch, option
 from icl_jax import checks
 from icl_jax.blocks.functional import functional
 from icl_jax.blocks.stack import Stack
@@ -61,7 +61,7 @@ class Config:
     learner: LearnerConfig = field(default_factory=deep_learner)
 
     def __post_init__(self) -> None:
-        checks.positive_int("alignment", "num_prompts", self.num_prompts)
+        checks.at_least_two("alignment", "num_prompts", self.num_prompts, LONE)
         if self.learner.stack.depth < 2:
             raise ValueError(
                 "alignment: learner.stack.depth must be at least 2 to compare blocks, got "

@@ -31,7 +31,7 @@ from experiments.regression.learner import (
     test_prompts,
 )
 from experiments.tools.conduct import Outcome
-from experiments.tools.flags import launch, option
+from experiments.tools.flags import LONE, launch, option
 from icl_jax import checks
 from icl_jax.blocks.functional import functional
 from icl_jax.blocks.stack import Stack
@@ -64,7 +64,7 @@ class Config:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
 
     def __post_init__(self) -> None:
-        checks.positive_int("attribution", "num_prompts", self.num_prompts)
+        checks.at_least_two("attribution", "num_prompts", self.num_prompts, LONE)
         checks.positive_int("attribution", "num_bins", self.num_bins)
         if not self.learner.stack.layer.endswith("attention"):
             raise ValueError(

@@ -32,7 +32,7 @@ from experiments.regression.learner import (
     test_prompts,
 )
 from experiments.tools.conduct import Outcome
-from experiments.tools.flags import launch, option
+from experiments.tools.flags import LONE, launch, option
 from icl_jax import checks
 from icl_jax.blocks.functional import functional
 from icl_jax.blocks.stack import Stack
@@ -65,12 +65,16 @@ class Config:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
 
     def __post_init__(self) -> None:
-        checks.positive_int("convergence", "num_prompts", self.num_prompts)
+        checks.at_least_two("convergence", "num_prompts", self.num_prompts, LONE)
 
     @classmethod
     def quick(cls) -> "Config":
         """A short training and fewer prompts."""
         return cls(num_prompts=100, learner=quick_learner())
+
+
+#: A float32 product is a float32 product on every device.
+product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 @functools.partial(jax.jit, static_argnames="stack")
@@ -89,8 +93,10 @@ def follow(stack: Stack, params: Params, tokens_BTC: Array) -> dict[str, Array]:
         peeled = peel_off_trajectory(suffixes.mlp_input_TD, kernel_DH)
         last = jax.tree.map(lambda leaf: leaf[-1], anchored.updates)
         lone_D = suffixes.mlp_input_TD[-1]
-        full_H = suffixes.mlp_input_TD[0] @ kernel_DH
-        gap_H = apply_update(lone_D, peeled.update) + lone_D @ kernel_DH - full_H
+        # The difference first: of two products, what is left would be their rounding.
+        change_H = product(lone_D - suffixes.mlp_input_TD[0], kernel_DH)
+        full_H = product(suffixes.mlp_input_TD[0], kernel_DH)
+        gap_H = apply_update(lone_D, peeled.update) + change_H
         spectrum_R = singular_values(peeled.update)
         return {
             "step_norms": anchored.step_norms_N,

@@ -25,7 +25,8 @@ import numpy as np
 
 from experiments.regression.learner import embed
 from experiments.tools.conduct import Outcome, each, finish, measured, start
-from experiments.tools.flags import launch, option
+from experiments.tools.flags import LONE, launch, option
+from icl_jax import checks
 from icl_jax.blocks.config import LAYERS, StackConfig, build_stack
 from icl_jax.blocks.functional import cast, functional
 from icl_jax.blocks.stack import Stack
@@ -58,6 +59,11 @@ class Config:
     depth: int = option(10, "layers of the deep stack")
     seed: int = option(0, "of prompts and weights")
     stack: StackConfig = field(default_factory=StackConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("num_prompts", "num_examples", "input_width", "depth"):
+            checks.positive_int("equivalence", name, getattr(self, name))
+        checks.at_least_two("equivalence", "num_prompts", self.num_prompts, LONE)
 
     @classmethod
     def quick(cls) -> "Config":

@@ -34,6 +34,7 @@ from icl_jax.tasks.prompt import Prompt, Task, example_queries, prompt_tokens, s
 from icl_jax.training.config import TrainingConfig, make_optimizer
 from icl_jax.training.loop import train
 from icl_jax.training.step import initial_params
+from icl_jax.training.traced import train_traced
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,26 @@ class LearnerConfig:
                 "LearnerConfig: watch=True follows the last label alone; with all_shots=True set "
                 "watch to False."
             )
-        # A task may refuse the number of examples (real rows are finite): ask it now.
-        jax.eval_shape(
-            functools.partial(self.make_task().sample, num_examples=self.num_examples),
-            jax.eval_shape(jax.random.key, 0),
-        )
+        _ask_for(self.task, self.input_width, self.noise_std, self.num_examples)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of a training batch: every prompt has its examples and its query."""
+        return self.training.batch_size * (self.num_examples + 1)
 
     def make_task(self, split: str = "train") -> Task:
         """Where the prompts come from; real rows differ between training and test."""
         return make_task(self.task, self.input_width, noise_std=self.noise_std, split=split)
+
+
+@functools.lru_cache(maxsize=64)  # A sweep makes thousands of configurations of one task.
+def _ask_for(name: TaskName, input_width: int, noise_std: float, num_examples: int) -> None:
+    """Lets a task refuse the number of examples, as real rows do: they are finite."""
+    task = make_task(name, input_width, noise_std=noise_std, split="train")
+    jax.eval_shape(
+        functools.partial(task.sample, num_examples=num_examples),
+        jax.eval_shape(jax.random.key, 0),
+    )
 
 
 @dataclass(frozen=True)
@@ -226,6 +238,32 @@ def obtain(config: LearnerConfig, learners: Path) -> Learner:
         trained=jax.device_put(jax.device_get(result.params)),
         untrained=initial_params(initial, key),
         history=result.metrics,
+    )
+
+
+def traced(config: LearnerConfig, learning_rate: Array, seed: Array) -> Learner:
+    """The learner of a configuration, as ``obtain`` trains it, with a traced rate and seed.
+
+    A pure function, without a folder: for many trainings in one program.
+    """
+    stack = build_stack(config.stack)
+    key = jax.random.key(seed)
+    initial = functools.partial(_initial, stack, config)
+    params, history = train_traced(
+        initial,
+        functools.partial(_loss, stack, config),
+        make_optimizer(config.training, learning_rate),
+        key,
+        num_steps=config.training.num_steps,
+    )
+    history_S: Any = history  # Arrays of numpy outside of a program, of jax here.
+    return Learner(
+        config,
+        stack,
+        config.make_task(split="test"),
+        trained=params,
+        untrained=initial_params(initial, key),
+        history=history_S,
     )
 
 

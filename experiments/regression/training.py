@@ -27,9 +27,11 @@ from experiments.regression.learner import (
     predictions,
     quick_learner,
     test_prompts,
+    traced,
 )
 from experiments.tools.conduct import Outcome
 from experiments.tools.flags import launch, option
+from experiments.tools.one_program import OneProgram
 from icl_jax import checks
 from icl_jax.blocks.stack import Stack
 from icl_jax.descent.closed_form import ORACLES
@@ -79,9 +81,13 @@ def oracle_loss(name: str, prompts: Prompt) -> Array:
     return jnp.mean(squared_error(predicted_B, prompts.query_target))
 
 
-def measure(config: Config, learner: Learner) -> dict[str, Any]:
-    """Test losses of the learner before and after training and of the oracles; the history."""
-    prompts = test_prompts(learner, config.seed, config.num_prompts)
+def measure(config: Config, learner: Learner, seed: Any = None) -> dict[str, Any]:
+    """Test losses of the learner before and after training and of the oracles; the history.
+
+    ``seed`` replaces the configured one, and may be traced.
+    """
+    seed = config.seed if seed is None else seed
+    prompts = test_prompts(learner, seed, config.num_prompts)
     trained = losses(learner.stack, learner.trained, prompts)
     untrained = losses(learner.stack, learner.untrained, prompts)
     oracles = {
@@ -95,6 +101,21 @@ def measure(config: Config, learner: Learner) -> dict[str, Any]:
         **oracles,
         **{f"history.{name}": values for name, values in learner.history.items()},
     }
+
+
+def measure_traced(config: Config, values: Mapping[str, Array]) -> dict[str, Any]:
+    """Trains and measures as a pure function of what differs between the runs of a program."""
+    training = "learner.training"
+    learner = traced(
+        config.learner, values[f"{training}.learning_rate"], values[f"{training}.seed"]
+    )
+    return measure(config, learner, values["seed"])
+
+
+#: Sweeps over these alone run as one program: ``launch.executors.inprocess``.
+ONE_PROGRAM = OneProgram(
+    ("seed", "learner.training.seed", "learner.training.learning_rate"), measure_traced
+)
 
 
 def summarise(config: Config, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ An experiment is three functions: ``measure`` (arrays, the only slow part, done 
 disk), ``summarise`` (numbers from the arrays) and ``sections`` (pictures from the arrays).
 """
 
+import functools
 import subprocess
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ class Outcome:
     sections: Sequence[Section]
 
 
+@functools.cache
 def provenance() -> dict[str, str]:
     """The commit of the code, where git can tell."""
     try:

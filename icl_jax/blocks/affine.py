@@ -20,14 +20,15 @@ def dense(inputs: Array, kernel: Array, bias: Array | None = None, *, axes: int 
     """
     # One plain product: sums over two axes at once are what compilers are slow at.
     lead, rest = inputs.shape[: inputs.ndim - axes], kernel.shape[axes:]
+    width = math.prod(kernel.shape[:axes])
     outputs = product(
-        inputs.reshape(*lead, math.prod(kernel.shape[:axes])),
-        kernel.astype(inputs.dtype).reshape(math.prod(kernel.shape[:axes]), math.prod(rest)),
+        inputs.reshape(*lead, width),
+        kernel.astype(inputs.dtype).reshape(width, math.prod(rest)),
     ).reshape(*lead, *rest)
     if bias is None:
         return outputs
-    lead = outputs.ndim - bias.ndim
-    return outputs + bias.astype(outputs.dtype).reshape((1,) * lead + bias.shape)
+    ones = (1,) * (outputs.ndim - bias.ndim)
+    return outputs + bias.astype(outputs.dtype).reshape(ones + bias.shape)
 
 
 class Affine(nn.Module):

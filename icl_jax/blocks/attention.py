@@ -127,7 +127,7 @@ class Attention(ContextualLayer):
         own: tuple[Array, Array],
         before: Sees,
     ) -> Array:
-        """As ``mixed``, over keys and values (N) ``before`` each row and a column of its own (M)."""
+        """As ``mixed``, over what stands ``before`` each row (N) and a column of its own (M)."""
         (key_NGF, value_NGF), (own_key_MGF, own_value_MGF) = context, own
         rows, columns = query_MAF.shape[0], key_NGF.shape[0]
         before_MN = mask(before, rows, columns)
@@ -199,8 +199,9 @@ class Attention(ContextualLayer):
             return context_ND, self(probes_MD, positions_T=positions_M)
         kernels = self._kernels(context_ND.shape[-1])
         positions_N = positions_M[:-1]
-        query_NAF, *context = self._project(context_ND, positions_N, kernels)
-        own_query_MAF, *own = self._project(probes_MD, positions_M, kernels)
+        query_NAF, *kept = self._project(context_ND, positions_N, kernels)
+        own_query_MAF, *added = self._project(probes_MD, positions_M, kernels)
+        context, own = (kept[0], kept[1]), (added[0], added[1])
         mixed_NAF = self.mixed(query_NAF, *context, self._sees(positions_N, None))
         before = Sees(
             # Probe i stands behind column i - 1.
@@ -211,7 +212,7 @@ class Attention(ContextualLayer):
             window=self.window,
             itself=False,
         )
-        mixed_MAF = self.probed(own_query_MAF, tuple(context), tuple(own), before)
+        mixed_MAF = self.probed(own_query_MAF, context, own, before)
         return _out(mixed_NAF, kernels), _out(mixed_MAF, kernels)
 
     def suffixes(self, context_ND: Array, query_D: Array, *, positions_T: Array) -> Array:

@@ -1,4 +1,4 @@
-"""One contextual block, many wirings: a contextual layer, an MLP, and what ``wiring`` puts between."""
+"""One contextual block, many wirings: a contextual layer, an MLP, and what stands between."""
 
 import functools
 from typing import Any
@@ -15,7 +15,8 @@ from icl_jax.blocks.views import Extend, Prefixes, Slots, Suffixes, Whole
 from icl_jax.blocks.wiring import WIRINGS, Wiring, WiringName
 from icl_jax.dims import Array
 from icl_jax.patches.block import TokenPatch
-from icl_jax.patches.normed import BalancedPatch, OutputNorm, ScalePatch, apply_normed
+from icl_jax.patches.low_rank import as_stored
+from icl_jax.patches.normed import BalancedPatch, OutputNorm, ScalePatch, patched_normed
 from icl_jax.patches.output import apply_output
 from icl_jax.patches.token import InputFactor
 from icl_jax.stack.block import Midpoint
@@ -105,14 +106,17 @@ class Block(nn.Module):
         output_patch = None if patch is None else patch.output
         if isinstance(output_patch, (ScalePatch, BalancedPatch)):
             norm = OutputNorm(self.norm_2_out.gain(output_TD.shape[-1]), self.norm_epsilon)
-            output_TD = jax.vmap(apply_normed, in_axes=(0, 0, None, 0))(
+            normed_TD = jax.vmap(patched_normed, in_axes=(0, 0, None, 0))(
                 output_TD, hidden_TH, norm, output_patch
             )
-        else:
-            if self.wired.norms_mlp_output:
-                output_TD = self.norm_2_out(output_TD)
-            if output_patch is not None:
-                output_TD = jax.vmap(apply_output)(output_TD, hidden_TH, output_patch)
+            assert midpoint.residual_TD is not None  # All wirings with such a norm have a skip.
+            # Rounded once, after the sum: a patch that is right in float32 is right in bfloat16.
+            wide_TD = as_stored(midpoint.residual_TD).astype(normed_TD.dtype)
+            return (wide_TD + normed_TD).astype(output_TD.dtype)
+        if self.wired.norms_mlp_output:
+            output_TD = self.norm_2_out(output_TD)
+        if output_patch is not None:
+            output_TD = jax.vmap(apply_output)(output_TD, hidden_TH, output_patch)
         if midpoint.residual_TD is not None:
             output_TD = midpoint.residual_TD + output_TD
         return self.norm_2(output_TD) if self.wired.norms_sum else output_TD
@@ -129,8 +133,8 @@ class Block(nn.Module):
         """The first half for new tokens after those in the memories, sequences side by side."""
         read = tuple(self._read(hidden_MD) for hidden_MD in hiddens)
         mixed, longer = self.contextual_layer.mix(read, Extend(memories, slots))
-        midpoints = tuple(map(self._midpoint, hiddens, mixed))
-        return midpoints, longer
+        assert longer is not None  # Extending is what was asked for.
+        return tuple(map(self._midpoint, hiddens, mixed)), longer
 
     def prefixes(
         self, context_ND: Array, probes_MD: Array, *, positions_M: Array

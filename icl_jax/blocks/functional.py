@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.views import Slots
@@ -191,7 +190,7 @@ def layer_places(blocks: Sequence[Block]) -> list[tuple[str, int]]:
     ]
 
 
-def declare_layers(model: nn.Module, width: int) -> None:
+def declare_layers(model: Any, width: int) -> None:
     """Makes the parameters of a model's layers when it is initialised; called in its ``setup``.
 
     Args:
@@ -200,8 +199,8 @@ def declare_layers(model: nn.Module, width: int) -> None:
     """
     if not model.is_initializing():
         return
-    hidden_TD = jnp.zeros((2, width), model.dtype)  # type: ignore[attr-defined]
-    for segment, (period, repeats) in enumerate(_segments(model.blocks)):  # type: ignore[attr-defined]
+    hidden_TD = jnp.zeros((2, width), model.dtype)
+    for segment, (period, repeats) in enumerate(_segments(model.blocks)):
         for place, block in enumerate(period):
 
             def init(key: Array, module: Block = block.module, repeats: int = repeats) -> Params:

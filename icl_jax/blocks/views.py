@@ -114,7 +114,7 @@ def occupy(
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Extend:
-    """New tokens (M, D) after those in a memory; several sequences go side by side, a tuple of each.
+    """New tokens (M, D) after those in a memory; sequences go side by side, a tuple of each.
 
     Attributes:
       memories: of each sequence, as the layer's ``empty_memory`` made it.

@@ -43,10 +43,7 @@ def present_examples(
         )
     if present_N is None:
         return inputs_ND, targets_N, jnp.ones((num_examples,), bool)
-    checks.rank(where, "present_N", present_N, 1, "(N)")
-    checks.axis_size(where, "present_N", present_N, 0, num_examples, "one per example")
-    if present_N.dtype != bool:
-        raise TypeError(f"{where}: present_N must be boolean, got {present_N.dtype}.")
+    checks.mask(where, "present_N", present_N, num_examples, "one per example")
     return (
         jnp.where(present_N[:, None], inputs_ND, 0),
         jnp.where(present_N, targets_N, 0),

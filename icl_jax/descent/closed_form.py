@@ -3,10 +3,17 @@
 Every oracle maps ``(inputs_ND, targets_N, query_D)`` to a scalar. ``present_N`` says which examples
 the context holds (None: all); the values of the others are never read, not even a NaN. So all
 prefixes of a context are one ``vmap`` over masks. With no example present every oracle says 0.
+
+All are differentiable in inputs, labels, query and ridge weight, whatever examples are present,
+repeated or absent (least squares: among inputs of one rank, of which its answer is a continuous
+function). Derivatives of least squares and ridge are those of the weights in closed form: that of a
+singular value decomposition does not exist where singular values are equal. Second derivatives in
+inputs go through it all the same, and exist where they differ.
 """
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,16 +71,8 @@ def least_squares(
     inputs_ND, targets_N, present_N = present_examples(
         "least_squares", inputs_ND, targets_N, query_D, present_N
     )
-    left, values_R, right = _spectrum(inputs_ND, targets_N)
-    # NumPy's cutoff, max(n, D) eps, but at least 8 eps: where the rank ends, rounding leaves about
-    # 2 eps of the largest singular value whatever the size (measured: at most 2.5; repeated and
-    # parallel examples, copied columns; D from 2 to 20, n to 200), so NumPy's has no margin at
-    # n = D = 2. The n counts the examples present: all N would drop true directions around n = D.
-    length = jnp.maximum(count(present_N, query_D), max(query_D.shape[0], 8))
-    cutoff = jnp.finfo(query_D.dtype).eps * length * jnp.max(values_R, initial=0)
-    kept_R = values_R > cutoff
-    inverse_R = jnp.where(kept_R, 1 / jnp.where(kept_R, values_R, 1), 0)
-    return product(left * inverse_R, product(right, query_D))
+    weights_D = _least_norm_weights(inputs_ND, targets_N, count(present_N, query_D))
+    return product(weights_D, query_D)
 
 
 def ridge(
@@ -82,21 +81,22 @@ def ridge(
     query_D: Array,
     *,
     present_N: Array | None = None,
-    weight: float = 1.0,
+    weight: float | Array = 1.0,
 ) -> Array:
     """``query . w`` with the ``w`` that minimises ``sum_i (y_i - x_i . w)^2 + weight |w|^2``.
 
-    With ``weight = bayes_ridge_weight(...)`` it is Bayes-optimal on a noisy linear task.
+    With ``weight = bayes_ridge_weight(...)`` it is Bayes-optimal on a noisy linear task. The weight
+    is a number or (); it may be traced.
 
     Raises:
       ValueError: shapes that disagree, or a ``weight`` that is not above 0 (``least_squares`` is
         the limit).
       TypeError: dtypes that disagree, or are narrower than float32.
     """
-    checks.positive("ridge", "weight", weight)
+    checks.positive_scalar("ridge", "weight", weight)
     inputs_ND, targets_N, _ = present_examples("ridge", inputs_ND, targets_N, query_D, present_N)
-    left, values_R, right = _spectrum(inputs_ND, targets_N)
-    return product(left * values_R / (values_R**2 + weight), product(right, query_D))
+    weights_D = _ridge_weights(inputs_ND, targets_N, jnp.asarray(weight, query_D.dtype))
+    return product(weights_D, query_D)
 
 
 def bayes_ridge_weight(*, noise_std: float, weight_std: float = 1.0) -> float:
@@ -155,6 +155,74 @@ def prefix_predictions(oracle: Oracle, inputs_ND: Array, targets_N: Array, query
     return jax.vmap(lambda present_N: oracle(inputs_ND, targets_N, query_D, present_N=present_N))(
         present_MN
     )
+
+
+@jax.custom_jvp
+def _least_norm_weights(inputs_ND: Array, targets_N: Array, num_present: Array) -> Array:
+    """``X^+ y`` (D,); the number of examples present says where rounding begins."""
+    left, inverse_R, right = _least_norm_spectrum(inputs_ND, targets_N, num_present)
+    return product(left * inverse_R, right)
+
+
+@_least_norm_weights.defjvp
+def _least_norm_weights_jvp(
+    primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Any]
+) -> tuple[Array, Array]:
+    """Golub and Pereyra 1973: the derivative of a pseudoinverse among matrices of one rank."""
+    inputs_ND, targets_N, num_present = primals
+    d_inputs_ND, d_targets_N, _ = tangents
+    left, inverse_R, right = _least_norm_spectrum(inputs_ND, targets_N, num_present)
+    weights_D = product(left * inverse_R, right)
+
+    def gram_inverse(vector_D: Array) -> Array:
+        return product(product(right, vector_D) * inverse_R**2, right)
+
+    rest_N = targets_N - product(inputs_ND, weights_D)
+    dual_N = product(inputs_ND, gram_inverse(weights_D))
+    moved_N = d_targets_N - product(d_inputs_ND, weights_D)
+    inside_D = gram_inverse(product(inputs_ND.T, moved_N) + product(d_inputs_ND.T, rest_N))
+    turned_D = product(d_inputs_ND.T, dual_N)
+    spanned_D = product(jnp.where(inverse_R > 0, product(right, turned_D), 0), right)
+    return weights_D, inside_D + turned_D - spanned_D
+
+
+@jax.custom_jvp
+def _ridge_weights(inputs_ND: Array, targets_N: Array, weight: Array) -> Array:
+    """``(X^T X + weight)^-1 X^T y``, (D,)."""
+    left, values_R, right = _spectrum(inputs_ND, targets_N)
+    return product(left * values_R / (values_R**2 + weight), right)
+
+
+@_ridge_weights.defjvp
+def _ridge_weights_jvp(
+    primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
+) -> tuple[Array, Array]:
+    inputs_ND, targets_N, weight = primals
+    d_inputs_ND, d_targets_N, d_weight = tangents
+    left, values_R, right = _spectrum(inputs_ND, targets_N)
+    weights_D = product(left * values_R / (values_R**2 + weight), right)
+
+    rest_N = targets_N - product(inputs_ND, weights_D)
+    moved_N = d_targets_N - product(d_inputs_ND, weights_D)
+    push_D = product(inputs_ND.T, moved_N) + product(d_inputs_ND.T, rest_N) - d_weight * weights_D
+    along_R = product(right, push_D)
+    beside_D = push_D - product(along_R, right)  # Fewer examples than dimensions: what X misses.
+    return weights_D, product(along_R / (values_R**2 + weight), right) + beside_D / weight
+
+
+def _least_norm_spectrum(
+    inputs_ND: Array, targets_N: Array, num_present: Array
+) -> tuple[Array, Array, Array]:
+    """As ``_spectrum``, the singular values inverted, and zero where they are rounding."""
+    left, values_R, right = _spectrum(inputs_ND, targets_N)
+    # NumPy's cutoff, max(n, D) eps, but at least 8 eps: where the rank ends, rounding leaves about
+    # 2 eps of the largest singular value whatever the size (measured: at most 2.5; repeated and
+    # parallel examples, copied columns; D from 2 to 20, n to 200), so NumPy's has no margin at
+    # n = D = 2. The n counts the examples present: all N would drop true directions around n = D.
+    length = jnp.maximum(num_present, max(inputs_ND.shape[1], 8))
+    cutoff = jnp.finfo(inputs_ND.dtype).eps * length * jnp.max(values_R, initial=0)
+    kept_R = values_R > cutoff
+    return left, jnp.where(kept_R, 1 / jnp.where(kept_R, values_R, 1), 0), right
 
 
 def _spectrum(inputs_ND: Array, targets_N: Array) -> tuple[Array, Array, Array]:

@@ -46,7 +46,8 @@ def finetune(
       loss: ``loss(weights, example) -> ()``.
       weights: the pytree that is trained (one kernel, an MLP, everything).
       examples: a pytree with a leading axis N, as many as there will be steps.
-      optimizer: any optax transformation.
+      optimizer: any optax transformation, those with a line search or that read the loss (lbfgs,
+        polyak_sgd, momo, reduce_on_plateau) included.
       record: what to keep of the weights at every point, such as a prediction; all of them when
         left out, which is P times their memory.
 
@@ -98,13 +99,21 @@ def _descend(
     record: Record | None,
 ) -> DescentTrajectory:
     keep: Record = record or (lambda current: current)
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def step(carry: tuple[Params, Any], example: Any) -> tuple[tuple[Params, Any], Any]:
         current, state = carry
         value, gradient = jax.value_and_grad(loss)(current, example)
         # optax mixes dtypes (a step count with a moment) and ranks, which strict promotion refuses.
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            change, state = optimizer.update(gradient, state, current)
+            change, state = optimizer.update(
+                gradient,
+                state,
+                current,
+                value=value,
+                grad=gradient,
+                value_fn=lambda weights: loss(weights, example),
+            )
         current = optax.apply_updates(current, change)
         return (current, state), (keep(current), value)
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from icl_jax import checks
 from icl_jax.descent._examples import count, present_examples, product
 from icl_jax.dims import Array
+from icl_jax.patches.carry import varying_like
 
 #: Of GD++: inputs, query, residuals, prediction.
 _Carry = tuple[Array, Array, Array, Array]
@@ -195,7 +196,10 @@ def gd_plus_plus(
         return (inputs_ND, query_D, residuals_N, prediction), prediction
 
     start = jnp.zeros((), query_D.dtype)
-    _, predictions_S = jax.lax.scan(step, (inputs_ND, query_D, targets_N, start), length=num_steps)
+    # In the loop each of the four reads all the others, and the two numbers.
+    reads = (inputs_ND, query_D, targets_N, present_N, rate, correction)
+    carry = varying_like((inputs_ND, query_D, targets_N, start), reads)
+    _, predictions_S = jax.lax.scan(step, carry, length=num_steps)
     return jnp.concatenate([start[None], predictions_S])
 
 
@@ -216,7 +220,8 @@ def _descend(
         return weights_D, weights_D
 
     start_D = jnp.zeros(inputs_ND.shape[1], inputs_ND.dtype)
-    _, weights_SD = jax.lax.scan(step, start_D, scales)
+    carry_D = varying_like(start_D, inputs_ND, targets_N, present_N, scales)
+    _, weights_SD = jax.lax.scan(step, carry_D, scales)
     return jnp.concatenate([start_D[None, :], weights_SD])
 
 

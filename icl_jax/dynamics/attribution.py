@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array, Params
-from icl_jax.patches.low_rank import LowRank, inner_product, outer
+from icl_jax.patches.low_rank import LowRank, accumulator, inner_product, outer, vector_norm
 from icl_jax.patches.token import dual_vector
 from icl_jax.stack.block import ContextualBlock
 
@@ -69,12 +69,7 @@ def attention_contributions(
     checks.rank("attention_contributions", "weights_AT", weights_AT, 2, "(A, T)")
     checks.rank("attention_contributions", "passed_ATD", passed_ATD, 3, "(A, T, D)")
     checks.same_shape("attention_contributions", weights=weights_AT, passed=passed_ATD[..., 0])
-    checks.axis_size("attention_contributions", "kept_T", kept_T, 0, weights_AT.shape[1], "T")
-    if jnp.result_type(kept_T) != jnp.bool_:
-        raise TypeError(
-            "attention_contributions: kept_T must be a boolean mask over the sequence, got dtype "
-            f"{jnp.result_type(kept_T)}."
-        )
+    checks.mask("attention_contributions", "kept_T", kept_T, weights_AT.shape[1], "T")
     weights_AT = weights_AT.astype(passed_ATD.dtype)
     removed_AT = jnp.where(kept_T[None, :], jnp.zeros_like(weights_AT), weights_AT)
     if not normalised:
@@ -183,49 +178,53 @@ def contribution_update(
     attribution: Attribution, head: int, token: int, kernel_DH: Array
 ) -> LowRank:
     """What one head reading one token adds to ``dW``, as factors."""
-    return outer(
-        attribution.v_D,
-        jnp.matmul(
-            attribution.contributions_ATD[head, token],
-            kernel_DH,
-            precision=jax.lax.Precision.HIGHEST,
-        ),
-    )
+    right_H = _mapped(attribution.contributions_ATD[head, token], kernel_DH)
+    return outer(attribution.v_D, right_H.astype(kernel_DH.dtype))
 
 
 def summed_update(attribution: Attribution, kernel_DH: Array) -> LowRank:
     """All contributions and the remainder together: the token update again."""
-    total_D = jnp.sum(attribution.contributions_ATD, axis=(0, 1)) + attribution.remainder_D
-    return outer(
-        attribution.v_D, jnp.matmul(total_D, kernel_DH, precision=jax.lax.Precision.HIGHEST)
-    )
+    total_H = _mapped(_total(attribution), kernel_DH)
+    return outer(attribution.v_D, total_H.astype(kernel_DH.dtype))
 
 
 def contribution_norms(attribution: Attribution, kernel_DH: Array) -> Array:
-    """``|dW|_F`` of every contribution, (A, T)."""
-    mapped_ATH = jnp.matmul(
-        attribution.contributions_ATD, kernel_DH, precision=jax.lax.Precision.HIGHEST
-    )
-    length = jnp.sqrt(inner_product(attribution.v_D, attribution.v_D))
-    return length * jnp.linalg.norm(mapped_ATH, axis=-1)
+    """``|dW|_F`` of every contribution, (A, T), in float32 or wider."""
+    mapped_ATH = _mapped(attribution.contributions_ATD, kernel_DH)
+    return vector_norm(attribution.v_D) * vector_norm(mapped_ATH)
 
 
 def contribution_shares(attribution: Attribution, kernel_DH: Array) -> Array:
     """The signed share of every contribution in ``dW``, (A, T): ``<dW_aj, dW> / |dW|^2``.
 
-    The shares and the remainder's add up to 1, so they can be read as parts of the whole.
+    The shares and the remainder's add up to 1, so they can be read as parts of the whole. In
+    float32 or wider.
     """
-    highest = jax.lax.Precision.HIGHEST
-    total_D = jnp.sum(attribution.contributions_ATD, axis=(0, 1)) + attribution.remainder_D
-    total_H = jnp.matmul(total_D, kernel_DH, precision=highest)
-    mapped_ATH = jnp.matmul(attribution.contributions_ATD, kernel_DH, precision=highest)
-    return jnp.matmul(mapped_ATH, total_H, precision=highest) / inner_product(total_H, total_H)
+    return _shares(attribution, _mapped(attribution.contributions_ATD, kernel_DH), kernel_DH)
 
 
 def remainder_share(attribution: Attribution, kernel_DH: Array) -> Array:
     """The signed share of the remainder in ``dW``: what no token and no head accounts for."""
-    highest = jax.lax.Precision.HIGHEST
-    total_D = jnp.sum(attribution.contributions_ATD, axis=(0, 1)) + attribution.remainder_D
-    total_H = jnp.matmul(total_D, kernel_DH, precision=highest)
-    rest_H = jnp.matmul(attribution.remainder_D, kernel_DH, precision=highest)
-    return inner_product(rest_H, total_H) / inner_product(total_H, total_H)
+    return _shares(attribution, _mapped(attribution.remainder_D, kernel_DH), kernel_DH)
+
+
+def _mapped(changes: Array, kernel_DH: Array) -> Array:
+    """What changes (..., D) of the kernel's input do to its output, (..., H), float32 or wider."""
+    dtype = accumulator(changes.dtype)
+    return jnp.matmul(
+        changes.astype(dtype), kernel_DH.astype(dtype), precision=jax.lax.Precision.HIGHEST
+    )
+
+
+def _shares(attribution: Attribution, parts: Array, kernel_DH: Array) -> Array:
+    """``<part, total> / |total|^2``, (...) of parts (..., H) of the change of the output."""
+    total_H = _mapped(_total(attribution), kernel_DH)
+    products = jnp.matmul(parts, total_H, precision=jax.lax.Precision.HIGHEST)
+    return products / inner_product(total_H, total_H)
+
+
+def _total(attribution: Attribution) -> Array:
+    """The change of the kernel's input (D,), summed in float32 or wider."""
+    dtype = accumulator(attribution.v_D.dtype)
+    summed_D = jnp.sum(attribution.contributions_ATD, axis=(0, 1), dtype=dtype)
+    return summed_D + attribution.remainder_D.astype(dtype)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array
+from icl_jax.patches.carry import varying_like
 from icl_jax.patches.low_rank import LowRank, frobenius_norm
 from icl_jax.patches.token import dual_vector
 
@@ -87,7 +88,7 @@ def _forward_substitution(overlaps_NN: Array, deltas_ND: Array) -> Array:
         return done_ND.at[row].set(delta_D + carried_D), None
 
     rows_N = jnp.arange(deltas_ND.shape[0])
-    start_ND = jnp.zeros_like(deltas_ND)
+    start_ND = varying_like(jnp.zeros_like(deltas_ND), overlaps_NN, deltas_ND)
     return jax.lax.scan(step, start_ND, (rows_N, overlaps_NN, deltas_ND))[0]
 
 

@@ -97,7 +97,8 @@ def probe_pass(layers: Layers, context_ND: Array, probes_MD: Array) -> PrefixPas
     checks.rank("probe_pass", "context_ND", context_ND, 2, "(N, D)")
     num_prefixes = context_ND.shape[0] + 1
     checks.axis_size("probe_pass", "probes_MD", probes_MD, 0, num_prefixes, "N + 1")
-    if len(layers) > 1 and not all(block.causal for period in layers.designs for block in period):
+    blocks: tuple[Any, ...] = layers.blocks
+    if len(blocks) > 1 and not all(block.causal for block in blocks):
         raise ValueError(
             "prefix_pass: a stack of several blocks needs causal contextual layers: in others the "
             "context's states depend on the query, so no two prefixes share work. Use "

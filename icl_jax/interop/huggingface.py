@@ -38,6 +38,7 @@ from icl_jax.interop.registry import (
 )
 from icl_jax.interop.safetensors import INDEX, SINGLE, Entry, MappedTensors, write_tensors
 from icl_jax.interop.stacking import stacked_table
+from icl_jax.interop.text_part import INSIDE, OTHER_PARTS, text_part
 
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
 
@@ -53,7 +54,7 @@ class Checkpoint:
     Attributes:
       model: the Flax module.
       params: its parameters, nested dicts of jax arrays.
-      config: config.json.
+      config: config.json; that of the text model where the folder has one that reads more.
       folder: where it was read.
       family: the name of its module in ``interop.families``.
       generation: how its makers mean text to be written; nothing of it is applied by itself.
@@ -112,9 +113,12 @@ def load(
         raise Options(config, str(folder / CONFIG)).unsupported(
             "quantization_config", quantization, f"unquantized weights; {DEQUANTISE}"
         )
+    text = text_part(config, str(folder / CONFIG))
+    where = str(folder / CONFIG) if text is None else f"{folder / CONFIG}: {INSIDE}"
+    config = config if text is None else text
     family_of(config)  # Before the weights are looked for.
     tensors = MappedTensors(folder)
-    options = Options(config, str(folder / CONFIG), tensors.sizes)
+    options = Options(config, where, tensors.sizes)
     family_name, family, model = build_model(options)
     with described_by(options):
         shapes = parameter_shapes(model)
@@ -128,7 +132,7 @@ def load(
         table,
         tensors,
         tied=tied,
-        ignored=getattr(family, "IGNORED", ()),
+        ignored=(*getattr(family, "IGNORED", ()), *(() if text is None else OTHER_PARTS)),
         read_as=descent_of(config),
     )
     wanted = _wanted(dtype, [tensors.entries[name] for name in names.values()])

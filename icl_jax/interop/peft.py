@@ -21,10 +21,12 @@ from icl_jax.blocks.functional import functional
 from icl_jax.blocks.materialise import patched_gain
 from icl_jax.dims import Array, Params
 from icl_jax.interop.huggingface import Checkpoint
+from icl_jax.interop.json_files import read_json
 from icl_jax.interop.options import Options
 from icl_jax.interop.registry import family_of
 from icl_jax.interop.safetensors import write_tensors
 from icl_jax.interop.table import Tensor
+from icl_jax.interop.text_part import INSIDE
 from icl_jax.patches.block import TokenPatch
 from icl_jax.patches.low_rank import LowRank
 from icl_jax.patches.normed import BalancedPatch, ScalePatch
@@ -77,10 +79,16 @@ def save_adapter(
       The folder, with ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     Raises:
-      ValueError: patches of another policy, or experts.
+      ValueError: patches of another policy, experts, or a checkpoint with more than a text model.
       FileExistsError: the folder has something in it.
     """
     adapter_policy(checkpoint)
+    if base is None and _reads_more_than_text(checkpoint.folder):
+        raise ValueError(
+            f"save_adapter: {checkpoint.folder} has more than the text model, whose modules PEFT "
+            "would look for in vain. Save the text model alone, once, with interop.huggingface.save"
+            "(NEW, checkpoint.model, checkpoint.params, checkpoint.config), and give base=NEW."
+        )
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"save_adapter: {folder} is not empty. Choose another folder.")
@@ -92,7 +100,7 @@ def save_adapter(
     layers = functional(checkpoint.model, checkpoint.params).params
     for layer, patch in enumerate(patches):
         name, params = f"blocks_{layer}", layers[layer]
-        updates = {
+        updates: dict[tuple[str, ...], LowRank] = {
             (name, "mlp", kernel, "kernel"): update
             for kernel, update in _updates(params["mlp"], layer, patch).items()
         }
@@ -136,6 +144,10 @@ def save_adapter(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return folder
+
+
+def _reads_more_than_text(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and INSIDE in read_json(folder / "config.json")
 
 
 def _updates(params: Params, layer: int, patch: TokenPatch) -> dict[str, LowRank]:

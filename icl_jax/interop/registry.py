@@ -30,8 +30,11 @@ _TIED = r"lm_head\.weight|embed_out\.weight|cls\.predictions\.decoder\.weight"
 # What a model that was wrapped (compiled, or copied to several devices) puts into its names.
 _WRAPPED = re.compile(r"^(_orig_mod\.|module\.)+|(?<=\.)_orig_mod\.")
 
-# What a tensor is called depends on which model was saved: one with a head has a prefix.
-_PREFIX = re.compile(r"^(model|transformer|bert|gpt_neox)\.")
+# What a tensor is called depends on which model was saved: one with a head has a prefix, and one
+# that reads more than text has another.
+_PREFIX = re.compile(
+    r"^(language_model\.model|model\.language_model|language_model|model|transformer|bert|gpt_neox)\."
+)
 
 # What quantised weights are multiplied by.
 _SCALES = r"(weight|input)_scale(_inv)?$|\.(qzeros|g_idx|SCB|absmax)$"

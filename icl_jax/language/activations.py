@@ -76,4 +76,5 @@ def attend(
 
     hidden_TD, found = fold(functional(model, params), step, hidden_TD)
     logits_1V: Any = model.apply({"params": params}, hidden_TD[position][None], method="readout")
-    return Attended(*found.joined(), logits_V=logits_1V[0])
+    outputs, weights, scores, inputs, mlp_inputs = found.joined()
+    return Attended(outputs, weights, scores, inputs, mlp_inputs, logits_1V[0])

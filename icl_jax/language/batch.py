@@ -34,10 +34,10 @@ class Prompts:
       num_kept_B: (B,), how many positions each prompt keeps.
     """
 
-    tokens_BT: Array | np.ndarray
-    length_B: Array | np.ndarray
-    kept_BK: Array | np.ndarray
-    num_kept_B: Array | np.ndarray
+    tokens_BT: Any
+    length_B: Any
+    kept_BK: Any
+    num_kept_B: Any
 
 
 def bucket(count: int, limit: int | None = None) -> int:

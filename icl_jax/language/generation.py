@@ -178,10 +178,10 @@ def patched_generate(
     measured = jax.device_get((text.relative_error_BN, text.kl_BN, text.same_top1_BN))
     each = []
     for number, count in enumerate(counts_B):
-        rows = [array_BN[number, :count] for array_BN in (tokens_BN, *measured)]
+        error_N, kl_N, same_N = (array_BN[number, :count] for array_BN in measured)
         bank = _joined(text, number, int(prompts.num_kept_B[number]), int(count) - 1)
         check_patchable(bank)
-        each.append(PatchedGeneration(*rows, bank))
+        each.append(PatchedGeneration(tokens_BN[number, :count], error_N, kl_N, same_N, bank))
     return each if batched else each[0]
 
 
@@ -234,8 +234,8 @@ def _joined(text: Any, number: int, num_kept: int, num_new: int) -> Bank:
     for bank, count in ((kept, num_kept), (new, num_new)):
         if count:
             layered = cut_rows((bank.patches, bank.conditioning), number, count, axis=1)
-            rows = cut_rows((bank.kept_K, bank.positions_K), number, count)
-            parts.append(Bank(layered[0], *rows, layered[1]))
+            kept_K, positions_K = cut_rows((bank.kept_K, bank.positions_K), number, count)
+            parts.append(Bank(layered[0], kept_K, positions_K, layered[1]))
     if len(parts) == 1:
         return parts[0]
 

@@ -105,7 +105,7 @@ def patched_logits(
     Raises:
       ValueError: banks of other prompts or of another model.
     """
-    banks = list(bank) if is_batch(tokens) else [bank]
+    banks = [bank] if isinstance(bank, Bank) else list(bank)
     kept = [one.kept_K for one in banks]
     prompts = pad_prompts("patched_logits", model, tokens, kept if is_batch(tokens) else kept[0])
     rows = prompts.kept_BK.shape[1]

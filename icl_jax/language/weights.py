@@ -94,13 +94,14 @@ def _prompt_weights(
         full = block.contextual(layer, full_TD, positions_T=positions_T)
         kept = block.contextual(layer, kept_KD, positions_T=fresh_K)
         full, kept = settled((full, kept))
+        full_TD = settled(apply_block(block, layer, full))
         patch, numbers = block_patches(
-            block, layer, take(full, last_1), take(kept, fresh_K[-1:]), output
+            block, layer, take(full, last_1), take(kept, fresh_K[-1:]), output, full_TD[last_1]
         )
         patch = settled(patch)
         patched = materialise(block, layer, position_patch(patch, 0))
-        state = (apply_block(block, layer, full), apply_block(block, patched, kept))
-        return settled(state), (patch, numbers, patched)
+        kept_KD = settled(apply_block(block, patched, kept))
+        return (full_TD, kept_KD), (patch, numbers, patched)
 
     _, found = fold(functional(model, params), step, (full_TD, kept_KD))
     bank = Bank(

@@ -192,7 +192,7 @@ def begin_patched(
         rows_2D = jnp.stack([full_TD[length - 1], kept_KD[num_kept - 1]])
         patches = found.map(lambda one: one[1][0])
         bank = compact_bank(Bank(patches, kept_K, kept_K, found.map(lambda one: one[1][1])))
-        memories = [found.map(lambda one, run=run: one[0][run]) for run in (0, 1)]
+        memories = [found.map(lambda one: one[0][0]), found.map(lambda one: one[0][1])]
         return readout(model, params, rows_2D), bank, places, *memories
 
     logits_B2V, bank, places, *memories = jax.vmap(one, out_axes=(0, 0, 0, 1, 1))(
@@ -211,7 +211,8 @@ def begin_patched(
 
     written = Bank(
         jax.tree.map(rows(2), bank.patches),
-        *jax.tree.map(rows(1), (bank.kept_K, bank.positions_K)),
+        rows(1)(bank.kept_K),
+        rows(1)(bank.positions_K),
         jax.tree.map(rows(2), bank.conditioning),
     )
     blank = _blank(runs[0], prompts.length_B - 1, keys_B, room)

@@ -15,7 +15,8 @@ import numpy as np
 
 from icl_jax import checks
 from icl_jax.dims import Array
-from icl_jax.measures.intervals import Interval
+from icl_jax.measures.intervals import Interval, percentile_ends, resampled_means
+from icl_jax.patches.low_rank import accumulator
 
 _SUMMARY_KEYS = ("value", "interval", "margin", "margin_interval")
 
@@ -79,18 +80,12 @@ def compare_with_nulls(
     where = "compare_with_nulls"
     _check_arguments(where, values_B, nulls, larger_is_closer, level)
     checks.positive_int(where, "num_resamples", num_resamples)
-    names, count = list(nulls), values_B.shape[0]
+    names = list(nulls)
 
-    # How often each task is drawn, then one product: the same draws for the value and all nulls.
-    draws_SB = jax.random.randint(key, (num_resamples, count), 0, count)
-    weights_SB = jax.vmap(lambda draw_B: jnp.bincount(draw_B, length=count))(draws_SB)
     values_BX = jnp.stack([values_B, *(nulls[name] for name in names)], axis=1)
-    means_SX = (
-        jnp.matmul(
-            weights_SB.astype(values_BX.dtype), values_BX, precision=jax.lax.Precision.HIGHEST
-        )
-        / count
-    )
+    values_BX = values_BX.astype(accumulator(values_BX.dtype))
+    # The same draws of tasks for the value and all nulls.
+    means_SX = resampled_means(key, values_BX, num_resamples)
     means_X = jnp.mean(values_BX, axis=0)
 
     def margin(means_X: Array) -> Array:
@@ -98,9 +93,8 @@ def compare_with_nulls(
             return means_X[0] - jnp.max(means_X[1:])
         return jnp.min(means_X[1:]) - means_X[0]
 
-    tail = (1 - level) / 2
     samples_SX = jnp.concatenate([means_SX, jax.vmap(margin)(means_SX)[:, None]], axis=1)
-    low_X, high_X = jnp.quantile(samples_SX, jnp.asarray([tail, 1 - tail], values_BX.dtype), axis=0)
+    low_X, high_X = percentile_ends(samples_SX, level)
     intervals = {
         name: Interval(means_X[i], low_X[i], high_X[i]) for i, name in enumerate(names, start=1)
     }

@@ -11,7 +11,12 @@ from icl_jax.patches.low_rank import accumulator
 def kl_divergence(expected: Array, actual: Array) -> Array:
     """``KL(p || q)`` in nats, (...) of logits (..., V): ``p`` expected, ``q`` actual.
 
-    Computed in float32 or wider; rounding can leave a tiny negative number, which is not hidden.
+    Summed as ``p log(p / q) - p + q``, whose terms are none of them negative and which add up to
+    the same: equal models are 0 apart, and rounding makes nothing negative. A token that both give
+    probability zero counts for nothing, one that ``q`` alone does makes it infinite.
+
+    Returns:
+      (...) in float32 or wider; NaN where a logit is.
 
     Raises:
       ValueError: the shapes differ.
@@ -20,7 +25,16 @@ def kl_divergence(expected: Array, actual: Array) -> Array:
     dtype = accumulator(jnp.promote_types(expected.dtype, actual.dtype))
     log_p = jax.nn.log_softmax(expected.astype(dtype), axis=-1)
     log_q = jax.nn.log_softmax(actual.astype(dtype), axis=-1)
-    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+    p, q = jnp.exp(log_p), jnp.exp(log_q)
+    # Asked this way round, a NaN is present and spreads.
+    absent = p == 0
+    ratio = jnp.where(absent, 0, log_q) - jnp.where(absent, 0, log_p)
+    near = jnp.abs(ratio) < 1
+    # Near 1 the ratio itself holds all the digits, of which q - p would cancel some.
+    inner = jnp.where(near, ratio, 0)
+    terms = jnp.where(near, p * (jnp.expm1(inner) - inner), q - p - p * ratio)
+    terms = jnp.where(absent, q, terms)
+    return jnp.sum(jnp.where(terms < 0, 0, terms), axis=-1)
 
 
 def same_top1(expected: Array, actual: Array) -> Array:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from icl_jax import checks
 from icl_jax.dims import Array
 from icl_jax.measures.representation import check_vectors, vector_cosine
-from icl_jax.patches.low_rank import accumulator, row_triangle, vector_norm
+from icl_jax.patches.carry import varying_like
+from icl_jax.patches.low_rank import accumulator, nan_unless, row_triangle, vector_norm
 
 
 def relative_error(actual: Array, expected: Array) -> Array:
@@ -24,8 +25,8 @@ def relative_error(actual: Array, expected: Array) -> Array:
     checks.same_shape("relative_error", actual=actual, expected=expected)
     checks.same_dtype("relative_error", actual=actual, expected=expected)
     dtype = accumulator(expected.dtype)
-    difference = (actual - expected).astype(dtype).ravel()
-    return jnp.linalg.norm(difference) / jnp.linalg.norm(expected.astype(dtype).ravel())
+    difference = expected.astype(dtype) - actual.astype(dtype)
+    return vector_norm(difference.ravel()) / vector_norm(expected.ravel())
 
 
 def squared_error(predictions: Array, targets: Array) -> Array:
@@ -56,7 +57,7 @@ def prediction_difference(first: Array, second: Array) -> Array:
             "prediction_difference: first needs a last axis to take the norm over, got shape (). "
             "Give a scalar prediction an axis: prediction[None]."
         )
-    return jnp.linalg.norm(_difference(first, second), axis=-1)
+    return vector_norm(_difference(first, second))
 
 
 def sensitivity(predict: Callable[[Array], Array], query_D: Array) -> Array:
@@ -173,7 +174,7 @@ def implicit_linear_weights(inputs_QD: Array, predictions_Q: Array) -> Array:
     rounding = jnp.finfo(dtype).eps * max(num_probes, 8) * jnp.linalg.norm(inputs_DD, axis=1)
     independent = jnp.all(jnp.diagonal(inputs_DD) > rounding)
     weights_D = _back_substitution(inputs_DD, coordinates_D)
-    return jnp.where(independent, weights_D, jnp.full_like(weights_D, jnp.nan))
+    return nan_unless(independent, weights_D)
 
 
 def _back_substitution(triangle_DD: Array, right_D: Array) -> Array:
@@ -185,7 +186,8 @@ def _back_substitution(triangle_DD: Array, right_D: Array) -> Array:
         return weights_D.at[index].set((right_D[index] - known) / column_D[index]), None
 
     last_first_D = jnp.arange(right_D.shape[0] - 1, -1, -1)
-    return jax.lax.scan(step, jnp.zeros_like(right_D), last_first_D)[0]
+    start_D = varying_like(jnp.zeros_like(right_D), triangle_DD, right_D)
+    return jax.lax.scan(step, start_D, last_first_D)[0]
 
 
 def ilwd(first_D: Array, second_D: Array) -> Array:

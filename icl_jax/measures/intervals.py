@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array
+from icl_jax.patches.low_rank import accumulator
 
 
 class Interval(NamedTuple):
@@ -28,26 +29,43 @@ def bootstrap_mean(
       level: probability covered.
       num_resamples: bootstrap samples.
 
+    Returns:
+      The interval, in float32 or wider.
+
     Raises:
       ValueError: fewer than two prompts, or a level outside (0, 1).
+      TypeError: values that are not floating point.
 
     Source: Efron 1979, "Bootstrap methods: another look at the jackknife".
     """
     if jnp.ndim(values_B) < 1 or values_B.shape[0] < 2:
         raise ValueError(
-            f"bootstrap_mean: values_B needs at least two prompts, got shape {values_B.shape}."
+            f"bootstrap_mean: values_B needs at least two prompts, got shape {jnp.shape(values_B)}."
         )
+    checks.floating("bootstrap_mean", "values_B", values_B)
     if not 0 < level < 1:
         raise ValueError(f"bootstrap_mean: level must lie in (0, 1), got {level!r}.")
     checks.positive_int("bootstrap_mean", "num_resamples", num_resamples)
-    count = values_B.shape[0]
 
+    flat_BX = values_B.reshape(values_B.shape[0], -1).astype(accumulator(values_B.dtype))
+    means_SX = resampled_means(key, flat_BX, num_resamples)
+    ends = (shaped.reshape(values_B.shape[1:]) for shaped in percentile_ends(means_SX, level))
+    return Interval(jnp.mean(flat_BX, axis=0).reshape(values_B.shape[1:]), *ends)
+
+
+def resampled_means(key: Array, values_BX: Array, num_resamples: int) -> Array:
+    """The means over B of ``num_resamples`` resamples of the rows, (S, X), all columns together."""
+    count = values_BX.shape[0]
     # How often each prompt is drawn, then one product: no resampled copy of the data is built.
     draws_SB = jax.random.randint(key, (num_resamples, count), 0, count)
     weights_SB = jax.vmap(lambda draw_B: jnp.bincount(draw_B, length=count))(draws_SB)
-    flat_BX = values_B.reshape(count, -1)
-    means_SX = weights_SB.astype(flat_BX.dtype) @ flat_BX / count
+    sums_SX = jnp.matmul(
+        weights_SB.astype(values_BX.dtype), values_BX, precision=jax.lax.Precision.HIGHEST
+    )
+    return sums_SX / count
+
+
+def percentile_ends(samples_SX: Array, level: float) -> Array:
+    """The lower and the upper ends between which a share ``level`` of the samples lies, (2, X)."""
     tail = (1 - level) / 2
-    ends = jnp.quantile(means_SX, jnp.asarray([tail, 1 - tail], flat_BX.dtype), axis=0)
-    shape = values_B.shape[1:]
-    return Interval(jnp.mean(values_B, axis=0), ends[0].reshape(shape), ends[1].reshape(shape))
+    return jnp.quantile(samples_SX, jnp.asarray([tail, 1 - tail], samples_SX.dtype), axis=0)

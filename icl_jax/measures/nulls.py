@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax.dims import Array, Params
-from icl_jax.patches.low_rank import LowRank, accumulator, frobenius_norm
+from icl_jax.patches.low_rank import LowRank, accumulator, frobenius_norm, vector_norm
 
 Tree = TypeVar("Tree")
 
@@ -18,21 +18,32 @@ Tree = TypeVar("Tree")
 def random_update(key: Array, like: LowRank) -> LowRank:
     """A random rank-1 update of the same kernel with the same Frobenius norm."""
     left_key, right_key = jax.random.split(key)
-    dtype = like.left_RD.dtype
+    dtype = accumulator(like.left_RD.dtype)
     left_1D = _direction(left_key, like.left_RD.shape[-1], dtype)[None]
-    right_1H = _direction(right_key, like.right_RH.shape[-1], dtype)[None]
-    return LowRank(left_1D, right_1H * frobenius_norm(like).astype(dtype))
+    right_1H = _direction(right_key, like.right_RH.shape[-1], dtype)[None] * frobenius_norm(like)
+    return LowRank(left_1D.astype(like.left_RD.dtype), right_1H.astype(like.right_RH.dtype))
 
 
 def random_vector(key: Array, like_D: Array) -> Array:
     """A vector of random direction and the same length."""
-    dtype = accumulator(like_D.dtype)
-    length = jnp.linalg.norm(like_D.astype(dtype))
-    return (_direction(key, like_D.shape[-1], dtype) * length).astype(like_D.dtype)
+    direction_D = _direction(key, like_D.shape[-1], accumulator(like_D.dtype))
+    return (direction_D * vector_norm(like_D)).astype(like_D.dtype)
 
 
 def another_prompts(batch: Tree) -> Tree:
-    """A batched tree with every prompt given what belongs to the one before it."""
+    """A batched tree with every prompt given what belongs to the one before it.
+
+    Raises:
+      ValueError: leaves without one leading axis of at least two prompts: a lone prompt has no
+        other, and its own would pass for chance.
+    """
+    counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
+    if len(counts) != 1 or counts <= {(), (0,), (1,)}:
+        raise ValueError(
+            "another_prompts: the leaves of batch must share a leading axis of at least two "
+            f"prompts, got leading axes {sorted(counts)}. Draw more prompts: in a batch of one, "
+            "another prompt's is its own."
+        )
     return jax.tree.map(lambda leaf: jnp.roll(leaf, 1, axis=0), batch)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array
-from icl_jax.patches.low_rank import accumulator, inner_product, vector_norm
+from icl_jax.patches.low_rank import accumulator, inner_product, nan_unless, vector_norm
 
 
 def check_vectors(where: str, axes: str, **vectors: Array) -> None:
@@ -109,7 +109,7 @@ def kendall_tau(first_T: Array, second_T: Array, *, present_T: Array | None = No
 
     Raises:
       ValueError: not vectors, or shapes that differ.
-      TypeError: the dtypes differ.
+      TypeError: the dtypes differ, or ``present_T`` is not boolean.
 
     Source: Kendall 1945, "The treatment of ties in ranking problems"; its use here, Dai et al. 2023
       (arXiv 2212.10559), section 4.
@@ -117,10 +117,7 @@ def kendall_tau(first_T: Array, second_T: Array, *, present_T: Array | None = No
     check_vectors("kendall_tau", "(T)", first_T=first_T, second_T=second_T)
     first_TT, second_TT = _order(first_T), _order(second_T)
     if present_T is not None:
-        checks.rank("kendall_tau", "present_T", present_T, 1, "(T)")
-        checks.axis_size(
-            "kendall_tau", "present_T", present_T, 0, first_T.shape[0], "one per token"
-        )
+        checks.mask("kendall_tau", "present_T", present_T, first_T.shape[0], "one per token")
         together_TT = (present_T[:, None] & present_T[None, :]).astype(jnp.int32)
         first_TT, second_TT = first_TT * together_TT, second_TT * together_TT
     # Every pair is counted twice, above and below the diagonal, in all three sums.
@@ -131,7 +128,7 @@ def kendall_tau(first_T: Array, second_T: Array, *, present_T: Array | None = No
     scale = jnp.sqrt(untied.astype(dtype))
     tau = agreement.astype(dtype) / scale[0] / scale[1]
     unordered = jnp.any(jnp.isnan(first_T) | jnp.isnan(second_T))
-    return jnp.where(unordered, jnp.full_like(tau, jnp.nan), tau)
+    return nan_unless(~unordered, tau)
 
 
 def _order(score_T: Array) -> Array:

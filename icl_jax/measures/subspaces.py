@@ -8,7 +8,14 @@ import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array
-from icl_jax.patches.low_rank import LowRank, accumulator, row_triangle, vector_norm
+from icl_jax.patches.carry import varying_like
+from icl_jax.patches.low_rank import (
+    LowRank,
+    accumulator,
+    nan_unless,
+    row_triangle,
+    vector_norm,
+)
 
 
 def effective_rank(singular_values_R: Array) -> Array:
@@ -111,7 +118,7 @@ def principal_angles(first_XD: Array, second_YD: Array) -> Array:
     angles = jnp.arctan2(sines, cosines)
     # Rows of length 1: what is left of one outside the span of the others is rounding, or not.
     rounding = jnp.finfo(angles.dtype).eps * max(first_XD.shape[1], 8)
-    return jnp.where(jnp.all(lengths > rounding), angles, jnp.full_like(angles, jnp.nan))
+    return nan_unless(jnp.all(lengths > rounding), angles)
 
 
 def leading_angles(first: LowRank, second: Array, count: int) -> Array:
@@ -172,14 +179,14 @@ def _leading(cosines_XX: Array, sizes_X: Array, count: int) -> Array:
     sizes_X = sizes_X / jnp.max(sizes_X)
     eigenvalues_X, rows_XX = _orthogonal_rows(cosines_XX * sizes_X[:, None] * sizes_X[None, :])
     rounding = jnp.finfo(eigenvalues_X.dtype).eps * eigenvalues_X.shape[0] * eigenvalues_X[0]
-    kept_C = jnp.where(eigenvalues_X > rounding, eigenvalues_X, jnp.nan)[:count]
+    kept_C = nan_unless(eigenvalues_X[:count] > rounding, eigenvalues_X[:count])
     return rows_XX[:count] * (kept_C**-1.5)[:, None] * sizes_X[None, :]
 
 
 def _directions(vectors_XD: Array) -> tuple[Array, Array]:
     """Unit vectors (X, D) and lengths (X,), in float32 or wider; zero where there is no length."""
     wide_XD = vectors_XD.astype(accumulator(vectors_XD.dtype))
-    lengths_X = jax.vmap(vector_norm)(wide_XD)
+    lengths_X = vector_norm(wide_XD)
     divisors_X = jnp.where(lengths_X == 0, jnp.ones_like(lengths_X), lengths_X)
     return wide_XD / divisors_X[:, None], lengths_X
 
@@ -226,12 +233,12 @@ def _orthogonal_rows(rows_XD: Array) -> tuple[Array, Array]:
 
     def sweep(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         rows_XD, _, count = state
-        start = (rows_XD, jnp.zeros((), bool))
+        start = (rows_XD, varying_like(jnp.zeros((), bool), rows_XD))
         rows_XD, slanted = jax.lax.fori_loop(0, max(2 * half - 1, 1), rotate, start)
         return rows_XD, slanted, count + 1
 
     # Convergence is quadratic: ten sweeps or fewer; the bound is for what is not a number.
-    start = (rows_XD, jnp.ones((), bool), jnp.zeros((), jnp.int32))
+    start = (rows_XD, varying_like(jnp.ones((), bool), rows_XD), jnp.zeros((), jnp.int32))
     rows_XD, _, _ = jax.lax.while_loop(lambda state: state[1] & (state[2] < 30), sweep, start)
     lengths_X = jnp.sqrt(jnp.sum(rows_XD**2, axis=1))
     order_X = jnp.argsort(lengths_X, descending=True)[:num_rows]

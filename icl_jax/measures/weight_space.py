@@ -11,6 +11,7 @@ from icl_jax.patches.low_rank import (
     dense_inner,
     frobenius_inner,
     frobenius_norm,
+    vector_norm,
 )
 
 
@@ -55,7 +56,7 @@ def norm_ratio(first: LowRank, second: LowRank | Array) -> Array:
 def _norm(update: LowRank | Array) -> Array:
     if isinstance(update, LowRank):
         return frobenius_norm(update)
-    return jnp.linalg.norm(update.astype(accumulator(update.dtype)))
+    return vector_norm(update.ravel())
 
 
 def alignment(updates: LowRank) -> Array:
@@ -78,7 +79,7 @@ def alignment(updates: LowRank) -> Array:
 
 def _cosines(vectors_XD: Array) -> Array:
     wide_XD = vectors_XD.astype(accumulator(vectors_XD.dtype))
-    unit_XD = wide_XD / jnp.linalg.norm(wide_XD, axis=-1, keepdims=True)
+    unit_XD = wide_XD / vector_norm(wide_XD)[:, None]
     return jnp.matmul(unit_XD, unit_XD.T, precision=jax.lax.Precision.HIGHEST)
 
 

@@ -16,7 +16,13 @@ import numpy as np
 
 from icl_jax import checks
 from icl_jax.dims import Array, Params
-from icl_jax.patches.block import TokenPatch, block_patches, input_patches, output_patches
+from icl_jax.patches.block import (
+    NormedBlock,
+    TokenPatch,
+    block_patches,
+    input_patches,
+    output_patches,
+)
 from icl_jax.patches.normed import BalancedPatch
 from icl_jax.patches.output import DownPatch, OutputPolicy, compact_down
 from icl_jax.patches.token import Conditioning
@@ -162,10 +168,10 @@ def closed_step(
       conditioning.
     """
     full, kept = settled((full, kept))
-    patch, numbers = block_patches(block, params, take(full, rows_K), kept, output)
+    full_TD = settled(apply_block(block, params, full))
+    patch, numbers = block_patches(block, params, take(full, rows_K), kept, output, full_TD[rows_K])
     patch = settled(patch)
-    states = (apply_block(block, params, full), apply_block(block, params, kept, patch))
-    return settled(states), (patch, numbers)
+    return (full_TD, settled(apply_block(block, params, kept, patch))), (patch, numbers)
 
 
 def joint_step(
@@ -181,22 +187,20 @@ def joint_step(
     rows = _on_top(full, kept)
     factors = None if factor is None else _on_top(jax.tree.map(jnp.zeros_like, factor), factor)
     hidden_XH = block.hidden(params, rows.mlp_input_TD, factors)
-    patch, numbers = output_patches(block, params, full, kept, factor, hidden_XH[count:], output)
-    states_XD = block.output(params, rows, hidden_XH, _on_top(no_change(patch), patch))
+    made = functools.partial(output_patches, block, params, full, kept, factor, hidden_XH[count:])
+    if isinstance(block, NormedBlock) and block.norms_output:
+        # What the patch has to reach is the state that the other run has stored.
+        full_KD = settled(block.output(params, full, hidden_XH[:count], None))
+        patch, numbers = made(output, full_output_KD=full_KD)
+        return (full_KD, block.output(params, kept, hidden_XH[count:], patch)), (patch, numbers)
+    patch, numbers = made(output)
+    nothing = jax.tree.map(jnp.zeros_like, patch)
+    states_XD = block.output(params, rows, hidden_XH, _on_top(nothing, patch))
     return (states_XD[:count], states_XD[count:]), (patch, numbers)
 
 
 def _on_top(upper: Any, lower: Any) -> Any:
     return jax.tree.map(lambda *rows: jnp.concatenate(rows), upper, lower)
-
-
-def no_change(patch: TokenPatch) -> TokenPatch:
-    """A patch of the same kind that changes nothing."""
-    nothing = jax.tree.map(jnp.zeros_like, patch)
-    output = nothing.output
-    if isinstance(output, BalancedPatch):
-        output = dataclasses.replace(output, gain_ratio=jnp.ones_like(output.gain_ratio))
-    return dataclasses.replace(nothing, output=output)
 
 
 def patched_forward(

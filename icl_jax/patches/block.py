@@ -10,12 +10,14 @@ import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array, Params
-from icl_jax.patches.low_rank import as_stored
+from icl_jax.patches.low_rank import accumulator, as_stored
 from icl_jax.patches.normed import (
     BalancedPatch,
     OutputNorm,
     ScalePatch,
+    amplification,
     balanced_patch,
+    change_to,
     gain_change,
     scale_patch,
     smallest_normed,
@@ -34,7 +36,7 @@ from icl_jax.patches.token import (
     conditioning,
     input_factor,
 )
-from icl_jax.stack.block import ContextualBlock, Midpoint
+from icl_jax.stack.block import ContextualBlock, Midpoint, apply_block
 
 
 @jax.tree_util.register_dataclass
@@ -74,6 +76,7 @@ def block_patches(
     full: Midpoint,
     kept: Midpoint,
     output: OutputPolicy = "auto",
+    full_output_KD: Array | None = None,
 ) -> tuple[TokenPatch, Conditioning]:
     """The patches of the K kept positions of one block, from its two midpoints.
 
@@ -83,6 +86,8 @@ def block_patches(
       full: midpoints (K, D) of the kept positions in the run with everything.
       kept: midpoints (K, D) in the run on the kept positions alone.
       output: which weight carries the residual change.
+      full_output_KD: (K, D), the block's output at the kept positions in the run with everything,
+        for a norm on the MLP's output; run again from ``full`` when left out.
 
     Returns:
       The bank (leading axis K) and the conditioning numbers (K,).
@@ -97,7 +102,9 @@ def block_patches(
     """
     factor = input_patches(block, full, kept)
     hidden_KH = block.hidden(params, kept.mlp_input_TD, factor)
-    return output_patches(block, params, full, kept, factor, hidden_KH, output)
+    return output_patches(
+        block, params, full, kept, factor, hidden_KH, output, full_output_KD=full_output_KD
+    )
 
 
 def input_patches(block: ContextualBlock, full: Midpoint, kept: Midpoint) -> InputFactor | None:
@@ -119,6 +126,8 @@ def output_patches(
     factor: InputFactor | None,
     hidden_KH: Array,
     output: OutputPolicy,
+    *,
+    full_output_KD: Array | None = None,
 ) -> tuple[TokenPatch, Conditioning]:
     """The rest of ``block_patches``, once the patched run's hidden activations (K, H) are there."""
     norm = block.output_norm(params) if isinstance(block, NormedBlock) else None
@@ -136,6 +145,11 @@ def output_patches(
 
     assert norm is not None and isinstance(block, NormedBlock)  # chosen_policy has seen to it
     output_KD = block.mlp_output(params, kept.mlp_input_TD, hidden_KH, factor)
+    if full_output_KD is None:
+        full_output_KD = apply_block(block, params, full)
+    # What the norm has to give: the difference of two stored states, without another rounding.
+    target_KD = _wide(full_output_KD) - _wide(kept.residual_TD)
+    change_KD = jax.vmap(change_to, in_axes=(0, 0, None))(target_KD, output_KD, norm)
     patch: ScalePatch | BalancedPatch
     if policy == "scale":
         patch = jax.vmap(scale_patch, in_axes=(0, 0, None))(output_KD, change_KD, norm)
@@ -147,8 +161,15 @@ def output_patches(
         numbers,
         max_gain_change=jnp.max(jnp.abs(gain_change_KD), axis=-1),
         min_normalised=jax.vmap(smallest_normed)(output_KD),
+        amplification=jax.vmap(amplification, in_axes=(0, None, 0, 0))(
+            output_KD, norm, patch, full_output_KD
+        ),
     )
     return TokenPatch(factor, patch), numbers
+
+
+def _wide(stored_KD: Array) -> Array:
+    return as_stored(stored_KD).astype(accumulator(stored_KD.dtype))
 
 
 def chosen_policy(output: OutputPolicy, block: ContextualBlock, has_gain: bool) -> OutputPolicy:
@@ -164,11 +185,13 @@ def chosen_policy(output: OutputPolicy, block: ContextualBlock, has_gain: bool) 
     """
     checks.one_of("block_patches", "output", output, OUTPUT_POLICIES)
     if output == "auto":
-        return "bias" if block.has_output_bias else "balanced" if has_gain else "down"
+        if block.has_output_bias:
+            return "bias"
+        return "balanced+remainder" if has_gain else "down"
     if output == "bias" and not block.has_output_bias:
         raise ValueError(
             "block_patches: output='bias' needs a block that ends in a bias; this one has none. "
-            f"Use output={'balanced' if has_gain else 'down'!r} or 'auto'."
+            f"Use output={'balanced+remainder' if has_gain else 'down'!r} or 'auto'."
         )
     if output == "down" and isinstance(block, NormedBlock) and block.norms_output:
         raise ValueError(

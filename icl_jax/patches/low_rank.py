@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array, accumulator
+from icl_jax.patches.carry import varying_like
 
 Tree = TypeVar("Tree")
 
@@ -58,11 +59,19 @@ def vector_norm(vectors: Array) -> Array:
     the norm has a kink, is zero.
     """
     wide = vectors.astype(accumulator(vectors.dtype))
-    sizes = _largest(wide)
+    sizes = largest_entry(wide)
     square = jnp.sum((wide / sizes[..., None]) ** 2, axis=-1)
     # Of a square that is zero, the root would have the slope infinity, times zero.
     root = jnp.sqrt(jnp.where(square == 0, 1, square))
     return sizes * jnp.where(square == 0, 0, root)
+
+
+def nan_unless(valid: Array, values: Array) -> Array:
+    """``values`` where ``valid``, NaN elsewhere, made there and then.
+
+    A NaN written down beforehand stops ``jax.debug_nans`` on good values, too.
+    """
+    return jnp.where(valid, values, 0) / valid.astype(values.dtype)
 
 
 def outer(left_D: Array, right_H: Array) -> LowRank:
@@ -73,7 +82,17 @@ def outer(left_D: Array, right_H: Array) -> LowRank:
 
 
 def add(*updates: LowRank) -> LowRank:
-    """The sum of updates of one kernel: their factors side by side."""
+    """The sum of updates of one kernel: their factors side by side.
+
+    Raises:
+      ValueError: no update, or kernels of different shapes.
+      TypeError: dtypes that differ.
+    """
+    if not updates:
+        raise ValueError("add: there is nothing to add, not even an update that says of what.")
+    for update in updates:
+        _check_update("add", update)
+        _check_same_kernel("add", updates[0], update)
     return LowRank(
         jnp.concatenate([update.left_RD for update in updates]),
         jnp.concatenate([update.right_RH for update in updates]),
@@ -81,8 +100,31 @@ def add(*updates: LowRank) -> LowRank:
 
 
 def subtract(first: LowRank, second: LowRank) -> LowRank:
-    """``first - second`` as factors."""
+    """``first - second`` as factors. Raises as ``add`` does."""
     return add(first, LowRank(second.left_RD, -second.right_RH))
+
+
+def scale(update: LowRank, factor: float | Array) -> LowRank:
+    """``factor dW``, the factor a number or ()."""
+    checks.rank("scale", "factor", factor, 0, "()")
+    return LowRank(update.left_RD, update.right_RH * jnp.asarray(factor, update.right_RH.dtype))
+
+
+def mean(updates: LowRank) -> LowRank:
+    """The mean of X updates of one kernel: rank up to X R.
+
+    Args:
+      updates: factors with a leading axis X, (X, R, D) and (X, R, H), such as those of X tokens.
+
+    Raises:
+      ValueError: no leading axis, or nothing to take the mean of.
+    """
+    checks.rank("mean", "updates.left_RD", updates.left_RD, 3, "(X, R, D)")
+    checks.rank("mean", "updates.right_RH", updates.right_RH, 3, "(X, R, H)")
+    count = updates.left_RD.shape[0]
+    checks.positive_int("mean", "the number of updates", count)
+    rows = jax.tree.map(lambda factors: factors.reshape(-1, factors.shape[-1]), updates)
+    return scale(rows, 1 / count)
 
 
 def compose(first: LowRank, second: LowRank) -> LowRank:
@@ -102,7 +144,18 @@ def compose(first: LowRank, second: LowRank) -> LowRank:
 
 
 def apply_update(input_D: Array, update: LowRank) -> Array:
-    """``z dW`` (H,) for an input ``z`` (D,), in the dtype of the update."""
+    """``z dW`` (H,) for an input ``z`` (D,), in the dtype of the update.
+
+    Raises:
+      ValueError: not one vector, or one of another width than the kernel.
+      TypeError: a list, or not floating point.
+    """
+    checks.rank("apply_update", "input_D", input_D, 1, "(D)")
+    checks.floating("apply_update", "input_D", input_D)
+    _check_update("apply_update", update)
+    checks.axis_size(
+        "apply_update", "input_D", input_D, 0, update.left_RD.shape[1], "the kernel's input width"
+    )
     dtype = accumulator(input_D.dtype)
     strengths_R = jnp.matmul(
         update.left_RD.astype(dtype), input_D.astype(dtype), precision=jax.lax.Precision.HIGHEST
@@ -114,8 +167,18 @@ def apply_update(input_D: Array, update: LowRank) -> Array:
 
 
 def frobenius_inner(first: LowRank, second: LowRank) -> Array:
-    """``<dW1, dW2> = sum_rs (left1_r . left2_s)(right1_r . right2_s)``, without either matrix."""
-    (left_1_RD, right_1_RH), (left_2_RD, right_2_RH) = _balanced(first), _balanced(second)
+    """``<dW1, dW2> = sum_rs (left1_r . left2_s)(right1_r . right2_s)``, without either matrix.
+
+    Raises:
+      ValueError: updates of kernels of different shapes.
+      TypeError: dtypes that differ.
+    """
+    _check_update("frobenius_inner", first)
+    _check_same_kernel("frobenius_inner", first, second)
+    (left_1_RD, right_1_RH), (left_2_RD, right_2_RH) = (
+        balanced_factors(first),
+        balanced_factors(second),
+    )
     highest = jax.lax.Precision.HIGHEST
     lefts_RR = jnp.matmul(left_1_RD, left_2_RD.T, precision=highest)
     rights_RR = jnp.matmul(right_1_RH, right_2_RH.T, precision=highest)
@@ -123,7 +186,14 @@ def frobenius_inner(first: LowRank, second: LowRank) -> Array:
 
 
 def dense_inner(update: LowRank, matrix_DH: Array) -> Array:
-    """``<dW, V>`` for a matrix ``V`` (D, H) that exists anyway, such as a descent's update."""
+    """``<dW, V>`` for a matrix ``V`` (D, H) that exists anyway, such as a descent's update.
+
+    Raises:
+      ValueError: a matrix of another shape than the kernel's.
+    """
+    checks.rank("dense_inner", "matrix_DH", matrix_DH, 2, "(D, H)")
+    for axis, width in enumerate((update.left_RD.shape[1], update.right_RH.shape[1])):
+        checks.axis_size("dense_inner", "matrix_DH", matrix_DH, axis, width, "the kernel's")
     dtype = accumulator(update.left_RD.dtype)
     mapped_RH = jnp.matmul(
         update.left_RD.astype(dtype), matrix_DH.astype(dtype), precision=jax.lax.Precision.HIGHEST
@@ -136,7 +206,7 @@ def frobenius_norm(update: LowRank) -> Array:
     if update.left_RD.shape[0] == 1:
         left_D, right_H = update.left_RD[0], update.right_RH[0]
         return vector_norm(left_D) * vector_norm(right_H)
-    left_RD, right_RH = _balanced(update)
+    left_RD, right_RH = balanced_factors(update)
     triangle_RR = row_triangle(left_RD)
     mapped_RH = jnp.matmul(triangle_RR.T, right_RH, precision=jax.lax.Precision.HIGHEST)
     return vector_norm(mapped_RH.reshape(-1))
@@ -144,28 +214,45 @@ def frobenius_norm(update: LowRank) -> Array:
 
 def singular_values(update: LowRank) -> Array:
     """The spectrum of ``dW``, largest first: (min(R, D, H),) values of an R x R core."""
-    left_RD, right_RH = _balanced(update)
-    size = _largest(right_RH.reshape(-1))
+    left_RD, right_RH = balanced_factors(update)
+    size = largest_entry(right_RH.reshape(-1))
     left_RR, right_RR = row_triangle(left_RD), row_triangle(right_RH / size)
     core_RR = jnp.matmul(left_RR.T, right_RR, precision=jax.lax.Precision.HIGHEST)
     count = min(*update.left_RD.shape, update.right_RH.shape[1])
     return size * jnp.linalg.svd(core_RR, compute_uv=False)[:count]
 
 
-def _largest(rows: Array) -> Array:
+def _check_update(where: str, update: LowRank) -> None:
+    checks.rank(where, "update.left_RD", update.left_RD, 2, "(R, D)")
+    checks.rank(where, "update.right_RH", update.right_RH, 2, "(R, H)")
+    count = update.left_RD.shape[0]
+    checks.axis_size(where, "update.right_RH", update.right_RH, 0, count, "as many as left factors")
+
+
+def _check_same_kernel(where: str, first: LowRank, second: LowRank) -> None:
+    _check_update(where, second)
+    kernels = [(u.left_RD.shape[1], u.right_RH.shape[1]) for u in (first, second)]
+    if kernels[0] != kernels[1]:
+        raise ValueError(
+            f"{where}: the updates must be of one kernel (D, H), got {kernels[0]} and {kernels[1]}."
+        )
+    checks.same_dtype(where, first=first.left_RD, second=second.left_RD)
+
+
+def largest_entry(rows: Array) -> Array:
     """The largest size of an entry along the last axis, to divide by: 1 where all are zero."""
     largest = jnp.max(jnp.abs(rows), axis=-1)
     return jax.lax.stop_gradient(jnp.where(largest > 0, largest, jnp.ones_like(largest)))
 
 
-def _balanced(update: LowRank) -> tuple[Array, Array]:
+def balanced_factors(update: LowRank) -> tuple[Array, Array]:
     """The same outer products in float32 or wider, the sizes all on the right.
 
     The dual vector of an input of 1e-20 is 1e20 long: its square leaves float32, the update's not.
     """
     dtype = accumulator(update.left_RD.dtype)
     left_RD, right_RH = update.left_RD.astype(dtype), update.right_RH.astype(dtype)
-    sizes_R1 = _largest(left_RD)[:, None]
+    sizes_R1 = largest_entry(left_RD)[:, None]
     return left_RD / sizes_R1, right_RH * sizes_R1
 
 
@@ -179,6 +266,11 @@ def row_triangle(rows_RD: Array) -> Array:
     LAPACK calls that run side by side wait for each other for ever on a CPU with two threads
     (jaxlib 0.10), and a norm is asked for anywhere.
     """
+    return row_triangle_and_basis(rows_RD)[0]
+
+
+def row_triangle_and_basis(rows_RD: Array) -> tuple[Array, Array]:
+    """``row_triangle`` and the rows of ``Q`` (R, D): orthonormal, zero where a row adds nothing."""
     num_rows = rows_RD.shape[0]
     highest = jax.lax.Precision.HIGHEST
 
@@ -199,8 +291,9 @@ def row_triangle(rows_RD: Array) -> Array:
         length = jnp.where(present, length, jnp.zeros_like(length))
         return basis_RD.at[index].set(new_D), (first_R + second_R).at[index].set(length)
 
-    _, triangle_RR = jax.lax.scan(step, jnp.zeros_like(rows_RD), (jnp.arange(num_rows), rows_RD))
-    return triangle_RR
+    start_RD = varying_like(jnp.zeros_like(rows_RD), rows_RD)
+    basis_RD, triangle_RR = jax.lax.scan(step, start_RD, (jnp.arange(num_rows), rows_RD))
+    return triangle_RR, basis_RD
 
 
 def as_matrix(update: LowRank) -> Array:

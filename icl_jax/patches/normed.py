@@ -5,9 +5,12 @@ the down kernel can carry the residual change ``r``, and the norm takes away the
 whatever the kernel adds. Two patches:
 
 scale     ``ds = r / (o / rms(o))``, entry by entry (Goldwaser et al., arXiv 2511.17864). Divides by
-          entries of a normalised vector, some of which are always near zero.
+          entries of a normalised vector, some of which are always near zero: exact in a run that
+          repeats ``o`` bit for bit, worthless in one that does not.
 balanced  a rank-1 patch of the down kernel sets the direction of ``o``, one scalar on the gain its
-          length. Divides by entries of the gain only.
+          length. Divides by entries of the gain only; where these are near zero, they are moved.
+
+Why, with numbers of a real model: docs/theory.md.
 """
 
 from dataclasses import dataclass, field
@@ -17,8 +20,12 @@ import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array
-from icl_jax.patches.low_rank import accumulator, as_stored
-from icl_jax.patches.output import DownPatch, apply_output, down_patch
+from icl_jax.patches.low_rank import accumulator, as_stored, vector_norm
+from icl_jax.patches.output import DownPatch, down_patch, down_strength
+
+#: The largest entry that a balanced patch asks of a normed vector, whose mean square is 1: gains so
+#: near zero that they would need more (zero included) are moved.
+LARGEST_ENTRY = 1024.0
 
 
 @jax.tree_util.register_dataclass
@@ -78,7 +85,7 @@ def scale_patch(output_D: Array, change_D: Array, norm: OutputNorm) -> ScalePatc
     Source: Goldwaser et al. (arXiv 2511.17864).
     """
     checks.same_shape("scale_patch", output_D=output_D, change_D=change_D)
-    normed_D = _normed(output_D, norm.epsilon)
+    normed_D = _normed(_wide(output_D), norm.epsilon)
     change_D = change_D.astype(normed_D.dtype)
     return ScalePatch(jnp.where(change_D == 0, jnp.zeros_like(change_D), change_D / normed_D))
 
@@ -93,9 +100,13 @@ def balanced_patch(
 ) -> BalancedPatch:
     """The balanced patch of a kept position.
 
-    ``tau = r + s o / sqrt(mean(o^2) + eps)``, ``w = tau / s``, ``o' = w rms(o) / rms(w)``,
-    ``ratio = rms(w) sqrt(rms(o)^2 + eps) / rms(o)``. No root finding, and no division by
-    activations.
+    ``tau = r + s o / sqrt(mean(o^2) + eps)``, ``w = tau / g``, ``o' = rms(o) w``,
+    ``ratio = sqrt(rms(w)^2 + eps / rms(o)^2)``, where ``g = s`` unless an entry of ``w`` would be
+    beyond ``LARGEST_ENTRY``: there ``|g|`` is as large as it has to be, and ``ds = ratio (g - s)``.
+
+    No root finding, and no division by activations. The length of ``o'`` is free, since the norm
+    takes it away; at this one an entry that keeps its share of the output keeps its size, too, and
+    so its rounding, whatever the others do.
 
     Args:
       output_D: (D,), ``o``, the MLP's output before the norm.
@@ -104,48 +115,92 @@ def balanced_patch(
       norm: the norm on the output.
       remainder: whether ``ds`` also takes what rounding has left of ``tau`` in every entry.
 
+    Returns:
+      The patch, in float32 or wider.
+
     Raises:
       ValueError: shapes that do not fit, or (outside jit) ``hidden_H`` of length zero.
 
-    Source: worked out for this library; the scale patch of Goldwaser et al. where ``s`` is zero.
+    Source: worked out for this library; docs/theory.md.
     """
     checks.same_shape("balanced_patch", output_D=output_D, change_D=change_D)
-    normed_D = _normed(output_D, norm.epsilon)
-    gain_D = norm.gain_D.astype(normed_D.dtype)
-    target_D = change_D.astype(normed_D.dtype) + gain_D * normed_D
+    wide_D = _wide(output_D)
+    normed_D = _normed(wide_D, norm.epsilon)
+    gain_D = norm.gain_D.astype(wide_D.dtype)
+    target_D = change_D.astype(wide_D.dtype) + gain_D * normed_D
 
-    movable_D = gain_D != 0
-    divisor_D = jnp.where(movable_D, gain_D, jnp.ones_like(gain_D))
+    least_D = jnp.abs(target_D) / LARGEST_ENTRY
+    moved_D = jnp.where(jnp.abs(gain_D) < least_D, jnp.copysign(least_D, gain_D), gain_D)
+    movable_D = moved_D != 0
+    divisor_D = jnp.where(movable_D, moved_D, jnp.ones_like(moved_D))
     wanted_D = jnp.where(movable_D, target_D / divisor_D, normed_D)
-    wide_D = output_D.astype(normed_D.dtype)
     length, wanted_length = _rms(wide_D), _rms(wanted_D)
-    # What is stored is rounded once, here: a later use has to see the same numbers.
-    down = as_stored(
-        down_patch(hidden_H, (wanted_D * (length / wanted_length) - wide_D).astype(output_D.dtype))
-    )
-    ratio = wanted_length * jnp.sqrt(length**2 + norm.epsilon) / length
+    length = jnp.where(length == 0, jnp.ones_like(length), length)
+    # In the dtype that the norm reads in: there is no rounding here that a later use could miss.
+    down = down_patch(hidden_H.astype(wide_D.dtype), wanted_D * length - wide_D)
+    ratio = jnp.sqrt(wanted_length**2 + norm.epsilon / length**2)
 
-    reached_D = _normed(apply_output(output_D, hidden_H, down), norm.epsilon)
-    missing_D = target_D - ratio * gain_D * reached_D
-    exact_D = (missing_D == 0) | (reached_D == 0)
-    if not remainder:
-        exact_D |= movable_D
-    step_D = missing_D / jnp.where(reached_D == 0, jnp.ones_like(reached_D), reached_D)
-    return BalancedPatch(down, ratio, jnp.where(exact_D, jnp.zeros_like(step_D), step_D))
+    step_D = ratio * (moved_D - gain_D)
+    if remainder:
+        reached_D = _normed(_with_down(wide_D, hidden_H, down), norm.epsilon)
+        missing_D = target_D - (ratio * gain_D + step_D) * reached_D
+        divisor_D = jnp.where(reached_D == 0, jnp.ones_like(reached_D), reached_D)
+        step_D += jnp.where(reached_D == 0, jnp.zeros_like(missing_D), missing_D / divisor_D)
+    return BalancedPatch(down, ratio, step_D)
+
+
+def patched_normed(
+    output_D: Array, hidden_H: Array, norm: OutputNorm, patch: ScalePatch | BalancedPatch
+) -> Array:
+    """The normed output (D,) of an MLP with the patched gain (and down kernel), not yet rounded.
+
+    In float32 or wider, as norms are computed: what is added to a stream of bfloat16 before it is
+    rounded gives the full run's stream to the bit, where two roundings would not.
+    """
+    wide_D = _wide(output_D)
+    gain_D = norm.gain_D.astype(wide_D.dtype)
+    if isinstance(patch, BalancedPatch):
+        wide_D, gain_D = _with_down(wide_D, hidden_H, patch.down), gain_D * patch.gain_ratio
+    return _normed(wide_D, norm.epsilon) * (gain_D + patch.gain_delta_D)
 
 
 def apply_normed(
     output_D: Array, hidden_H: Array, norm: OutputNorm, patch: ScalePatch | BalancedPatch
 ) -> Array:
-    """The normed output (D,) of an MLP with the patched gain (and down kernel)."""
+    """``patched_normed`` in the dtype of ``output_D``."""
+    return patched_normed(output_D, hidden_H, norm, patch).astype(output_D.dtype)
+
+
+def change_to(target_D: Array, output_D: Array, norm: OutputNorm) -> Array:
+    """``r`` (D,), by which the normed output has to change to be ``target_D``."""
+    wide_D = _wide(output_D)
+    plain_D = norm.gain_D.astype(wide_D.dtype) * _normed(wide_D, norm.epsilon)
+    return target_D.astype(wide_D.dtype) - plain_D
+
+
+def amplification(
+    output_D: Array, norm: OutputNorm, patch: ScalePatch | BalancedPatch, reached_D: Array
+) -> Array:
+    """How much of a relative error of the MLP's output is one of the block's output, ().
+
+    ``|s'| (rms(o) / rms(o')) / |out|``, with the patched gain ``s'`` and the output ``o'`` that its
+    norm reads: the relative error of ``out`` when every entry of ``o`` is off by one unit of its
+    root mean square. A patched run that repeats the extraction bit for bit never sees it; an open
+    loop multiplies it from layer to layer.
+
+    Args:
+      output_D: (D,), ``o``, the MLP's output before the norm.
+      norm: the norm on the output.
+      patch: the patch.
+      reached_D: (D,), ``out``, the block's output.
+    """
+    wide_D = _wide(output_D)
+    gain_D = norm.gain_D.astype(wide_D.dtype)
+    shrunk = jnp.ones((), wide_D.dtype)
     if isinstance(patch, BalancedPatch):
-        patched_D = apply_output(output_D, hidden_H, patch.down)
-        normed_D = _normed(patched_D, norm.epsilon)
-        gain_D = norm.gain_D.astype(normed_D.dtype) * patch.gain_ratio
-    else:
-        normed_D = _normed(output_D, norm.epsilon)
-        gain_D = norm.gain_D.astype(normed_D.dtype)
-    return (normed_D * (gain_D + patch.gain_delta_D)).astype(output_D.dtype)
+        gain_D = gain_D * patch.gain_ratio
+        shrunk = _rms(wide_D) / _rms(wide_D + patch.down.delta_D.astype(wide_D.dtype))
+    return vector_norm(gain_D + patch.gain_delta_D) * shrunk / vector_norm(reached_D)
 
 
 def gain_change(patch: ScalePatch | BalancedPatch, norm: OutputNorm) -> Array:
@@ -166,7 +221,16 @@ def _rms(wide_D: Array) -> Array:
     return jnp.sqrt(jnp.mean(wide_D * wide_D))
 
 
-def _normed(output_D: Array, epsilon: float) -> Array:
-    """``o / sqrt(mean(o^2) + eps)`` in float32 or wider."""
-    wide_D = output_D.astype(accumulator(output_D.dtype))
+def _normed(wide_D: Array, epsilon: float) -> Array:
+    """``o / sqrt(mean(o^2) + eps)``."""
     return wide_D / jnp.sqrt(jnp.mean(wide_D * wide_D) + epsilon)
+
+
+def _wide(output_D: Array) -> Array:
+    """What the model stores of the MLP's output, in float32 or wider."""
+    return as_stored(output_D).astype(accumulator(output_D.dtype))
+
+
+def _with_down(wide_D: Array, hidden_H: Array, patch: DownPatch) -> Array:
+    strength = down_strength(hidden_H, patch)
+    return wide_D + (strength * patch.delta_D.astype(strength.dtype)).astype(wide_D.dtype)

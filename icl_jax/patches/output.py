@@ -17,7 +17,8 @@ from icl_jax.patches.low_rank import LowRank, inner_product, outer, vector_norm
 from icl_jax.patches.token import dual_vector
 
 #: Which weights carry the residual change. ``auto``: the bias where the block ends in one, the
-#: balanced patch where a root-mean-square norm stands on the MLP's output, else the down kernel.
+#: balanced patch with its remainder where a root-mean-square norm stands on the MLP's output, else
+#: the down kernel.
 OutputPolicy = Literal["auto", "bias", "down", "scale", "balanced", "balanced+remainder"]
 OUTPUT_POLICIES = ("auto", "bias", "down", "scale", "balanced", "balanced+remainder")
 
@@ -106,7 +107,7 @@ def apply_output(output_D: Array, hidden_H: Array, patch: BiasPatch | DownPatch)
     """The MLP's output (D,) with the patched bias or down kernel, given its hidden activations."""
     if isinstance(patch, BiasPatch):
         return output_D + patch.delta_D
-    strength = _strength(hidden_H, patch)
+    strength = down_strength(hidden_H, patch)
     change_D = (strength * patch.delta_D.astype(strength.dtype)).astype(output_D.dtype)
     return output_D + change_D
 
@@ -117,7 +118,7 @@ def output_norm(patch: BiasPatch | DownPatch) -> Array:
     return length if isinstance(patch, BiasPatch) else length / patch.hidden_norm
 
 
-def _strength(hidden_H: Array, patch: DownPatch) -> Array:
+def down_strength(hidden_H: Array, patch: DownPatch) -> Array:
     """``a . v`` (), which is 1 on the patch's own token, in float32 or wider."""
     if patch.v_H is not None:
         return inner_product(hidden_H, patch.v_H)

@@ -12,7 +12,15 @@ import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array
-from icl_jax.patches.low_rank import LowRank, accumulator, inner_product, outer, vector_norm
+from icl_jax.patches.low_rank import (
+    LowRank,
+    accumulator,
+    as_stored,
+    inner_product,
+    largest_entry,
+    outer,
+    vector_norm,
+)
 
 
 @jax.tree_util.register_dataclass
@@ -43,6 +51,10 @@ def dual_vector(input_D: Array) -> Array:
     checks.rank("dual_vector", "input_D", input_D, 1, "(D)")
     checks.floating("dual_vector", "input_D", input_D)
     checks.non_zero_rows("dual_vector", "input_D", input_D)
+    return _dual(input_D)
+
+
+def _dual(input_D: Array) -> Array:
     wide_D = input_D.astype(accumulator(input_D.dtype))
     # Scaled by the largest entry: |z|^2 of a tiny or a huge z would underflow or overflow.
     size = jnp.max(jnp.abs(wide_D))
@@ -113,7 +125,18 @@ def apply_factor(input_D: Array, factor: InputFactor) -> Array:
 
     ``(z E) W = z (E W)``, so a patched layer costs one product more than a plain one, however many
     kernels read ``z``.
+
+    Raises:
+      ValueError: not one vector, or one of another width than the factor's.
+      TypeError: a list, or not floating point.
     """
+    checks.rank("apply_factor", "input_D", input_D, 1, "(D)")
+    checks.floating("apply_factor", "input_D", input_D)
+    checks.same_shape("apply_factor", input_D=input_D, v_D=factor.v_D, delta_D=factor.delta_D)
+    return _apply(input_D, factor)
+
+
+def _apply(input_D: Array, factor: InputFactor) -> Array:
     strength = inner_product(input_D, factor.v_D)
     dtype = strength.dtype
     return (input_D.astype(dtype) + strength * factor.delta_D.astype(dtype)).astype(input_D.dtype)
@@ -130,15 +153,29 @@ class Conditioning:
       max_gain_change: (), ``max |ds|``, the largest change of an entry of the gain of a norm on the
         MLP's output; None in blocks without one.
       min_normalised: (), ``min |o / rms(o)|``, what a scale patch divides by; None likewise.
+      residual: (), ``|z_K E - z_S| / |z_S|``, what the factor leaves in the arithmetic of its type:
+        some eps where the patch is good; eps ``|z_K| / |z_S|`` where the context makes a long input
+        short; 1 or NaN where ``1 / |z_K|`` leaves the range of the dtype.
+      amplification: (), how much of a relative error of the MLP's output is one of the block's (see
+        ``patches.normed.amplification``); None likewise.
     """
 
     kept_norm: Array
     relative_change: Array
     max_gain_change: Array | None = None
     min_normalised: Array | None = None
+    residual: Array | None = None
+    amplification: Array | None = None
 
 
 def conditioning(full_D: Array, kept_D: Array) -> Conditioning:
     """The conditioning numbers of ``input_factor(full_D, kept_D)``, in float32 or wider."""
-    kept_norm = vector_norm(kept_D)
-    return Conditioning(kept_norm, vector_norm(full_D - kept_D) / kept_norm)
+    kept_norm, delta_D = vector_norm(kept_D), full_D - kept_D
+    dtype = accumulator(full_D.dtype)
+    # As it is stored: a compiler keeps what it has just computed wider than a patch does.
+    patched_D = as_stored(_apply(kept_D, as_stored(InputFactor(_dual(kept_D), delta_D))))
+    # In units of the full input: what rounding leaves of a tiny one would be no normal number.
+    size = largest_entry(full_D.astype(dtype))
+    patched_D, unit_D = patched_D.astype(dtype) / size, full_D.astype(dtype) / size
+    residual = vector_norm(patched_D - unit_D) / vector_norm(unit_D)
+    return Conditioning(kept_norm, vector_norm(delta_D) / kept_norm, residual=residual)

@@ -61,7 +61,7 @@ class ContextualBlock(Protocol):
         """
 
     def output(self, params: Params, midpoint: Midpoint, hidden_TH: Array, patch: Any) -> Array:
-        """The block's output (T, D); ``patch`` is a ``TokenPatch`` with a leading T axis, or None."""
+        """The block's output (T, D); ``patch``: a ``TokenPatch`` with a leading T axis, or None."""
 
 
 def take(midpoint: Midpoint, rows_K: Array) -> Midpoint:

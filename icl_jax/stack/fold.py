@@ -54,7 +54,7 @@ def fold(
     ):
         period = _period(designs, step)
         if remat:
-            period = jax.checkpoint(period)  # type: ignore[assignment]
+            period = jax.checkpoint(period)
         rows = (
             layers.params.segments[segment],
             (None,) * len(designs) if given is None else given.segments[segment],

@@ -155,26 +155,26 @@ class Layers:
         return len(self.params)
 
     @overload
-    def __getitem__(self, layer: int) -> tuple[ContextualBlock, Params]: ...
+    def __getitem__(self, layer: int) -> tuple[Any, Params]: ...
     @overload
     def __getitem__(self, layer: slice) -> "Layers": ...
-    def __getitem__(self, layer: int | slice) -> "tuple[ContextualBlock, Params] | Layers":
+    def __getitem__(self, layer: int | slice) -> "tuple[Any, Params] | Layers":
         """Block and parameters of one layer, or a stack of some of the layers."""
         if isinstance(layer, slice):
             chosen = [self[one] for one in range(*layer.indices(len(self)))]
             return stack_layers([block for block, _ in chosen], [params for _, params in chosen])
         return self.block(layer), self.params.layer(layer)
 
-    def __iter__(self) -> Iterator[tuple[ContextualBlock, Params]]:
+    def __iter__(self) -> Iterator[tuple[Any, Params]]:
         return (self[layer] for layer in range(len(self)))
 
-    def block(self, layer: int) -> ContextualBlock:
+    def block(self, layer: int) -> Any:
         """The block of a layer, without its parameters."""
         where = self.params.place(layer)
         return self.designs[where.segment][where.block]
 
     @property
-    def blocks(self) -> tuple[ContextualBlock, ...]:
+    def blocks(self) -> tuple[Any, ...]:
         """The block of every layer, from below."""
         return tuple(self.block(layer) for layer in range(len(self)))
 

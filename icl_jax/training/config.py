@@ -6,6 +6,7 @@ from typing import Any
 import optax
 
 from icl_jax import checks
+from icl_jax.dims import Array
 from icl_jax.optimizers import OptimizerConfig
 
 
@@ -44,6 +45,12 @@ class TrainingConfig:
         make_optimizer(self)  # It may refuse the number of steps.
 
 
-def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
-    """The optax transformation that ``config`` describes: clip, then step."""
-    return config.optimizer.make(config.learning_rate, config.num_steps)
+def make_optimizer(
+    config: TrainingConfig, learning_rate: Array | float | None = None
+) -> optax.GradientTransformation:
+    """The optax transformation that ``config`` describes: clip, then step.
+
+    ``learning_rate`` replaces the configured one, and may be traced, which a configuration cannot.
+    """
+    rate = config.learning_rate if learning_rate is None else learning_rate
+    return config.optimizer.make(rate, config.num_steps)

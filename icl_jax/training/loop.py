@@ -20,9 +20,10 @@ import optax
 
 from icl_jax import checks
 from icl_jax.dims import Array, Params
-from icl_jax.records import WorkdirError
+from icl_jax.records import WorkdirError, lock_folder
 from icl_jax.training.checkpoints import Checkpoints
 from icl_jax.training.metrics import Row, append_rows, columns, keep_rows
+from icl_jax.training.preemption import Preempted, postponed
 from icl_jax.training.progress import progress, silence
 from icl_jax.training.step import Init, Loss, TrainState, advance, initial_state
 
@@ -90,10 +91,13 @@ def train(
       The parameters and the metrics of all steps.
 
     Raises:
+      Preempted (a SystemExit, code 42): SIGTERM came, within ``exit_on_sigterm``; the state is
+        saved, and the same call goes on from it.
       TrainingDivergedError: something is not finite. No such state is ever checkpointed.
       ValueError: a count below 1; a metric that is no scalar or has a taken name.
       WorkdirError (a ValueError): ``workdir`` holds a training of another state, key or set of
-        metrics, one of more steps, or one whose metrics are gone.
+        metrics, one of more steps, one whose metrics are gone or whose checkpoints are all
+        damaged; another process is training there; or it cannot be written, as on a full disk.
       TypeError: ``key`` is no typed PRNG key, or the loss no scalar.
     """
     for name, value in [
@@ -112,10 +116,13 @@ def train(
         checkpoints = None
         if workdir is not None:
             log = Path(workdir) / METRICS
+            # Held until the training has ended.
+            stack.enter_context(contextlib.nullcontext(lock_folder(Path(workdir))))
             checkpoints = stack.enter_context(Checkpoints(Path(workdir) / CHECKPOINTS))
             state, step = _resume(checkpoints, state, key, num_steps)
             rows = keep_rows(log, step)
         report = stack.enter_context((progress if show_progress else silence)(step, num_steps))
+        asked_to_stop = stack.enter_context(postponed())
 
         while step < num_steps:
             count = min(steps_per_call, num_steps - step)
@@ -132,11 +139,13 @@ def train(
                 raise _diverged(new_rows[bad], rows, checkpoints)
             step += count
             # The metrics are on disk by now: a checkpoint never runs ahead of them.
-            if checkpoints is not None and (
-                step == num_steps or step // checkpoint_every > (step - count) // checkpoint_every
-            ):
+            stop = asked_to_stop()
+            is_due = step // checkpoint_every > (step - count) // checkpoint_every
+            if checkpoints is not None and (stop or is_due or step == num_steps):
                 checkpoints.save(step, _saved_tree(state, key))
             report(step, new_rows[-1]["loss"])
+            if stop:
+                raise Preempted
     return Trained(state.params, columns(rows))
 
 
@@ -148,14 +157,15 @@ def _resume(
     checkpoints: Checkpoints, state: TrainState, key: Array, num_steps: int
 ) -> tuple[TrainState, int]:
     """The newest saved state and its step; ``state`` and 0 where nothing is saved."""
-    step = checkpoints.latest_step()
+    latest = checkpoints.latest_step()
+    if latest is not None and latest > num_steps:
+        raise WorkdirError(
+            f"train: {checkpoints.folder} is at step {latest} already, beyond num_steps="
+            f"{num_steps}. Train in another folder."
+        )
+    step = checkpoints.newest_intact_step()
     if step is None:
         return state, 0
-    if step > num_steps:
-        raise WorkdirError(
-            f"train: {checkpoints.folder} is at step {step} already, beyond num_steps={num_steps}. "
-            "Train in another folder."
-        )
     expected = _saved_tree(state, key)
     restored = checkpoints.restore(step, expected)
     if not np.array_equal(restored["key"], expected["key"]):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from icl_jax.records import WorkdirError, atomic_file
+from icl_jax.records import WorkdirError, atomic_file, unwritable
 
 #: One line: the step and its numbers.
 Row = dict[str, int | float]
@@ -19,22 +19,37 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, int | float]]) -> None:
 
     JSON has no word for what is not finite: that is written as ``"nan"``, ``"inf"`` or ``"-inf"``,
     which ``float`` reads, and so does ``read_rows``.
+
+    Raises:
+      WorkdirError: the file cannot be written.
     """
-    with path.open("ab") as file:
-        file.write(_encode(rows))
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("ab") as file:
+            file.write(_encode(rows))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:  # A row cut off by a full disk is dropped when the run goes on.
+        raise unwritable(path, error) from error
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Reads the rows up to the first that was not written to its end; no file, no rows."""
+    """Reads the rows up to the first that was not written to its end; no file, no rows.
+
+    Raises:
+      WorkdirError: a whole line that is no row.
+    """
     rows = []
     if path.is_file():
-        for line in path.read_text().splitlines(keepends=True):
-            if not line.endswith("\n"):
-                break
-            row = json.loads(line)
-            rows.append({k: float(v) if isinstance(v, str) else v for k, v in row.items()})
+        *whole, _ = path.read_bytes().split(b"\n")
+        for number, line in enumerate(whole, start=1):
+            try:
+                row = json.loads(line).items()
+                rows.append({k: float(v) if isinstance(v, str) else v for k, v in row})
+            except (ValueError, AttributeError) as error:
+                raise WorkdirError(
+                    f"{path} is damaged: line {number} is no row of metrics. Put the file back, or "
+                    f"delete the folder {path.parent} to train again."
+                ) from error
     return rows
 
 
@@ -44,8 +59,8 @@ def keep_rows(path: Path, last_step: int) -> list[Row]:
     Raises:
       WorkdirError: one of the steps 1 to ``last_step`` has no row; the file stays as it is.
     """
-    rows = [row for row in read_rows(path) if row["step"] <= last_step]
-    if [row["step"] for row in rows] != list(range(1, last_step + 1)):
+    rows = read_rows(path)[:last_step]
+    if [row.get("step") for row in rows] != list(range(1, last_step + 1)):
         raise WorkdirError(
             f"keep_rows: {path} does not hold one row for each step up to {last_step}, where the "
             "checkpoint is. Put the file back, or train in another folder."

@@ -42,8 +42,9 @@ def initial_state(init: Init, optimizer: optax.GradientTransformation, key: Arra
     """The state before the first step."""
     params = initial_params(init, key)
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-    # Without weak types, which the first dispatch would lose and the second recompile for.
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), state)
+    # Without weak types, which the first dispatch would lose and the second recompile for; and
+    # copied, because the first dispatch consumes the state: an optimizer may own a part of it.
+    return jax.tree.map(lambda leaf: jnp.array(leaf, leaf.dtype, copy=True), state)
 
 
 @functools.partial(
@@ -64,6 +65,7 @@ def advance(
     Compiled apart, the same step could round differently.
     """
     data_key = jax.random.split(key)[1]
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def one_step(state: TrainState) -> tuple[TrainState, dict[str, Array]]:
         step_key = jax.random.fold_in(data_key, state.step)
@@ -71,7 +73,14 @@ def advance(
         # Optax multiplies floats by integer counts, and sums norms over leaves of any dtype.
         with jax.numpy_dtype_promotion("standard"):
             row = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
-            change, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+            change, opt_state = optimizer.update(
+                gradient,
+                state.opt_state,
+                state.params,
+                value=value,
+                grad=gradient,
+                value_fn=lambda params: loss(params, step_key)[0],
+            )
         params = optax.apply_updates(state.params, change)
         _check_metrics(metrics, row)
         return TrainState(state.step + 1, params, opt_state), {**row, **metrics}

@@ -229,7 +229,7 @@ def test_disagreeing_arguments_are_named():
         least_squares(inputs, targets, query.astype(np.float32))
     with pytest.raises(TypeError, match=r"need float32 or float64, got bfloat16"):
         zero(*(jnp.asarray(array, jnp.bfloat16) for array in (inputs, targets, query)))
-    with pytest.raises(TypeError, match=r"zero: present_N must be boolean, got int64"):
+    with pytest.raises(TypeError, match=r"zero: present_N must be a boolean mask, got dtype int64"):
         zero(inputs, targets, query, present_N=jnp.ones(4, jnp.int64))
     with pytest.raises(ValueError, match=r"axis 0 of present_N must have 4 entries"):
         zero(inputs, targets, query, present_N=jnp.ones(3, bool))
@@ -245,3 +245,115 @@ def test_options_out_of_range_are_refused():
         nearest_neighbours(*problem, num_neighbours=0)
     with pytest.raises(ValueError, match=r"noise_std must be a finite number above 0, got 0"):
         bayes_ridge_weight(noise_std=0)
+
+
+def _derivative_cases():
+    """Prompts where a decomposition has no derivative: absent, repeated, orthonormal examples."""
+    inputs, targets, query = _problem(7, 3, seed=5)
+    repeated = inputs.copy()
+    repeated[3] = repeated[1]
+    equal = np.concatenate([np.eye(3), np.zeros((4, 3))])
+    everything, few = np.ones(7, bool), np.arange(7) < 2
+    return {
+        "ordinary": (inputs, targets, query, everything),
+        "few": (inputs, targets, query, few),
+        "repeated": (repeated, targets, query, everything),
+        "repeated alone": (repeated, targets, query, np.isin(np.arange(7), (1, 3))),
+        "equal singular values": (equal, targets, query, everything),
+        "none": (inputs, targets, query, np.zeros(7, bool)),
+    }
+
+
+def _closed_form(name, inputs, targets, query, present):
+    """Prediction and gradients in targets and query, in NumPy: the weights are linear in both."""
+    inputs, targets = inputs * present[:, None], targets * present
+    if name == "ridge":
+        inverse = np.linalg.inv(inputs.T @ inputs + np.eye(3)) @ inputs.T
+    else:
+        inverse = np.linalg.pinv(inputs)
+    return query @ inverse @ targets, query @ inverse, inverse @ targets
+
+
+@pytest.mark.parametrize("case", _derivative_cases())
+@pytest.mark.parametrize("name", ["least_squares", "ridge"])
+def test_gradients_in_labels_and_query_are_the_weights(name, case):
+    inputs, targets, query, present = _derivative_cases()[case]
+    oracle = functools.partial(ORACLES[name], present_N=present)
+    value, by_targets, by_query = _closed_form(name, inputs, targets, query, present)
+    got = jax.grad(oracle, argnums=(1, 2))(inputs, targets, query)
+    np.testing.assert_allclose(oracle(inputs, targets, query), value, atol=1e-12)
+    np.testing.assert_allclose(got[0], by_targets, atol=1e-11)
+    np.testing.assert_allclose(got[1], by_query, atol=1e-11)
+    forward = jax.jacfwd(oracle, argnums=1)(inputs, targets, query)
+    np.testing.assert_allclose(forward, by_targets, atol=1e-11)
+
+
+@pytest.mark.parametrize("case", _derivative_cases())
+@pytest.mark.parametrize("name", ["least_squares", "ridge"])
+def test_gradients_in_the_inputs_are_differences(name, case):
+    inputs, targets, query, present = _derivative_cases()[case]
+    oracle = functools.partial(ORACLES[name], present_N=present)
+    gradient = np.asarray(jax.grad(oracle)(inputs, targets, query))
+    assert np.all(np.isfinite(gradient)) and not np.any(gradient[~present])
+    # Along a change that leaves the rank as it is: examples become mixtures of one another.
+    mixing = np.eye(7) if name == "ridge" else present[:, None] * present
+    rng = np.random.default_rng(0)
+    move = (mixing * rng.normal(size=(7, 7))) @ inputs
+    move[np.linalg.matrix_rank(inputs[present]) == 3] = rng.normal(size=3)
+    ends = [
+        _closed_form(name, inputs + step * move, targets, query, present)[0]
+        for step in (1e-6, -1e-6)
+    ]
+    want = (ends[0] - ends[1]) / 2e-6
+    np.testing.assert_allclose(np.sum(gradient * move), want, rtol=1e-6, atol=1e-8)
+
+
+def test_the_jacobian_of_all_prefixes_is_finite_and_closed():
+    inputs, targets, query = _problem(6, 3, seed=7)
+    for name in ("least_squares", "ridge"):
+        jacobian = functools.partial(prefix_predictions, ORACLES[name])
+        for derivative in (jax.jacrev, jax.jacfwd):
+            got = derivative(jacobian, argnums=1)(inputs, targets, query)
+            want = [
+                _closed_form(name, inputs, targets, query, np.arange(6) < n)[1] for n in range(7)
+            ]
+            np.testing.assert_allclose(got, want, atol=1e-11)
+        assert np.all(np.isfinite(jax.jacrev(jacobian)(inputs, targets, query)))
+
+
+def test_a_ridge_weight_may_be_traced_and_has_a_gradient():
+    inputs, targets, query = _problem(4, 6, seed=8)
+
+    def predict(weight):
+        return ridge(inputs, targets, query, weight=weight)
+
+    inverse = np.linalg.inv(inputs.T @ inputs + 0.3 * np.eye(6))
+    want = -query @ inverse @ inverse @ inputs.T @ targets
+    np.testing.assert_allclose(jax.jit(predict)(0.3), predict(0.3), rtol=1e-12)
+    np.testing.assert_allclose(jax.grad(predict)(0.3), want, rtol=1e-9)
+    sweep = jax.vmap(predict)(jnp.array([0.3, 2.0]))
+    np.testing.assert_allclose(sweep, [predict(0.3), predict(2.0)], rtol=1e-12)
+    for bad in (jnp.array(-1.0), jnp.array(jnp.nan), 0.0):
+        with pytest.raises(ValueError, match="ridge: weight must be a finite number above 0"):
+            predict(bad)
+    with pytest.raises(ValueError, match="ridge: weight must have 0 axes"):
+        predict(jnp.ones(2))
+
+
+def test_a_learner_may_be_trained_through_the_sensitivity_of_an_oracle():
+    # The weights are the derivative in the query; theirs in the inputs is one derivative more.
+    inputs, targets, query = _problem(2, 3, seed=9)
+
+    def size(inputs, oracle):
+        weights = jax.grad(oracle, argnums=2)(inputs, targets, query)
+        return jnp.sum(weights**2)
+
+    for name, oracle in (("least_squares", least_squares), ("ridge", ridge)):
+        got = np.asarray(jax.grad(size)(jnp.asarray(inputs), oracle))
+        move = np.random.default_rng(1).normal(size=(2, 3))
+        present = np.ones(2, bool)
+        ends = [
+            np.sum(_closed_form(name, inputs + step * move, targets, query, present)[2] ** 2)
+            for step in (1e-6, -1e-6)
+        ]
+        np.testing.assert_allclose(np.sum(got * move), (ends[0] - ends[1]) / 2e-6, rtol=1e-6)

@@ -20,7 +20,7 @@ from icl_jax.dynamics.attribution import (
     remainder_share,
     summed_update,
 )
-from icl_jax.patches.low_rank import as_matrix
+from icl_jax.patches.low_rank import as_matrix, frobenius_norm
 from icl_jax.patches.token import token_update
 from tests.helpers import (
     LAYERS,
@@ -224,6 +224,36 @@ class TestUpdates:
             assert abs(got - share) < eps("float64", 96)
             assert (got == 0) == (norm == "none")
 
+    def test_norms_and_shares_of_bfloat16_are_computed_wide(self):
+        wide = Attribution(normal(0, 64), normal(1, 2, 5, 64), normal(2, 64))
+        kernel_DH = normal(3, 64, 96, dtype="bfloat16")
+        narrow = jax.tree.map(lambda leaf: leaf.astype("bfloat16"), wide)
+        # The oracle: the same numbers, widened before anything is done with them.
+        wide = jax.tree.map(lambda leaf: leaf.astype("float64"), narrow)
+        wide_DH = kernel_DH.astype("float64")
+        for measure in (contribution_norms, contribution_shares, remainder_share):
+            got, want = measure(narrow, kernel_DH), measure(wide, wide_DH)
+            assert got.dtype == jnp.float32
+            assert_close(got, want.astype("float32"), 160, condition=4)
+        one = contribution_update(narrow, 1, 3, kernel_DH)
+        assert one.right_RH.dtype == jnp.bfloat16
+        error = relative_error(frobenius_norm(one), contribution_norms(narrow, kernel_DH)[1, 3])
+        assert error < 2e-4  # One rounding of 96 numbers, where the norm itself is not rounded.
+
+    def test_the_gradient_of_norms_is_finite_where_nothing_was_contributed(self):
+        changes_ATD = normal(1, 2, 5, 8).at[:, 2].set(0.0)
+        kernel_DH = normal(3, 8, 12)
+
+        def total(changes_ATD):
+            attribution = Attribution(normal(0, 8), changes_ATD, jnp.zeros(8))
+            return jnp.sum(contribution_norms(attribution, kernel_DH))
+
+        gradient_ATD = jax.grad(total)(changes_ATD)
+        assert np.all(gradient_ATD[:, 2] == 0)
+        mapped_H = changes_ATD[1, 3] @ kernel_DH
+        want_D = kernel_DH @ mapped_H / np.linalg.norm(mapped_H) * np.linalg.norm(normal(0, 8))
+        assert_close(gradient_ATD[1, 3], want_D, 20)
+
     @settings(max_examples=6)
     @given(st.sampled_from(ATTENTION), st.sampled_from(("skip", "pre_norm", "post_norm")), seeds())
     def test_shares_sum_to_one(self, layer, wiring, seed):
@@ -292,7 +322,7 @@ class TestErrors:
             call(passed_ATD=passed_ATD[:, :2])
         with pytest.raises(ValueError, match="axis 0 of kept_T must have 3 entries"):
             call(kept_T=kept_T[:2])
-        with pytest.raises(TypeError, match="kept_T must be a boolean mask over the sequence, got"):
+        with pytest.raises(TypeError, match="kept_T must be a boolean mask, got dtype"):
             call(kept_T=jnp.array([0, 0, 1]))
 
 

@@ -277,6 +277,27 @@ class TestBoth:
         np.testing.assert_allclose(jnp.sum(gradient_MD * direction_MD), central / 2e-5, rtol=1e-5)
 
 
+def test_the_gradient_of_step_norms_is_finite_where_a_token_changes_nothing():
+    inputs_MD, kernel_DH = inputs(11)
+    inputs_MD = inputs_MD.at[2].set(inputs_MD[1])
+
+    def total(inputs_MD):
+        return jnp.sum(anchored.anchored_trajectory(inputs_MD, kernel_DH).step_norms_N)
+
+    gradient_MD = np.asarray(jax.grad(total)(inputs_MD))
+    # By hand, through |a_{i+1} - a_i| W_0 / |a_0|, without the step that has no length.
+    start_D, kernel_DH = np.asarray(inputs_MD[0]), np.asarray(kernel_DH)
+    want_MD, norm = np.zeros_like(inputs_MD), np.linalg.norm(inputs_MD[0])
+    for index in (0, 2, 3):
+        step_H = np.asarray(inputs_MD[index + 1] - inputs_MD[index]) @ kernel_DH
+        length = np.linalg.norm(step_H)
+        slope_D = kernel_DH @ step_H / length / norm
+        want_MD[index + 1] += slope_D
+        want_MD[index] -= slope_D
+        want_MD[0] -= length * start_D / norm**3
+    assert_close(gradient_MD, want_MD, 40, condition=10)
+
+
 @pytest.mark.parametrize("layer", ("attention", "linear_attention", "state_space", "recurrent"))
 def test_both_trajectories_of_a_block_end_at_its_output_with_the_context(layer):
     model = make_model(Block(LAYERS[layer], MLPS["dense_bias"], "skip", "none"))

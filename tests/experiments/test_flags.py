@@ -1,7 +1,13 @@
 """A dataclass becomes a command line that reads well and refuses what it cannot run."""
 
+import importlib
+import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -9,7 +15,19 @@ from typing import Literal
 import jax
 import pytest
 
-from experiments.tools.flags import UsageError, describe, launch, option, parse
+import experiments
+import icl_jax
+from experiments import EXPERIMENTS
+from experiments.tools.flags import (
+    UsageError,
+    _items,
+    arguments,
+    configured,
+    describe,
+    launch,
+    option,
+    parse,
+)
 from icl_jax.records import WorkdirError, open_run
 from icl_jax.training.config import TrainingConfig
 from icl_jax.training.loop import TrainingDivergedError
@@ -127,6 +145,11 @@ def test_quick_is_the_base_and_only_given_flags_override_it():
             "--learner.training.optimizer.warmup_steps=9000: OptimizerConfig: warmup_steps=9000 "
             "must be below the number of steps, 5000. Warm up for fewer steps, or take more.",
         ),
+        ("--num_prompts=-5", "--num_prompts=-5: must be from 0 to 10,000,000."),
+        ("--num_prompts=1000000000", "--num_prompts=1000000000: must be from 0 to 10,000,000."),
+        ("--learner.widths=64,-1", "--learner.widths=64,-1: must be from 0 to 10,000,000."),
+        ("--learner.training.seed=99999999999999999999", "must be from 0 to 9,223,372,036,854,775"),
+        ("--learner.training.num_steps=99999999999", "must be from 0 to 1,000,000,000."),
         ("prompts=3", "unexpected argument 'prompts=3'; flags are written --name=value."),
         ("--rate", "Missing value for flag --rate"),
     ],
@@ -294,10 +317,130 @@ def test_how_a_run_ends_is_told_by_its_exit_code(capsys):
     assert code == 130 and "the same command goes on" in err
 
 
+def test_too_little_memory_is_one_line(capsys):
+    exhausted = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory: 8e12 bytes")
+    for error in (exhausted, MemoryError("Unable to allocate 7 TiB")):
+        code, _, err = outcome(capsys, "--workdir=x", run=raising(error))
+        assert code == 1 and err.count("\n") == 1
+        assert "not enough memory (" in err and "Ask for fewer or smaller prompts." in err
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        outcome(capsys, "--workdir=x", run=raising(jax.errors.JaxRuntimeError("INTERNAL: bug")))
+
+
+def programs():
+    """The experiments that are run from the command line."""
+    found = (importlib.import_module(module) for module in EXPERIMENTS.values())
+    return {one.__name__: one for one in found if hasattr(one, "Config") and hasattr(one, "run")}
+
+
+def test_no_experiment_takes_a_count_that_it_cannot_run():
+    assert len(programs()) > 10
+    for module in programs().values():
+        for item in _items(module.Config()):
+            if item.hint is not int:
+                continue
+            for value in (-5, 10**20):
+                with pytest.raises(UsageError, match=f"^--{item.name}={value}: must be from 0 to"):
+                    parse(module.Config, ["x", f"--{item.name}={value}"])
+            leaf = item.name.split(".")[-1]
+            if leaf.startswith("num_") or leaf in ("vocab_size", "input_width", "depth"):
+                with pytest.raises(UsageError, match=f"--{item.name}=0"):
+                    parse(module.Config, ["x", f"--{item.name}=0"])
+        if hasattr(module, "another_prompts") or hasattr(module, "bootstrap_mean"):
+            with pytest.raises(UsageError, match="--num_prompts=1.*no other prompt for a null"):
+                parse(module.Config, ["x", "--num_prompts=1"])
+
+
+SLOW = """
+import time
+def wait(what):
+    print(what, flush=True)
+    time.sleep(60)
+if {imports}: wait("imports")
+from dataclasses import dataclass
+from experiments.tools.flags import launch
+@dataclass(frozen=True)
+class Config:
+    "Nothing."
+launch(Config, lambda config, workdir: wait("runs"), "", needs_workdir=False)
+"""
+
+
+@pytest.mark.parametrize("imports", [True, False])
+def test_ctrl_c_is_one_line_and_exit_code_130(tmp_path, imports):
+    # A folder of experiments with one that tells how far it is.
+    folder = tmp_path / "experiments"
+    folder.mkdir()
+    here = Path(experiments.__file__).parent
+    shutil.copy(here / "__init__.py", folder / "__init__.py")
+    shutil.copytree(here / "tools", folder / "tools")
+    (folder / "slow.py").write_text(SLOW.format(imports=imports))
+    path = os.pathsep.join([str(tmp_path), str(Path(icl_jax.__file__).parents[1])])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.slow"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline().strip() == ("imports" if imports else "runs")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.count("\n") == 1 and "interrupted" in errors and "the same command" in errors
+
+
 @pytest.mark.parametrize("bug", [ZeroDivisionError, ValueError])
 def test_a_bug_keeps_its_traceback(capsys, bug):
     with pytest.raises(bug):
         outcome(capsys, "--workdir=x", run=raising(bug()))
+
+
+def test_asked_to_end_a_run_says_that_it_can_go_on_with_exit_code_42(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(config, workdir):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+        raise AssertionError("The signal should have ended this.")
+
+    code, _, err = outcome(capsys, "--workdir=x", run=run)
+    assert code == 42
+    assert err == "descent: error: asked to end (SIGTERM); the same command goes on from here.\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"quick": True},
+        {"quick": True, "learner.training.batch_size": 4, "rate": 1e-3},
+        {"learner.widths": (64, 32), "learner.clip": None, "learner.causal": False},
+        {"num_prompts": 7, "learner.task": "sparse", "label": "a b=c"},
+    ],
+)
+def test_settings_configure_as_the_command_line_that_they_make(settings):
+    assert configured(Config, settings) == read(*arguments(settings)).config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_steps": 5}, "unknown flag --num_steps. Did you mean --learner.training.num_steps?"),
+        ({"num_prompts": 1e3}, "--num_prompts=1000.0: must be an integer."),
+        ({"num_prompts": 1}, "--num_prompts=1: Config: num_prompts must be at least 2, got 1."),
+        ({"learner": Learner()}, "unknown flag --learner."),
+    ],
+)
+def test_settings_are_refused_as_flags_are(settings, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        configured(Config, settings)
+
+
+def test_the_workdir_may_be_a_bucket_s():
+    assert os.fspath(read("--workdir=gs://bucket/a/b").workdir) == "gs://bucket/a/b"
 
 
 @dataclass(frozen=True)

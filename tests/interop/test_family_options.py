@@ -55,7 +55,6 @@ REFUSED = (
     ("gemma2", {"layer_types": ["linear_attention"] * 4}, "sliding_attention or full_attention"),
     ("gemma2", {"hidden_activation": "softplus"}, 'hidden_activation = "softplus"'),
     ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0"),
-    ("gemma3", {"text_config": {}}, "Gemma3ForCausalLM. Save the text model alone"),
     ("olmo2", {"rope_parameters": {"rope_type": "dynamic"}}, 'rope_type = "dynamic"'),
     ("olmoe", {"clip_qkv": 8.0}, "clip_qkv = 8.0.*null"),
     ("qwen2_moe", {"use_sliding_window": True}, "use_sliding_window = true"),

@@ -30,6 +30,53 @@ def test_kl_of_narrow_logits_is_computed_wide():
     assert kl_divergence(logits, logits).dtype == jnp.float32
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_token_that_both_exclude_counts_for_nothing(dtype):
+    # p = (1 - s, s, 0) and q = (s, 1 - s, 0) with s = 1 / (1 + e): (2 s - 1) nats, by hand.
+    expected = jnp.array([0.0, 1.0, -jnp.inf], dtype)
+    actual = jnp.array([1.0, 0.0, -jnp.inf], dtype)
+    want = np.tanh(0.5).astype(dtype)
+    assert_close(kl_divergence(expected, actual), want, 3)
+    assert round(float(want), 4) == 0.4621
+    # Excluded on one side only: free of charge by p, infinitely wrong by q.
+    everything = jnp.array([0.0, 1.0, 0.5], dtype)
+    p, q = np.exp([0.0, 1.0]) / (1 + np.e), np.exp([0.0, 1.0, 0.5])
+    q = (q / q.sum())[:2]
+    assert_close(kl_divergence(expected, everything), (p * np.log(p / q)).sum().astype(dtype), 3)
+    assert kl_divergence(everything, expected) == np.inf
+    gradient = jax.grad(kl_divergence, argnums=1)(expected, actual)
+    assert bool(jnp.all(jnp.isfinite(gradient)))
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-7, 1e-4, 1e-2, 1.0, 30.0])
+def test_kl_is_never_negative_and_keeps_its_digits_between_near_models(spread):
+    logits = 5 * normal(12, 40, 200)
+    other = logits + spread * normal(13, 40, 200)
+    narrow = np.asarray(kl_divergence(logits.astype("float32"), other.astype("float32")))
+    assert np.all(narrow >= 0)
+    assert np.all(np.asarray(kl_divergence(logits, logits + 0.1)) < 1e-28)
+    if spread:
+        log_p, log_q = (
+            np.float64(x.astype("float32")) - _log_sum_exp(np.float64(x.astype("float32")))
+            for x in (logits, other)
+        )
+        want = (np.exp(log_p) * (log_p - log_q)).sum(-1)
+        # A log-probability of 20 is rounded by 1e-6, its share of the sum by that times its ratio.
+        assert np.all(np.abs(narrow - want) <= 4e-6 * np.sqrt(np.abs(want)) + 1e-11)
+
+
+def _log_sum_exp(x):
+    return np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)) + x.max(
+        -1, keepdims=True
+    )
+
+
+def test_a_nan_is_no_agreement():
+    logits = jnp.array([0.0, 1.0, 2.0])
+    broken = logits.at[1].set(jnp.nan)
+    assert np.isnan(kl_divergence(broken, logits)) and np.isnan(kl_divergence(logits, broken))
+
+
 def test_top1_compares_the_largest_entries():
     expected = jnp.array([[0.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
     actual = jnp.array([[0.0, 1.5, 1.0], [1.0, 2.0, 1.0]])

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from icl_jax.measures.comparison import compare_with_nulls
 from icl_jax.measures.function_space import relative_error, squared_error
 from icl_jax.measures.intervals import bootstrap_mean
 from icl_jax.measures.nulls import another_prompts, random_update, random_vector, shuffled_labels
@@ -56,6 +57,20 @@ def test_another_prompts_gives_nobody_its_own():
     np.testing.assert_array_equal(moved["b"][:, 0], 2 * moved["a"])
 
 
+@pytest.mark.parametrize("batch", [jnp.ones((1, 3)), {"a": jnp.ones(2), "b": jnp.ones(3)}, {}])
+def test_a_lone_prompt_has_no_other(batch):
+    with pytest.raises(ValueError, match="at least two prompts, got leading axes.*Draw more"):
+        another_prompts(batch)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_narrow_random_update_has_the_norm_to_one_rounding(dtype):
+    update = LowRank(jnp.full((1, 330), 16.0, dtype), jnp.full((1, 200), 8.0, dtype))
+    null = random_update(jax.random.key(0), update)
+    assert null.left_RD.dtype == null.right_RH.dtype == dtype
+    np.testing.assert_allclose(frobenius_norm(null), frobenius_norm(update), rtol=1e-3)
+
+
 def test_shuffled_labels_keep_their_values():
     labels = jnp.arange(20.0)
     shuffled = shuffled_labels(jax.random.key(0), labels)
@@ -82,6 +97,33 @@ def test_a_bootstrap_of_curves_keeps_their_shape():
     np.testing.assert_allclose(interval.mean, values.mean(axis=0))
     assert interval.low.shape == (7, 2)
     assert bool(jnp.all((interval.low < interval.mean) & (interval.mean < interval.high)))
+
+
+def test_a_bootstrap_of_narrow_values_is_computed_wide():
+    # The sum of 100 is 60,000: the resamples above it would be infinite in float16.
+    values = jnp.concatenate([jnp.full(50, 100.0), jnp.full(50, 1300.0)])
+    wide = bootstrap_mean(jax.random.key(1), values)
+    for dtype in ("float16", "bfloat16"):
+        narrow = bootstrap_mean(jax.random.key(1), values.astype(dtype))
+        for got, want in zip(narrow, wide, strict=True):
+            assert got.dtype == jnp.float32
+            np.testing.assert_allclose(got, want, rtol=4e-3 if dtype == "bfloat16" else 1e-6)
+    halves = (values / 1000).astype("float16")
+    found = compare_with_nulls(
+        jax.random.key(2), values.astype("float16"), {"null": halves}, larger_is_closer=True
+    )
+    assert found.value.dtype == jnp.float32 and 550 < found.low < 700 < found.high < 850
+
+
+def test_a_bootstrap_multiplies_in_full_precision():
+    text = str(jax.make_jaxpr(bootstrap_mean)(jax.random.key(0), jnp.ones((4, 3), jnp.float32)))
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert products and text.count("HIGHEST") >= len(products)
+
+
+def test_a_bootstrap_of_booleans_says_what_to_do():
+    with pytest.raises(TypeError, match=r"values_B must be floating point, got bool.*astype"):
+        bootstrap_mean(jax.random.key(0), jnp.array([True, False, True]))
 
 
 def test_a_bootstrap_needs_two_prompts_and_a_level():

@@ -18,9 +18,12 @@ from icl_jax.patches.low_rank import (
     dense_inner,
     frobenius_inner,
     inner_product,
+    mean,
     outer,
+    scale,
     subtract,
 )
+from icl_jax.patches.spectrum import from_matrix, singular_vectors, truncate
 from tests.helpers import (
     assert_close,
     assert_trees_close,
@@ -260,3 +263,108 @@ def test_errors_name_the_function_and_the_shape():
         compose(random_update(0, 1, 6, 5), random_update(0, 1, 6, 6))
     with pytest.raises(ValueError, match=r"compose: the arguments must share one shape"):
         compose(random_update(0, 1, 6, 6), random_update(0, 1, 5, 5))
+
+
+WIDTHS = (random_update(0, 2, 6, 5), random_update(1, 2, 6, 4))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: add(*WIDTHS), ValueError, r"add: .* one kernel .*got \(6, 5\) and \(6, 4\)"),
+        (lambda: subtract(*WIDTHS), ValueError, r"one kernel .*got \(6, 5\) and \(6, 4\)"),
+        (lambda: add(), ValueError, "nothing to add"),
+        (lambda: frobenius_inner(*WIDTHS), ValueError, r"frobenius_inner: .* one kernel"),
+        (
+            lambda: frobenius_inner(WIDTHS[0], random_update(0, 1, 6, 5, "float32")),
+            TypeError,
+            "frobenius_inner: the arguments must share one dtype",
+        ),
+        (
+            lambda: apply_update(jnp.ones(5), WIDTHS[0]),
+            ValueError,
+            "apply_update: axis 0 of input_D",
+        ),
+        (
+            lambda: apply_update([1.0] * 6, WIDTHS[0]),
+            TypeError,
+            "input_D must be an array, got a l",
+        ),
+        (
+            lambda: apply_update(jnp.ones((2, 6)), WIDTHS[0]),
+            ValueError,
+            "Batches go through jax.vm",
+        ),
+        (
+            lambda: apply_update(jnp.ones(6), LowRank(jnp.ones((2, 6)), jnp.ones((3, 5)))),
+            ValueError,
+            "must have 2 entries .as many as left factors., got 3",
+        ),
+        (
+            lambda: dense_inner(WIDTHS[0], jnp.ones((6, 4))),
+            ValueError,
+            "axis 1 of matrix_DH must ha",
+        ),
+        (lambda: mean(WIDTHS[0]), ValueError, r"mean: updates.left_RD must have 3 axes"),
+        (
+            lambda: truncate(WIDTHS[0], 0),
+            ValueError,
+            "truncate: rank must be an integer of at least",
+        ),
+        (lambda: from_matrix(jnp.ones(3)), ValueError, "from_matrix: matrix_DH must have 2 axes"),
+    ],
+)
+def test_what_does_not_fit_together_is_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+@given(shapes, seeds())
+def test_scale_and_mean_are_those_of_the_matrices(shape, seed):
+    updates = [random_update(seed + 7 * i, *shape) for i in range(3)]
+    dense = np.stack([matrix(update) for update in updates])
+    assert_close(as_matrix(scale(updates[0], -2.5)), -2.5 * dense[0], sum(shape))
+    together = jax.tree.map(lambda *factors: jnp.stack(factors), *updates)
+    assert_close(as_matrix(mean(together)), dense.mean(axis=0), 3 * sum(shape), condition=4)
+    assert scale(random_update(0, 1, 3, 2, "float32"), jnp.float64(2)).right_RH.dtype == jnp.float32
+
+
+@given(shapes, seeds())
+def test_singular_vectors_are_orthonormal_and_make_the_matrix_again(shape, seed):
+    update = random_update(seed, *shape)
+    spectrum = singular_vectors(update)
+    count = min(shape)
+    assert_close(spectrum.values_R, singular_values(update), sum(shape))
+    for rows in (spectrum.left_RD, spectrum.right_RH):
+        assert_close(rows @ rows.T, jnp.eye(count), 4 * sum(shape))
+    again = spectrum.left_RD.T @ (spectrum.values_R[:, None] * spectrum.right_RH)
+    assert_close(again, matrix(update), 4 * sum(shape))
+
+
+@pytest.mark.parametrize("dtype", ("bfloat16", "float32", "float64"))
+def test_truncation_is_the_nearest_matrix_of_its_rank(dtype):
+    update = random_update(3, 6, 9, 7, dtype)
+    wide_DH = matrix(jax.tree.map(np.float64, update))
+    left, values, right = np.linalg.svd(wide_DH, full_matrices=False)
+    for rank in (1, 2, 6, 9):
+        short = truncate(update, rank)
+        assert short.left_RD.dtype == short.right_RH.dtype == dtype
+        assert short.left_RD.shape[0] == min(rank, 6)
+        want = (left[:, :rank] * values[:rank]) @ right[:rank]
+        got = matrix(jax.tree.map(np.float64, short))
+        assert np.linalg.norm(got - want) <= eps(dtype, 40) * values[0]
+        other = from_matrix(jnp.asarray(wide_DH, dtype), rank=rank)
+        got = matrix(jax.tree.map(np.float64, other))
+        # bfloat16 rounds the matrix first, by 2^-9 of every entry, in all of its directions.
+        assert np.linalg.norm(got - want) <= eps(dtype, 40, condition=2) * values[0]
+    everything = from_matrix(jnp.asarray(wide_DH))
+    assert_close(as_matrix(everything), wide_DH, 40)
+    assert everything.left_RD.shape == (7, 9)
+
+
+def test_truncation_of_dependent_factors_finds_what_there_is():
+    left_D, right_H = normal(0, 6), normal(1, 5)
+    update = LowRank(jnp.stack([left_D, 2 * left_D, 0 * left_D]), jnp.stack([right_H] * 3))
+    short = truncate(update, 1)
+    assert_close(as_matrix(short), 3 * np.outer(left_D, right_H), 30)
+    assert np.all(np.isfinite(singular_vectors(update).left_RD))

@@ -158,6 +158,56 @@ def test_conditioning_is_measured_in_float32_or_wider(dtype):
     assert_close(numbers.relative_change, ratio, 300)
 
 
+def patched_error(full_D, kept_D):
+    """What a researcher would measure: the patched input against the full one, in float64."""
+    patched_D = np.float64(apply_factor(kept_D, input_factor(full_D, kept_D)))
+    return np.linalg.norm(patched_D - np.float64(full_D)) / np.linalg.norm(np.float64(full_D))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("log_size", [-36, -20, 0, 20, 36, 37.5])
+def test_conditioning_says_what_the_patch_leaves_whatever_the_size_of_the_input(dtype, log_size):
+    full_D, kept_D = (
+        (jnp.asarray(normal(seed, 8)) * 10.0**log_size).astype(dtype) for seed in (0, 1)
+    )
+    error = patched_error(full_D, kept_D)
+    residual = float(compiled(conditioning)(full_D, kept_D).residual)
+    assert abs(residual - error) <= 0.1 * error + eps("float32", 8)
+    if abs(log_size) <= 36:
+        assert residual < eps(dtype, 8, condition=4)
+    else:  # 1 / |z| is no normal number: nothing is left of the patch, and it is said.
+        assert residual > 0.1
+
+
+def test_conditioning_shows_what_a_long_input_costs_when_it_becomes_short():
+    kept_D = normal(1, 8, dtype="float32") * 1e6
+    full_D = normal(0, 8, dtype="float32")
+    numbers = conditioning(full_D, kept_D)
+    error = patched_error(full_D, kept_D)
+    assert 1e-3 < error < 1 and abs(float(numbers.residual) - error) < 0.1 * error
+    assert conditioning(kept_D, full_D).residual < eps("float32", 8)  # The other way is harmless.
+    np.testing.assert_allclose(numbers.relative_change, 1, rtol=1e-5)  # Which this one cannot see.
+
+
+def test_what_devices_take_for_zero_has_no_patch():
+    tiny_D = np.full(8, 1e-40, np.float32)
+    with pytest.raises(ValueError, match="has length zero"):
+        input_factor(jnp.ones(8, jnp.float32), tiny_D)
+    assert not compiled(conditioning)(jnp.ones(8, jnp.float32), tiny_D).residual < 0.1
+
+
+def test_what_does_not_fit_the_factor_is_named():
+    factor = input_factor(normal(0, 8), normal(1, 8))
+    with pytest.raises(ValueError, match=r"apply_factor: .* one shape, got input_D: \(7,\)"):
+        apply_factor(jnp.ones(7), factor)
+    with pytest.raises(ValueError, match="apply_factor: input_D must have 1 axes.*jax.vmap"):
+        apply_factor(jnp.ones((2, 8)), factor)
+    with pytest.raises(TypeError, match="apply_factor: input_D must be an array, got a list"):
+        apply_factor([1.0] * 8, factor)
+    with pytest.raises(TypeError, match="dual_vector: input_D must be an array, got a list"):
+        dual_vector([1.0, 2.0])
+
+
 def test_conditioning_reports_a_zero_input():
     numbers = compiled(conditioning)(jnp.ones(3), jnp.zeros(3))
     assert numbers.kept_norm == 0

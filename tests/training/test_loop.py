@@ -295,3 +295,48 @@ def test_it_shows_a_few_lines_off_a_terminal_and_none_when_told_so(capfd):
     ]
     quiet(num_steps=50)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_flipped_bit_in_the_newest_checkpoint_changes_no_number(tmp_path):
+    whole = quiet(workdir=tmp_path / "whole", checkpoint_every=5)
+    quiet(workdir=tmp_path / "run", num_steps=15, checkpoint_every=5)
+    newest = tmp_path / "run" / "checkpoints" / "15" / "default" / "d"
+    for path in newest.iterdir():
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 16
+        path.write_bytes(content)
+    with pytest.warns(UserWarning, match="step 15: default/d/.* going on from step 10"):
+        resumed = quiet(workdir=tmp_path / "run", checkpoint_every=5)
+    chex.assert_trees_all_equal(resumed.params, whole.params)
+    chex.assert_trees_all_equal(resumed.metrics, whole.metrics)
+
+
+#: Optimisers whose state holds a key, or that read the loss: by name, made anew for each training.
+UNUSUAL = {
+    "noisy_sgd": lambda: optax.noisy_sgd(0.05, 0.01, 0.5, key=jax.random.key(7)),
+    "lbfgs": lambda: optax.lbfgs(),
+    "polyak_sgd": lambda: optax.polyak_sgd(max_learning_rate=0.1),
+    "momo": lambda: optax.contrib.momo(0.1),
+    "reduce_on_plateau": lambda: optax.chain(
+        optax.adam(0.1), optax.contrib.reduce_on_plateau(patience=2)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_optimisers_train_and_resume_bit_for_bit(tmp_path, name):
+    whole = quiet(optimizer=UNUSUAL[name]())
+    quiet(optimizer=UNUSUAL[name](), num_steps=10, workdir=tmp_path)
+    resumed = quiet(optimizer=UNUSUAL[name](), workdir=tmp_path)
+    chex.assert_trees_all_equal(resumed.params, whole.params)
+    chex.assert_trees_all_equal(resumed.metrics, whole.metrics)
+    losses = whole.metrics["loss"]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_one_optimizer_may_train_twice():
+    # Its key is its own, and must not go with the state that the first step consumes.
+    optimizer = UNUSUAL["noisy_sgd"]()
+    chex.assert_trees_all_equal(
+        quiet(optimizer=optimizer).params, quiet(optimizer=optimizer).params
+    )

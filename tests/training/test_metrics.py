@@ -1,5 +1,8 @@
 """Rows come back as they went in, and a torn or surplus row is dropped."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 
@@ -60,3 +63,30 @@ def test_columns_are_arrays_with_an_entry_per_row():
     np.testing.assert_array_equal(table["step"], [1, 2, 3, 4, 5])
     np.testing.assert_array_equal(table["loss"], [row["loss"] for row in ROWS])
     assert columns([]) == {}
+
+
+@pytest.mark.parametrize(
+    "line", [b"{half", b"[1]", b"\xff\xfe", b'{"step": 2, "loss": "much"}', b""]
+)
+def test_a_damaged_line_is_named(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    append_rows(path, ROWS[:1])
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    with pytest.raises(WorkdirError, match="metrics.jsonl is damaged: line 2 is no row.* delete"):
+        read_rows(path)
+
+
+def test_a_row_without_its_step_is_refused(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    append_rows(path, [{"loss": 1.0}, *ROWS[1:]])
+    with pytest.raises(WorkdirError, match="one row for each step up to 2"):
+        keep_rows(path, 2)
+
+
+def test_metrics_on_a_full_disk_are_a_full_disk(tmp_path, monkeypatch):
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WorkdirError, match=r"jsonl cannot be written \(No space left.* Free some"):
+        append_rows(tmp_path / "metrics.jsonl", ROWS)

@@ -1,5 +1,6 @@
 """A training that is killed and started again ends bit for bit as if nothing had happened."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -7,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from icl_jax.records import WorkdirError, lock_folder
 
 TRAINEE = Path(__file__).parent / "trainee.py"
 NUM_STEPS = 403
@@ -85,3 +88,49 @@ def test_killed_while_it_writes_a_checkpoint_it_resumes_bit_for_bit(
     finish(tmp_path)
     assert_same_outcome(tmp_path, uninterrupted)
     assert half_written(tmp_path) == []
+
+
+@pytest.mark.parametrize("rename", ["5", "6"])
+def test_ctrl_c_while_it_writes_a_checkpoint_waits_until_that_is_whole(
+    tmp_path, uninterrupted, rename
+):
+    process = start(tmp_path, rename, "INT")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors, errors
+    assert checkpoints(tmp_path) == [40, 60] and half_written(tmp_path) == []
+    assert (tmp_path / "run" / "checkpoints" / "60" / "checksums.json").is_file()
+
+    finish(tmp_path)
+    assert_same_outcome(tmp_path, uninterrupted)
+
+
+def test_a_second_process_is_told_who_trains_there(tmp_path):
+    process = start(tmp_path)
+    deadline = time.monotonic() + 60
+    while num_rows(tmp_path) < 20:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    with pytest.raises(WorkdirError, match=f"in use by process {process.pid} on "):
+        lock_folder(tmp_path / "run")
+    process.kill()
+    process.communicate()
+    # The kernel has let go of a dead process's lock.
+    lock = lock_folder(tmp_path / "run")
+    assert (tmp_path / "run" / ".lock").read_text().split()[0] == str(os.getpid())
+    lock.release()
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_asked_to_end_it_checkpoints_where_it_is_and_resumes_bit_for_bit(tmp_path, uninterrupted):
+    process = start(tmp_path)
+    deadline = time.monotonic() + 60
+    while num_rows(tmp_path) < 100:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 42 and "Traceback" not in errors
+    assert checkpoints(tmp_path)[-1] == num_rows(tmp_path) < NUM_STEPS
+
+    finish(tmp_path)
+    assert_same_outcome(tmp_path, uninterrupted)

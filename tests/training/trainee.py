@@ -1,9 +1,10 @@
 """A small training in a process of its own, for the tests that kill it.
 
-    python trainee.py WORKDIR OUTPUT.npz [KILL]
+    python trainee.py WORKDIR OUTPUT.npz [KILL [SIGNAL]]
 
 With KILL the process kills itself when a temporary folder of a checkpoint is about to get its name
-for the KILL-th time. A checkpoint has two: the state's (odd), in the one of the step (even).
+for the KILL-th time. A checkpoint has two: the state's (odd), in the one of the step (even). SIGNAL
+is KILL unless given; INT is a Ctrl-C at that moment.
 """
 
 import os
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 from icl_jax.records import Run
 from icl_jax.training.config import TrainingConfig, make_optimizer, usual_optimizer
 from icl_jax.training.loop import train
+from icl_jax.training.preemption import exit_on_sigterm
 
 CONFIG = TrainingConfig(
     num_steps=403,
@@ -41,7 +43,7 @@ def loss(params, key):
     return jnp.mean(errors_B**2), {"worst": jnp.max(jnp.abs(errors_B))}
 
 
-def kill_at_rename(number):
+def kill_at_rename(number, name):
     """Makes the ``number``-th rename of a temporary folder kill the process."""
     seen = set()
     rename = os.rename
@@ -50,15 +52,16 @@ def kill_at_rename(number):
         if Path(source).name.endswith("checkpoint-tmp"):
             seen.add(os.fspath(source))
         if len(seen) == number:
-            os.kill(os.getpid(), signal.SIGKILL)
+            seen.add("done")
+            os.kill(os.getpid(), getattr(signal, f"SIG{name}"))
         return rename(source, *args, **kwargs)
 
     os.rename = deadly
 
 
-def main(workdir, output, kill=None):
+def main(workdir, output, kill=None, name="KILL"):
     if kill is not None:
-        kill_at_rename(int(kill))
+        kill_at_rename(int(kill), name)
     trained = train(
         init,
         loss,
@@ -73,4 +76,8 @@ def main(workdir, output, kill=None):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        with exit_on_sigterm():
+            main(*sys.argv[1:])
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -46,7 +46,7 @@ from experiments.tools.comparisons import (
     with_nulls,
 )
 from experiments.tools.conduct import Outcome, each, finish, measured, start
-from experiments.tools.flags import UsageError, launch, option
+from experiments.tools.flags import LONE, UsageError, launch, option
 from icl_jax import checks
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.descent.explicit import ExplicitConfig
@@ -86,6 +86,7 @@ class Config:
         for name in ("num_prompts", "num_search_prompts", "num_rates", "num_examples", "top_k"):
             checks.positive_int("classification", name, getattr(self, name))
         check_grid("classification", self.lowest_rate, self.highest_rate, self.num_rates)
+        checks.at_least_two("classification", "num_prompts", self.num_prompts, LONE)
         Classification(self.data, self.num_features)
         if self.labels and len(self.labels) != len(LABELS[self.data]):
             raise ValueError(

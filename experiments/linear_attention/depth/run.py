@@ -32,7 +32,7 @@ from experiments.linear_attention.learner import (
     shortened,
 )
 from experiments.tools.conduct import Outcome, each, finish, measured, start
-from experiments.tools.flags import launch, option
+from experiments.tools.flags import LONE, launch, option
 from experiments.tools.predictors import Predictor, against
 from icl_jax import checks
 from icl_jax.blocks.attention_stack import AttentionStack
@@ -76,6 +76,7 @@ class Config:
         for name in ("num_prompts", "num_search_prompts", "num_rates"):
             checks.positive_int("depth", name, getattr(self, name))
         check_grid("depth", self.lowest_rate, self.highest_rate, self.num_rates)
+        checks.at_least_two("depth", "num_prompts", self.num_prompts, LONE)
         if not self.depths or list(self.depths) != sorted(set(self.depths)) or self.depths[0] < 1:
             raise ValueError(f"depth: depths must be positive and increasing, got {self.depths}.")
         if not self.corrections or min(self.corrections) < 0:

@@ -33,7 +33,7 @@ from experiments.linear_attention.learner import (
 )
 from experiments.linear_attention.von_oswald.report import LOSSES, sections, summarise
 from experiments.tools.conduct import Outcome, each, finish, measured, start
-from experiments.tools.flags import launch, option
+from experiments.tools.flags import LONE, launch, option
 from experiments.tools.predictors import Predictor, against
 from icl_jax import checks
 from icl_jax.blocks.attention_stack import AttentionStack
@@ -83,6 +83,7 @@ class Config:
         for name in ("num_prompts", "num_search_prompts", "num_rates", "num_optimum_prompts"):
             checks.positive_int("von_oswald", name, getattr(self, name))
         check_grid("von_oswald", self.lowest_rate, self.highest_rate, self.num_rates)
+        checks.at_least_two("von_oswald", "num_prompts", self.num_prompts, LONE)
         for name in ("learner", "skewed"):
             if getattr(self, name).depth != 1:
                 raise ValueError(

@@ -48,7 +48,7 @@ from experiments.regression.learner import (
 )
 from experiments.tools.comparisons import compared, summaries, with_nulls
 from experiments.tools.conduct import Outcome
-from experiments.tools.flags import launch, option
+from experiments.tools.flags import LONE, launch, option
 from experiments.tools.oracles import oracle_losses, query_losses
 from icl_jax import checks
 from icl_jax.blocks.stack import Stack
@@ -91,6 +91,7 @@ class Config:
         for name in ("num_prompts", "num_search_prompts", "num_rates"):
             checks.positive_int("descent", name, getattr(self, name))
         check_grid("descent", self.lowest_rate, self.highest_rate, self.num_rates)
+        checks.at_least_two("descent", "num_prompts", self.num_prompts, LONE)
         depth = self.learner.stack.depth
         if not 0 <= self.layer < depth:
             raise ValueError(

@@ -12,25 +12,13 @@ from icl_jax.interop.families.common import rotary
 from icl_jax.interop.options import Options
 from icl_jax.interop.table import Tensor
 
-ARCHITECTURES = ("Gemma3ForCausalLM", "gemma3_text", "Gemma3ForConditionalGeneration", "gemma3")
+ARCHITECTURES = ("Gemma3ForCausalLM", "gemma3_text")
 
 HARMLESS = gemma2.HARMLESS
-
-# transformers' own from_pretrained would leave the text model random, with a warning.
-_TEXT_ALONE = (
-    "Gemma3ForCausalLM. Save the text model alone, once: "
-    "whole = Gemma3ForConditionalGeneration.from_pretrained(OLD); "
-    "text = Gemma3ForCausalLM(whole.config.text_config); "
-    "text.model, text.lm_head = whole.model.language_model, whole.lm_head; "
-    "text.save_pretrained(NEW)"
-)
 
 
 def build(config: Options) -> LanguageModel:
     """The model; every sixth layer sees everything, where the configuration says nothing else."""
-    if config.has("text_config"):
-        architectures = config.either("architectures", default=None)
-        raise config.unsupported("architectures", architectures, _TEXT_ALONE)
     # There is such an option, but transformers does nothing with it.
     config.require("attn_logit_softcapping", (None,), default=None)
     # The positions of windows are never scaled, also where their base is left out.

@@ -23,14 +23,14 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 
 
 def build(config: Options) -> LanguageModel:
-    """The model; where nothing is said of layers, all have the window or none."""
+    """The model; where nothing is said of layers, all have the window."""
     num_layers = config.layers("num_hidden_layers")
     window = config.optional_integer("sliding_window", missing=WINDOW)
-    default = (FULL if window is None else SLIDING,) * num_layers
-    kinds = config.sequence("layer_types", default=default)
-    allowed = {FULL} if window is None else {FULL, SLIDING}
-    if len(kinds) != num_layers or not set(kinds) <= allowed:
-        supported = f"num_hidden_layers = {num_layers} times {' or '.join(sorted(allowed))}"
+    if window is None:
+        raise config.unsupported("sliding_window", None, "a window (without one it is a Mistral)")
+    kinds = config.sequence("layer_types", default=(SLIDING,) * num_layers)
+    if len(kinds) != num_layers or not set(kinds) <= {FULL, SLIDING}:
+        supported = f"num_hidden_layers = {num_layers} times {FULL} or {SLIDING}"
         raise config.unsupported("layer_types", kinds, supported)
     layers = tuple(attention(config, window=window if kind == SLIDING else None) for kind in kinds)
     return decoder(config, pre_norm_blocks(config, layers, gated(config)))

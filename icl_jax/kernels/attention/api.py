@@ -14,8 +14,8 @@ from icl_jax.kernels.attention.shapes import Sees, check, filled
 #: By name, in the order in which they are asked.
 IMPLEMENTATIONS = ("reference", "pallas_tpu", "cudnn", "rows")
 
-#: Up to so many bytes of weights the whole matrix is built: one block of rows is as large.
-SMALL_BYTES = rows.BLOCK_BYTES["cpu"]
+#: Up to so many bytes of weights the whole matrix is built: blocks are not quicker there.
+SMALL_BYTES = 4 * 2**20
 
 #: Up to so many rows, too: a step of decoding, whose matrix is no larger than the memory it reads.
 FEW_ROWS = 16

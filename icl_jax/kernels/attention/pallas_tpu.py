@@ -19,7 +19,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from icl_jax.dims import Array
 from icl_jax.kernels.attention.products import soft_capped
-from icl_jax.kernels.attention.shapes import Sees
+from icl_jax.kernels.attention.shapes import Sees, may_hide_itself
 
 #: Rows and columns of a block: what is alive of it fits into a core's 16 MiB several times.
 BLOCK = 512
@@ -197,7 +197,8 @@ def _kernel(*refs: Any, names: tuple[str, ...], sees: Sees, cap: float | None) -
 
 def _options(sees: Sees) -> Sees:
     """What of it is static."""
-    return Sees(causal=sees.causal, window=sees.window, itself=sees.itself)
+    itself = sees.itself and may_hide_itself(sees)
+    return Sees(causal=sees.causal, window=sees.window, itself=itself)
 
 
 def _whole(array: Array) -> pl.BlockSpec:

@@ -22,7 +22,7 @@ from icl_jax.kernels.attention import reference
 from icl_jax.kernels.attention.shapes import Sees
 
 #: What the scores of one block of rows may take, by platform: on a CPU they should stay near the
-#: cores (4 to 8 MiB are twice as quick as 64 from 2,048 positions on), elsewhere products should be
+#: cores (8 MiB are twice as quick as 64 from 2,048 positions on), elsewhere products should be
 #: large.
 BLOCK_BYTES = {"cpu": 8 * 2**20}
 OTHER_BLOCK_BYTES = 128 * 2**20
@@ -128,7 +128,9 @@ def _rows_per_block(query_MAF: Array, num_columns: int, platform: str) -> int:
     num_rows, num_heads, _ = query_MAF.shape
     row_bytes = num_heads * num_columns * accumulator(query_MAF.dtype).itemsize
     rows = max(BLOCK_BYTES.get(platform, OTHER_BLOCK_BYTES) // row_bytes, 1)
-    # In powers of two, as a product likes them, and not so few that it is one of vectors.
+    # In powers of two, as a product likes them; not so few that it is one of vectors, and not so
+    # many that a causal sequence has fewer blocks than runs.
+    rows = min(rows, max(num_rows // RUNS, 128))
     return min(max(2 ** int(math.log2(rows)), 16), num_rows)
 
 

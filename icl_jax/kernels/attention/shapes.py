@@ -87,9 +87,17 @@ def visible(sees: Sees) -> Array:
             sees_MT &= distance_MT < sees.reach
     if sees.present_T is not None:
         sees_MT &= jnp.asarray(sees.present_T)[None, :]
-    if sees.itself:
+    if sees.itself and may_hide_itself(sees):
         sees_MT |= columns_1T == rows_M1
     return sees_MT
+
+
+def may_hide_itself(sees: Sees) -> bool:
+    """Whether a row might not see the column in its own slot if it were not for ``itself``.
+
+    (Order alone hides none, and a comparison per entry of the matrix is a fifth of its softmax.)
+    """
+    return any(item is not None for item in (sees.present_T, sees.window, sees.reach))
 
 
 def check(

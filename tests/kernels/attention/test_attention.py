@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 from icl_jax.kernels.attention import Sees, accumulate, attend, merge, rows
+from icl_jax.kernels.attention.shapes import filled
 from tests.helpers import compiled, eps, normal
 from tests.kernels.attention.cases import Case, cases, dynamic, linear_oracle, mask, oracle
 
@@ -250,3 +251,20 @@ def test_heads_may_lie_on_different_devices():
     )
     for got_array, want_array in zip(got, want, strict=True):
         assert_near(got_array, want_array, jnp.float64, case.columns)
+
+
+def test_causal_rows_are_cut_into_runs_and_windows_into_bands():
+    sees = filled(Sees(), 64, 64)
+    cut = rows.runs(sees, 64, 64, 4)
+    assert [(run.start, run.stop, run.columns) for run in cut] == [
+        (0, 16, 16),
+        (16, 32, 32),
+        (32, 48, 48),
+        (48, 64, 64),
+    ]
+    (band,) = rows.runs(filled(Sees(window=5), 64, 64), 64, 64, 8)
+    assert band.columns == 8 + 4
+    assert band.starts == (0, 4, 12, 20, 28, 36, 44, 52)
+    # Nothing is known of slots that are JAX arrays.
+    (whole,) = rows.runs(filled(Sees(jnp.arange(64)), 64, 64), 64, 64, 8)
+    assert (whole.columns, set(whole.starts)) == (64, {0})

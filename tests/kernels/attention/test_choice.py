@@ -222,8 +222,18 @@ def loss(*arrays, prefixes=False, linear=False):
     return jnp.sum(jnp.sin(mixed_MAF)) + jnp.sum(jnp.cos(log_sum_exp_AM[:, 1:]))
 
 
-@pytest.mark.parametrize("kind", ["whole", "prefixes", "linear"])
-@pytest.mark.parametrize("order", ["values", "gradient", "tangent", "second"])
+@pytest.mark.parametrize(
+    "kind, order",
+    [
+        ("whole", "values"),
+        ("whole", "gradient"),
+        ("prefixes", "values"),
+        ("prefixes", "gradient"),
+        ("prefixes", "tangent"),
+        ("prefixes", "second"),
+        ("linear", "gradient"),
+    ],
+)
 def test_memory_is_linear_in_the_sequence(kind, order):
     values = partial(loss, prefixes=kind == "prefixes", linear=kind == "linear")
     gradient = jax.grad(values, argnums=(0, 1, 2))

@@ -1,0 +1,197 @@
+"""What a sweep found, in one table and on one page.
+
+    python -m launch.collect --workdir=DIR
+
+writes DIR/table.csv and DIR/report.html: every result with the settings in which they differ, and
+each number over each swept axis. ``--numbers`` chooses the numbers, ``--parquet`` writes the table
+as Parquet, too (needs the extra ``parquet``).
+"""
+
+import csv
+import io
+import json
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import rich.console
+
+from experiments.tools.flags import UsageError, describe, option, parse
+from icl_jax.report.figures import Curve, Panel, curves
+from icl_jax.report.page import Highlight, Section, Table, render_page
+from icl_jax.report.terminal import print_table
+from launch.layout import Layout, check_reachable, write_whole
+from launch.table import SweepTable, gather, is_number
+
+#: A page shows so many rows, a terminal fewer; the CSV file has them all.
+MOST_ROWS, MOST_PRINTED = 200, 20
+#: Figures are drawn for so many numbers unless they are named.
+MOST_NUMBERS = 6
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is shown."""
+
+    numbers: tuple[str, ...] = option((), f"to draw; empty: the first {MOST_NUMBERS}")
+    parquet: bool = option(False, "write table.parquet, too")
+    title: str = option("Sweep", "of the page")
+
+
+def main(argv: Sequence[str] | None = None, console: rich.console.Console | None = None) -> int:
+    """The command; returns the exit code."""
+    console = console or rich.console.Console()
+    try:
+        parsed = parse(Config, list(sys.argv if argv is None else argv))
+        if parsed.help:
+            print(describe(Config, __doc__, "collect", package="launch"))
+            return 0
+        if parsed.workdir is None:
+            raise UsageError("--workdir=DIR is missing: the folder of the sweep.")
+        _collect(parsed.config, Layout(str(parsed.workdir)), console)
+    except (UsageError, FileNotFoundError) as error:
+        print(f"collect: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _collect(config: Config, layout: Layout, console: rich.console.Console) -> None:
+    check_reachable(layout.workdir)
+    table = gather(layout)
+    unknown = [name for name in config.numbers if name not in table.numbers]
+    if unknown:
+        raise UsageError(
+            f"--numbers={unknown[0]}: the results have no such number. They have "
+            f"{', '.join(table.numbers)}."
+        )
+    if config.parquet:
+        _write_parquet(table, layout)
+    write_whole(layout.root / "table.csv", to_csv(table))
+    listed = _listed(layout)
+    missing = len(listed - {row["id"] for row in table.rows})
+    text = page(config, table, missing)
+    write_whole(layout.root / "report.html", text)
+    shown = table.cells()[:MOST_PRINTED]
+    print_table(Table(table.header, shown, f"{len(table.rows)} results"), console)
+    if len(table.rows) > MOST_PRINTED:
+        console.print(f"... and {len(table.rows) - MOST_PRINTED} more")
+    if missing:
+        console.print(f"{missing} of the {len(listed)} runs of the sweep are not done.")
+    console.print(f"Table: {layout.root / 'table.csv'}", soft_wrap=True)
+    console.print(f"Report: {layout.root / 'report.html'}", soft_wrap=True)
+
+
+def to_csv(table: SweepTable) -> str:
+    """The table as CSV text, numbers in full."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(table.header)
+    writer.writerows(["" if cell is None else cell for cell in row] for row in table.cells())
+    return buffer.getvalue()
+
+
+def page(config: Config, table: SweepTable, missing: int) -> str:
+    """The report's HTML text."""
+    names = config.numbers or [n for n in table.numbers if _is_drawn(table, n)][:MOST_NUMBERS]
+    axes = [name for name in table.axes if _is_drawn(table, name)]
+    sections = [_over(table, axis, names) for axis in axes if names]
+    rows = table.cells()
+    more = "" if len(rows) <= MOST_ROWS else f" The first {MOST_ROWS} of {len(rows)}."
+    sections.append(
+        Section(
+            "Every result",
+            f"The settings in which the runs differ, and their numbers; `table.csv` has them in "
+            f"full.{more}",
+            tables=[Table(table.header, rows[:MOST_ROWS])],
+        )
+    )
+    highlights = [Highlight("results", len(rows), f"{missing} not done" if missing else "all done")]
+    for name in names[:3]:
+        lowest = min((r for r in table.rows if is_number(r.get(name))), key=lambda row: row[name])
+        where = ", ".join(f"{a.rpartition('.')[2]} {lowest[a]}" for a in table.axes if a in lowest)
+        highlights.append(Highlight(f"lowest {name}", lowest[name], where))
+    return render_page(
+        title=config.title,
+        introduction=f"{len(rows)} runs that differ in {_list(table.axes)}.",
+        sections=sections,
+        highlights=highlights,
+    )
+
+
+def _over(table: SweepTable, axis: str, names: Sequence[str]) -> Section:
+    """Each number over one axis: the mean over all that else differs, and its range."""
+    panels = []
+    for name in names:
+        groups: dict[float, list[float]] = defaultdict(list)
+        for row in table.rows:
+            if is_number(row.get(axis)) and is_number(row.get(name)):
+                groups[row[axis]].append(row[name])
+        x = sorted(groups)
+        panels.append(
+            Panel(
+                "",
+                [
+                    Curve(
+                        "mean and range",
+                        x,
+                        [statistics.fmean(groups[value]) for value in x],
+                        low=[min(groups[value]) for value in x],
+                        high=[max(groups[value]) for value in x],
+                    )
+                ],
+                axis.rpartition(".")[2],
+                name,
+                log_x=x[0] > 0 and x[-1] >= 30 * x[0],
+            )
+        )
+    return Section(
+        f"Over {axis}",
+        "The line is the mean over all runs with that value, the band reaches from the lowest to "
+        "the highest of them.",
+        figure=curves(panels),
+    )
+
+
+def _is_drawn(table: SweepTable, name: str) -> bool:
+    """Whether a column has at least two different numbers."""
+    return len({row[name] for row in table.rows if is_number(row.get(name))}) > 1
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "nothing"
+
+
+def _listed(layout: Layout) -> set[str]:
+    """The ids that the drivers were asked for."""
+    found: set[str] = set()
+    for path in layout.root.glob("sweep*.json"):
+        found |= json.loads(path.read_text())["runs"].keys()
+    return found
+
+
+def _write_parquet(table: SweepTable, layout: Layout) -> None:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UsageError(
+            "--parquet needs pyarrow: pip install 'icl_jax[parquet]'; table.csv needs nothing."
+        ) from error
+    cells = table.cells()
+    columns: dict[str, Any] = {
+        name: [row[i] for row in cells] for i, name in enumerate(table.header)
+    }
+    for name, values in columns.items():
+        kinds = {type(value) for value in values if value is not None}
+        if len(kinds - {int, float}) > 0 and len(kinds) > 1:  # Parquet columns have one type.
+            columns[name] = [None if value is None else str(value) for value in values]
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(columns), buffer)
+    (layout.root / "table.parquet").write_bytes(buffer.getvalue())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""Runs configurations that share their shapes as one program, vectorised and over all devices.
+
+For experiments that offer it (``experiments.tools.one_program``), and as far as the configurations
+differ only in the numbers that it names: many learning rates and seeds cost one start and one
+compilation. What a run leaves is what its process would leave: arrays, summary, result.
+"""
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.tools.conduct import provenance
+from experiments.tools.flags import UsageError, option
+from experiments.tools.one_program import OneProgram
+from icl_jax.compilations import count_compilations
+from icl_jax.dims import Array
+from icl_jax.records import open_run, plain
+from icl_jax.sharding import shard_tasks, task_mesh
+from launch import lifeline
+from launch.configuration import experiment_module
+from launch.layout import is_remote
+from launch.task import Batch, Task, Watcher
+from launch.worker import scalars
+
+
+@dataclass(frozen=True)
+class Options:
+    """One program in this process."""
+
+    at_once: int = option(1024, "runs in one program, to bound memory")
+
+    def __post_init__(self) -> None:
+        if self.at_once < 1:
+            raise ValueError(f"inprocess: at_once must be at least 1, got {self.at_once}.")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that one program does.
+
+    Attributes:
+      program: what the experiment offers.
+      tasks: the runs.
+      configs: their complete configurations.
+    """
+
+    program: OneProgram
+    tasks: Sequence[Task]
+    configs: Sequence[Any]
+
+    def values(self) -> dict[str, np.ndarray]:
+        """What differs: flag -> (X,), a value per run."""
+        found = {}
+        for name in self.program.varies:
+            column = [functools.reduce(getattr, name.split("."), config) for config in self.configs]
+            dtype = np.int64 if all(isinstance(value, int) for value in column) else np.float64
+            found[name] = np.asarray(column, dtype)
+        return found
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """Runs a batch in this process."""
+
+    options: Options
+
+    def describe(self, batch: Batch) -> str:
+        """The programs, each with its runs."""
+        lines = []
+        for group in self._groups(batch):
+            varies = ", ".join(group.program.varies)
+            lines.append(f"# one program over {varies}; {len(group.tasks)} runs:")
+            lines += [task.shell() for task in group.tasks]
+        return "\n".join(lines)
+
+    def execute(self, batch: Batch, watcher: Watcher) -> None:
+        """Runs everything, program by program; what a program found is saved when it ends.
+
+        Raises:
+          UsageError: an experiment offers no program, or the workdir is a bucket's.
+        """
+        if is_remote(batch.workdir):
+            raise UsageError(
+                f"--executor=inprocess: --workdir={batch.workdir} must be a local folder."
+            )
+        jax.config.update("jax_enable_x64", True)  # As every experiment does.
+        for group in self._groups(batch):
+            self._run(group, watcher)
+
+    def _groups(self, batch: Batch) -> list[Group]:
+        """Runs by program, in the order of their first, at most ``at_once`` in each."""
+        found: dict[str, tuple[OneProgram, list[Task], list[Any]]] = {}
+        for task in batch.tasks:
+            experiment = task.run.configuration.experiment
+            program = getattr(experiment_module(experiment), "ONE_PROGRAM", None)
+            if program is None:
+                raise UsageError(
+                    f"--executor=inprocess: {experiment} offers no ONE_PROGRAM, so its runs need a "
+                    "process each. Choose --executor=local."
+                )
+            config = task.run.configuration.resolve()
+            key = json.dumps([experiment, _without(plain(config), program.varies)], sort_keys=True)
+            _, tasks, configs = found.setdefault(key, (program, [], []))
+            tasks.append(task)
+            configs.append(config)
+        most = self.options.at_once
+        return [
+            Group(program, tasks[i : i + most], configs[i : i + most])
+            for program, tasks, configs in found.values()
+            for i in range(0, len(tasks), most)
+        ]
+
+    def _run(self, group: Group, watcher: Watcher) -> None:
+        for task in group.tasks:
+            watcher.started(task)
+        with count_compilations() as compilations:
+            arrays = measure(group.program, group.configs[0], group.values())
+        watcher.note(f"one program, {len(group.tasks)} runs: {compilations}")
+        for index, (task, config) in enumerate(zip(group.tasks, group.configs, strict=True)):
+            own = {name: array[index] for name, array in arrays.items()}
+            with lifeline.locked(task.layout.log(task.id, "lock")) as free:
+                if not free:
+                    watcher.failed(task, "run by another process")
+                    continue
+                why = _save(task, config, own)
+            if why is None:
+                watcher.done(task)
+            else:
+                watcher.failed(task, why)
+
+
+def measure(
+    program: OneProgram, config: Any, values: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Runs a program for all values at once, over all devices.
+
+    Args:
+      program: what the experiment offers.
+      config: the configuration of one of the runs.
+      values: flag -> (X,).
+
+    Returns:
+      name -> (X, ...), the arrays of every run.
+    """
+    count = len(next(iter(values.values())))
+    mesh = task_mesh(min(count, len(jax.devices())))
+    # Devices have equal shares: the last run is repeated to fill them up.
+    padded = -(-count // mesh.size) * mesh.size
+    filled = {n: np.concatenate([v, np.repeat(v[-1:], padded - count)]) for n, v in values.items()}
+
+    def one(own: Mapping[str, Array]) -> Any:
+        # Leaves that do not depend on the values are the same for all runs.
+        return {name: jnp.asarray(leaf) for name, leaf in program.measure(config, own).items()}
+
+    found = jax.jit(jax.vmap(one))(shard_tasks(filled, mesh))
+    return {name: np.asarray(leaf)[:count] for name, leaf in found.items()}
+
+
+def _save(task: Task, config: Any, arrays: Mapping[str, np.ndarray]) -> str | None:
+    """Writes what a run found as its process would; why not, where it is not finite."""
+    experiment = task.run.configuration.experiment
+    short = experiment.rpartition(".")[2]
+    summary = experiment_module(experiment).summarise(config, arrays)
+    try:
+        text = plain(summary)
+    except ValueError as error:
+        return f"diverged: {error}"
+    record = open_run(task.layout.run(task.id), config, experiment=short, provenance=provenance())
+    record.save_arrays("arrays.npz", arrays)
+    record.save_json("summary.json", summary)
+    result = {"id": task.id, "experiment": experiment, "config": plain(config)}
+    task.layout.save_result(task.id, {**result, "summary": scalars(text)})
+    return None
+
+
+def _without(tree: Mapping[str, Any], names: Sequence[str], prefix: str = "") -> dict[str, Any]:
+    """A nested dictionary without the leaves of these dotted names."""
+    return {
+        name: _without(value, names, f"{prefix}{name}.") if isinstance(value, dict) else value
+        for name, value in tree.items()
+        if prefix + name not in names
+    }
+
+
+def make(options: Options) -> InProcess:
+    """The executor of these options."""
+    return InProcess(options)

@@ -1,0 +1,141 @@
+"""Many configurations in one program find what each finds alone."""
+
+import io
+import json
+import subprocess
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rich.console
+
+from experiments.tools.flags import UsageError
+from experiments.tools.one_program import OneProgram
+from icl_jax.records import Run
+from launch import sweep
+from launch.combinators import grid, product, seeds
+from launch.configuration import configurations, identify
+from launch.executors import inprocess
+from launch.layout import Layout
+from launch.task import Batch, Task
+from tests.launch import drive
+
+TRAINING = "learner.training"
+SMALL = {
+    "quick": True,
+    "num_prompts": 20,
+    "learner.num_examples": 5,
+    f"{TRAINING}.num_steps": 12,
+    f"{TRAINING}.batch_size": 8,
+    f"{TRAINING}.optimizer.warmup_steps": 3,
+}
+
+
+def trainings():
+    """Three rates and two seeds."""
+    rates = grid({f"{TRAINING}.learning_rate": (1e-3, 3e-3, 1e-2)})
+    sweep = product(rates, seeds(f"{TRAINING}.seed", 2))
+    return configurations("experiments.training", sweep, base=SMALL)
+
+
+def two_shapes():
+    """Two programs, and a rate that diverges."""
+    rates = grid({f"{TRAINING}.learning_rate": (1e-3, 1e30)})
+    both = product(grid({"learner.num_examples": (4, 5)}), rates)
+    base = {k: v for k, v in SMALL.items() if k != "learner.num_examples"}
+    base |= {f"{TRAINING}.optimizer.name": "sgd", f"{TRAINING}.optimizer.gradient_clip": None}
+    return configurations("experiments.training", both, base=base)
+
+
+def run(workdir, function, *flags, code=0):
+    console = rich.console.Console(file=io.StringIO(), width=200)
+    where = (f"--sweep=tests.launch.test_inprocess:{function}", f"--workdir={workdir}")
+    assert sweep.main(["sweep", *where, "--executor=inprocess", *flags], console) == code
+    return console.file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("inprocess") / "sweep"
+    return workdir, run(workdir, "trainings")
+
+
+def test_they_are_one_program(together):
+    workdir, shown = together
+    assert "one program, 6 runs: 1 program compiled" in shown
+    assert len(drive.results(workdir)) == 6
+    assert "6 runs, 6 done, 0 to do" in run(workdir, "trainings")
+
+
+def test_each_is_what_its_own_process_finds(together, tmp_path):
+    workdir, _ = together
+    chosen = identify(trainings())[3]
+    command = Task(chosen, str(tmp_path / "alone")).command()
+    subprocess.run(command, check=True, cwd=drive.ROOT, capture_output=True)
+    alone = drive.results(tmp_path / "alone")[chosen.id]
+    ours = drive.results(workdir)[chosen.id]
+    assert ours["config"] == alone["config"] and ours["experiment"] == alone["experiment"]
+    assert ours["summary"].keys() == alone["summary"].keys()
+    # Twelve steps of Adam in float32, batched otherwise: a rounding a step, 1e-4 after twelve.
+    for name, value in alone["summary"].items():
+        if name != "largest_patched_gap":  # Itself a rounding.
+            assert ours["summary"][name] == pytest.approx(value, rel=1e-4), name
+    for folder in (workdir, tmp_path / "alone"):
+        run_folder = folder / "runs" / chosen.id
+        assert json.loads((run_folder / "config.json").read_text())["experiment"] == "training"
+    arrays = [Run(f / "runs" / chosen.id) for f in (workdir, tmp_path / "alone")]
+    mine, theirs = (a.load_arrays("arrays.npz") for a in arrays)
+    assert {n: a.shape for n, a in mine.items()} == {n: a.shape for n, a in theirs.items()}
+
+
+def test_what_has_another_shape_is_another_program_and_what_diverges_fails_alone(tmp_path):
+    shown = run(tmp_path / "s", "two_shapes", code=1)
+    assert shown.count("one program, 2 runs") == 2
+    assert shown.count("diverged: ") == 4  # When it happens, and in the list at the end.
+    done = drive.results(tmp_path / "s").values()
+    assert [r["config"]["learner"]["training"]["learning_rate"] for r in done] == [1e-3, 1e-3]
+
+
+def test_a_dry_run_shows_the_programs(tmp_path, capsys):
+    run(tmp_path / "s", "two_shapes", "--dry_run")
+    shown = capsys.readouterr().out
+    varies = "seed, learner.training.seed, learner.training.learning_rate"
+    assert shown.count(f"# one program over {varies}; 2 runs:") == 2
+    run(tmp_path / "s", "two_shapes", "--dry_run", "--inprocess.at_once=1")
+    assert capsys.readouterr().out.count("1 runs:") == 4
+
+
+def test_an_experiment_that_offers_no_program_is_refused(tmp_path):
+    tasks = [Task(r, str(tmp_path)) for r in identify(configurations("tests.launch.trivial"))]
+    executor = inprocess.make(inprocess.Options())
+    with pytest.raises(UsageError, match="tests.launch.trivial offers no ONE_PROGRAM"):
+        executor.describe(Batch("x", None, str(tmp_path), tasks))
+    with pytest.raises(UsageError, match="must be a local folder"):
+        executor.execute(Batch("x", None, "gs://bucket/x", tasks), None)
+    with pytest.raises(ValueError, match="inprocess: at_once must be at least 1, got 0"):
+        inprocess.Options(at_once=0)
+
+
+def test_runs_are_divided_over_the_devices_and_the_last_share_is_filled_up():
+    def square(config, values):
+        return {"square": values["x"] ** 2, "same": jnp.arange(2), "offset": config + values["n"]}
+
+    program = OneProgram(("x", "n"), square)
+    assert len(jax.devices()) == 8
+    for count in (1, 3, 8, 11):
+        x = np.linspace(0.0, 1.0, count)
+        found = inprocess.measure(program, 10, {"x": x, "n": np.arange(count)})
+        np.testing.assert_array_equal(found["square"], x**2)
+        np.testing.assert_array_equal(found["offset"], 10 + np.arange(count))
+        assert found["same"].shape == (count, 2)
+
+
+def test_values_are_as_exact_as_python_s():
+    tasks = [Task(r, "x") for r in identify(trainings())]
+    configs = [task.run.configuration.resolve() for task in tasks]
+    program = OneProgram((f"{TRAINING}.seed", f"{TRAINING}.learning_rate"), lambda c, v: {})
+    values = inprocess.Group(program, tasks, configs).values()
+    assert values[f"{TRAINING}.seed"].dtype == np.int64
+    assert values[f"{TRAINING}.learning_rate"].tolist() == [1e-3, 1e-3, 3e-3, 3e-3, 1e-2, 1e-2]
+    assert Layout("x").workdir == "x"
