@@ -5,9 +5,9 @@ import subprocess
 
 import pytest
 
-from experiments import real_models
-from experiments.flags import UsageError
-from experiments.real_models import CHECKSUMS, SOURCES, Config, check_folder, real_model
+from experiments.language import real_models
+from experiments.language.real_models import CHECKSUMS, SOURCES, Config, check_folder, real_model
+from experiments.tools.flags import UsageError
 from icl_jax.records import WorkdirError
 
 
