@@ -7,7 +7,6 @@ from experiments.language.real.measure import exactness
 from experiments.language.real_models import SOURCES
 from icl_jax.interop.huggingface import load
 from icl_jax.interop.tokenizer import load_tokenizer
-from icl_jax.patches.prediction import check_open_loop
 from tests.helpers import eps
 
 pytestmark = pytest.mark.real
@@ -54,9 +53,10 @@ def test_auto_is_exact_in_both_loops(rows, dtype):
                 assert row["same_top1"] == 1, row
 
 
-def test_an_open_loop_that_fails_is_known_before_it_is_used(rows, dtype):
+def test_an_open_loop_that_fails_is_known_before_it_is_used(rows):
+    """Not the other way round: where every layer is exact to the bit there is nothing to grow."""
     for row in rows:
         if row["growth"] is not None and row["loop"] == "open":
-            lost = row["relative_error"] > 0.5
-            assert lost == (eps("float32") / 8 * row["growth"] > 1), row
-    assert check_open_loop([], jnp.float32) is None
+            said = eps("float32") / 8 * row["growth"] > 1
+            assert said or row["relative_error"] < 0.5, row
+            assert said == (row["policy"] == "scale"), row
