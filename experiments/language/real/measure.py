@@ -15,18 +15,18 @@ from experiments.language.real.prompts import (
     stretch,
     task_prompts,
 )
-from icl_jax.blocks.stack import functional
+from icl_jax.blocks.functional import functional
 from icl_jax.dynamics.attribution import attribute_block, contribution_shares, remainder_share
 from icl_jax.interop.huggingface import Checkpoint
 from icl_jax.interop.tokenizer import Tokenizer
 from icl_jax.language.ends import embed
 from icl_jax.language.generation import generate, patched_generate, token_agreement
-from icl_jax.language.padding import pad_prompt
 from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, prompt_patches
 from icl_jax.measures.function_space import relative_error
-from icl_jax.patches.bank import Bank, Loop, forward
+from icl_jax.patches.bank import Bank, Loop
 from icl_jax.patches.output import OutputPolicy
 from icl_jax.patches.prediction import open_loop_growth
+from icl_jax.stack.run import forward
 
 Numbers = dict[str, Any]
 
@@ -154,17 +154,15 @@ def tasks(checkpoint: Checkpoint, tokenizer: Tokenizer, shown: int, asked: int) 
     for task in TASKS:
         right: dict[str, list[bool]] = {"context": [], "patched": [], "nothing": []}
         for prompt, answer in task_prompts(tokenizer, task, shown=shown, asked=asked):
-            padded = pad_prompt(prompt.tokens_T, prompt.kept_K)
-            present_T = jnp.asarray(padded.present_T)
-            run = (checkpoint.model, checkpoint.params, padded.tokens_T)
-            bank = prompt_patches(*run, padded.kept_K, present_T=present_T)
+            run = (checkpoint.model, checkpoint.params, prompt.tokens_T)
+            bank = prompt_patches(*run, prompt.kept_K)
             logits = {
-                "context": full_logits(*run, padded.kept_K, present_T=present_T),
-                "patched": patched_logits(*run, bank, present_T=present_T),
-                "nothing": alone_logits(*run, padded.kept_K, present_T=present_T),
+                "context": full_logits(*run, prompt.kept_K),
+                "patched": patched_logits(*run, bank),
+                "nothing": alone_logits(*run, prompt.kept_K),
             }
             for name, logits_KV in logits.items():
-                right[name].append(int(jnp.argmax(logits_KV[padded.num_kept - 1])) == answer)
+                right[name].append(int(jnp.argmax(logits_KV[-1])) == answer)
         found[task] = {name: float(np.mean(hits)) for name, hits in right.items()}
         found[task]["questions"] = len(right["context"])
     return found
@@ -187,13 +185,14 @@ def attribution(checkpoint: Checkpoint, tokenizer: Tokenizer, top: int = 8) -> N
     """Which tokens of a context wrote the update of the question's last token, in layer L / 2."""
     context, question = QUESTIONS[4]
     prompt = removal(tokenizer, context, question)
-    blocks, params = functional(checkpoint.model, checkpoint.params)
-    half = len(blocks) // 2
+    layers = functional(checkpoint.model, checkpoint.params)
+    half = len(layers) // 2
+    block, params = layers[half]
     hidden_TD = embed(checkpoint.model, checkpoint.params, jnp.asarray(prompt.tokens_T))
-    hidden_TD = forward(blocks[:half], params[:half], hidden_TD, compile_layers=True)
-    found = attribute_block(blocks[half], params[half], hidden_TD, prompt.kept_K)
+    hidden_TD = forward(layers[:half], hidden_TD)
+    found = attribute_block(block, params, hidden_TD, prompt.kept_K)
     last = type(found)(found.v_D[-1], found.contributions_ATD[-1], found.remainder_D[-1])
-    kernel_DH = params[half]["mlp"]["gate"]["kernel"]
+    kernel_DH = params["mlp"]["gate"]["kernel"]
     shares_T = np.asarray(jnp.sum(contribution_shares(last, kernel_DH), axis=0), np.float64)
     order = np.argsort(-np.abs(shares_T))[:top]
     names = [tokenizer.decode(prompt.tokens_T[index : index + 1]) for index in order]
