@@ -13,6 +13,7 @@ from icl_jax.blocks.attention_stack import (
     linear_attention_stack,
 )
 from icl_jax.blocks.block import Block
+from icl_jax.blocks.check_layer import check_layer
 from icl_jax.blocks.config import StackConfig, build_stack
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.experts import Experts

@@ -1,4 +1,4 @@
-"""The main programs compile ahead of time for TPUs, with the kernel in them, within a chip's memory.
+"""The main programs compile for TPUs, with the kernel in them, within a chip's memory.
 
 Nothing is run: there is no TPU here.
 """
