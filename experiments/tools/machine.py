@@ -48,6 +48,7 @@ def prepared(machine: Machine) -> Iterator[None]:
                 jax.profiler.trace(str(machine.profile), create_perfetto_trace=True)
             )
         yield
-    print(compilations, file=sys.stderr)
+    if compilations.number:
+        print(compilations, file=sys.stderr)
     if machine.profile is not None:
         print(f"Trace: {machine.profile} (TensorBoard, ui.perfetto.dev)", file=sys.stderr)

@@ -119,5 +119,5 @@ def _extended(layer: ContextualLayer, ask: Any, hidden_TD: Array, positions_T: A
 
 
 def _error(got: Array, want: Array) -> float:
-    got, want = (np.asarray(one, np.float64) for one in (got, want))
-    return float(np.max(np.abs(got - want)) / max(np.max(np.abs(want)), 1e-30))
+    actual, expected = (np.asarray(one, np.float64) for one in (got, want))
+    return float(np.max(np.abs(actual - expected)) / max(np.max(np.abs(expected)), 1e-30))

@@ -142,7 +142,8 @@ def attribute_block(
             "attribute_block: a parallel block's MLP reads nothing of the context, so its input "
             "patch is zero and there is nothing to attribute."
         )
-    if block.normalised is None:
+    normalised = block.normalised
+    if normalised is None:
         raise ValueError(
             "attribute_block: the contextual layer does not say whether its weights add up to 1, "
             "and the split depends on it. Define the property normalised in the layer (True for a "
@@ -165,7 +166,7 @@ def attribute_block(
 
     def one(position: Array, kept_D: Array) -> Attribution:
         changes_ATD = attention_contributions(
-            weights_ATT[:, position], passed_ATD, kept_T, normalised=block.normalised
+            weights_ATT[:, position], passed_ATD, kept_T, normalised=normalised
         )
         rows_ND = changes_ATD.reshape(-1, changes_ATD.shape[-1])
         mapped_ND = block.to_mlp_input(params, rows_ND, (mixed_TD[position], residual_TD[position]))

@@ -72,7 +72,7 @@ def test_a_number_that_is_none_is_named_with_its_layer_and_part(run):
     )
     with pytest.raises(ValueError, match=r"output\.gain_delta_D of layer 1 holds nan at index"):
         check_finite_patches([first, second, *rest])
-    infinite = jax.tree.map(lambda leaf: leaf / 0 if leaf.ndim == 1 else leaf, bank.patches)
+    infinite = jax.tree.map(lambda leaf: leaf / 0 if leaf.ndim == 2 else leaf, bank.patches)
     with pytest.raises(ValueError, match="of layer 0 holds inf"):
         check_finite_patches(infinite)
 

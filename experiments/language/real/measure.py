@@ -75,7 +75,7 @@ def exactness(
             for loop in ("closed", "open"):
                 for policy in policies(checkpoint):
                     bank = _patches(checkpoint, prompt, policy, loop)
-                    growth = open_loop_growth(bank.conditioning)
+                    growth = open_loop_growth(list(bank.conditioning))
                     rows.append(
                         {
                             "tokens": length,
@@ -190,7 +190,7 @@ def attribution(checkpoint: Checkpoint, tokenizer: Tokenizer, top: int = 8) -> N
     block, params = layers[half]
     hidden_TD = embed(checkpoint.model, checkpoint.params, jnp.asarray(prompt.tokens_T))
     hidden_TD = forward(layers[:half], hidden_TD)
-    found = attribute_block(block, params, hidden_TD, prompt.kept_K)
+    found = attribute_block(block, params, hidden_TD, jnp.asarray(prompt.kept_K))
     last = type(found)(found.v_D[-1], found.contributions_ATD[-1], found.remainder_D[-1])
     kernel_DH = params["mlp"]["gate"]["kernel"]
     shares_T = np.asarray(jnp.sum(contribution_shares(last, kernel_DH), axis=0), np.float64)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments.language.real.measure import means
-from icl_jax.report.figures import Curve, Panel, curves
+from icl_jax.report.figures import Curve, Panel, Role, curves
 from icl_jax.report.page import Section, Table, number
 
 Found = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -174,7 +174,8 @@ def _tasks(found: Found) -> Section:
 def _growth(found: Found) -> Section:
     names = [name for name, by_dtype in found.items() if _first(by_dtype, "growth")]
     tables, lines = [], []
-    for name, role in zip(names, ("main", "second"), strict=False):
+    roles: tuple[Role, ...] = ("main", "second")
+    for name, role in zip(names, roles, strict=False):
         rows = _first(found[name], "growth")
         sizes = [row["mean_relative_change"] for row in rows]
         lines.append(Curve(name, [row["context"] for row in rows], sizes, role=role))
