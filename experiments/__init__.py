@@ -34,6 +34,8 @@ EXPERIMENTS: Mapping[str, str] = {
     "checkpoint": "experiments.language.checkpoint.run",
     "classification": "experiments.language.classification.run",
     "language_model": "experiments.language.language_model",
+    "real": "experiments.language.real.run",
+    "real_models": "experiments.language.real_models",
 }
 
 

@@ -13,6 +13,7 @@ from icl_jax.blocks.attention_stack import (
     linear_attention_stack,
 )
 from icl_jax.blocks.block import Block
+from icl_jax.blocks.check_layer import check_layer
 from icl_jax.blocks.config import StackConfig, build_stack
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.experts import Experts
@@ -74,6 +75,7 @@ from icl_jax.dynamics.prefixes import (
     probe_pass,
     suffix_midpoints,
 )
+from icl_jax.interop.banks import load_bank, save_bank
 from icl_jax.language.activations import Attended, attend
 from icl_jax.language.generation import (
     generate,
@@ -255,6 +257,7 @@ __all__ = [
     "Block",
     "build_stack",
     "cast",
+    "check_layer",
     "ContextualLayer",
     "Dense",
     "Experts",
@@ -312,6 +315,7 @@ __all__ = [
     "kernel_update",
     "layer_params",
     "Layers",
+    "load_bank",
     "LowRank",
     "mean",
     "merge_sums",
@@ -323,6 +327,7 @@ __all__ = [
     "query_sums",
     "QuerySums",
     "ridge_patch",
+    "save_bank",
     "scale",
     "scale_patch",
     "ScalePatch",

@@ -82,7 +82,7 @@ class Run:
         path = self.path(name)
         try:
             return json.loads(path.read_text())
-        except ValueError as error:  # No JSON, or no text at all.
+        except (ValueError, RecursionError) as error:  # No JSON, or no text at all.
             raise damaged(path, error) from error
 
     def save_arrays(self, name: str, arrays: Mapping[str, Any]) -> None:

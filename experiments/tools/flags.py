@@ -36,6 +36,7 @@ import jax
 from absl import flags
 from etils import epath
 
+from experiments.tools.machine import Machine, default_cache, prepared
 from icl_jax.records import WorkdirError
 from icl_jax.training.loop import TrainingDivergedError
 from icl_jax.training.preemption import EXIT_CODE, Preempted, exit_on_sigterm
@@ -120,7 +121,7 @@ def _launch(
     # Experiments compare float32 with float64; what they compute names its dtype.
     jax.config.update("jax_enable_x64", True)
     try:
-        with _told(name), exit_on_sigterm():
+        with _told(name), exit_on_sigterm(), prepared(parsed.machine):
             run(parsed.config, parsed.workdir)
     except Preempted:
         _fail(name, "asked to end (SIGTERM); the same command goes on from here.", EXIT_CODE)
@@ -142,11 +143,13 @@ class Parsed:
       config: the configuration; the plain default with ``help``.
       workdir: the folder, or None.
       help: whether help was asked for.
+      machine: what is asked of the machine.
     """
 
     config: Any
     workdir: Path | None
     help: bool
+    machine: Machine = Machine()
 
 
 def parse(config_type: type[Any], argv: Sequence[str]) -> Parsed:
@@ -160,6 +163,8 @@ def parse(config_type: type[Any], argv: Sequence[str]) -> Parsed:
     values = flags.FlagValues()
     flags.DEFINE_boolean("help", False, "", flag_values=values, short_name="h")
     flags.DEFINE_string("workdir", None, "", flag_values=values)
+    flags.DEFINE_string("compiled", str(default_cache()), "", flag_values=values)
+    flags.DEFINE_string("profile", None, "", flag_values=values)
     if hasattr(config_type, "quick"):
         flags.DEFINE_boolean("quick", False, "", flag_values=values)
     names = {item.name: item for item in _items(config_type())}
@@ -182,7 +187,11 @@ def parse(config_type: type[Any], argv: Sequence[str]) -> Parsed:
     for flag_name, value in given.items():
         _check_size(flag_name, value)
     config = _override(config_type.quick() if quick else config_type(), given)
-    return Parsed(config, _folder(values.workdir), help=False)
+    machine = Machine(
+        cache=None if values.compiled in ("", "none") else Path(values.compiled),
+        profile=Path(values.profile) if values.profile else None,
+    )
+    return Parsed(config, _folder(values.workdir), help=False, machine=machine)
 
 
 def _folder(text: str | None) -> Any:
@@ -252,7 +261,14 @@ def describe(
     ]
     if small is not None:
         general.append(("--quick", "everything small; flags given beside it still count"))
-    general.append(("--help", "show this"))
+    general += [
+        (
+            "--compiled=DIR",
+            "compiled programs are kept there; none: nowhere",
+        ),
+        ("--profile=DIR", "write a trace for TensorBoard and Perfetto"),
+        ("--help", "show this"),
+    ]
     groups: dict[str, list[tuple[str, str]]] = {"Flags": general}
     quick = {item.name: item.default for item in _items(small)} if small is not None else {}
     for item in _items(config_type()):

@@ -86,8 +86,8 @@ class AttentionBlock(ContextualBlock, Protocol):
     """A contextual block whose contextual layer is a sum over heads and tokens."""
 
     @property
-    def normalised(self) -> bool:
-        """Whether the weights of the sum are renormalised when tokens go (softmax)."""
+    def normalised(self) -> bool | None:
+        """Whether the weights are renormalised when tokens go (softmax); None: not said."""
 
     @property
     def has_norm(self) -> bool:
@@ -142,6 +142,13 @@ def attribute_block(
             "attribute_block: a parallel block's MLP reads nothing of the context, so its input "
             "patch is zero and there is nothing to attribute."
         )
+    normalised = block.normalised
+    if normalised is None:
+        raise ValueError(
+            "attribute_block: the contextual layer does not say whether its weights add up to 1, "
+            "and the split depends on it. Define the property normalised in the layer (True for a "
+            "softmax), and ask check_layer whether it is so."
+        )
     kept_K = checks.kept_positions("attribute_block", kept_K, hidden_TD.shape[0])
     if positions_T is None:
         positions_T = jnp.arange(hidden_TD.shape[0], dtype=jnp.int32)
@@ -159,7 +166,7 @@ def attribute_block(
 
     def one(position: Array, kept_D: Array) -> Attribution:
         changes_ATD = attention_contributions(
-            weights_ATT[:, position], passed_ATD, kept_T, normalised=block.normalised
+            weights_ATT[:, position], passed_ATD, kept_T, normalised=normalised
         )
         rows_ND = changes_ATD.reshape(-1, changes_ATD.shape[-1])
         mapped_ND = block.to_mlp_input(params, rows_ND, (mixed_TD[position], residual_TD[position]))

@@ -20,6 +20,7 @@ from experiments.regression.descent.sides import (
 )
 from experiments.regression.learner import Learner, LearnerConfig, predict
 from icl_jax.blocks.config import StackConfig, build_stack
+from icl_jax.blocks.functional import layer_params
 from icl_jax.descent.explicit import ExplicitConfig
 from icl_jax.descent.parameters import select
 from icl_jax.measures.nulls import random_points
@@ -95,8 +96,8 @@ def test_descent_is_a_loop_over_its_steps(params, batch):
     side = explicit_side(STACK, params, config, got.points, PROMPT)
     alone = predict(STACK, current, query_token(PROMPT)[None])
     np.testing.assert_allclose(side.predictions_P[-1], alone, rtol=1e-8)
-    assert not np.any(kernel_updates(got.points, 1)[0])
-    assert np.any(kernel_updates(got.points, 1)[1])
+    assert not np.any(kernel_updates(STACK, got.points, 1)[0])
+    assert np.any(kernel_updates(STACK, got.points, 1)[1])
 
 
 def test_layer_causal_descent_moves_layers_on_their_own_losses(params):
@@ -104,7 +105,8 @@ def test_layer_causal_descent_moves_layers_on_their_own_losses(params):
     causal = dataclasses.replace(plain, layer_causal=True)
     moved = [fine_tune(STACK, params, config, PROMPT, 0.01) for config in (plain, causal)]
     first, last = (
-        [np.asarray(kernel_updates(each.points, layer)[1]) for each in moved] for layer in (0, 1)
+        [np.asarray(kernel_updates(STACK, each.points, layer)[1]) for each in moved]
+        for layer in (0, 1)
     )
     # The last layer's loss is the learner's own; the first one's is not.
     np.testing.assert_allclose(last[0], last[1], rtol=1e-9)
@@ -115,7 +117,10 @@ def test_a_random_walk_is_as_far_from_its_start_leaf_by_leaf(params):
     config = ExplicitConfig(trains="mlp")
     points = fine_tune(STACK, params, config, PROMPT, 0.01).points
     walk = random_points(jax.random.key(5), points)
-    for mine, theirs in zip(jax.tree.leaves(walk), jax.tree.leaves(points), strict=True):
+    layers = range(len(STACK.blocks))
+    by_layer = [[layer_params(STACK, one, i, axis=1) for i in layers] for one in (walk, points)]
+    assert len(jax.tree.leaves(by_layer[1])) == len(layers) * len(jax.tree.leaves(points))
+    for mine, theirs in zip(*map(jax.tree.leaves, by_layer), strict=True):
         far, wanted = (np.asarray(leaf - leaf[:1]) for leaf in (mine, theirs))
         lengths, expected = (np.linalg.norm(x.reshape(len(x), -1), axis=1) for x in (far, wanted))
         np.testing.assert_allclose(lengths, expected, rtol=1e-9)

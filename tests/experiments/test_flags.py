@@ -186,7 +186,8 @@ def test_the_workdir_is_required_unless_the_experiment_says_otherwise(capsys):
     assert code is None and seen == [None]
 
 
-def test_help_shows_the_question_and_every_flag_with_its_default(capsys):
+def test_help_shows_the_question_and_every_flag_with_its_default(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
     code, out, err = outcome(capsys, "--help")
     assert code == 0 and err == ""
     assert out.startswith("The question?\n")

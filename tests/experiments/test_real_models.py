@@ -4,10 +4,10 @@ import json
 import subprocess
 
 import pytest
-from experiments.flags import UsageError
 
-from experiments import real_models
-from experiments.real_models import CHECKSUMS, SOURCES, Config, check_folder, real_model
+from experiments.language import real_models
+from experiments.language.real_models import CHECKSUMS, SOURCES, Config, check_folder, real_model
+from experiments.tools.flags import UsageError
 from icl_jax.records import WorkdirError
 
 

@@ -1,5 +1,7 @@
 """Prompts of many lengths in few shapes: what is added changes nothing, whatever it is."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -128,7 +130,12 @@ def test_many_prompts_are_what_each_is_alone(name, loop):
         assert banks[number].kept_K.tolist() == banks[number].positions_K.tolist() == kept
         assert_trees_close(banks[number].patches, bank.patches, 60, condition=1000)
         if name != "parallel":  # There the context does not change what the MLP reads: 0 / |z|.
-            assert_trees_close(banks[number].conditioning, bank.conditioning, 60, condition=1000)
+            # What rounding leaves is noise, not a number to compare.
+            got, wanted = (
+                one.conditioning.map(lambda c: dataclasses.replace(c, residual=None))
+                for one in (banks[number], bank)
+            )
+            assert_trees_close(got, wanted, 60, condition=1000)
         want = full_logits(model, params, tokens, kept)
         assert relative_error(full[number], want) < bound
         assert relative_error(patched[number], want) < bound

@@ -83,7 +83,7 @@ def test_shards_divide_the_work(tmp_path, capsys):
         (flags("x", "three", "--shard=2/2"), "--shard=2/2: must be i/n"),
         (flags("x", "three", "--executor=lokal"), "Did you mean local?"),
         (flags("x", "three", "--local.workers=0"), "local: workers must be at least 1, got 0."),
-        (flags("x", "three", "--local.retries=-1"), "local: retries must be at least 0, got -1."),
+        (flags("x", "three", "--local.retries=-1"), "--local.retries=-1: must be from 0 to"),
         (flags("x", "three", "--local.time_limit=0"), "local: time_limit must be above 0"),
         (flags("x", "three", "--local.devices=0,1", "--local.workers=3"), "leave workers out"),
     ],

@@ -25,7 +25,7 @@ KEPT = [0, 5]
 def run():
     model = make_model(Block(LAYERS["attention"], MLPS["gated"], "sandwich", "rms"), 3)
     hidden_TD = model.embed(normal(3, 6, 3, dtype=jnp.float32))
-    return model.blocks, model.block_params, hidden_TD
+    return model.layers, hidden_TD
 
 
 def numbers(*sizes):
@@ -71,8 +71,8 @@ def test_a_number_that_is_none_is_named_with_its_layer_and_part(run):
         second, output=dataclasses.replace(second.output, gain_delta_D=gain_KD)
     )
     with pytest.raises(ValueError, match=r"output\.gain_delta_D of layer 1 holds nan at index"):
-        check_finite_patches((first, second, *rest))
-    infinite = jax.tree.map(lambda leaf: leaf / 0 if leaf.ndim == 1 else leaf, bank.patches)
+        check_finite_patches([first, second, *rest])
+    infinite = jax.tree.map(lambda leaf: leaf / 0 if leaf.ndim == 2 else leaf, bank.patches)
     with pytest.raises(ValueError, match="of layer 0 holds inf"):
         check_finite_patches(infinite)
 

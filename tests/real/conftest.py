@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.real_models import real_model
+from experiments.language.real_models import real_model
 
 
 @pytest.fixture(scope="session")

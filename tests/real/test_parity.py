@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch", exc_type=ImportError)
 transformers = pytest.importorskip("transformers", exc_type=ImportError)
 
-from experiments.real_models import SOURCES  # noqa: E402
+from experiments.language.real_models import SOURCES  # noqa: E402
 from icl_jax.interop.huggingface import load  # noqa: E402
 from icl_jax.interop.tokenizer import load_tokenizer  # noqa: E402
 from icl_jax.language.prompt import full_logits  # noqa: E402

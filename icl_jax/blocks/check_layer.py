@@ -1,0 +1,123 @@
+"""Whether a contextual layer is what it says it is: for the author of one.
+
+Patches, trajectories and generation ask a layer four questions (``views.py``) and believe what it
+declares. A layer that ignores ``present_T``, say, makes every patch wrong without an error; here it
+is found out on random sequences.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from icl_jax.blocks.contextual import ContextualLayer
+from icl_jax.blocks.views import Slots, free_slots, occupy
+from icl_jax.dims import Array, Params
+from icl_jax.patches.low_rank import accumulator
+
+
+def check_layer(
+    layer: ContextualLayer,
+    *,
+    width: int = 8,
+    length: int = 6,
+    params: Params = None,
+    key: Array | None = None,
+) -> None:
+    """Holds a layer's answers about parts of a sequence against runs on the parts themselves.
+
+    Args:
+      layer: an unbound layer.
+      width: D.
+      length: T, of the sequences.
+      params: its parameters; drawn when left out.
+      key: of the random numbers.
+
+    Raises:
+      ValueError: listing what does not hold: absent positions that matter (``present_T``), a causal
+        layer that looks ahead, prefixes, suffixes or extensions that differ from truncated runs,
+        weights that do not add up to 1 where the layer says that they do, or a sum that
+        ``parts`` does not open.
+    """
+    keys = jax.random.split(jax.random.key(0) if key is None else key, 2)
+    hidden_TD = jax.random.normal(keys[0], (length, width))
+    if params is None:
+        params = layer.init(keys[1], hidden_TD).get("params", {})
+
+    def ask(method: str | None, *args: Any, **kwargs: Any) -> Any:
+        return layer.apply({"params": params}, *args, method=method, **kwargs)
+
+    limit = 100 * float(jnp.finfo(accumulator(hidden_TD.dtype)).eps) * length * width
+    wrong = [
+        f"{claim}: differs by {error:.1e}"
+        for claim, error in _errors(layer, ask, hidden_TD)
+        if not error <= limit
+    ]
+    if wrong:
+        raise ValueError(
+            f"check_layer: {type(layer).__name__} is not what it says: {'; '.join(wrong)}. What is "
+            "expected stands in the docstrings of ContextualLayer."
+        )
+
+
+def _errors(layer: ContextualLayer, ask: Any, hidden_TD: Array) -> Iterator[tuple[str, float]]:
+    """Every claim with the largest relative error of it."""
+    length = hidden_TD.shape[0]
+    positions_T = jnp.arange(length, dtype=jnp.int32)
+    whole_TD = ask(None, hidden_TD)
+
+    there = jnp.array([t for t in range(length) if t not in (1, length - 2)])
+    present_T = jnp.zeros(length, bool).at[there].set(True)
+    short_KD = ask(None, hidden_TD[there], positions_T=positions_T[there])
+    yield (
+        "present_T (absent positions must not matter)",
+        _error(ask(None, hidden_TD, present_T=present_T)[there], short_KD),
+    )
+    if layer.causal:
+        cut = length // 2
+        yield (
+            "causal (what comes later must not matter)",
+            _error(whole_TD[:cut], ask(None, hidden_TD[:cut])),
+        )
+    context_ND, query_D = hidden_TD[:-1], hidden_TD[-1]
+    probes_MD = jnp.broadcast_to(query_D[None], hidden_TD.shape)
+    context_out_ND, probes_out_MD = ask("prefixes", context_ND, probes_MD, positions_M=positions_T)
+    runs = [ask(None, jnp.concatenate([context_ND[:i], query_D[None]]))[-1] for i in range(length)]
+    yield "prefixes (probes)", _error(probes_out_MD, jnp.stack(runs))
+    yield "prefixes (context)", _error(context_out_ND, ask(None, context_ND))
+    runs = [ask(None, hidden_TD[i:], positions_T=positions_T[i:])[-1] for i in range(length)]
+    suffixes_MD = ask("suffixes", context_ND, query_D, positions_T=positions_T)
+    yield "suffixes", _error(suffixes_MD, jnp.stack(runs))
+    if layer.has_memory:
+        yield (
+            "extend (a sequence in two pieces)",
+            _error(_extended(layer, ask, hidden_TD, positions_T), whole_TD),
+        )
+    if layer.is_sum:
+        weights_ATT, passed_ATD = ask("parts", hidden_TD)
+        if layer.normalised:
+            sums = jnp.sum(weights_ATT, axis=-1)
+            yield "normalised (weights must add up to 1)", _error(sums, jnp.ones_like(sums))
+        sums_TD = jnp.einsum("atj,ajd->td", weights_ATT, passed_ATD, precision="highest")
+        offset_D = (whole_TD - sums_TD)[0]  # An output bias is no part of the sum.
+        yield "parts (their sum must be the output)", _error(sums_TD + offset_D[None], whole_TD)
+
+
+def _extended(layer: ContextualLayer, ask: Any, hidden_TD: Array, positions_T: Array) -> Array:
+    """The sequence read in two pieces through a memory."""
+    length, width = hidden_TD.shape
+    memory = layer.empty_memory(length + 2, width, hidden_TD.dtype)
+    slots: Slots = free_slots(length + 2)
+    outputs = []
+    for start, stop in ((0, 2), (2, length)):
+        slots = occupy(slots, start, positions_T[start:stop])
+        (out_MD,), (memory,) = ask("extend", (hidden_TD[start:stop],), (memory,), (slots,))
+        outputs.append(out_MD)
+    return jnp.concatenate(outputs)
+
+
+def _error(got: Array, want: Array) -> float:
+    actual, expected = (np.asarray(one, np.float64) for one in (got, want))
+    return float(np.max(np.abs(actual - expected)) / max(np.max(np.abs(expected)), 1e-30))

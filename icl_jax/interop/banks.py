@@ -1,0 +1,130 @@
+"""A bank in one safetensors file: its numbers as tensors, its structure in the header.
+
+Nothing is pickled. A bank also is a pytree of arrays, so ``pickle``, orbax and
+``flax.serialization`` take it as it is; this is the file that other programs can read.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from icl_jax.interop.safetensors import missing_package
+from icl_jax.patches.bank import Bank
+from icl_jax.patches.block import TokenPatch
+from icl_jax.patches.normed import BalancedPatch, ScalePatch
+from icl_jax.patches.output import BiasPatch, DownPatch
+from icl_jax.patches.token import Conditioning, InputFactor
+from icl_jax.stack.layers import PerLayer
+
+_KINDS: dict[str, Any] = {
+    kind.__name__: kind
+    for kind in (
+        Bank,
+        PerLayer,
+        TokenPatch,
+        InputFactor,
+        BiasPatch,
+        DownPatch,
+        ScalePatch,
+        BalancedPatch,
+        Conditioning,
+    )
+}
+_KEY = "icl_jax.bank"
+
+
+def save_bank(file: str | Path, bank: Bank) -> Path:
+    """Writes a bank (of one prompt or of a batch) into one file, whole or not at all.
+
+    Args:
+      file: to write; one that is there is replaced.
+      bank: of ``stack_patches`` or ``prompt_patches``, compact or not.
+
+    Returns:
+      The file.
+
+    Raises:
+      ImportError: the package safetensors is not installed.
+    """
+    safetensors = _package()
+    tensors: dict[str, Any] = {}
+    structure = _take_apart(bank, "bank", tensors)
+    file = Path(file)
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        safetensors.save_file(tensors, partial, metadata={_KEY: json.dumps(structure)})
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+    return file
+
+
+def load_bank(file: str | Path) -> Bank:
+    """Reads what ``save_bank`` wrote.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: a file that is damaged or holds no bank.
+      ImportError: the package safetensors is not installed.
+    """
+    safetensors = _package()
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"load_bank: {file}: no such file.")
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            header = opened.metadata() or {}
+        tensors = safetensors.load_file(file)
+        structure = json.loads(header[_KEY])
+        bank = _put_together(structure, tensors)
+    except KeyError as error:
+        raise ValueError(
+            f"load_bank: {file} holds no bank of icl_jax ({error} is missing). Write one with "
+            "save_bank."
+        ) from None
+    except (SafetensorError, json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"load_bank: {file} is damaged: {error}. Save the bank again.") from None
+    if not isinstance(bank, Bank):
+        raise ValueError(f"load_bank: {file} holds a {type(bank).__name__}, not a bank.")
+    return bank
+
+
+def _take_apart(value: Any, name: str, tensors: dict[str, Any]) -> Any:
+    """The structure of a value as JSON; its arrays go to ``tensors`` under their paths."""
+    if value is None or isinstance(value, int):
+        return value
+    if isinstance(value, tuple):
+        return [_take_apart(one, f"{name}.{i}", tensors) for i, one in enumerate(value)]
+    if dataclasses.is_dataclass(value):
+        inner = {
+            field.name: _take_apart(getattr(value, field.name), f"{name}.{field.name}", tensors)
+            for field in dataclasses.fields(value)
+        }
+        return {"kind": type(value).__name__, "fields": inner}
+    tensors[name] = np.asarray(value)
+    return {"tensor": name}
+
+
+def _put_together(structure: Any, tensors: dict[str, Any]) -> Any:
+    if structure is None or isinstance(structure, int):
+        return structure
+    if isinstance(structure, list):
+        return tuple(_put_together(one, tensors) for one in structure)
+    if "tensor" in structure:
+        return jnp.asarray(tensors[structure["tensor"]])
+    fields = {name: _put_together(one, tensors) for name, one in structure["fields"].items()}
+    return _KINDS[structure["kind"]](**fields)
+
+
+def _package() -> Any:
+    try:
+        import safetensors.numpy as package
+    except ImportError:
+        raise missing_package("safetensors") from None
+    return package

@@ -1,0 +1,62 @@
+"""Layers of this library are what they say; layers that are not are found out by name."""
+
+import jax.numpy as jnp
+import pytest
+
+from icl_jax.blocks.attention import Attention, SoftmaxAttention
+from icl_jax.blocks.check_layer import check_layer
+from icl_jax.blocks.contextual import ContextualLayer
+from tests.helpers import LAYERS
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_librarys_layers_are_what_they_say(name):
+    check_layer(LAYERS[name])
+
+
+class Shift(ContextualLayer):
+    """Reads the token before, present or not."""
+
+    def __call__(self, hidden_TD, *, positions_T=None, present_T=None):
+        return jnp.concatenate([jnp.zeros_like(hidden_TD[:1]), hidden_TD[:-1]])
+
+
+class Ahead(ContextualLayer):
+    """Says that it is causal, and reads the mean of all that is there."""
+
+    def __call__(self, hidden_TD, *, positions_T=None, present_T=None):
+        weight_T = jnp.ones(len(hidden_TD)) if present_T is None else present_T.astype(float)
+        mean_D = jnp.sum(weight_T[:, None] * hidden_TD, axis=0) / jnp.sum(weight_T)
+        return jnp.broadcast_to(mean_D[None], hidden_TD.shape)
+
+
+class HalfWeights(Attention):
+    """Says that its weights add up to 1."""
+
+    @property
+    def normalised(self):
+        return True
+
+    def weigh(self, scores_AMT, sees_MT):
+        return jnp.where(sees_MT[None], 0.5, 0.0).astype(scores_AMT.dtype)
+
+
+class ForgetsRoom(SoftmaxAttention):
+    """Does not put what is new into its memory."""
+
+    def extend(self, reads, memories, slots):
+        return super().extend(reads, memories, slots)[0], memories
+
+
+@pytest.mark.parametrize(
+    "layer, claim",
+    (
+        (Shift(), r"present_T \(absent"),
+        (Ahead(), r"causal \(what comes later"),
+        (HalfWeights(num_heads=2), r"normalised \(weights must add up to 1\)"),
+        (ForgetsRoom(num_heads=2), r"extend \(a sequence in two pieces\)"),
+    ),
+)
+def test_a_layer_that_is_not_what_it_says_is_found_out(layer, claim):
+    with pytest.raises(ValueError, match=f"check_layer: {type(layer).__name__} .*{claim}"):
+        check_layer(layer)
