@@ -38,7 +38,7 @@ class HalfWeights(Attention):
         return True
 
     def weigh(self, scores_AMT, sees_MT):
-        return jnp.where(sees_MT[None], 0.5, 0.0).astype(scores_AMT.dtype)
+        return jnp.where(sees_MT[None], jnp.full_like(scores_AMT, 0.5), 0 * scores_AMT)
 
 
 class ForgetsRoom(SoftmaxAttention):

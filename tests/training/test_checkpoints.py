@@ -1,6 +1,7 @@
 """Checkpoints come back bit for bit, the last few stay, and another state is refused by name."""
 
 import errno
+import gc
 import os
 import shutil
 import signal
@@ -149,6 +150,8 @@ def test_checkpoints_that_are_all_damaged_are_refused(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "20"]
 
 
+# What orbax leaves of an event loop that failed is collected here, and not in another test.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_without_checksums_what_orbax_cannot_read_is_named_in_one_line(tmp_path):
     # As a process leaves it that is killed between the checkpoint and its checksums.
     state = saved_twice(tmp_path / "run")
@@ -166,6 +169,7 @@ def test_without_checksums_what_orbax_cannot_read_is_named_in_one_line(tmp_path)
             pytest.raises(WorkdirError, match="checkpoint .*20 cannot be read .* Delete that fold"),
         ):
             checkpoints.restore(20, state)
+    gc.collect()
 
 
 @pytest.mark.parametrize(
