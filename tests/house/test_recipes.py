@@ -62,8 +62,8 @@ class RunningMean(ContextualLayer):
 
 
 def test_a_layer_is_a_class_with_a_call():
-    block = Block(RunningMean(), Dense((16,)), wiring="pre_norm")
-    stack = Stack((block, block), width=8, out_width=1)
+    block = Block(RunningMean(), Dense(hidden_widths=(16,)), wiring="pre_norm")
+    stack = Stack((block, block), width=8)
     tokens_TC = jax.random.normal(jax.random.key(0), (6, 3), jnp.float64)
     params = stack.init(jax.random.key(1), tokens_TC)["params"]
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
