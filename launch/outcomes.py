@@ -19,6 +19,8 @@ NODE_LOST = 1001
 
 #: A run may be preempted, or wait for another process, so often; then something is wrong.
 MOST_RESTARTS = 1000
+#: A run may lose its machine so often; then it is the run, or there is no machine any more.
+MOST_LOSSES = 20
 
 
 class Verdict(enum.Enum):
@@ -34,11 +36,13 @@ class History:
     """How often a run was tried, and what it came to.
 
     Attributes:
-      kills: attempts that a signal or a lost machine ended; these count against ``retries``.
+      kills: attempts that a signal ended; these count against ``retries``.
+      losses: attempts whose machine was lost, which is not the run's fault.
       restarts: attempts that were preempted or found the run taken; these do not.
     """
 
     kills: int = 0
+    losses: int = 0
     restarts: int = 0
 
     def judge(self, code: int, *, has_result: bool, retries: int) -> tuple[Verdict, str]:
@@ -56,9 +60,13 @@ class History:
             reason = "preempted" if code == PREEMPTED else "run by another process"
             again = self.restarts <= MOST_RESTARTS
             return (Verdict.AGAIN if again else Verdict.FAILED), reason
-        if code == NODE_LOST or code < 0 or 128 < code < 256:
+        if code == NODE_LOST:
+            self.losses += 1
+            again = self.losses <= MOST_LOSSES
+            return (Verdict.AGAIN if again else Verdict.FAILED), "its machine was lost"
+        if code < 0 or 128 < code < 256:
             self.kills += 1
-            reason = "its machine was lost" if code == NODE_LOST else f"killed by {_signal(code)}"
+            reason = f"killed by {_signal(code)}"
             if self.kills <= retries:
                 return Verdict.AGAIN, reason
             return Verdict.FAILED, f"{reason}, {self.kills} times"

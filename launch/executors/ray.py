@@ -6,6 +6,7 @@ run whose node is lost is started again on another. Needs the extra ``ray``.
 """
 
 import os
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from launch.outcomes import ELSEWHERE, NODE_LOST, History, Verdict, settle
 from launch.processes import Attempt
 from launch.task import Batch, Task, Watcher
 
+#: Seconds before another attempt: time for the other process, or for the cluster to recover.
+_PAUSES = {ELSEWHERE: 1.0, NODE_LOST: 5.0}
+
 
 @dataclass(frozen=True)
 class Options:
@@ -26,7 +30,7 @@ class Options:
     cpus: float = option(1.0, "cores that a run asks for")
     gpus: float = option(0.0, "GPUs that a run asks for")
     resource: str = option("", "NAME:AMOUNT of another resource, for example TPU:4")
-    retries: int = option(2, "further attempts at a run that was killed or whose node was lost")
+    retries: int = option(2, "further attempts at a run that was killed")
     time_limit: float | None = option(None, "seconds per attempt, then it saves and ends")
 
     def __post_init__(self) -> None:
@@ -108,11 +112,14 @@ class Ray:
                 code = ray.get(reference)
             except ray.exceptions.RayTaskError:
                 raise  # Our own function failed: a bug, or a node without the project.
-            except ray.exceptions.RayError:
+            except ray.exceptions.OutOfMemoryError:
+                code = -signal.SIGKILL  # Ray's own monitor, before the kernel's.
+            except ray.exceptions.RayError as error:
                 code = NODE_LOST
+                watcher.note(f"{task.id}: {type(error).__name__}")
             verdict = settle(task, code, histories[task.id], options.retries, watcher)
             if verdict is Verdict.AGAIN:
-                start(task, after=1.0 if code == ELSEWHERE else 0.0)
+                start(task, after=_PAUSES.get(code, 0.0))
 
 
 def run_here(task: Task, time_limit: float | None, after: float) -> int:

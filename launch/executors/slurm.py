@@ -31,7 +31,7 @@ class Options:
     memory_gb: float = option(4.0, "memory per run")
     parallel: int = option(64, "runs at once")
     more: tuple[str, ...] = option((), "NAME=VALUE of sbatch, for example account=me,qos=high")
-    retries: int = option(2, "further attempts at a run that was killed or whose node was lost")
+    retries: int = option(2, "further attempts at a run that was killed")
     wait: bool = option(True, "watch until all runs have ended; false: submit and go")
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ import pytest
 from launch.outcomes import (
     DISK_FULL,
     ELSEWHERE,
+    MOST_LOSSES,
     MOST_RESTARTS,
     NODE_LOST,
     PREEMPTED,
@@ -51,6 +52,13 @@ def test_a_run_that_is_killed_again_and_again_fails():
     verdicts = [judge(-9, history=history)[0] for _ in range(3)]
     assert verdicts == [Verdict.AGAIN, Verdict.AGAIN, Verdict.FAILED]
     assert judge(-9, retries=0) == (Verdict.FAILED, "killed by SIGKILL, 1 times")
+
+
+def test_a_lost_machine_does_not_count_as_a_kill_but_is_not_lost_for_ever():
+    history = History()
+    verdicts = [judge(NODE_LOST, history=history, retries=0)[0] for _ in range(MOST_LOSSES + 1)]
+    assert verdicts == [Verdict.AGAIN] * MOST_LOSSES + [Verdict.FAILED]
+    assert history.kills == 0
 
 
 def test_preemptions_do_not_count_as_kills_but_do_not_go_on_for_ever():
