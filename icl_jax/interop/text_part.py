@@ -40,12 +40,14 @@ class _Wrapper:
       model_type: of its text model, where the file does not say.
       architectures: model_type of a text model -> its architecture.
       defaults: options of the text model that released files leave out.
+      ignored: options of the text model that the whole does nothing with, so that the two differ.
     """
 
     architecture: str
     model_type: str
     architectures: Mapping[str, str]
     defaults: Mapping[str, Any]
+    ignored: tuple[str, ...] = ()
 
 
 #: The model_type of the whole -> what is inside.
@@ -63,6 +65,7 @@ WRAPPERS = {
             "num_key_value_heads": 4,
             "vocab_size": 262208,
         },
+        ("final_logit_softcapping",),
     ),
     "mistral3": _Wrapper(
         "Mistral3ForConditionalGeneration",
@@ -95,6 +98,8 @@ def text_part(config: Mapping[str, Any], where: str = "config.json") -> dict[str
         raise options.unsupported("architectures", named, wrapper.architecture)
     inner = options.mapping(INSIDE)
     kind = inner.require("model_type", tuple(wrapper.architectures), default=wrapper.model_type)
+    for key in wrapper.ignored:
+        inner.require(key, (None,), default=None)
     said = {key: value for key, value in inner.config.items() if value is not None}
     found = {
         **inner.config,
