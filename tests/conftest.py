@@ -15,6 +15,7 @@ os.environ.setdefault("XLA_FLAGS", xla_flags)
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -28,16 +29,21 @@ for profile, max_examples in (("default", 6), ("thorough", 200)):
     )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
-#: Linux lets a process map 65,530 regions of memory; every compiled program takes about a dozen.
+#: Linux lets a process map 65,530 regions of memory, and XLA ends the process where it gets no
+#: more; every compiled program takes about a dozen.
 MANY_REGIONS = 30_000
+LOOKS = pytest.StashKey[int]()
+#: Tests between two looks within a module; counting takes a while.
+OFTEN = 8
 
 
 def pytest_runtest_teardown(item, nextitem):
-    """Between modules, forgets compiled programs before there are too many to map another."""
+    """Forgets compiled programs before there are too many to map another."""
+    item.config.stash[LOOKS] = looks = item.config.stash.get(LOOKS, 0) + 1
+    module_ends = nextitem is None or nextitem.path != item.path
     regions = Path("/proc/self/maps")
-    if nextitem is not None and nextitem.path == item.path or not regions.exists():
-        return
-    with regions.open() as lines:
-        if sum(1 for _ in lines) > MANY_REGIONS:
-            jax.clear_caches()
-            gc.collect()
+    if regions.exists() and (module_ends or looks % OFTEN == 0):
+        with regions.open() as lines:
+            if sum(1 for _ in lines) > MANY_REGIONS:
+                jax.clear_caches()
+                gc.collect()

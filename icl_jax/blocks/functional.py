@@ -20,6 +20,8 @@ from icl_jax.patches.token import InputFactor
 from icl_jax.stack.block import Midpoint
 from icl_jax.stack.layers import Layers, PerLayer, periods
 
+_OF_THE_MLP = ("hidden", "output", "mlp_output", "to_mlp_input")
+
 
 @dataclass(frozen=True)
 class FlaxBlock:
@@ -147,7 +149,9 @@ class FlaxBlock:
         return self._apply(params, "to_mlp_input", changes_ND, references)
 
     def _apply(self, params: Params, method: str, *args: Any, **kwargs: Any) -> Any:
-        return self.module.apply({"params": params}, *args, method=method, **kwargs)
+        # What a trace calls these steps (``--profile``).
+        with jax.named_scope("mlp" if method in _OF_THE_MLP else "contextual"):
+            return self.module.apply({"params": params}, *args, method=method, **kwargs)
 
 
 class HasBlocks(Protocol):

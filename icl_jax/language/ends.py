@@ -26,6 +26,29 @@ def readout(model: LanguageModel, params: Params, hidden_KD: Array) -> Array:
     return logits_KV
 
 
+def finite(logits: Array) -> Array:
+    """Whether logits (..., V) are numbers, (...): no NaN, no +inf, and not all -inf (a mask)."""
+    return jnp.all(logits < jnp.inf, axis=-1) & jnp.any(logits > -jnp.inf, axis=-1)
+
+
+def check_finite(where: str, finite: Array) -> None:
+    """Raises where rows of logits are not ``finite`` (...); silent inside jit.
+
+    Raises:
+      ValueError: naming ``where`` and the first row.
+    """
+    if not checks.is_concrete(finite):
+        return
+    bad = np.argwhere(~np.asarray(finite))
+    if len(bad):
+        index = tuple(int(i) for i in bad[0])
+        raise ValueError(
+            f"{where}: the logits of row {index} (prompt, then position) are not finite. Look for "
+            "NaN or infinity in the weights, or for activations that leave the range of the dtype; "
+            "bfloat16 and float32 have a wider one than float16."
+        )
+
+
 def token_ids(
     where: str, model: LanguageModel, tokens_T: Any, *, extra: int = 0
 ) -> np.ndarray | Array:
@@ -41,7 +64,7 @@ def token_ids(
       ValueError: no tokens, an id outside the vocabulary, more tokens than learned positions.
       TypeError: not integers.
     """
-    if checks.is_concrete(tokens_T):
+    if checks.is_concrete(tokens_T):  # Also a torch tensor, or any other that numpy can read.
         tokens_T = np.asarray(tokens_T)
     checks.rank(where, "tokens_T", tokens_T, 1, "(T)")
     if not tokens_T.shape[0]:

@@ -19,6 +19,7 @@ from icl_jax import checks
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.dims import Array, Params
 from icl_jax.language.batch import bucket, cut_rows, is_batch, pad_prompts
+from icl_jax.language.ends import check_finite
 from icl_jax.language.sampling import GREEDY, Sampling
 from icl_jax.language.writing import Text, begin, begin_patched, go_on, go_on_patched
 from icl_jax.patches.bank import Bank, check_patchable
@@ -79,7 +80,8 @@ def generate(
       The new token ids, or a list of them for several prompts.
 
     Raises:
-      ValueError: a model that cannot generate, bad tokens, more tokens than positions, no key.
+      ValueError: a model that cannot generate, bad tokens, more tokens than positions, no key;
+        logits that are not finite.
     """
     where = "generate"
     key = _check(where, model, num_tokens, sampling, key)
@@ -95,7 +97,7 @@ def generate(
         _check_last(where, model, int(ids[-1]) + 1 + num_tokens)
         # Nobody reads the padding.
         positions_BT = np.pad(ids, (0, prompts.tokens_BT.shape[1] - len(ids)), mode="edge")[None]
-    run = _Loop(num_tokens, stop, progress)
+    run = _Loop(where, num_tokens, stop, progress)
     keys_B = _keys(key, prompts, batched)
     text = begin(
         model,
@@ -157,7 +159,7 @@ def patched_generate(
                 f"{where}: kept_K must end with the prompt's last position, {length - 1}, got "
                 f"{last}: that is where the first new token is written. Keep it."
             )
-    run = _Loop(num_tokens, stop, progress)
+    run = _Loop(where, num_tokens, stop, progress)
     text = begin_patched(
         model,
         params,
@@ -196,8 +198,13 @@ class _Loop:
     """The host's side of writing: how far to go next, and what to tell."""
 
     def __init__(
-        self, num_tokens: int, stop: Collection[int], progress: Callable[[], None] | None
+        self,
+        where: str,
+        num_tokens: int,
+        stop: Collection[int],
+        progress: Callable[[], None] | None,
     ) -> None:
+        self.where = where
         self.num_tokens, self.progress, self.told, self.done = num_tokens, progress, 0, False
         # One shape for the usual numbers of stop tokens; no token is -1.
         ids = sorted(int(token) for token in stop)
@@ -223,8 +230,17 @@ class _Loop:
         self.told = int(step)
 
     def last(self, text: Text) -> tuple[np.ndarray, np.ndarray]:
-        """The written tokens (B, N) and how many there are of each prompt (B,)."""
-        return jax.device_get((text.tokens_BN, text.count_B))
+        """The written tokens (B, N) and how many there are of each prompt (B,).
+
+        Raises:
+          ValueError: they were drawn from what are no numbers.
+        """
+        tokens_BN, count_B, finite_B = jax.device_get((text.tokens_BN, text.count_B, text.finite_B))
+        last_B = np.where(finite_B, 0, count_B - 1)
+        finite_BN = np.ones((len(count_B), tokens_BN.shape[1]), bool)
+        finite_BN[np.arange(len(count_B)), last_B] = finite_B
+        check_finite(self.where, finite_BN)
+        return tokens_BN, count_B
 
 
 def _joined(text: Any, number: int, num_kept: int, num_new: int) -> Bank:

@@ -29,9 +29,10 @@ from icl_jax.language.batch import (
     repeat_last_row,
     unpadded,
 )
-from icl_jax.language.ends import embed, readout
+from icl_jax.language.ends import check_finite, embed, finite, readout
 from icl_jax.patches.bank import Bank, Loop, check_patchable, extract
 from icl_jax.patches.output import OutputPolicy
+from icl_jax.patches.prediction import check_open_loop
 from icl_jax.stack.layers import PerLayer
 from icl_jax.stack.run import forward
 
@@ -65,13 +66,17 @@ def prompt_patches(
 
     Raises:
       ValueError: bad tokens or kept positions, a policy that the blocks have no weights for, or
-        (outside jit) a position that has no patch; inside jit ask ``check_patchable``.
+        (outside jit) a position that has no patch, or an open loop that would be noise.
     """
     prompts = pad_prompts("prompt_patches", model, tokens, kept)
     banks = _patches(model, params, prompts, loop=loop, output=output)
     if checks.is_concrete(banks.kept_K):
         # One prompt alone is no batch, and its errors count no prompts.
-        check_patchable(banks if is_batch(tokens) else jax.tree.map(lambda leaf: leaf[0], banks))
+        seen = banks if is_batch(tokens) else jax.tree.map(lambda leaf: leaf[0], banks)
+        check_patchable(seen)
+        if loop == "open":
+            dtype = params["embedding"].dtype
+            check_open_loop(seen.conditioning, dtype, axis=seen.kept_K.ndim - 1)
     each = []
     for number, count in enumerate(prompts.num_kept_B):
         one = (banks.patches, banks.conditioning)
@@ -82,15 +87,24 @@ def prompt_patches(
 
 
 def full_logits(model: LanguageModel, params: Params, tokens: Ids | Many, kept: Ids | Many) -> Any:
-    """Logits (K, V) at the kept positions, everything there; a list for several prompts."""
+    """Logits (K, V) at the kept positions, everything there; a list for several prompts.
+
+    Raises:
+      ValueError: bad tokens or kept positions; (outside jit) logits that are not finite.
+    """
     prompts = pad_prompts("full_logits", model, tokens, kept, some_removed=False)
-    return unpadded(_full(model, params, prompts), prompts, is_batch(tokens))
+    return _looked_at("full_logits", _full(model, params, prompts), prompts, is_batch(tokens))
 
 
 def alone_logits(model: LanguageModel, params: Params, tokens: Ids | Many, kept: Ids | Many) -> Any:
-    """Logits (K, V) of the kept positions alone, with their position ids: the control."""
+    """Logits (K, V) of the kept positions alone, with their position ids: the control.
+
+    Raises:
+      ValueError: as ``full_logits``.
+    """
     prompts = pad_prompts("alone_logits", model, tokens, kept, some_removed=False)
-    return unpadded(_alone(model, params, prompts, None), prompts, is_batch(tokens))
+    found = _alone(model, params, prompts, None)
+    return _looked_at("alone_logits", found, prompts, is_batch(tokens))
 
 
 def patched_logits(
@@ -103,7 +117,8 @@ def patched_logits(
       bank: of the prompt, or those of each of several prompts.
 
     Raises:
-      ValueError: banks of other prompts or of another model.
+      ValueError: banks of other prompts or of another model; (outside jit) logits that are not
+        finite.
     """
     banks = [bank] if isinstance(bank, Bank) else list(bank)
     kept = [one.kept_K for one in banks]
@@ -111,7 +126,15 @@ def patched_logits(
     rows = prompts.kept_BK.shape[1]
     patches = [repeat_last_row(one.patches, rows, axis=1) for one in banks]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *patches)
-    return unpadded(_alone(model, params, prompts, stacked), prompts, is_batch(tokens))
+    found = _alone(model, params, prompts, stacked)
+    return _looked_at("patched_logits", found, prompts, is_batch(tokens))
+
+
+def _looked_at(where: str, found: tuple[Array, Array], prompts: Prompts, batched: bool) -> Any:
+    """Each prompt's logits, once it is seen that they are numbers."""
+    logits_BKV, finite_BK = found
+    check_finite(where, finite_BK)
+    return unpadded(logits_BKV, prompts, batched)
 
 
 def each_prompt(one: Callable[..., Any], prompts: Prompts, *rest: Any) -> Any:
@@ -143,14 +166,17 @@ def _patches(
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _full(model: LanguageModel, params: Params, prompts: Prompts) -> Array:
-    def one(tokens_T: Array, length: Array, kept_K: Array, num_kept: Array) -> Array:
+def _full(model: LanguageModel, params: Params, prompts: Prompts) -> tuple[Array, Array]:
+    """The logits, and of which rows they are numbers."""
+
+    def one(tokens_T: Array, length: Array, kept_K: Array, num_kept: Array) -> tuple[Array, Array]:
         del num_kept
         present_T = presence(model, length, tokens_T.shape[0])
         hidden_TD = forward(
             functional(model, params), embed(model, params, tokens_T), present_T=present_T
         )
-        return readout(model, params, hidden_TD[kept_K])
+        logits_KV = readout(model, params, hidden_TD[kept_K])
+        return logits_KV, finite(logits_KV)
 
     return each_prompt(one, prompts)
 
@@ -158,10 +184,10 @@ def _full(model: LanguageModel, params: Params, prompts: Prompts) -> Array:
 @functools.partial(jax.jit, static_argnames="model")
 def _alone(
     model: LanguageModel, params: Params, prompts: Prompts, patches: PerLayer[Any] | None
-) -> Array:
+) -> tuple[Array, Array]:
     def one(
         tokens_T: Array, length: Array, kept_K: Array, num_kept: Array, patches: Any = None
-    ) -> Array:
+    ) -> tuple[Array, Array]:
         del length
         hidden_KD = forward(
             functional(model, params),
@@ -170,6 +196,7 @@ def _alone(
             positions_T=kept_K,
             present_T=presence(model, num_kept, kept_K.shape[0]),
         )
-        return readout(model, params, hidden_KD)
+        logits_KV = readout(model, params, hidden_KD)
+        return logits_KV, finite(logits_KV)
 
     return each_prompt(one, prompts, *(() if patches is None else (patches,)))

@@ -17,7 +17,7 @@ from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.views import Slots, free_slots, occupy
 from icl_jax.dims import Array, Params
 from icl_jax.language.batch import Prompts
-from icl_jax.language.ends import embed, readout
+from icl_jax.language.ends import embed, finite, readout
 from icl_jax.language.sampling import Sampling, draw_token
 from icl_jax.measures.distributions import kl_divergence, same_top1
 from icl_jax.measures.function_space import relative_error
@@ -59,6 +59,9 @@ class Text:
       position_B: (B,), the position id of the last token.
       step: (), how many tokens every text has been given.
       keys_B: (B,), of the draws.
+      finite_B: (B,), whether all logits so far were numbers; a text with others ends.
+      seen_BV: (B, V), the tokens of each prompt and of what follows, for a repetition penalty; None
+        without one.
     """
 
     runs: tuple[Run, ...]
@@ -68,6 +71,8 @@ class Text:
     position_B: Array
     step: Array
     keys_B: Array
+    finite_B: Array
+    seen_BV: Array | None
 
 
 @jax.tree_util.register_dataclass
@@ -127,7 +132,8 @@ def begin(
     logits_BV, position_B, memories, slots = jax.vmap(
         one, in_axes=(0, 0, None if positions_BT is None else 0), out_axes=(0, 0, 1, 0)
     )(prompts.tokens_BT, prompts.length_B, positions_BT)
-    text = _blank(_run(memories, slots, prompts.tokens_BT.shape[1]), position_B, keys_B, room)
+    run = _run(memories, slots, prompts.tokens_BT.shape[1])
+    text = _blank(run, position_B, keys_B, room, _seen(model, prompts, sampling))
     return _drawn(text, logits_BV, stop_S, sampling)
 
 
@@ -215,7 +221,8 @@ def begin_patched(
         rows(1)(bank.positions_K),
         jax.tree.map(rows(2), bank.conditioning),
     )
-    blank = _blank(runs[0], prompts.length_B - 1, keys_B, room)
+    seen_BV = _seen(model, prompts, sampling)
+    blank = _blank(runs[0], prompts.length_B - 1, keys_B, room, seen_BV)
     measured = jax.eval_shape(jax.vmap(_compared), logits_B2V)
     buffers = [jnp.zeros((count, room), one.dtype) for one in measured]
     fields = {name: getattr(blank, name) for name in Text.__dataclass_fields__}
@@ -331,7 +338,17 @@ def _run(memories: PerLayer[Any], slots: Slots, size: int) -> Run:
     return Run(memories, slots.positions_T, slots.present_T, jnp.asarray(size, jnp.int32))
 
 
-def _blank(run: Run, position_B: Array, keys_B: Array, room: int) -> Text:
+def _seen(model: LanguageModel, prompts: Prompts, sampling: Sampling) -> Array | None:
+    """Which tokens the prompts have, (B, V); all of their tokens, as in ordinary decoding."""
+    if sampling.repetition_penalty == 1:
+        return None
+    count = prompts.tokens_BT.shape[0]
+    # What pads a prompt is its own last token.
+    seen_BV = jnp.zeros((count, model.vocab_size), bool)
+    return seen_BV.at[jnp.arange(count)[:, None], prompts.tokens_BT].set(True)
+
+
+def _blank(run: Run, position_B: Array, keys_B: Array, room: int, seen_BV: Array | None) -> Text:
     """A text without a token."""
     count = position_B.shape[0]
     return Text(
@@ -342,6 +359,8 @@ def _blank(run: Run, position_B: Array, keys_B: Array, room: int) -> Text:
         position_B.astype(jnp.int32),
         jnp.zeros((), jnp.int32),
         keys_B,
+        jnp.ones(count, bool),
+        seen_BV,
     )
 
 
@@ -366,15 +385,25 @@ def _grown(text: Any) -> tuple[Any, tuple[Slots, ...]]:
 def _drawn(text: Any, logits_BV: Array, stop_S: Array, sampling: Sampling) -> Any:
     """The text with one more token each; what follows a stop token does not count."""
     keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(text.keys_B, text.step)
-    token_B = jax.vmap(draw_token, in_axes=(0, 0, None))(keys_B, logits_BV, sampling)
+    seen_BV = text.seen_BV
+    token_B = jax.vmap(draw_token, in_axes=(0, 0, None, None if seen_BV is None else 0))(
+        keys_B, logits_BV, sampling, seen_BV
+    )
+    if seen_BV is not None:
+        seen_BV = seen_BV.at[jnp.arange(token_B.shape[0]), token_B].set(True)
+    finite_B = text.finite_B & finite(logits_BV)
     return replace(
         text,
         tokens_BN=jax.lax.dynamic_update_slice_in_dim(
             text.tokens_BN, token_B[:, None], text.step, axis=1
         ),
         count_B=text.count_B + (~text.finished_B).astype(jnp.int32),
-        finished_B=text.finished_B | jnp.any(token_B[:, None] == stop_S[None, :], axis=1),
+        finished_B=text.finished_B
+        | ~finite_B
+        | jnp.any(token_B[:, None] == stop_S[None, :], axis=1),
         step=text.step + 1,
+        finite_B=finite_B,
+        seen_BV=seen_BV,
     )
 
 

@@ -40,11 +40,14 @@ def kl_divergence(expected: Array, actual: Array) -> Array:
 def same_top1(expected: Array, actual: Array) -> Array:
     """Whether the most probable token is the same, boolean (...) of logits (..., V).
 
+    A row with a NaN has no most probable token: it agrees with nothing.
+
     Raises:
       ValueError: the shapes differ.
     """
     checks.same_shape("same_top1", expected=expected, actual=actual)
-    return jnp.argmax(expected, axis=-1) == jnp.argmax(actual, axis=-1)
+    known = ~jnp.any(jnp.isnan(expected) | jnp.isnan(actual), axis=-1)
+    return known & (jnp.argmax(expected, axis=-1) == jnp.argmax(actual, axis=-1))
 
 
 def total_variation(expected: Array, actual: Array) -> Array:
@@ -67,7 +70,8 @@ def total_variation(expected: Array, actual: Array) -> Array:
 def top_k_overlap(expected: Array, actual: Array, *, k: int) -> Array:
     """The share of common tokens among the ``k`` most probable, (...) of logits (..., V).
 
-    Their order among the ``k`` does not count. Of tokens with equal logits the first is taken.
+    Their order among the ``k`` does not count. Of tokens with equal logits the first is taken. A
+    row with a NaN shares nothing.
 
     Args:
       expected: (..., V), logits.
@@ -91,5 +95,6 @@ def top_k_overlap(expected: Array, actual: Array, *, k: int) -> Array:
     _, expected_tokens = jax.lax.top_k(expected, k)
     _, actual_tokens = jax.lax.top_k(actual, k)
     common = expected_tokens[..., :, None] == actual_tokens[..., None, :]
+    known = ~jnp.any(jnp.isnan(expected) | jnp.isnan(actual), axis=-1)
     dtype = accumulator(jnp.promote_types(expected.dtype, actual.dtype))
-    return jnp.sum(common, axis=(-2, -1)).astype(dtype) / k
+    return jnp.where(known, jnp.sum(common, axis=(-2, -1)), 0).astype(dtype) / k

@@ -25,6 +25,7 @@ from icl_jax.patches.block import (
 )
 from icl_jax.patches.normed import BalancedPatch
 from icl_jax.patches.output import DownPatch, OutputPolicy, compact_down
+from icl_jax.patches.prediction import check_open_loop
 from icl_jax.patches.token import Conditioning
 from icl_jax.stack.block import ContextualBlock, Midpoint, apply_block, settled, take
 from icl_jax.stack.fold import fold
@@ -96,7 +97,8 @@ def stack_patches(
 
     Raises:
       ValueError: no layers, bad kept positions (see ``checks.kept_positions``), unknown loop or
-        policy, or (outside jit) a position that has no patch; inside jit ask ``check_patchable``.
+        policy, or (outside jit) a position that has no patch, or patches that an open loop would
+        turn into noise; inside jit ask ``check_patchable`` and ``patches.prediction``.
       TypeError: ``hidden_TD`` is not floating point.
 
     Source: Goldwaser et al. (arXiv 2511.17864), the layer-by-layer algorithm (closed loop).
@@ -107,6 +109,8 @@ def stack_patches(
     bank = extract(layers, hidden_TD, kept_K, positions_T, present_T, loop=loop, output=output)
     if checks.is_concrete(bank.kept_K) and checks.is_concrete(jax.tree.leaves(bank.patches)[0]):
         check_patchable(bank)
+        if loop == "open":
+            check_open_loop(bank.conditioning, hidden_TD.dtype)
     return bank
 
 

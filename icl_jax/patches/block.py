@@ -107,6 +107,7 @@ def block_patches(
     )
 
 
+@jax.named_scope("patches")
 def input_patches(block: ContextualBlock, full: Midpoint, kept: Midpoint) -> InputFactor | None:
     """The input factors of the K kept positions; None where the MLP does not read the context.
 
@@ -118,6 +119,7 @@ def input_patches(block: ContextualBlock, full: Midpoint, kept: Midpoint) -> Inp
     return as_stored(jax.vmap(input_factor)(full.mlp_input_TD, kept.mlp_input_TD))
 
 
+@jax.named_scope("patches")
 def output_patches(
     block: ContextualBlock,
     params: Params,

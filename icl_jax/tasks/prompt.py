@@ -77,6 +77,7 @@ def example_queries(prompt: Prompt) -> Array:
     return jnp.pad(prompt.inputs_ND, ((0, 0), (0, 1)))
 
 
+@jax.named_scope("tasks")
 def sample_prompts(
     task: Task, key: Array, *, num_prompts: int, num_examples: int, dtype: Any = jnp.float32
 ) -> Prompt:

@@ -142,6 +142,32 @@ def test_agreement_counts_what_is_missing():
     assert token_agreement(np.array([1, 2, 3, 4]), np.array([1, 2, 5])) == 0.5
 
 
+def test_a_repetition_penalty_counts_the_whole_prompt_and_what_was_written():
+    model, params = MODELS["rotary"], params_of("rotary")
+    sampling = Sampling(repetition_penalty=1.3)
+    written = generate(model, params, TOKENS, 6, sampling=sampling)
+    assert written.tolist() != generate(model, params, TOKENS, 6).tolist()
+    everything = list(TOKENS)
+    for token in written:  # One run per token, and the rule by hand.
+        logits_V = np.array(full_logits(model, params, everything, [len(everything) - 1])[0])
+        for seen in set(everything):
+            logits_V[seen] *= 1.3 if logits_V[seen] < 0 else 1 / 1.3
+        assert token == np.argmax(logits_V)
+        everything.append(token)
+    patched = patched_generate(model, params, TOKENS, KEPT, 6, sampling=sampling)
+    np.testing.assert_array_equal(patched.tokens_N, written)
+
+
+def test_logits_that_are_no_numbers_end_a_text_with_an_error():
+    model, params = MODELS["rotary"], params_of("rotary")
+    gains = {key: leaf.at[0].set(jnp.nan) for key, leaf in params["norm_final"].items()}
+    broken = {**params, "norm_final": gains}  # The last norm: no patch sees it.
+    with pytest.raises(ValueError, match=r"generate: the logits of row \(0, 0\) .* not finite"):
+        generate(model, broken, TOKENS, 6)
+    with pytest.raises(ValueError, match="patched_generate: the logits of row .* not finite"):
+        patched_generate(model, broken, TOKENS, KEPT, 6)
+
+
 class TestSampling:
     logits_V = normal(1, 30)
 
@@ -166,7 +192,27 @@ class TestSampling:
         probabilities = np.asarray(jax.nn.softmax(self.logits_V))
         assert np.abs(frequencies - probabilities).max() < 0.02
 
+    def test_min_p_leaves_what_has_a_share_of_the_most_probable(self):
+        probabilities = np.asarray(jax.nn.softmax(self.logits_V / 5.0))
+        left = set(np.flatnonzero(probabilities >= 0.8 * probabilities.max()).tolist())
+        assert 1 < len(left) < 20 and set(self.draws(Sampling(5.0, min_p=0.8))) == left
+
+    def test_a_penalty_divides_what_is_positive_and_multiplies_what_is_negative(self):
+        penalised = Sampling(repetition_penalty=2.0)
+        logits_V, key = jnp.array([3.0, 2.0, -1.0]), jax.random.key(0)
+        for seen, token in (([], 0), ([0], 1), ([0, 1], 0), ([2], 0)):
+            seen_V = jnp.zeros(3, bool).at[jnp.array(seen, int)].set(True)
+            assert int(draw_token(key, logits_V, penalised, seen_V)) == token
+        all_seen_V = jnp.ones(2, bool)
+        assert int(draw_token(key, jnp.array([-1.5, -1.0]), penalised, all_seen_V)) == 1
+        with pytest.raises(ValueError, match="repetition_penalty needs seen_V"):
+            draw_token(key, logits_V, penalised)
+
     def test_values_are_checked(self):
+        with pytest.raises(ValueError, match=r"min_p must lie in \[0, 1\], got 2.0"):
+            Sampling(1.0, min_p=2.0)
+        with pytest.raises(ValueError, match="repetition_penalty must be a finite number above 0"):
+            Sampling(repetition_penalty=0.0)
         with pytest.raises(ValueError, match="temperature"):
             Sampling(-1.0)
         with pytest.raises(ValueError, match="top_k"):

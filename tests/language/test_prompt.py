@@ -41,6 +41,21 @@ def test_logits_of_all_kept_positions(name, dtype, loop):
         assert relative_error(control, want) > MISS
 
 
+@pytest.mark.parametrize("name", ("rotary", "parallel"))
+def test_one_nan_in_a_weight_is_refused_by_every_function(name):
+    model, params = MODELS[name], params_of(name)
+    kept = [0, 22, 23]
+    bank = prompt_patches(model, params, TOKENS, kept)
+    gains = {key: leaf.at[0].set(jnp.nan) for key, leaf in params["norm_final"].items()}
+    run = (model, {**params, "norm_final": gains}, TOKENS)  # The last norm: no patch sees it.
+    for function, *rest in ((full_logits, kept), (alone_logits, kept), (patched_logits, bank)):
+        with pytest.raises(ValueError, match=f"{function.__name__}: the logits of row .* finite"):
+            function(*run, *rest)
+    # Inside jit nobody can look; the numbers are returned.
+    seen = jax.jit(lambda params: full_logits(model, params, TOKENS, kept))(run[1])
+    assert bool(jnp.all(jnp.isnan(seen)))
+
+
 @settings(max_examples=6)
 @given(kept_sets(24), st.sampled_from(("sandwich", "rotary")))
 def test_any_kept_positions(kept, name):

@@ -131,6 +131,14 @@ def test_top_1_overlap_is_same_top1():
     np.testing.assert_array_equal(overlap == 1, same_top1(expected, actual))
 
 
+def test_nan_agrees_with_nothing():
+    bad, good = jnp.array([jnp.nan, 1.0, 0.0]), jnp.array([2.0, 1.0, 0.0])
+    for pair in ((bad, bad), (bad, good), (good, bad)):
+        assert not bool(same_top1(*pair)) and float(top_k_overlap(*pair, k=2)) == 0
+    masked = jnp.array([2.0, -jnp.inf, 0.0])
+    assert bool(same_top1(masked, good))
+
+
 def test_top_k_overlap_wants_k_of_the_tokens():
     with pytest.raises(ValueError, match="at most the number of tokens, 3, got 4"):
         top_k_overlap(jnp.ones(3), jnp.ones(3), k=4)

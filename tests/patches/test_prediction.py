@@ -9,13 +9,9 @@ import pytest
 
 from icl_jax.blocks.block import Block
 from icl_jax.patches.bank import forward, patched_forward, stack_patches
-from icl_jax.patches.prediction import (
-    check_finite_logits,
-    check_finite_patches,
-    check_open_loop,
-    open_loop_growth,
-)
+from icl_jax.patches.prediction import check_open_loop, open_loop_growth
 from icl_jax.patches.token import Conditioning
+from icl_jax.stack.layers import PerLayer
 from tests.helpers import LAYERS, MLPS, compiled, eps, make_model, normal, relative_error
 
 KEPT = [0, 5]
@@ -29,14 +25,35 @@ def run():
 
 
 def numbers(*sizes):
-    """Conditioning of a layer for every size, with one kept position."""
-    one_K = jnp.ones((1,), jnp.float32)
-    return [Conditioning(one_K, one_K, amplification=size * one_K) for size in sizes]
+    """Conditioning of a layer for every size, with one kept position; two segments."""
+    one_RK = jnp.ones((1, 1), jnp.float32)
+    above_RK = jnp.array(sizes[1:], jnp.float32)[:, None]
+    return PerLayer(
+        (
+            (Conditioning(one_RK, one_RK, amplification=sizes[0] * one_RK),),
+            (Conditioning(0 * above_RK, 0 * above_RK, amplification=above_RK),),
+        ),
+        (1, len(sizes) - 1),
+    )
+
+
+#: Without a norm on the output.
+PLAIN = PerLayer(((Conditioning(jnp.ones((1, 1)), jnp.ones((1, 1))),),), (1,))
+
+
+def with_a_small_entry(layers):
+    """The same stack, with an entry of every MLP's output near zero."""
+
+    def smaller(path, leaf):
+        return leaf.at[..., 0].multiply(1e-5) if "down" in jax.tree_util.keystr(path) else leaf
+
+    params = jax.tree_util.tree_map_with_path(smaller, layers.params)
+    return dataclasses.replace(layers, params=params)
 
 
 def test_growth_is_the_product_over_the_layers():
     assert open_loop_growth(numbers(1.0, 3.0, 0.5)) == pytest.approx(12.0)
-    assert open_loop_growth([Conditioning(jnp.ones(1), jnp.ones(1))]) is None
+    assert open_loop_growth(PLAIN) is None
 
 
 def test_growth_bounds_the_error_of_an_open_loop(run):
@@ -52,7 +69,7 @@ def test_patches_that_grow_a_rounding_to_the_output_are_refused():
     with pytest.raises(ValueError, match=r"index \(0,\).* grows 1\.0e\+08 times.*loop='closed'"):
         check_open_loop(numbers(1e4, 1e4), jnp.bfloat16)
     check_open_loop(numbers(1e4, 1e4), jnp.float64)
-    check_open_loop([Conditioning(jnp.ones(1), jnp.ones(1))], jnp.float32)
+    check_open_loop(PLAIN, jnp.float32)
 
 
 def test_growth_is_the_same_compiled(run):
@@ -62,23 +79,22 @@ def test_growth_is_the_same_compiled(run):
     )
 
 
-def test_a_number_that_is_none_is_named_with_its_layer_and_part(run):
-    bank = stack_patches(*run, KEPT)
-    check_finite_patches(bank.patches)
-    first, second, *rest = bank.patches
-    gain_KD = second.output.gain_delta_D.at[1, 2].set(jnp.nan)
-    second = dataclasses.replace(
-        second, output=dataclasses.replace(second.output, gain_delta_D=gain_KD)
-    )
-    with pytest.raises(ValueError, match=r"output\.gain_delta_D of layer 1 holds nan at index"):
-        check_finite_patches([first, second, *rest])
-    infinite = jax.tree.map(lambda leaf: leaf / 0 if leaf.ndim == 2 else leaf, bank.patches)
-    with pytest.raises(ValueError, match="of layer 0 holds inf"):
-        check_finite_patches(infinite)
+def test_every_prompt_of_a_batch_is_looked_at():
+    def stacked(*prompts):
+        segments = [one.segments for one in prompts]
+        return PerLayer(jax.tree.map(lambda *leaves: jnp.stack(leaves), *segments), (1, 1))
+
+    batch = stacked(numbers(1.0, 2.0), numbers(1e4, 1e4))
+    np.testing.assert_allclose(open_loop_growth(batch, axis=1), [[6.0], [1.0002e8]], rtol=1e-4)
+    with pytest.raises(ValueError, match=r"index \(1, 0\)"):
+        check_open_loop(batch, jnp.float32, axis=1)
 
 
-def test_logits_of_nan_are_refused_and_masked_ones_are_not():
-    check_finite_logits("here", jnp.array([[0.0, -jnp.inf], [1.0, 2.0]]))
-    for bad in ([jnp.nan, 0.0], [jnp.inf, 0.0], [-jnp.inf, -jnp.inf]):
-        with pytest.raises(ValueError, match=r"here: the logits of row \(1,\) are not finite"):
-            check_finite_logits("here", jnp.array([[0.0, 1.0], bad]))
+def test_a_stack_whose_open_loop_would_be_noise_is_refused(run):
+    layers, hidden_TD = run
+    # A scale patch divides by every entry that the norm gives.
+    small = (with_a_small_entry(layers), hidden_TD, KEPT)
+    with pytest.raises(ValueError, match="check_open_loop: .* Use loop='closed'"):
+        stack_patches(*small, loop="open", output="scale")
+    stack_patches(*small, loop="closed", output="scale")
+    stack_patches(*small, loop="open", output="auto")

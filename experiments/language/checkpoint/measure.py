@@ -122,11 +122,17 @@ def conditioning(bank: Bank) -> dict[str, np.ndarray]:
     return {name: np.asarray(values, np.float64) for name, values in numbers.items()}
 
 
+#: What ``measure_generation`` applies of a checkpoint's generation_config.json, or has a flag for.
+APPLIED = ("repetition_penalty", "do_sample", "temperature", "max_length", "max_new_tokens")
+
+
 def measure_generation(config: Settings, checkpoint: Checkpoint, prompt: Prompt) -> dict[str, Any]:
     """The prompt continued with its context, without it, and without it from patched weights."""
     model, params = checkpoint.model, checkpoint.params
     drawn: dict[str, Any] = {
-        "sampling": Sampling(config.temperature),
+        "sampling": Sampling(
+            config.temperature, repetition_penalty=checkpoint.generation.repetition_penalty or 1.0
+        ),
         "key": jax.random.key(config.seed),
     }
     expected_N = generate(model, params, prompt.tokens, config.generate, **drawn)

@@ -15,6 +15,7 @@ minute on 2 cores. Expected: patched below 1e-5 in float32; unpatched and shuffl
 same tokens generated with and without the context.
 """
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ import numpy as np
 
 from experiments.language.checkpoint.arrays import Arrays
 from experiments.language.checkpoint.export import ExportFormat, earlier_export, export
-from experiments.language.checkpoint.measure import measure, measure_generation
+from experiments.language.checkpoint.measure import APPLIED, measure, measure_generation
 from experiments.language.checkpoint.report import sections, summarise
 from experiments.language.checkpoint.tiny import make_tiny
 from experiments.tools.conduct import Outcome, each, finish, note_measurement, start
@@ -222,7 +223,14 @@ def run(config: Config, workdir: Path | None) -> Outcome | None:
     measured = {first: measure_all(config, records, prompts, first, checkpoint)}
     exported = export(config.export, checkpoint, prompts[0], records, config.output_patch)
     exported = exported or earlier_export(records)
-    about = {"checkpoint": config.checkpoint, "family": checkpoint.family, "loop": config.loop}
+    about: dict[str, Any] = {
+        "checkpoint": config.checkpoint,
+        "family": checkpoint.family,
+        "loop": config.loop,
+    }
+    if config.generate and (ignored := checkpoint.generation.ignored(APPLIED)):
+        about["generation_config_not_applied"] = list(ignored)
+        print(f"Not applied of generation_config.json: {', '.join(ignored)}.", file=sys.stderr)
     folder = checkpoint.folder
     del checkpoint  # One copy of the weights at a time.
     measured |= {dtype: measure_all(config, records, prompts, dtype) for dtype in others}
