@@ -82,6 +82,12 @@ def test_generation_agrees(summary):
 def test_the_export_is_a_checkpoint_that_answers_alone(tiny, folder, summary):
     assert summary["export"]["format"] == "checkpoint"
     assert summary["export"]["logit_error"] < 1e-4 < summary["export"]["unpatched_logit_error"]
+    # Exact for one position only, and said so.
+    assert summary["export"]["earlier_logit_error"] > 1e-4
+    assert 0 <= summary["export"]["following_agreement"] <= 1
+    report = (folder / "report.html").read_text()
+    assert "neither for earlier positions nor for what follows" in report
+    assert "Of the next 12 greedy tokens" in report
     exported = folder / summary["export"]["folder"]
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
         path.name for path in exported.iterdir()

@@ -1,5 +1,9 @@
 """The first prompt's last position as weights on disk, and whether other programs agree.
 
+Such a file is exact for one thing, the token after the kept ones: every layer has one set of
+weights, made for the last position. What it does at the earlier positions and to the tokens that
+follow is measured beside it.
+
 ``transformers`` and ``peft`` are asked where they are installed; else the files are read back with
 this library and the report says so.
 """
@@ -12,14 +16,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from icl_jax.dims import Params
 from icl_jax.interop.huggingface import Checkpoint, load, save
 from icl_jax.interop.peft import adapter_policy, save_adapter
 from icl_jax.interop.spans import Prompt
+from icl_jax.language.generation import generate, token_agreement
 from icl_jax.language.prompt import alone_logits, full_logits
 from icl_jax.language.weights import prompt_weights
 from icl_jax.measures.function_space import relative_error
 from icl_jax.patches.output import OutputPolicy
 from icl_jax.records import Run
+
+#: Tokens that are written after the kept ones to see how far a file reaches.
+FOLLOWING = 12
 
 ExportFormat = Literal["none", "peft", "checkpoint"]
 
@@ -33,7 +42,10 @@ def export(
       ``format``, ``folder``, and relative errors of the last position's logits, on the kept tokens
       alone, against the run with everything: ``logit_error`` of what was written, as this library
       computes it, ``peft_logit_error`` or ``transformers_logit_error`` as those do (None where they
-      are not installed), ``unpatched_logit_error`` of the original weights.
+      are not installed), ``unpatched_logit_error`` of the original weights. ``earlier_logit_error``
+      is that of the other kept positions, ``following_agreement`` the share of ``FOLLOWING`` greedy
+      tokens that the file writes as the run with everything does, with their unpatched numbers
+      (None where there is nothing to ask).
     """
     if form == "none":
         return {}
@@ -46,7 +58,8 @@ def export(
     weights = prompt_weights(model, params, prompt.tokens, prompt.kept, output=output)
     folder = run.path("adapter" if form == "peft" else "checkpoint")
     shutil.rmtree(folder, ignore_errors=True)  # Half of an export that was killed.
-    expected_V = full_logits(model, params, prompt.tokens, prompt.kept)[-1]
+    expected_KV = full_logits(model, params, prompt.tokens, prompt.kept)
+    expected_V = expected_KV[-1]
     kept_tokens = prompt.tokens[prompt.kept]
     positions = np.arange(len(kept_tokens))
     patched_params = weights.params
@@ -55,8 +68,9 @@ def export(
     else:
         save(folder, model, weights.params, checkpoint.config, tokenizer=checkpoint.folder)
         patched_params = load(folder, dtype=params["embedding"].dtype).params
-    actual_V = alone_logits(model, patched_params, kept_tokens, positions)[-1]
-    unpatched_V = alone_logits(model, params, kept_tokens, positions)[-1]
+    actual_KV = alone_logits(model, patched_params, kept_tokens, positions)
+    unpatched_KV = alone_logits(model, params, kept_tokens, positions)
+    actual_V, unpatched_V = actual_KV[-1], unpatched_KV[-1]
     numbers: dict[str, Any] = {
         "format": form,
         "folder": folder.name,
@@ -64,6 +78,12 @@ def export(
         "logit_error": relative_error(actual_V, expected_V),
         "unpatched_logit_error": relative_error(unpatched_V, expected_V),
     }
+    earlier = len(kept_tokens) > 1
+    for name, logits_KV in (("", actual_KV), ("unpatched_", unpatched_KV)):
+        numbers[f"{name}earlier_logit_error"] = (
+            relative_error(logits_KV[:-1], expected_KV[:-1]) if earlier else None
+        )
+    numbers |= _following(checkpoint, patched_params, prompt)
     theirs = "peft_logit_error" if form == "peft" else "transformers_logit_error"
     numbers[theirs] = None
     needed = ("torch", "transformers") + (("peft",) if form == "peft" else ())
@@ -75,6 +95,22 @@ def export(
     numbers = {k: float(v) if isinstance(v, jax.Array) else v for k, v in numbers.items()}
     run.save_json(_file(form), numbers)
     return numbers
+
+
+def _following(checkpoint: Checkpoint, patched: Params, prompt: Prompt) -> dict[str, float | None]:
+    """How many of the next greedy tokens the patched and the original weights write alike."""
+    model, kept_tokens = checkpoint.model, prompt.tokens[prompt.kept]
+    names = ("following_agreement", "unpatched_following_agreement")
+    limits = [n for n in (model.num_positions, checkpoint.max_positions) if n is not None]
+    room = min(limits) - len(prompt.tokens) if limits else FOLLOWING
+    writes = model.head != "none" and all(b.contextual_layer.has_memory for b in model.blocks)
+    if not writes or room < FOLLOWING or prompt.kept[-1] != len(prompt.tokens) - 1:
+        return dict.fromkeys(names)
+    expected_N = generate(model, checkpoint.params, prompt.tokens, FOLLOWING)
+    return {
+        name: token_agreement(expected_N, generate(model, params, kept_tokens, FOLLOWING))
+        for name, params in zip(names, (patched, checkpoint.params), strict=True)
+    }
 
 
 def earlier_export(run: Run) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments.language.checkpoint.arrays import Arrays
+from experiments.language.checkpoint.export import FOLLOWING
 from experiments.language.checkpoint.layers import by_layer, by_prompt, conditioning, number_or_none
 from icl_jax.report.figures import Curve, Panel, Reference, Role, curves, dots
 from icl_jax.report.page import Section, Table, number
@@ -258,10 +259,27 @@ def _export(exported: Mapping[str, Any]) -> Section:
     return Section(
         "The context as a file",
         f"The last position of `{exported['prompt']}` as {what}, in `{exported['folder']}`. "
-        f"{asked}",
+        f"{asked} A file has one set of weights, made for the last kept token: it is exact for the "
+        "next token, and neither for earlier positions nor for what follows.",
         verdict="On the kept tokens alone the file gives the last logits of the whole prompt to "
         f"{number(exported['logit_error'])}; the original weights miss them by "
-        f"{number(exported['unpatched_logit_error'])}.",
+        f"{number(exported['unpatched_logit_error'])}.{_reach(exported)}",
         tables=[Table(("computed by", "relative error of the last logits"), rows)],
         anchor="export",
     )
+
+
+def _reach(exported: Mapping[str, Any]) -> str:
+    """What the file does where it is not exact; nothing where that was not measured."""
+    said = ""
+    if (earlier := exported.get("earlier_logit_error")) is not None:
+        said += (
+            f" At the earlier kept positions it misses by {number(earlier)} (original weights: "
+            f"{number(exported['unpatched_earlier_logit_error'])})."
+        )
+    if (share := exported.get("following_agreement")) is not None:
+        said += (
+            f" Of the next {FOLLOWING} greedy tokens {round(FOLLOWING * share)} agree (original "
+            f"weights: {round(FOLLOWING * exported['unpatched_following_agreement'])})."
+        )
+    return said

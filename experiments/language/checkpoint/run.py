@@ -60,7 +60,10 @@ class Config:
     max_prompts: int = option(100, "of the file, from its start")
     generate: int = option(0, "tokens to write for every prompt")
     temperature: float = option(0.0, "of the generation; 0 is greedy")
-    export: ExportFormat = option("none", "the first prompt's last position as weights")
+    export: ExportFormat = option(
+        "none",
+        "the first prompt's context as weights, exact for the next token only",
+    )
     offline: bool = option(False, "look for a hub name in the cache only")
     make_tiny: str = option("", "only write a tiny random checkpoint of this family, and prompts")
     seed: int = option(0, "of draws and of random weights")
