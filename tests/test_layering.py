@@ -26,7 +26,7 @@ ALLOWED = {
     "descent": ("checks", "dims", "optimizers", "stack", "patches", "dynamics", "measures"),
     "blocks": ("checks", "dims", "kernels", "stack", "patches"),
     "language": ("checks", "dims", "stack", "patches", "measures", "blocks"),
-    "interop": ("checks", "dims", "patches", "blocks"),
+    "interop": ("checks", "dims", "stack", "patches", "blocks"),
     "training": ("checks", "dims", "optimizers", "records"),
     "report": (),
 }
