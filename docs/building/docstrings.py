@@ -32,4 +32,6 @@ def _comment(obj: Any) -> str:
     start = obj.lineno - 1
     while start and lines[start - 1].lstrip().startswith("#:"):
         start -= 1
-    return " ".join(line.strip().removeprefix("#:").strip() for line in lines[start : obj.lineno - 1])
+    return " ".join(
+        line.strip().removeprefix("#:").strip() for line in lines[start : obj.lineno - 1]
+    )

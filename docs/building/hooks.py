@@ -11,13 +11,11 @@ from typing import Any
 from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
-
 from names import groups
 
 ROOT = Path(__file__).parents[2]
 #: Where a page of the reference lists the names of its group.
 MARKER = "<!-- the names of this group -->"
-SOURCE = "notebooks/{}.ipynb"
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -30,7 +28,8 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Puts a group of public names where its page of the reference asks for it."""
+    """Turns links to notebooks into links to their pages, and puts a group of names in its place."""
+    markdown = re.sub(r"\]\(([\w./]*)\.ipynb\)", r"](\1.md)", markdown)
     if MARKER not in markdown:
         return markdown
     group = page.meta.get("group")
@@ -122,5 +121,5 @@ def notebook_page(notebook: dict[str, Any], name: str) -> str:
                 parts.append(f"```text\n{''.join(output['text']).rstrip()}\n```")
             elif "text/plain" in data:
                 parts.append(f"```text\n{''.join(data['text/plain']).rstrip()}\n```")
-    parts.append(f"[The notebook itself]({name})")
+    parts.append(f'<a href="{name}" download>The notebook itself</a>')
     return "\n\n".join(parts) + "\n"

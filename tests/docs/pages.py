@@ -3,9 +3,9 @@
     python -m tests.docs.pages docs/tour.md            exit code 1 where an output differs
     python -m tests.docs.pages --write docs/tour.md    writes the outputs into the page
 
-The output of a block is the ``text`` block right after it; a block without one prints nothing. Words
-and whole numbers have to agree. Of fractions a tenth may differ, or a unit of the last digit; two
-that are both below 1e-5 are rounding and agree.
+The output of a block is the ``text`` block right after it; a block without one prints nothing.
+Words and whole numbers have to agree. Of fractions a tenth may differ, or a unit of the last digit;
+two that are both below 1e-5 are rounding and agree.
 """
 
 import contextlib
@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BLOCK = re.compile(
-    r"^```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?", re.DOTALL | re.MULTILINE
+    r"^```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?",
+    re.DOTALL | re.MULTILINE,
 )
 FRACTION = re.compile(r"[-+]?(?:\d+\.\d*(?:e[-+]?\d+)?|\d+e[-+]?\d+)")
 ROUNDING = 1e-5
@@ -101,7 +102,7 @@ def main(arguments: list[str]) -> int:
         path.write_text(written(text, printed), encoding="utf-8")
         return 0
     wrong = [
-        f"{path}, line {block.line}: the page shows\n{block.output}\nand this was printed:\n{output}"
+        f"{path}, line {block.line}: the page shows\n{block.output}\nbut prints\n{output}"
         for block, output in zip(page, printed, strict=True)
         if not same(block.output, output)
     ]
