@@ -28,7 +28,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Turns links to notebooks into links to their pages, and puts a group of names in its place."""
+    """Links to notebooks lead to their pages, and a group of names stands where it is asked for."""
     markdown = re.sub(r"\]\(([\w./]*)\.ipynb\)", r"](\1.md)", markdown)
     if MARKER not in markdown:
         return markdown
