@@ -16,6 +16,8 @@ from names import groups
 ROOT = Path(__file__).parents[2]
 #: Where a page of the reference lists the names of its group.
 MARKER = "<!-- the names of this group -->"
+#: A drawing that follows the page's colours, which an image of its own cannot.
+DRAWING = re.compile(r'<img [^>]*src="(\w+\.svg)#inline"[^>]*>')
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -40,7 +42,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
-    """TeX becomes MathML, which browsers draw themselves."""
+    """TeX becomes MathML, which browsers draw themselves; drawings become a part of the page."""
+    html = DRAWING.sub(lambda match: drawing(Path(config.docs_dir) / match[1]), html)
     return re.sub(
         r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>',
         lambda match: mathml(match[2], block=match[1] == "div"),
@@ -55,9 +58,14 @@ def mathml(tex: str, *, block: bool) -> str:
     return f'<div class="formula">{made}</div>' if block else made
 
 
+def drawing(path: Path) -> str:
+    """An SVG file as an element of a page."""
+    return path.read_text(encoding="utf-8").strip()
+
+
 def reference(paths: list[str]) -> str:
     """A table of names with what each is, then each in full, module by module."""
-    lines = ["| | |", "|---|---|"]
+    lines = ["| name | |", "|---|---|"]
     lines += [f"| [`{path.rsplit('.', 1)[1]}`][{path}] | {summary(path)} |" for path in paths]
     modules: dict[str, list[str]] = {}
     for path in paths:
@@ -79,7 +87,10 @@ def summary(path: str) -> str:
         module = ROOT.joinpath(*parent.split(".")).with_suffix(".py")
         doc = described(module.read_text(encoding="utf-8"), name)
     first = (doc or "").partition("\n\n")[0]
-    return html.escape(" ".join(first.split()), quote=False).replace("|", "\\|")
+    parts = " ".join(first.split()).split("``")
+    # Between backticks everything stands for itself, a pipe in a table too.
+    parts[::2] = [html.escape(part, quote=False).replace("|", "\\|") for part in parts[::2]]
+    return "``".join(parts)
 
 
 def described(source: str, name: str) -> str | None:
