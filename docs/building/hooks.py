@@ -59,8 +59,8 @@ def mathml(tex: str, *, block: bool) -> str:
 
 
 def drawing(path: Path) -> str:
-    """An SVG file as an element of a page."""
-    return path.read_text(encoding="utf-8").strip()
+    """An SVG file as an element of a page; on a narrow one it scrolls."""
+    return f'<div class="drawing">{path.read_text(encoding="utf-8").strip()}</div>'
 
 
 def reference(paths: list[str]) -> str:
