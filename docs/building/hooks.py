@@ -72,9 +72,26 @@ def reference(paths: list[str]) -> str:
         modules.setdefault(path.rsplit(".", 1)[0], []).append(path)
     for module, members in modules.items():
         lines += ["", f"## `{module}`", "", summary(module), ""]
-        for path in members:
+        for path in [*members, *returned(module, members)]:
             lines += [f"::: {path}", ""]
     return "\n".join(lines)
+
+
+def returned(module: str, members: list[str]) -> list[str]:
+    """The records of a module that its public functions return and nobody needs to import."""
+    source = ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
+    body = ast.parse(source).body
+    listed = {path.rsplit(".", 1)[1] for path in members}
+    functions = [node for node in body if isinstance(node, ast.FunctionDef) and node.name in listed]
+    used = {
+        name.id
+        for node in functions
+        if node.returns is not None
+        for name in ast.walk(node.returns)
+        if isinstance(name, ast.Name)
+    }
+    classes = [node.name for node in body if isinstance(node, ast.ClassDef)]
+    return [f"{module}.{name}" for name in classes if name in used - listed]
 
 
 def summary(path: str) -> str:

@@ -58,3 +58,28 @@ def test_a_page_prints_what_it_shows(page, tmp_path):
         timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_sweep_do_what_the_page_says(tmp_path):
+    page = (DOCS / "how_to/sweep.md").read_text()
+    (tmp_path / "my_sweeps.py").write_text(pages.blocks(page)[0].code.split("\n\nruns =")[0])
+    (commands,) = re.findall(r"^```bash\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    dry, run, collect = commands.strip().splitlines()
+    for command in (dry, run, collect):
+        words = command.replace("python", sys.executable, 1).split()
+        done = subprocess.run(
+            words,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+        assert done.returncode == 0, done.stderr
+        if command == dry:
+            assert done.stdout.count("launch.worker") == 6
+            assert not (tmp_path / "runs").exists()
+    folder = tmp_path / "runs/depths"
+    assert len(list((folder / "results").glob("*.json"))) == 6
+    assert (folder / "table.csv").is_file() and (folder / "report.html").is_file()
