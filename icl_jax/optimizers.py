@@ -42,6 +42,12 @@ class OptimizerConfig:
 
     Raises:
       ValueError: an unknown name, argument or schedule, or a value that cannot be read.
+
+    Examples:
+      >>> adam = OptimizerConfig("adam", ("b1=0.95",), schedule="cosine", warmup_steps=5)
+      >>> optimizer = adam.make(1e-3, num_steps=100)  # any optax transformation
+      >>> optimizer.init(jnp.zeros(2)) is not None
+      True
     """
 
     name: str = field(default="sgd", metadata={"help": "an optimiser of optax, or momentum"})

@@ -68,7 +68,13 @@ class StackConfig:
 
 
 def build_stack(config: StackConfig, output_width: int = 1) -> Stack:
-    """The Flax stack that a configuration describes."""
+    """The Flax stack that a configuration describes.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(layer="state_space", wiring="pre_norm", depth=3))
+      >>> len(stack.blocks), stack.blocks[0].wiring
+      (3, 'pre_norm')
+    """
     block = Block(
         contextual_layer=_contextual_layer(config),
         mlp=_mlp(config),

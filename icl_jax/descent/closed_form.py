@@ -148,7 +148,15 @@ ORACLES: Mapping[str, Oracle] = MappingProxyType(
 
 
 def prefix_predictions(oracle: Oracle, inputs_ND: Array, targets_N: Array, query_D: Array) -> Array:
-    """What ``oracle`` predicts after the first 0, 1, ..., N examples: (N + 1,)."""
+    """What ``oracle`` predicts after the first 0, 1, ..., N examples: (N + 1,).
+
+    Examples:
+      >>> inputs, targets = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([2.0, 4.0])
+      >>> query = jnp.array([1.0, 1.0])
+      >>> found = prefix_predictions(ORACLES["least_squares"], inputs, targets, query)
+      >>> jnp.round(found, 4).tolist()
+      [0.0, 2.0, 6.0]
+    """
     checks.rank("prefix_predictions", "inputs_ND", inputs_ND, 2, "(N, D)")
     num_examples = inputs_ND.shape[0]
     present_MN = jnp.tri(num_examples + 1, num_examples, -1, dtype=bool)

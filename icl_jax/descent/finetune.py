@@ -57,6 +57,14 @@ def finetune(
     Raises:
       ValueError: no examples, or leaves of ``examples`` of different length.
 
+    Examples:
+      >>> import optax
+      >>> def loss(weight, example):
+      ...     return (weight - example) ** 2 / 2
+      >>> path = finetune(loss, jnp.array(0.0), jnp.array([4.0, 4.0]), optax.sgd(0.5))
+      >>> path.points.tolist(), path.losses_S.tolist()
+      ([0.0, 2.0, 3.0], [8.0, 2.0])
+
     Source: the experiment of Dherin et al. 2025 (arXiv 2507.16003), section 4.
     """
     lengths = {leaf.shape[0] for leaf in jax.tree.leaves(examples)}

@@ -65,6 +65,12 @@ def tune_learning_rate(score: Callable[[Array], Array], rates_X: Array) -> LineS
 
     Raises:
       ValueError: fewer than three rates, so that the best could only lie at an edge.
+
+    Examples:
+      >>> rates = jnp.array([0.1, 1.0, 10.0])
+      >>> found = tune_learning_rate(lambda rate: (rate - 2.0) ** 2, rates)
+      >>> float(found.best_rate), bool(found.at_edge)
+      (1.0, False)
     """
     checks.rank("tune_learning_rate", "rates_X", rates_X, 1, "(X)")
     if rates_X.shape[0] < 3:

@@ -46,6 +46,11 @@ def gradient_steps(
     Raises:
       ValueError: shapes that disagree, ``num_steps`` below 1.
       TypeError: dtypes that disagree, or are narrower than float32.
+
+    Examples:
+      >>> inputs, targets = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([2.0, 4.0])
+      >>> gradient_steps(inputs, targets, num_steps=2, rate=1.0).tolist()
+      [[0.0, 0.0], [1.0, 2.0], [1.5, 3.0]]
     """
     where = "gradient_steps"
     checks.positive_int(where, "num_steps", num_steps)

@@ -35,6 +35,12 @@ def select(params: Params, chosen: str | Chosen) -> tuple[Params, Params]:
 
     Raises:
       ValueError: an unknown name, or a choice that nothing in ``params`` meets.
+
+    Examples:
+      >>> params = {"mlp": {"layer_0": {"kernel": jnp.ones(2)}}, "norm": {"scale": jnp.ones(3)}}
+      >>> part, rest = select(params, "mlp")
+      >>> [leaf.shape for leaf in jax.tree.leaves(part)]
+      [(2,)]
     """
     if isinstance(chosen, str):
         checks.one_of("select", "chosen", chosen, tuple(SELECTIONS))

@@ -54,6 +54,15 @@ def anchored_trajectory(inputs_MD: Array, kernel_DH: Array) -> AnchoredTrajector
         length zero.
       TypeError: dtypes that differ.
 
+    Examples:
+      >>> inputs = jnp.array([[2.0, 0.0], [2.0, 1.0], [2.0, 1.5]])  # after 0, 1 and 2 tokens
+      >>> path = anchored_trajectory(inputs, jnp.eye(2))
+      >>> float(path.step_size), path.step_norms_N.tolist()
+      (0.25, [0.5, 0.25])
+      >>> after_both = jax.tree.map(lambda leaf: leaf[-1], path.updates)
+      >>> (inputs[0] + apply_update(inputs[0], after_both)).tolist()
+      [2.0, 1.5]
+
     Source: Dherin et al. 2025 (arXiv 2507.16003), Proposition 3.1.
     """
     checks.rank("anchored_trajectory", "inputs_MD", inputs_MD, 2, "(M, D)")

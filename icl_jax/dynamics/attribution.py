@@ -63,6 +63,13 @@ def attention_contributions(
       ValueError: shapes that do not match.
       TypeError: ``kept_T`` is not boolean.
 
+    Examples:
+      >>> weights = jnp.array([[0.5, 0.25, 0.25]])  # one head, three tokens
+      >>> passed = jnp.array([[[4.0], [8.0], [0.0]]])
+      >>> kept = jnp.array([False, False, True])
+      >>> attention_contributions(weights, passed, kept, normalised=True).tolist()
+      [[[2.0], [2.0], [0.0]]]
+
     Source: Dherin et al. 2025 (arXiv 2507.16003) for the update; the split is worked out for this
       library (for ``K = {x}`` it is ``weight_j (W_OV c_j - W_OV x)``).
     """

@@ -53,6 +53,12 @@ def peel_off_trajectory(inputs_MD: Array, kernel_DH: Array) -> PeelOffTrajectory
         i > 0 gives NaN from its term on.)
       TypeError: dtypes that differ.
 
+    Examples:
+      >>> inputs = jnp.array([[2.0, 1.5], [2.0, 1.0], [2.0, 0.0]])  # 0, 1 and 2 tokens removed
+      >>> path = peel_off_trajectory(inputs, jnp.eye(2))
+      >>> jnp.round(inputs[-1] + apply_update(inputs[-1], path.update), 4).tolist()
+      [2.0, 1.5]
+
     Source: Dherin et al. 2025 (arXiv 2507.16003v4), Proposition 2.6 and Corollary C.3.
     """
     checks.rank("peel_off_trajectory", "inputs_MD", inputs_MD, 2, "(M, D)")

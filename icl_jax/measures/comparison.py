@@ -75,6 +75,14 @@ def compare_with_nulls(
         no angle), where it can be read: under ``jit`` it makes the result NaN.
       TypeError: the dtypes differ or are not floating, or ``larger_is_closer`` is no bool.
 
+    Examples:
+      >>> values, chance = jnp.array([0.8, 0.9, 0.7]), jnp.array([0.1, 0.2, 0.0])
+      >>> found = compare_with_nulls(
+      ...     jax.random.key(0), values, {"random update": chance}, larger_is_closer=True
+      ... )
+      >>> round(float(found.value), 4), round(float(found.margin.mean), 4)
+      (0.8, 0.7)
+
     Source: Efron 1979, "Bootstrap methods: another look at the jackknife": percentile intervals.
     """
     where = "compare_with_nulls"

@@ -20,6 +20,11 @@ def kl_divergence(expected: Array, actual: Array) -> Array:
 
     Raises:
       ValueError: the shapes differ.
+
+    Examples:
+      >>> logits = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
+      >>> round(float(kl_divergence(*logits)), 4)
+      0.1438
     """
     checks.same_shape("kl_divergence", expected=expected, actual=actual)
     dtype = accumulator(jnp.promote_types(expected.dtype, actual.dtype))

@@ -21,6 +21,10 @@ def relative_error(actual: Array, expected: Array) -> Array:
     Raises:
       ValueError: the shapes differ.
       TypeError: the dtypes differ.
+
+    Examples:
+      >>> round(float(relative_error(jnp.array([3.0, 0.0]), jnp.array([3.0, 4.0]))), 4)
+      0.8
     """
     checks.same_shape("relative_error", actual=actual, expected=expected)
     checks.same_dtype("relative_error", actual=actual, expected=expected)

@@ -25,6 +25,11 @@ def cosine(first: LowRank, second: LowRank | Array) -> Array:
 
     Returns:
       (); NaN when one of them is zero, which has no direction.
+
+    Examples:
+      >>> one = outer(jnp.array([1.0, 0.0]), jnp.array([0.0, 2.0]))
+      >>> round(float(cosine(one, jnp.array([[0.0, 3.0], [0.0, 4.0]]))), 4)
+      0.6
     """
     if isinstance(second, LowRank):
         product = frobenius_inner(first, second)

@@ -101,6 +101,17 @@ def stack_patches(
         turn into noise; inside jit ask ``check_patchable`` and ``patches.prediction``.
       TypeError: ``hidden_TD`` is not floating point.
 
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> layers = functional(stack, params)
+      >>> hidden = stack.apply({"params": params}, tokens, method="embed")
+      >>> bank = stack_patches(layers, hidden, [5])  # keep the last token only
+      >>> patched = patched_forward(layers, hidden, bank)
+      >>> bool(jnp.allclose(patched, forward(layers, hidden)[5:], atol=1e-5))
+      True
+
     Source: Goldwaser et al. (arXiv 2511.17864), the layer-by-layer algorithm (closed loop).
     """
     check_run("stack_patches", layers, hidden_TD, positions_T, present_T)

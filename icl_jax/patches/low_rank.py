@@ -75,7 +75,12 @@ def nan_unless(valid: Array, values: Array) -> Array:
 
 
 def outer(left_D: Array, right_H: Array) -> LowRank:
-    """The rank-1 update ``outer(left, right)``; left (D,), right (H,)."""
+    """The rank-1 update ``outer(left, right)``; left (D,), right (H,).
+
+    Examples:
+      >>> as_matrix(outer(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0, 5.0]))).tolist()
+      [[3.0, 4.0, 5.0], [6.0, 8.0, 10.0]]
+    """
     checks.rank("outer", "left_D", left_D, 1, "(D)")
     checks.rank("outer", "right_H", right_H, 1, "(H)")
     return LowRank(left_D[None, :], right_H[None, :])
@@ -87,6 +92,12 @@ def add(*updates: LowRank) -> LowRank:
     Raises:
       ValueError: no update, or kernels of different shapes.
       TypeError: dtypes that differ.
+
+    Examples:
+      >>> one = outer(jnp.array([1.0, 0.0]), jnp.array([2.0, 0.0]))
+      >>> other = outer(jnp.array([0.0, 1.0]), jnp.array([0.0, 3.0]))
+      >>> as_matrix(add(one, other)).tolist()
+      [[2.0, 0.0], [0.0, 3.0]]
     """
     if not updates:
         raise ValueError("add: there is nothing to add, not even an update that says of what.")
@@ -132,6 +143,12 @@ def compose(first: LowRank, second: LowRank) -> LowRank:
 
     ``W -> E1 W -> E2 E1 W``. With ``E = I + L^T R`` the product needs no matrix:
     ``right_2 + (right_2 left_1^T) right_1`` goes with ``left_2``.
+
+    Examples:
+      >>> first = outer(jnp.array([1.0, 0.0]), jnp.array([1.0, 0.0]))  # doubles the first entry
+      >>> second = outer(jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0]))  # adds it to the second
+      >>> (jnp.eye(2) + as_matrix(compose(first, second))).tolist()
+      [[2.0, 1.0], [0.0, 1.0]]
     """
     checks.axis_size("compose", "first.right_RH", first.right_RH, 1, first.left_RD.shape[1], "D")
     checks.same_shape("compose", left=first.left_RD[0], right=second.right_RH[0])
@@ -172,6 +189,12 @@ def frobenius_inner(first: LowRank, second: LowRank) -> Array:
     Raises:
       ValueError: updates of kernels of different shapes.
       TypeError: dtypes that differ.
+
+    Examples:
+      >>> one = outer(jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0]))
+      >>> other = outer(jnp.array([3.0, 1.0]), jnp.array([2.0, 7.0]))
+      >>> float(frobenius_inner(one, other))  # (1 3 + 2 1) (1 2 + 0 7)
+      10.0
     """
     _check_update("frobenius_inner", first)
     _check_same_kernel("frobenius_inner", first, second)
@@ -202,7 +225,12 @@ def dense_inner(update: LowRank, matrix_DH: Array) -> Array:
 
 
 def frobenius_norm(update: LowRank) -> Array:
-    """``|dW|_F``; ``|left| |right|`` at rank 1, through the triangle of the left side otherwise."""
+    """``|dW|_F``; ``|left| |right|`` at rank 1, through the triangle of the left side otherwise.
+
+    Examples:
+      >>> float(frobenius_norm(outer(jnp.array([3.0, 4.0]), jnp.array([0.0, 2.0]))))
+      10.0
+    """
     if update.left_RD.shape[0] == 1:
         left_D, right_H = update.left_RD[0], update.right_RH[0]
         return vector_norm(left_D) * vector_norm(right_H)

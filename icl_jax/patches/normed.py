@@ -121,6 +121,14 @@ def balanced_patch(
     Raises:
       ValueError: shapes that do not fit, or (outside jit) ``hidden_H`` of length zero.
 
+    Examples:
+      >>> norm = OutputNorm(jnp.array([1.0, 2.0]), 0.0)
+      >>> output, hidden = jnp.array([3.0, 1.0]), jnp.array([1.0, 1.0])
+      >>> patch = balanced_patch(output, hidden, jnp.array([0.5, -0.5]), norm)
+      >>> plain = norm.gain_D * output / jnp.sqrt(jnp.mean(output**2))
+      >>> jnp.round(apply_normed(output, hidden, norm, patch) - plain, 4).tolist()
+      [0.5, -0.5]
+
     Source: worked out for this library; docs/theory.md.
     """
     checks.same_shape("balanced_patch", output_D=output_D, change_D=change_D)

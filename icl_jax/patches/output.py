@@ -73,6 +73,11 @@ def down_patch(hidden_H: Array, change_D: Array) -> DownPatch:
       ValueError: not two vectors, or (outside jit) ``hidden_H`` has length zero.
       TypeError: the dtypes differ or are not floating point.
 
+    Examples:
+      >>> patch = down_patch(jnp.array([0.0, 2.0]), jnp.array([1.0, 3.0]))
+      >>> as_matrix(down_update(patch)).tolist()
+      [[0.0, 0.0], [0.5, 1.5]]
+
     Source: Goldwaser et al. (arXiv 2511.17864); [D] has only the bias form.
     """
     checks.rank("down_patch", "change_D", change_D, 1, "(D)")

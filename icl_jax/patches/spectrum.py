@@ -55,6 +55,11 @@ def truncate(update: LowRank, rank: int) -> LowRank:
     Raises:
       ValueError: a rank below 1.
 
+    Examples:
+      >>> update = from_matrix(jnp.diag(jnp.array([3.0, 1.0])))
+      >>> jnp.round(jnp.abs(as_matrix(truncate(update, 1))), 4).tolist()
+      [[3.0, 0.0], [0.0, 0.0]]
+
     Source: Eckart and Young 1936.
     """
     checks.positive_int("truncate", "rank", rank)

@@ -120,6 +120,12 @@ def ridge_patch(sums: QuerySums, *, weight: float | Array) -> Array:
 
     Raises:
       ValueError: a weight that is not above 0 (``exact_patch`` is the limit).
+
+    Examples:
+      >>> inputs = jax.random.normal(jax.random.key(0), (50, 3))
+      >>> sums = query_sums(inputs, 2 * inputs)  # the context doubles everything
+      >>> jnp.round(ridge_patch(sums, weight=1e-3), 1).tolist()
+      [[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 2.0]]
     """
     checks.positive_scalar("ridge_patch", "weight", weight)
     size = sums.gram_DD.shape[0]
@@ -217,6 +223,13 @@ def exact_patch(
 
     Raises:
       ValueError, TypeError: as ``dual_vectors``, and rows that disagree.
+
+    Examples:
+      >>> inputs = jnp.array([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
+      >>> changes = jnp.array([[1.0, 2.0], [0.0, 5.0]])
+      >>> update = exact_patch(inputs, changes)
+      >>> bool(jnp.allclose(inputs @ as_matrix(update), changes, atol=1e-5))
+      True
 
     Source: Dherin et al. 2025 (arXiv 2507.16003v4), section 3.4.
     """

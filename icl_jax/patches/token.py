@@ -76,6 +76,11 @@ def input_factor(full_D: Array, kept_D: Array) -> InputFactor:
       ValueError: the shapes differ or are not (D,), or (outside jit) ``kept_D`` has length zero.
       TypeError: the dtypes differ or are not floating point.
 
+    Examples:
+      >>> factor = input_factor(jnp.array([1.0, 2.0]), jnp.array([2.0, 0.0]))
+      >>> factor.v_D.tolist(), factor.delta_D.tolist()
+      ([0.5, 0.0], [-1.0, 2.0])
+
     Source: Dherin et al. 2025 (arXiv 2507.16003), Theorem 2.2, with the kernel taken out: their
       ``dW = outer(v, delta W)`` is ``E W - W`` for every kernel at once.
     """
@@ -115,6 +120,15 @@ def token_update(full_D: Array, kept_D: Array, kernel_DH: Array) -> LowRank:
     Raises:
       ValueError, TypeError: as ``input_factor`` and ``kernel_update``.
 
+    Examples:
+      >>> with_context, without = jnp.array([1.0, 2.0]), jnp.array([2.0, 0.0])
+      >>> kernel = jnp.array([[1.0, 0.0, 3.0], [0.0, 1.0, 1.0]])
+      >>> update = token_update(with_context, without, kernel)
+      >>> (without @ kernel + apply_update(without, update)).tolist()
+      [1.0, 2.0, 5.0]
+      >>> (with_context @ kernel).tolist()
+      [1.0, 2.0, 5.0]
+
     Source: Dherin et al. 2025 (arXiv 2507.16003), Theorem 2.2.
     """
     return kernel_update(input_factor(full_D, kept_D), kernel_DH)
@@ -129,6 +143,13 @@ def apply_factor(input_D: Array, factor: InputFactor) -> Array:
     Raises:
       ValueError: not one vector, or one of another width than the factor's.
       TypeError: a list, or not floating point.
+
+    Examples:
+      >>> factor = input_factor(jnp.array([1.0, 2.0]), jnp.array([2.0, 0.0]))
+      >>> apply_factor(jnp.array([2.0, 0.0]), factor).tolist()  # its own token
+      [1.0, 2.0]
+      >>> apply_factor(jnp.array([0.0, 3.0]), factor).tolist()  # one at a right angle
+      [0.0, 3.0]
     """
     checks.rank("apply_factor", "input_D", input_D, 1, "(D)")
     checks.floating("apply_factor", "input_D", input_D)
@@ -169,7 +190,13 @@ class Conditioning:
 
 
 def conditioning(full_D: Array, kept_D: Array) -> Conditioning:
-    """The conditioning numbers of ``input_factor(full_D, kept_D)``, in float32 or wider."""
+    """The conditioning numbers of ``input_factor(full_D, kept_D)``, in float32 or wider.
+
+    Examples:
+      >>> numbers = conditioning(jnp.array([1.0, 2.0]), jnp.array([2.0, 0.0]))
+      >>> float(numbers.kept_norm), round(float(numbers.relative_change), 3)
+      (2.0, 1.118)
+    """
     kept_norm, delta_D = vector_norm(kept_D), full_D - kept_D
     dtype = accumulator(full_D.dtype)
     # As it is stored: a compiler keeps what it has just computed wider than a patch does.

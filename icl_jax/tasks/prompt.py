@@ -53,6 +53,13 @@ def prompt_tokens(prompt: Prompt) -> Array:
       ValueError: the prompt is a batch, or its shapes disagree.
       TypeError: its dtypes disagree.
 
+    Examples:
+      >>> from icl_jax.tasks.prompt import Prompt
+      >>> inputs, targets = jnp.array([[1.0], [2.0]]), jnp.array([5.0, 6.0])
+      >>> prompt = Prompt(inputs, targets, jnp.array([3.0]), jnp.array(7.0))
+      >>> prompt_tokens(prompt).tolist()
+      [[1.0, 5.0], [2.0, 6.0], [3.0, 0.0]]
+
     Source: Garg et al. 2022 (arXiv 2208.01066), in the one-token-per-example format of Dherin et
     al. 2025 (arXiv 2507.16003), section 4.
     """
@@ -94,6 +101,12 @@ def sample_prompts(
 
     Returns:
       A ``Prompt`` whose arrays have a leading axis B.
+
+    Examples:
+      >>> task = make_task("linear", input_width=3)
+      >>> prompts = sample_prompts(task, jax.random.key(0), num_prompts=4, num_examples=10)
+      >>> prompts.inputs_ND.shape, prompts.targets_N.shape, prompts.query_D.shape
+      ((4, 10, 3), (4, 10), (4, 3))
     """
     checks.positive_int("sample_prompts", "num_prompts", num_prompts)
     return jax.vmap(lambda one: task.sample(one, num_examples=num_examples, dtype=dtype))(

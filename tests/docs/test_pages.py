@@ -1,0 +1,85 @@
+"""The pages: their links lead somewhere, and their code gives what they show."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs import pages
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+#: Everything a reader opens, on the site or in the repository.
+WRITTEN = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+WITH_CODE = [page for page in sorted(DOCS.rglob("*.md")) if pages.blocks(page.read_text())]
+
+
+def named(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=named)
+def test_links_between_files_lead_to_files(page):
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL)
+    targets = re.findall(r"\]\(([^)\s]+)\)", text)
+    files = [one.partition("#")[0] for one in targets if "://" not in one]
+    missing = [one for one in files if one and not (page.parent / one).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=named)
+def test_every_block_of_code_compiles_and_every_output_belongs_to_one(page):
+    found = pages.blocks(page.read_text())
+    for block in found:
+        compile(block.code, named(page), "exec")
+    assert any(block.output for block in found)
+
+
+def test_outputs_are_compared_by_words_whole_numbers_and_fractions_up_to_rounding():
+    assert pages.same("patched 3e-07, plain 1.41\n", "patched 8e-08, plain 1.44")
+    assert not pages.same("patched 3e-07", "patched 3e-04")
+    assert not pages.same("plain 1.41", "plain 2.41")
+    assert not pages.same("5 of 12", "6 of 12")
+    assert not pages.same("VERDICT: exact", "VERDICT: not exact")
+
+
+@pytest.mark.docs
+@pytest.mark.parametrize("page", WITH_CODE, ids=named)
+def test_a_page_prints_what_it_shows(page, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.docs.pages", str(page)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_sweep_do_what_the_page_says(tmp_path):
+    page = (DOCS / "how_to/sweep.md").read_text()
+    (tmp_path / "my_sweeps.py").write_text(pages.blocks(page)[0].code.split("\n\nruns =")[0])
+    (commands,) = re.findall(r"^```bash\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    dry, run, collect = commands.strip().splitlines()
+    for command in (dry, run, collect):
+        words = command.replace("python", sys.executable, 1).split()
+        done = subprocess.run(
+            words,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+        assert done.returncode == 0, done.stderr
+        if command == dry:
+            assert done.stdout.count("launch.worker") == 6
+            assert not (tmp_path / "runs").exists()
+    folder = tmp_path / "runs/depths"
+    assert len(list((folder / "results").glob("*.json"))) == 6
+    assert (folder / "table.csv").is_file() and (folder / "report.html").is_file()
