@@ -109,11 +109,11 @@ def test_padding_changes_nothing(name):
 def test_what_the_padding_is_does_not_matter(name):
     model, params = MODELS[name], params_of(name)
     padded = pad_prompts("test", model, TOKENS[:18], [3, 9])
-    got = prompt._full(model, params, padded)
+    got, _ = prompt._full(model, params, padded)
     spoilt_BT = padded.tokens_BT.copy()
     spoilt_BT[:, 18:] = (spoilt_BT[:, 18:] + 5) % VOCAB
     spoilt = Prompts(spoilt_BT, padded.length_B, padded.kept_BK, padded.num_kept_B)
-    np.testing.assert_array_equal(prompt._full(model, params, spoilt), got)
+    np.testing.assert_array_equal(prompt._full(model, params, spoilt)[0], got)
 
 
 @pytest.mark.parametrize("name", MODELS)
