@@ -221,10 +221,10 @@ def test_the_program_does_not_grow_with_depth():
 
 def test_another_layer_is_the_same_program(deep):
     before = observed._observe._cache_size()
-    vector_D = jnp.ones(16, jnp.float32)
+    vector_1D = jnp.ones((1, 16), jnp.float32)
     for layer in range(6):
         name = f"layers.{layer}.residual"
-        observe(*deep, TOKENS, capture=(name,), edit={name: Partial(jnp.add, layer * vector_D[None])})
+        observe(*deep, TOKENS, capture=(name,), edit={name: Partial(jnp.add, layer * vector_1D)})
     assert observed._observe._cache_size() - before == 1
 
 
