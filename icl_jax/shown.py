@@ -40,6 +40,8 @@ def brief(value: Any) -> str:
         if leaves:
             return f"<{count(sum(math.prod(leaf.shape) for leaf in leaves))} numbers>"
     text = repr(value)
+    if dataclasses.is_dataclass(value) or hasattr(value, "_fields"):
+        return text
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

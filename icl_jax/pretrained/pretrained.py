@@ -25,6 +25,7 @@ from icl_jax.patches.bank import Bank, Loop
 from icl_jax.patches.output import OutputPolicy
 from icl_jax.pretrained.attribution import attribute_layers
 from icl_jax.pretrained.export import FORMS, Form, export_prompt
+from icl_jax.pretrained.notebook import Inside, as_html
 from icl_jax.pretrained.prompts import is_several, make_prompt
 from icl_jax.pretrained.results import (
     Attributed,
@@ -32,7 +33,6 @@ from icl_jax.pretrained.results import (
     Generated,
     Logits,
     Written,
-    as_html,
     piece,
 )
 from icl_jax.shown import count
@@ -382,7 +382,9 @@ class Pretrained:
         return "Pretrained(" + "\n".join(lines) + ")"
 
     def _repr_html_(self) -> str:
-        return as_html(self)
+        found = self.checkpoint
+        inside = Inside(self.model, self.params, found.config, found.generation)
+        return as_html(repr(self), inside)
 
 
 def _removes(prompt: Prompt) -> bool:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -122,9 +121,6 @@ class Generated:
         """What the run with everything wrote."""
         return self.full.text
 
-    def __str__(self) -> str:
-        return self.text
-
     def __repr__(self) -> str:
         lines = ["Generated("]
         for run, label in LABELS.items():
@@ -201,11 +197,3 @@ class Exported:
             f"Exported({self.form} in {self.folder}: exact for the next token after the kept ones, "
             f"relative error {self.relative_error:.1e}; not for what is written after it)"
         )
-
-
-def as_html(record: Any) -> str:
-    """A page fragment for a notebook, by treescope, with arrays to look into."""
-    import treescope
-
-    html = treescope.render_to_html(record, ignore_exceptions=True)
-    return str(html)

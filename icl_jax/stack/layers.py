@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax.dims import Params
-from icl_jax.shown import brief, count
+from icl_jax.shown import count
 from icl_jax.stack.block import ContextualBlock
 
 Tree = TypeVar("Tree")
@@ -46,8 +46,8 @@ class PerLayer(Generic[Tree]):
     def __repr__(self) -> str:
         layers = zip(self.segments, self.repeats, strict=True)
         cut = " + ".join(f"{repeats} x {len(period)}" for period, repeats in layers)
-        first = brief(self.segments[0][0]) if self.segments and self.segments[0] else "nothing"
-        return f"PerLayer({len(self)} layers as {cut}: {first} ...)"
+        kinds = {type(one).__name__: None for period in self.segments for one in period}
+        return f"PerLayer({len(self)} layers as {cut}: {', '.join(kinds)})"
 
     def __len__(self) -> int:
         return sum(
