@@ -186,15 +186,19 @@ class Pretrained:
           A ``Logits``, or a list of them.
         """
         made = self.prompt(prompt, remove=remove, keep=keep)
-        if isinstance(made, list):
-            return [self.logits(one) for one in made]
-        run = (self.model, self.params, made.tokens)
-        full_KV = full_logits(*run, made.kept)
-        if not _removes(made):
-            return Logits(full_KV, tokenizer=self.tokenizer)
-        bank = prompt_patches(*run, made.kept) if bank is None else bank
-        patched_KV, alone_KV = patched_logits(*run, bank), alone_logits(*run, made.kept)
-        return Logits(full_KV, patched_KV, alone_KV, self.tokenizer)
+        several = made if isinstance(made, list) else [made]
+        tokens, kept = [one.tokens for one in several], [one.kept for one in several]
+        full = full_logits(self.model, self.params, tokens, kept)
+        found = [Logits(full_KV, tokenizer=self.tokenizer) for full_KV in full]
+        cut = [number for number, one in enumerate(several) if _removes(one)]
+        if cut:
+            tokens, kept = [tokens[number] for number in cut], [kept[number] for number in cut]
+            run = (self.model, self.params, tokens)
+            banks = prompt_patches(*run, kept) if bank is None else [bank]
+            runs = zip(patched_logits(*run, banks), alone_logits(*run, kept), strict=True)
+            for number, (patched_KV, alone_KV) in zip(cut, runs, strict=True):
+                found[number] = Logits(full[number], patched_KV, alone_KV, self.tokenizer)
+        return found if isinstance(made, list) else found[0]
 
     def generate(
         self,
@@ -217,7 +221,7 @@ class Pretrained:
           prompt, remove, keep: as in ``prompt``; the last token has to stay.
           num_tokens: the most to write.
           sampling: greedy when left out; ``self.sampling`` is what the checkpoint's makers mean.
-          key: of the draws; needed unless greedy.
+          key: of the draws; needed unless greedy. Of several prompts each has draws of its own.
           stop: token ids after which to stop; ``self.stop`` when left out.
           output: which weight carries the residual change of the patched run.
           capture, edit: names of activations to read and to change, as in ``observed_generate``; of
@@ -228,37 +232,55 @@ class Pretrained:
           A ``Generated``, or a list of them.
 
         Raises:
-          ValueError: as ``generate`` and ``patched_generate``; activations together with a removal.
+          ValueError: as ``generate`` and ``patched_generate``; activations together with a removal;
+            some prompts with a removal and some without.
         """
         made = self.prompt(prompt, remove=remove, keep=keep)
+        several: Sequence[Prompt] = made if isinstance(made, list) else [made]
+        replaced = _LENGTH if sampling is None else (*_LENGTH, *_SAMPLING)
+        ignored = self.checkpoint.generation.ignored(replaced)
+        # One prompt alone is no batch: its draws are those of the key itself.
+        tokens: Any = [one.tokens for one in several] if isinstance(made, list) else made.tokens
+        run = (self.model, self.params, tokens, num_tokens)
         drawn: dict[str, Any] = {
             "sampling": GREEDY if sampling is None else sampling,
             "key": key,
             "stop": self.stop if stop is None else stop,
         }
-        if isinstance(made, list):
-            rest = {"output": output, "capture": capture, "edit": edit, "progress": progress}
-            return [self.generate(one, num_tokens, **drawn, **rest) for one in made]
-        replaced = _LENGTH if sampling is None else (*_LENGTH, *_SAMPLING)
-        ignored = self.checkpoint.generation.ignored(replaced)
-        run = (self.model, self.params, made.tokens)
-        if not _removes(made):
-            found = observed_generate(
-                *run, num_tokens, capture=capture, edit=edit, progress=progress, **drawn
-            )
-            written = self._written(found.tokens_N)
-            return Generated(written, activations=found.activations, not_applied=ignored)
+        if not any(map(_removes, several)):
+            seen = observed_generate(*run, capture=capture, edit=edit, progress=progress, **drawn)
+            found = [
+                Generated(
+                    self._written(one.tokens_N), activations=one.activations, not_applied=ignored
+                )
+                for one in (seen if isinstance(made, list) else [seen])
+            ]
+            return found if isinstance(made, list) else found[0]
         if capture or edit:
             raise ValueError(
                 "generate: capture and edit are of one run, and a removal asks for three. Leave "
                 "remove and keep out, or give the kept text alone as the prompt."
             )
-        patched = patched_generate(*run, made.kept, num_tokens, output=output, **drawn)
-        full_N = generate(*run, num_tokens, progress=progress, **drawn)
-        kept = made.tokens[made.kept]
-        alone_N = generate(*run[:2], kept, num_tokens, positions_T=made.kept, **drawn)
-        full, alone = self._written(full_N), self._written(alone_N)
-        return Generated(full, self._written(patched.tokens_N), alone, patched, not_applied=ignored)
+        _, _, kept = self._removal("generate", made, None, None)
+        patched = patched_generate(*run[:3], kept, num_tokens, output=output, **drawn)
+        full = generate(*run, progress=progress, **drawn)
+        if not isinstance(made, list):
+            patched, full = [patched], [full]
+        found = []
+        for number, one in enumerate(several):
+            own = key if key is None or made is one else jax.random.fold_in(key, number)
+            alone_N = generate(
+                *run[:2],
+                one.tokens[one.kept],
+                num_tokens,
+                positions_T=one.kept,
+                **{**drawn, "key": own},
+            )
+            texts = (full[number], patched[number].tokens_N, alone_N)
+            found.append(
+                Generated(*map(self._written, texts), patched[number], not_applied=ignored)
+            )
+        return found if isinstance(made, list) else found[0]
 
     def observe(
         self,
