@@ -204,8 +204,8 @@ def begin_patched(
 
         full_TD = embed(model, params, tokens_T)
         state = (full_TD, embed(model, params, tokens_T[kept_K], kept_K))
-        memories = side_by_side(full_memories, kept_memories)
-        (full_TD, kept_KD), found = fold(layers, step, state, memories)
+        both = side_by_side(full_memories, kept_memories)
+        (full_TD, kept_KD), found = fold(layers, step, state, both)
         rows_2D = jnp.stack([full_TD[length - 1], kept_KD[num_kept - 1]])
         patches = found.map(lambda one: one[1][0])
         bank = compact_bank(Bank(patches, kept_K, kept_K, found.map(lambda one: one[1][1])))

@@ -30,7 +30,8 @@ class Spectrum(NamedTuple):
     values_R: Array
     right_RH: Array
 
-    __repr__ = short
+    def __repr__(self) -> str:
+        return short(self)
 
 
 def singular_vectors(update: LowRank) -> Spectrum:

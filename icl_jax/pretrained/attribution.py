@@ -35,14 +35,14 @@ def attribute_layers(
     Raises:
       ValueError, TypeError: as ``attribute_block`` does.
     """
-    tokens_T = token_ids("attribute", model, tokens_T)
-    kept_K = checks.kept_positions("attribute", kept_K, tokens_T.shape[0])
-    return _attribute(model, params, tokens_T, kept_K, row % kept_K.shape[0])
+    ids_T = token_ids("attribute", model, tokens_T)
+    kept_K = checks.kept_positions("attribute", kept_K, ids_T.shape[0])
+    return _attribute(model, params, jnp.asarray(ids_T), kept_K, row % kept_K.shape[0])
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _attribute(
-    model: LanguageModel, params: Params, tokens_T: Array, kept_K: Array, row: Array
+    model: LanguageModel, params: Params, tokens_T: Array, kept_K: Array, row: Array | int
 ) -> tuple[Array, Array]:
     def step(
         block: FlaxBlock, layer: Params, state_TD: Array, _: None

@@ -276,9 +276,14 @@ class Pretrained:
                 positions_T=one.kept,
                 **{**drawn, "key": own},
             )
-            texts = (full[number], patched[number].tokens_N, alone_N)
             found.append(
-                Generated(*map(self._written, texts), patched[number], not_applied=ignored)
+                Generated(
+                    self._written(full[number]),
+                    self._written(patched[number].tokens_N),
+                    self._written(alone_N),
+                    patched[number],
+                    not_applied=ignored,
+                )
             )
         return found if isinstance(made, list) else found[0]
 
@@ -323,9 +328,10 @@ class Pretrained:
         made, _, _ = self._removal("attribute", prompt, remove, keep)
         if isinstance(made, list):
             return [self.attribute(one, row=row) for one in made]
-        shares = attribute_layers(self.model, self.params, made.tokens, made.kept, row)
+        run = (self.model, self.params, made.tokens, made.kept)
+        shares_LAT, remainder_L = jax.device_get(attribute_layers(*run, row))
         texts = [piece(self.tokenizer, int(token)) for token in made.tokens]
-        return Attributed(*jax.device_get(shares), texts)
+        return Attributed(shares_LAT, remainder_L, texts)
 
     def export(
         self,
