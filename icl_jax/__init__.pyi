@@ -82,6 +82,12 @@ from icl_jax.language.generation import (
     patched_generate,
     token_agreement,
 )
+from icl_jax.language.observed import (
+    Observed,
+    ObservedGeneration,
+    observe,
+    observed_generate,
+)
 from icl_jax.language.prompt import (
     alone_logits,
     full_logits,
@@ -208,11 +214,12 @@ from icl_jax.patches.token import (
     kernel_update,
     token_update,
 )
+from icl_jax.pretrained.pretrained import Pretrained, load
 from icl_jax.sharding import shard_tasks, task_mesh
 from icl_jax.stack.block import ContextualBlock, Midpoint, apply_block
 from icl_jax.stack.fold import fold
 from icl_jax.stack.layers import Layers, PerLayer, stack_layers
-from icl_jax.stack.run import forward
+from icl_jax.stack.run import forward, observed_forward
 from icl_jax.tasks.catalogue import TASKS, make_task
 from icl_jax.tasks.classification import (
     Classification,
@@ -320,6 +327,7 @@ __all__ = [
     "mean",
     "merge_sums",
     "Midpoint",
+    "observed_forward",
     "outer",
     "OutputNorm",
     "patched_forward",
@@ -369,8 +377,14 @@ __all__ = [
     "Attended",
     "full_logits",
     "generate",
+    "load",
+    "observe",
+    "Observed",
+    "observed_generate",
+    "ObservedGeneration",
     "patched_generate",
     "patched_logits",
+    "Pretrained",
     "prompt_patches",
     "prompt_weights",
     "PromptWeights",

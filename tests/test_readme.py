@@ -13,11 +13,11 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_readme_has_its_three_examples():
-    assert len(EXAMPLES) == 3
+def test_the_readme_has_its_four_examples():
+    assert len(EXAMPLES) == 4
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=["functional", "stack", "checkpoint"])
+@pytest.mark.parametrize("example", EXAMPLES, ids=["functional", "stack", "text", "checkpoint"])
 def test_a_pasted_example_prints_true(example):
     done = subprocess.run(
         [sys.executable, "-c", example], capture_output=True, text=True, timeout=120, check=True

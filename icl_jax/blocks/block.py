@@ -91,9 +91,20 @@ class Block(nn.Module):
         present_T: Array | None = None,
     ) -> Midpoint:
         """The first half: everything before the MLP."""
+        mixed_TD = self.mixed(hidden_TD, positions_T=positions_T, present_T=present_T)
+        return self.join(hidden_TD, mixed_TD)
+
+    def mixed(
+        self,
+        hidden_TD: Array,
+        *,
+        positions_T: Array | None = None,
+        present_T: Array | None = None,
+    ) -> Array:
+        """What the contextual layer gives (T, D), before a norm on it and the skip."""
         view = Whole(positions_T, present_T)
         mixed_TD, _ = self.contextual_layer.mix(self._read(hidden_TD), view)
-        return self._midpoint(hidden_TD, mixed_TD)
+        return mixed_TD
 
     def hidden(self, mlp_input_TD: Array, factor: InputFactor | None) -> Array:
         """The activations (T, H) that enter the MLP's last kernel, input-patched row by row."""
@@ -131,10 +142,17 @@ class Block(nn.Module):
         self, hiddens: tuple[Array, ...], memories: tuple[Any, ...], slots: tuple[Slots, ...]
     ) -> tuple[tuple[Midpoint, ...], tuple[Any, ...]]:
         """The first half for new tokens after those in the memories, sequences side by side."""
+        mixed, longer = self.extend_mixed(hiddens, memories, slots)
+        return tuple(map(self.join, hiddens, mixed)), longer
+
+    def extend_mixed(
+        self, hiddens: tuple[Array, ...], memories: tuple[Any, ...], slots: tuple[Slots, ...]
+    ) -> tuple[tuple[Array, ...], tuple[Any, ...]]:
+        """As ``mixed``, for new tokens after those in the memories; and the longer memories."""
         read = tuple(self._read(hidden_MD) for hidden_MD in hiddens)
         mixed, longer = self.contextual_layer.mix(read, Extend(memories, slots))
         assert longer is not None  # Extending is what was asked for.
-        return tuple(map(self._midpoint, hiddens, mixed)), longer
+        return mixed, longer
 
     def prefixes(
         self, context_ND: Array, probes_MD: Array, *, positions_M: Array
@@ -142,13 +160,13 @@ class Block(nn.Module):
         """The first half for all prefixes: midpoints of the context (N) and the probes (M)."""
         read = (self._read(context_ND), self._read(probes_MD))
         mixed, _ = self.contextual_layer.mix(read, Prefixes(positions_M))
-        return self._midpoint(context_ND, mixed[0]), self._midpoint(probes_MD, mixed[1])
+        return self.join(context_ND, mixed[0]), self.join(probes_MD, mixed[1])
 
     def suffixes(self, context_ND: Array, query_D: Array, *, positions_T: Array) -> Midpoint:
         """The first half for all suffixes of the context: midpoints (M) of the query."""
         read = (self._read(context_ND), self._read(query_D[None]))
         mixed_MD, _ = self.contextual_layer.mix(read, Suffixes(positions_T))
-        return self._midpoint(jnp.broadcast_to(query_D[None], mixed_MD.shape), mixed_MD)
+        return self.join(jnp.broadcast_to(query_D[None], mixed_MD.shape), mixed_MD)
 
     def parts(
         self,
@@ -216,7 +234,7 @@ class Block(nn.Module):
         """What the contextual layer reads."""
         return self.norm_1(hidden_TD) if self.wired.norms_read else hidden_TD
 
-    def _midpoint(self, hidden_TD: Array, mixed_TD: Array) -> Midpoint:
+    def join(self, hidden_TD: Array, mixed_TD: Array) -> Midpoint:
         """The contextual layer's output joined to the stream, and what the MLP reads of it."""
         wired = self.wired
         if not wired.skips:

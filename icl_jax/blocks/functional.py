@@ -79,6 +79,21 @@ class FlaxBlock:
             params, "contextual", hidden_TD, positions_T=positions_T, present_T=present_T
         )
 
+    def mixed(
+        self,
+        params: Params,
+        hidden_TD: Array,
+        *,
+        positions_T: Array | None = None,
+        present_T: Array | None = None,
+    ) -> Array:
+        """See ``Block.mixed``."""
+        return self._apply(params, "mixed", hidden_TD, positions_T=positions_T, present_T=present_T)
+
+    def join(self, params: Params, hidden_TD: Array, mixed_TD: Array) -> Midpoint:
+        """See ``Block.join``."""
+        return self._apply(params, "join", hidden_TD, mixed_TD)
+
     def hidden(self, params: Params, mlp_input_TD: Array, factor: InputFactor | None) -> Array:
         """See ``Block.hidden``."""
         return self._apply(params, "hidden", mlp_input_TD, factor)
@@ -114,6 +129,16 @@ class FlaxBlock:
     ) -> tuple[tuple[Midpoint, ...], tuple[Any, ...]]:
         """See ``Block.extend``."""
         return self._apply(params, "extend", hiddens, memories, slots)
+
+    def extend_mixed(
+        self,
+        params: Params,
+        hiddens: tuple[Array, ...],
+        memories: tuple[Any, ...],
+        slots: tuple[Slots, ...],
+    ) -> tuple[tuple[Array, ...], tuple[Any, ...]]:
+        """See ``Block.extend_mixed``."""
+        return self._apply(params, "extend_mixed", hiddens, memories, slots)
 
     def prefixes(
         self, params: Params, context_ND: Array, probes_MD: Array, *, positions_M: Array

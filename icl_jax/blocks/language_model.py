@@ -129,7 +129,14 @@ class LanguageModel(nn.Module):
 
     def readout(self, hidden_TD: Array) -> Array:
         """Logits (T, V) from the residual stream after the last block."""
-        states_TD = self.norm_final(hidden_TD) if self.final_norm else hidden_TD
+        return self.logits(self.states(hidden_TD))
+
+    def states(self, hidden_TD: Array) -> Array:
+        """What the head reads (T, D): the residual stream after the last block and the norm."""
+        return self.norm_final(hidden_TD) if self.final_norm else hidden_TD
+
+    def logits(self, states_TD: Array) -> Array:
+        """The head (T, V) on what it reads; the last states themselves without one."""
         if self.head == "none":
             return states_TD
         bias_V = self.head_offset if self.head_bias else None

@@ -10,6 +10,7 @@ import optax
 
 from icl_jax import checks
 from icl_jax.dims import Array, Params
+from icl_jax.shown import short
 
 #: What is kept of the weights at every point of a descent; the weights themselves when left out.
 Record = Callable[[Params], Any]
@@ -30,6 +31,8 @@ class DescentTrajectory:
     points: Any
     losses_S: Array
     final: Params
+
+    __repr__ = short
 
 
 def finetune(

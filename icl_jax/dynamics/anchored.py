@@ -15,6 +15,7 @@ from icl_jax import checks
 from icl_jax.dims import Array
 from icl_jax.patches.low_rank import LowRank, accumulator, frobenius_norm, inner_product
 from icl_jax.patches.token import dual_vector
+from icl_jax.shown import short
 
 
 @jax.tree_util.register_dataclass
@@ -37,6 +38,8 @@ class AnchoredTrajectory:
     step_size: Array
     losses_N: Array
     step_norms_N: Array
+
+    __repr__ = short
 
 
 def anchored_trajectory(inputs_MD: Array, kernel_DH: Array) -> AnchoredTrajectory:

@@ -18,6 +18,7 @@ from icl_jax import checks
 from icl_jax.dims import Array, Params
 from icl_jax.patches.low_rank import LowRank, accumulator, inner_product, outer, vector_norm
 from icl_jax.patches.token import dual_vector
+from icl_jax.shown import short
 from icl_jax.stack.block import ContextualBlock
 
 
@@ -37,6 +38,8 @@ class Attribution:
     v_D: Array
     contributions_ATD: Array
     remainder_D: Array
+
+    __repr__ = short
 
 
 def attention_contributions(
@@ -125,6 +128,7 @@ def attribute_block(
     *,
     positions_T: Array | None = None,
     present_T: Array | None = None,
+    rows_X: Array | None = None,
 ) -> Attribution:
     """Attributes the input patch of every kept position of one block to heads and removed tokens.
 
@@ -135,9 +139,11 @@ def attribute_block(
       kept_K: (K,), the kept positions, increasing.
       positions_T: (T,), position ids; 0..T-1 when left out.
       present_T: (T,), False where a position is padding.
+      rows_X: (X,), which of the kept positions to attribute, by their numbers among the K; all of
+        them when left out.
 
     Returns:
-      The attributions, with a leading axis K.
+      The attributions, with a leading axis K (or X).
 
     Raises:
       ValueError: bad kept positions (``checks.kept_positions``), a parallel block (whose MLP input
@@ -185,7 +191,8 @@ def attribute_block(
         return Attribution(dual_vector(kept_D), contributions_ATD, remainder_D)
 
     checks.non_zero_rows("attribute_block", "the MLP's input", kept.mlp_input_TD)
-    return jax.vmap(one)(kept_K, kept.mlp_input_TD)
+    rows = (kept_K, kept.mlp_input_TD)
+    return jax.vmap(one)(*(rows if rows_X is None else jax.tree.map(lambda row: row[rows_X], rows)))
 
 
 def contribution_update(
@@ -208,29 +215,31 @@ def contribution_norms(attribution: Attribution, kernel_DH: Array) -> Array:
     return vector_norm(attribution.v_D) * vector_norm(mapped_ATH)
 
 
-def contribution_shares(attribution: Attribution, kernel_DH: Array) -> Array:
+def contribution_shares(attribution: Attribution, kernel_DH: Array | None = None) -> Array:
     """The signed share of every contribution in ``dW``, (A, T): ``<dW_aj, dW> / |dW|^2``.
 
     The shares and the remainder's add up to 1, so they can be read as parts of the whole. In
-    float32 or wider.
+    float32 or wider. Without a kernel, of the input factor that all kernels share.
     """
     return _shares(attribution, _mapped(attribution.contributions_ATD, kernel_DH), kernel_DH)
 
 
-def remainder_share(attribution: Attribution, kernel_DH: Array) -> Array:
+def remainder_share(attribution: Attribution, kernel_DH: Array | None = None) -> Array:
     """The signed share of the remainder in ``dW``: what no token and no head accounts for."""
     return _shares(attribution, _mapped(attribution.remainder_D, kernel_DH), kernel_DH)
 
 
-def _mapped(changes: Array, kernel_DH: Array) -> Array:
+def _mapped(changes: Array, kernel_DH: Array | None) -> Array:
     """What changes (..., D) of the kernel's input do to its output, (..., H), float32 or wider."""
     dtype = accumulator(changes.dtype)
+    if kernel_DH is None:
+        return changes.astype(dtype)
     return jnp.matmul(
         changes.astype(dtype), kernel_DH.astype(dtype), precision=jax.lax.Precision.HIGHEST
     )
 
 
-def _shares(attribution: Attribution, parts: Array, kernel_DH: Array) -> Array:
+def _shares(attribution: Attribution, parts: Array, kernel_DH: Array | None) -> Array:
     """``<part, total> / |total|^2``, (...) of parts (..., H) of the change of the output."""
     total_H = _mapped(_total(attribution), kernel_DH)
     products = jnp.matmul(parts, total_H, precision=jax.lax.Precision.HIGHEST)

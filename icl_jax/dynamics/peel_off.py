@@ -16,6 +16,7 @@ from icl_jax.dims import Array
 from icl_jax.patches.carry import varying_like
 from icl_jax.patches.low_rank import LowRank, frobenius_norm
 from icl_jax.patches.token import dual_vector
+from icl_jax.shown import short
 
 
 @jax.tree_util.register_dataclass
@@ -32,6 +33,8 @@ class PeelOffTrajectory:
 
     update: LowRank
     step_norms_N: Array
+
+    __repr__ = short
 
 
 def peel_off_trajectory(inputs_MD: Array, kernel_DH: Array) -> PeelOffTrajectory:

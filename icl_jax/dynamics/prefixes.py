@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array, Params
+from icl_jax.shown import short
 from icl_jax.stack.block import ContextualBlock, Midpoint, apply_block
 from icl_jax.stack.fold import fold
 from icl_jax.stack.layers import Layers, PerLayer
@@ -52,6 +53,8 @@ class PrefixPass:
     full: PerLayer[Midpoint]
     kept: PerLayer[Midpoint]
     output_MD: Array
+
+    __repr__ = short
 
 
 def prefix_pass(layers: Layers, context_ND: Array, query_D: Array) -> PrefixPass:

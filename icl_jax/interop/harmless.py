@@ -28,6 +28,7 @@ _BY_REASON: dict[str, tuple[str, ...]] = {
     "says which family it is": ("architectures", "model_type"),
     "says who wrote the file, and with what": (
         "_commit_hash",
+        "_model_name_or_path",
         "_name_or_path",
         "transformers.js_config",
         "transformers_version",

@@ -39,6 +39,7 @@ from icl_jax.interop.registry import (
 from icl_jax.interop.safetensors import INDEX, SINGLE, Entry, MappedTensors, write_tensors
 from icl_jax.interop.stacking import stacked_table
 from icl_jax.interop.text_part import INSIDE, OTHER_PARTS, text_part
+from icl_jax.shown import count
 
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
 
@@ -68,6 +69,10 @@ class Checkpoint:
     family: str
     generation: GenerationConfig = GenerationConfig()
     max_positions: int | None = None
+
+    def __repr__(self) -> str:
+        numbers = count(sum(leaf.size for leaf in jax.tree.leaves(self.params)))
+        return f"Checkpoint({self.family}, {numbers} parameters, from {self.folder})"
 
 
 def load(

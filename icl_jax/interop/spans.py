@@ -15,6 +15,7 @@ what the chat template writes around one goes with it, and the header of the ans
 
 import dataclasses
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,11 @@ class Prompt:
     kept: np.ndarray
     name: str
     text: str | None = None
+
+    def __repr__(self) -> str:
+        name = f"{self.name!r}, " if self.name else ""
+        text = "" if self.text is None else f": {textwrap.shorten(self.text, 60)!r}"
+        return f"Prompt({name}{len(self.tokens)} tokens, {len(self.kept)} kept{text})"
 
 
 def read_prompts(

@@ -69,6 +69,13 @@ class Tokenizer:
     special_tokens: dict[str, str]
     chat_template: str | None
 
+    def __repr__(self) -> str:
+        chat = "a" if self.chat_template is not None else "no"
+        return (
+            f"Tokenizer({self.backend.get_vocab_size()} tokens, bos_id={self.bos_id}, "
+            f"eos_ids={self.eos_ids}, {chat} chat template)"
+        )
+
     @property
     def adds_bos(self) -> bool:
         """Whether a text is made to begin with BOS."""

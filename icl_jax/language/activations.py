@@ -10,6 +10,7 @@ from icl_jax import checks
 from icl_jax.blocks.functional import functional
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.dims import Array, Params
+from icl_jax.shown import short
 from icl_jax.stack.block import apply_block
 from icl_jax.stack.fold import fold
 
@@ -34,6 +35,8 @@ class Attended:
     inputs_LTD: Array
     mlp_inputs_LD: Array
     logits_V: Array
+
+    __repr__ = short
 
 
 def attend(

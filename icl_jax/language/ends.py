@@ -49,6 +49,18 @@ def check_finite(where: str, finite: Array) -> None:
         )
 
 
+def states(model: LanguageModel, params: Params, hidden_TD: Array) -> Array:
+    """``LanguageModel.states``, (T, D)."""
+    states_TD: Any = model.apply({"params": params}, hidden_TD, method="states")
+    return states_TD
+
+
+def head(model: LanguageModel, params: Params, states_KD: Array) -> Array:
+    """``LanguageModel.logits``, (K, V)."""
+    logits_KV: Any = model.apply({"params": params}, states_KD, method="logits")
+    return logits_KV
+
+
 def token_ids(
     where: str, model: LanguageModel, tokens_T: Any, *, extra: int = 0
 ) -> np.ndarray | Array:

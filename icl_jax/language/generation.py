@@ -16,14 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from icl_jax import checks
+from icl_jax.blocks.functional import functional
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.dims import Array, Params
-from icl_jax.language.batch import bucket, cut_rows, is_batch, pad_prompts
+from icl_jax.language.batch import Prompts, bucket, cut_rows, is_batch, pad_prompts
 from icl_jax.language.ends import check_finite
 from icl_jax.language.sampling import GREEDY, Sampling
-from icl_jax.language.writing import Text, begin, begin_patched, go_on, go_on_patched
+from icl_jax.language.writing import ENDS, Text, begin, begin_patched, go_on, go_on_patched
 from icl_jax.patches.bank import Bank, check_patchable
 from icl_jax.patches.output import OutputPolicy
+from icl_jax.shown import short
+from icl_jax.stack.sites import Edits, Watch, watch
 
 #: Tokens between two looks of the host, where it was asked to report progress.
 CHUNK = 16
@@ -49,6 +52,8 @@ class PatchedGeneration:
     same_top1_N: np.ndarray
     bank: Bank
 
+    __repr__ = short
+
 
 def generate(
     model: LanguageModel,
@@ -60,6 +65,7 @@ def generate(
     sampling: Sampling = GREEDY,
     key: Array | None = None,
     stop: Collection[int] = (),
+    edit: Edits | None = None,
     progress: Callable[[], None] | None = None,
 ) -> Any:
     """Ordinary decoding with a memory of what is before: new token ids (N,), N <= ``num_tokens``.
@@ -74,6 +80,8 @@ def generate(
       key: of the draws; needed unless greedy. Step i uses ``fold_in(key, i)``, and in a batch
         prompt b the key ``fold_in(key, b)``.
       stop: token ids after which to stop (they are kept).
+      edit: name of an activation -> a function of its rows, or an array (D) in their place, of the
+        prompt and of every new token; see ``observed_generate``, which also reads them.
       progress: called for every token, a chunk of them at a time.
 
     Returns:
@@ -83,7 +91,38 @@ def generate(
       ValueError: a model that cannot generate, bad tokens, more tokens than positions, no key;
         logits that are not finite.
     """
-    where = "generate"
+    watching = watch("generate", functional(model, params), (), edit, ENDS)
+    written, _, _ = write(
+        "generate",
+        model,
+        params,
+        tokens,
+        num_tokens,
+        positions_T=positions_T,
+        sampling=sampling,
+        key=key,
+        stop=stop,
+        progress=progress,
+        watching=watching,
+    )
+    return written if is_batch(tokens) else written[0]
+
+
+def write(
+    where: str,
+    model: LanguageModel,
+    params: Params,
+    tokens: Any,
+    num_tokens: int,
+    *,
+    sampling: Sampling,
+    key: Array | None,
+    stop: Collection[int],
+    progress: Callable[[], None] | None,
+    watching: Watch,
+    positions_T: Array | np.ndarray | None = None,
+) -> tuple[list[np.ndarray], Text, Prompts]:
+    """``generate``, watched: the new tokens of every prompt, the texts, and the prompts."""
     key = _check(where, model, num_tokens, sampling, key)
     batched = is_batch(tokens)
     everything = [np.arange(len(one)) for one in tokens] if batched else np.arange(len(tokens))
@@ -98,22 +137,22 @@ def generate(
         # Nobody reads the padding.
         positions_BT = np.pad(ids, (0, prompts.tokens_BT.shape[1] - len(ids)), mode="edge")[None]
     run = _Loop(where, num_tokens, stop, progress)
-    keys_B = _keys(key, prompts, batched)
     text = begin(
         model,
         params,
         prompts,
         positions_BT,
-        keys_B,
+        _keys(key, prompts, batched),
         run.stop_S,
+        watching,
         room=bucket(num_tokens),
         sampling=sampling,
     )
     for limit in run.limits(text):
-        text = go_on(model, params, text, limit, run.stop_S, sampling=sampling)
+        text = go_on(model, params, text, limit, run.stop_S, watching, sampling=sampling)
         run.report(text)
     written = [np.asarray(row[:count]) for row, count in zip(*run.last(text), strict=True)]
-    return written if batched else written[0]
+    return written, text, prompts
 
 
 def patched_generate(

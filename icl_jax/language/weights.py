@@ -24,6 +24,7 @@ from icl_jax.patches.bank import Bank, check_patchable
 from icl_jax.patches.block import TokenPatch, block_patches
 from icl_jax.patches.output import OutputPolicy
 from icl_jax.patches.token import Conditioning
+from icl_jax.shown import short
 from icl_jax.stack.block import apply_block, settled, take
 from icl_jax.stack.fold import fold
 from icl_jax.stack.layers import PerLayer
@@ -41,6 +42,8 @@ class PromptWeights:
 
     params: Params
     bank: Bank
+
+    __repr__ = short
 
     @property
     def patches(self) -> tuple[TokenPatch, ...]:

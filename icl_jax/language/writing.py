@@ -17,15 +17,18 @@ from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.views import Slots, free_slots, occupy
 from icl_jax.dims import Array, Params
 from icl_jax.language.batch import Prompts
-from icl_jax.language.ends import embed, finite, readout
+from icl_jax.language.ends import embed, finite, head, readout, states
 from icl_jax.language.sampling import Sampling, draw_token
 from icl_jax.measures.distributions import kl_divergence, same_top1
 from icl_jax.measures.function_space import relative_error
 from icl_jax.patches.bank import Bank, closed_step, compact_bank, joint_step
 from icl_jax.patches.output import OutputPolicy
-from icl_jax.stack.block import apply_block
 from icl_jax.stack.fold import fold
-from icl_jax.stack.layers import PerLayer
+from icl_jax.stack.layers import PerLayer, side_by_side
+from icl_jax.stack.sites import Seen, Visit, Watch, feed, watched_fold
+
+#: Names of what is watched around the layers; see ``observed.py``.
+ENDS = ("embedding", "final")
 
 
 @jax.tree_util.register_dataclass
@@ -62,6 +65,7 @@ class Text:
       finite_B: (B,), whether all logits so far were numbers; a text with others ends.
       seen_BV: (B, V), the tokens of each prompt and of what follows, for a repetition penalty; None
         without one.
+      seen: what is captured, by the number of its name: (B, ..., S, X), a row per slot.
     """
 
     runs: tuple[Run, ...]
@@ -73,6 +77,7 @@ class Text:
     keys_B: Array
     finite_B: Array
     seen_BV: Array | None
+    seen: Seen
 
 
 @jax.tree_util.register_dataclass
@@ -101,6 +106,7 @@ def begin(
     positions_BT: Array | None,
     keys_B: Array,
     stop_S: Array,
+    watching: Watch,
     *,
     room: int,
     sampling: Sampling,
@@ -113,27 +119,32 @@ def begin(
       positions_BT: (B, T), position ids; 0..T-1 when left out.
       keys_B: (B,), of the draws.
       stop_S: (S,), stop tokens.
+      watching: what to edit and to capture.
       room: how many new tokens there may be.
       sampling: how tokens are drawn.
     """
-    layers = functional(model, params)
 
     def one(
         tokens_T: Array, length: Array, positions_T: Array | None
-    ) -> tuple[Array, Array, PerLayer[Any], Slots]:
+    ) -> tuple[Array, Array, PerLayer[Any], Slots, Seen]:
         slots, memories = _fresh(model, params, tokens_T, length, positions_T, room)
         last = length - 1
-        hidden_TD, memories = _read(
-            layers, embed(model, params, tokens_T, positions_T), memories, slots
+        logits_V, memories, seen = _read(
+            model, params, tokens_T, positions_T, last, memories, slots, watching
         )
         position = last if positions_T is None else positions_T[last]
-        return readout(model, params, hidden_TD[last][None])[0], position, memories, slots
+        return logits_V, position, memories, slots, seen
 
-    logits_BV, position_B, memories, slots = jax.vmap(
-        one, in_axes=(0, 0, None if positions_BT is None else 0), out_axes=(0, 0, 1, 0)
+    logits_BV, position_B, memories, slots, seen = jax.vmap(
+        one, in_axes=(0, 0, None if positions_BT is None else 0), out_axes=(0, 0, 1, 0, 0)
     )(prompts.tokens_BT, prompts.length_B, positions_BT)
     run = _run(memories, slots, prompts.tokens_BT.shape[1])
     text = _blank(run, position_B, keys_B, room, _seen(model, prompts, sampling))
+    rows = {
+        number: jnp.pad(values, [(0, 0)] * (values.ndim - 2) + [(0, room), (0, 0)])
+        for number, values in seen.items()
+    }
+    text = replace(text, seen=rows)
     return _drawn(text, logits_BV, stop_S, sampling)
 
 
@@ -144,24 +155,29 @@ def go_on(
     text: Text,
     limit: Array | int,
     stop_S: Array,
+    watching: Watch,
     *,
     sampling: Sampling,
 ) -> Text:
     """Writes until there are ``limit`` tokens, or a stop token in every text."""
-    layers = functional(model, params)
 
     def step(text: Text) -> Text:
-        text, runs = _grown(text)
+        text, places = _grown(text)
 
-        def one(token: Array, position: Array, slots: Slots, memories: Any) -> tuple[Array, Any]:
-            hidden_1D = embed(model, params, token[None], position[None])
-            hidden_1D, memories = _read(layers, hidden_1D, memories, slots)
-            return readout(model, params, hidden_1D)[0], memories
+        def one(token: Array, position: Array, slots: Slots, memories: Any) -> tuple[Any, ...]:
+            new = (token[None], position[None])
+            return _read(model, params, *new, 0, memories, slots, watching)
 
-        logits_BV, memories = jax.vmap(one, in_axes=(0, 0, _SLOTS, 1), out_axes=(0, 1))(
-            _last_tokens(text), text.position_B, runs[0], text.runs[0].memories
+        logits_BV, memories, seen = jax.vmap(one, in_axes=(0, 0, _SLOTS, 1), out_axes=(0, 1, 0))(
+            _last_tokens(text), text.position_B, places[0], text.runs[0].memories
         )
-        text = replace(text, runs=(replace(text.runs[0], memories=memories),))
+        longer = {
+            number: jax.lax.dynamic_update_slice_in_dim(
+                text.seen[number], row, places[0].start, axis=row.ndim - 2
+            )
+            for number, row in seen.items()
+        }
+        text = replace(text, runs=(replace(text.runs[0], memories=memories),), seen=longer)
         return _drawn(text, logits_BV, stop_S, sampling)
 
     return _while(text, limit, step)
@@ -194,7 +210,8 @@ def begin_patched(
 
         full_TD = embed(model, params, tokens_T)
         state = (full_TD, embed(model, params, tokens_T[kept_K], kept_K))
-        (full_TD, kept_KD), found = fold(layers, step, state, _paired(full_memories, kept_memories))
+        both = side_by_side(full_memories, kept_memories)
+        (full_TD, kept_KD), found = fold(layers, step, state, both)
         rows_2D = jnp.stack([full_TD[length - 1], kept_KD[num_kept - 1]])
         patches = found.map(lambda one: one[1][0])
         bank = compact_bank(Bank(patches, kept_K, kept_K, found.map(lambda one: one[1][1])))
@@ -264,7 +281,7 @@ def go_on_patched(
                 state, found = joint_step(block, layer, full, kept, output)
                 return state, (memories, found)
 
-            state, found = fold(layers, layer_step, (hidden_1D, hidden_1D), _paired(*memories))
+            state, found = fold(layers, layer_step, (hidden_1D, hidden_1D), side_by_side(*memories))
             logits_2V = readout(model, params, jnp.concatenate(state))
             patches = found.map(lambda one: one[1][0])
             row = Bank(patches, position[None], position[None], found.map(lambda one: one[1][1]))
@@ -316,21 +333,41 @@ def _fresh(
 
 
 def _read(
-    layers: Any, hidden_MD: Array, memories: PerLayer[Any], slots: Slots
-) -> tuple[Array, PerLayer[Any]]:
-    """The residual stream (M, D) of new tokens after the last block, and the longer memories."""
+    model: LanguageModel,
+    params: Params,
+    tokens_M: Array,
+    positions_M: Array | None,
+    last: Array | int,
+    memories: PerLayer[Any],
+    slots: Slots,
+    watching: Watch,
+) -> tuple[Array, PerLayer[Any], Seen]:
+    """Logits (V,) behind the row ``last`` of new tokens, longer memories, and what was captured."""
 
-    def step(block: FlaxBlock, params: Params, state_MD: Array, memory: Any) -> tuple[Array, Any]:
-        (midpoint,), (memory,) = block.extend(params, (state_MD,), (memory,), (slots,))
-        return apply_block(block, params, midpoint), memory
+    def step(
+        visit: Visit, block: FlaxBlock, params: Params, state_MD: Array, memory: Any, seen: Seen
+    ) -> tuple[Array, Any, Seen]:
+        state_MD, seen = visit.at("residual", state_MD, seen)
+        run = (params, (state_MD,), (memory,), (slots,))
+        if visit.sees("mixed"):
+            (mixed_MD,), (memory,) = block.extend_mixed(*run)
+            mixed_MD, seen = visit.at("mixed", mixed_MD, seen)
+            midpoint = block.join(params, state_MD, mixed_MD)
+        else:
+            (midpoint,), (memory,) = block.extend(*run)
+        state_MD, seen = feed(visit, block, params, midpoint, seen)
+        return state_MD, memory, seen
 
-    return fold(layers, step, hidden_MD, memories)
-
-
-def _paired(first: PerLayer[Any], second: PerLayer[Any]) -> PerLayer[Any]:
-    """Two trees per layer as one."""
-    segments = zip(first.segments, second.segments, strict=True)
-    return PerLayer(tuple(tuple(zip(*pair, strict=True)) for pair in segments), first.repeats)
+    around = watching.outside()
+    hidden_MD, first = around.at("embedding", embed(model, params, tokens_M, positions_M), {})
+    layers = functional(model, params)
+    hidden_MD, memories, seen = watched_fold(layers, step, hidden_MD, watching, memories)
+    if around.sees("final"):
+        states_MD, first = around.at("final", states(model, params, hidden_MD), first)
+        logits_1V = head(model, params, states_MD[last][None])
+    else:  # Of one row only.
+        logits_1V = readout(model, params, hidden_MD[last][None])
+    return logits_1V[0], memories, {**seen, **first}
 
 
 def _run(memories: PerLayer[Any], slots: Slots, size: int) -> Run:
@@ -361,6 +398,7 @@ def _blank(run: Run, position_B: Array, keys_B: Array, room: int, seen_BV: Array
         keys_B,
         jnp.ones(count, bool),
         seen_BV,
+        {},
     )
 
 

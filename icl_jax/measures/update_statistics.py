@@ -13,6 +13,7 @@ from icl_jax.dims import Array
 from icl_jax.measures.subspaces import effective_rank_of_updates
 from icl_jax.measures.weight_space import alignment
 from icl_jax.patches.low_rank import LowRank, frobenius_norm, subtract, vector_norm
+from icl_jax.shown import short
 
 
 @jax.tree_util.register_dataclass
@@ -32,6 +33,8 @@ class UpdateStatistics:
     step_norms: Array
     cosines_XX: Array
     effective_rank: Array
+
+    __repr__ = short
 
 
 def update_norms(updates: LowRank) -> Array:

@@ -36,6 +36,7 @@ from icl_jax.patches.token import (
     conditioning,
     input_factor,
 )
+from icl_jax.shown import short
 from icl_jax.stack.block import ContextualBlock, Midpoint, apply_block
 
 
@@ -51,6 +52,8 @@ class TokenPatch:
 
     input: InputFactor | None
     output: BiasPatch | DownPatch | ScalePatch | BalancedPatch | None
+
+    __repr__ = short
 
 
 @runtime_checkable

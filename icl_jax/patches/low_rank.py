@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from icl_jax import checks
 from icl_jax.dims import Array, accumulator
 from icl_jax.patches.carry import varying_like
+from icl_jax.shown import short
 
 Tree = TypeVar("Tree")
 
@@ -30,6 +31,8 @@ class LowRank:
 
     left_RD: Array
     right_RH: Array
+
+    __repr__ = short
 
 
 def as_stored(tree: Tree) -> Tree:

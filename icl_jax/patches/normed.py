@@ -22,6 +22,7 @@ from icl_jax import checks
 from icl_jax.dims import Array
 from icl_jax.patches.low_rank import accumulator, as_stored, vector_norm
 from icl_jax.patches.output import DownPatch, down_patch, down_strength
+from icl_jax.shown import short
 
 #: The largest entry that a balanced patch asks of a normed vector, whose mean square is 1: gains so
 #: near zero that they would need more (zero included) are moved.
@@ -41,6 +42,8 @@ class OutputNorm:
     gain_D: Array
     epsilon: float = field(metadata={"static": True})
 
+    __repr__ = short
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class ScalePatch:
     """
 
     gain_delta_D: Array
+
+    __repr__ = short
 
 
 @jax.tree_util.register_dataclass
@@ -69,6 +74,8 @@ class BalancedPatch:
     down: DownPatch
     gain_ratio: Array
     gain_delta_D: Array
+
+    __repr__ = short
 
 
 def scale_patch(output_D: Array, change_D: Array, norm: OutputNorm) -> ScalePatch:

@@ -15,6 +15,7 @@ from icl_jax import checks
 from icl_jax.dims import Array
 from icl_jax.patches.low_rank import LowRank, inner_product, outer, vector_norm
 from icl_jax.patches.token import dual_vector
+from icl_jax.shown import short
 
 #: Which weights carry the residual change. ``auto``: the bias where the block ends in one, the
 #: balanced patch with its remainder where a root-mean-square norm stands on the MLP's output, else
@@ -34,6 +35,8 @@ class BiasPatch:
 
     delta_D: Array
 
+    __repr__ = short
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class DownPatch:
     v_H: Array | None
     delta_D: Array
     hidden_norm: Array
+
+    __repr__ = short
 
 
 def bias_patch(change_D: Array) -> BiasPatch:

@@ -14,6 +14,7 @@ from icl_jax.patches.low_rank import (
     largest_entry,
     row_triangle_and_basis,
 )
+from icl_jax.shown import short
 
 
 class Spectrum(NamedTuple):
@@ -28,6 +29,9 @@ class Spectrum(NamedTuple):
     left_RD: Array
     values_R: Array
     right_RH: Array
+
+    def __repr__(self) -> str:
+        return short(self)
 
 
 def singular_vectors(update: LowRank) -> Spectrum:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from icl_jax import checks
 from icl_jax.dims import Array
 from icl_jax.patches.low_rank import LowRank, accumulator, vector_norm
+from icl_jax.shown import short
 
 
 @jax.tree_util.register_dataclass
@@ -41,6 +42,8 @@ class QuerySums:
     scaled_DH: Array
     change_H: Array
     count: Array
+
+    __repr__ = short
 
 
 def query_sums(inputs_KD: Array, changes_KH: Array, *, present_K: Array | None = None) -> QuerySums:

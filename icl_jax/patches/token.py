@@ -21,6 +21,7 @@ from icl_jax.patches.low_rank import (
     outer,
     vector_norm,
 )
+from icl_jax.shown import short
 
 
 @jax.tree_util.register_dataclass
@@ -37,6 +38,8 @@ class InputFactor:
 
     v_D: Array
     delta_D: Array
+
+    __repr__ = short
 
 
 def dual_vector(input_D: Array) -> Array:
@@ -187,6 +190,8 @@ class Conditioning:
     min_normalised: Array | None = None
     residual: Array | None = None
     amplification: Array | None = None
+
+    __repr__ = short
 
 
 def conditioning(full_D: Array, kept_D: Array) -> Conditioning:

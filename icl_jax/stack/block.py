@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 import jax
 
 from icl_jax.dims import Array, Params
+from icl_jax.shown import short
 
 Tree = TypeVar("Tree")
 
@@ -28,6 +29,8 @@ class Midpoint:
 
     residual_TD: Array | None
     mlp_input_TD: Array
+
+    __repr__ = short
 
 
 class ContextualBlock(Protocol):

@@ -39,15 +39,8 @@ def fold(
     Raises:
       ValueError: ``given`` belongs to another stack.
     """
-    if given is not None and (
-        given.repeats != layers.params.repeats
-        or [len(period) for period in given.segments] != [len(one) for one in layers.designs]
-    ):
-        raise ValueError(
-            f"fold: given holds one tree for each of {len(given)} layers, cut as repeats "
-            f"{given.repeats}; the stack has {len(layers)} layers, cut as {layers.params.repeats}. "
-            "Use what was made with this stack."
-        )
+    if given is not None:
+        check_given(layers, given)
     found = []
     for segment, (designs, repeats) in enumerate(
         zip(layers.designs, layers.params.repeats, strict=True)
@@ -66,6 +59,18 @@ def fold(
             out = jax.tree.map(lambda leaf: leaf[None], out)
         found.append(out)
     return state, PerLayer(tuple(found), layers.params.repeats)
+
+
+def check_given(layers: Layers, given: PerLayer[Any]) -> None:
+    """Raises ValueError for one tree per layer of another stack."""
+    if given.repeats != layers.params.repeats or [len(period) for period in given.segments] != [
+        len(one) for one in layers.designs
+    ]:
+        raise ValueError(
+            f"fold: given holds one tree for each of {len(given)} layers, cut as repeats "
+            f"{given.repeats}; the stack has {len(layers)} layers, cut as {layers.params.repeats}. "
+            "Use what was made with this stack."
+        )
 
 
 def _period(

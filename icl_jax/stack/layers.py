@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax.dims import Params
+from icl_jax.shown import count
 from icl_jax.stack.block import ContextualBlock
 
 Tree = TypeVar("Tree")
@@ -41,6 +42,12 @@ class PerLayer(Generic[Tree]):
 
     segments: tuple[tuple[Tree, ...], ...]
     repeats: tuple[int, ...] = field(metadata={"static": True})
+
+    def __repr__(self) -> str:
+        layers = zip(self.segments, self.repeats, strict=True)
+        cut = " + ".join(f"{repeats} x {len(period)}" for period, repeats in layers)
+        kinds = {type(one).__name__: None for period in self.segments for one in period}
+        return f"PerLayer({len(self)} layers as {cut}: {', '.join(kinds)})"
 
     def __len__(self) -> int:
         return sum(
@@ -151,6 +158,12 @@ class Layers:
     designs: tuple[tuple[ContextualBlock, ...], ...] = field(metadata={"static": True})
     params: PerLayer[Params]
 
+    def __repr__(self) -> str:
+        cut = zip(self.designs, self.params.repeats, strict=True)
+        segments = " + ".join(f"{repeats} x {len(period)}" for period, repeats in cut)
+        numbers = sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(self.params))
+        return f"Layers({len(self)} as {segments}, {count(numbers)} parameters)"
+
     def __len__(self) -> int:
         return len(self.params)
 
@@ -214,6 +227,12 @@ def stack_layers(blocks: Sequence[Any], params: Sequence[Params]) -> Layers:
         repeats.append(times)
         start += length * times
     return Layers(tuple(designs), PerLayer(tuple(segments), tuple(repeats)))
+
+
+def side_by_side(first: PerLayer[Any], *others: PerLayer[Any]) -> PerLayer[tuple[Any, ...]]:
+    """Several trees per layer as one tuple of them; all of one stack."""
+    segments = zip(*(one.segments for one in (first, *others)), strict=True)
+    return PerLayer(tuple(tuple(zip(*period, strict=True)) for period in segments), first.repeats)
 
 
 def periods(kinds: Sequence[Any]) -> list[tuple[int, int]]:

@@ -1,15 +1,16 @@
 """The plain pass through a stack, and the same with a patch per row."""
 
 import functools
+from collections.abc import Collection
 from typing import Any
 
 import jax
 
 from icl_jax import checks
 from icl_jax.dims import Array
-from icl_jax.stack.block import apply_block, settled
-from icl_jax.stack.fold import fold
+from icl_jax.stack.block import settled
 from icl_jax.stack.layers import Layers, PerLayer
+from icl_jax.stack.sites import Edits, Seen, Visit, Watch, feed, named, watch, watched_fold
 
 
 def forward(
@@ -40,28 +41,75 @@ def forward(
         raise ValueError(
             f"forward: patches must hold one patch per layer ({len(layers)}), got {len(patches)}."
         )
-    return _forward(layers, hidden_TD, patches, positions_T, present_T, remat=remat)
+    nothing = watch("forward", layers)
+    return run_watched(layers, hidden_TD, patches, nothing, positions_T, present_T, remat=remat)[0]
+
+
+def observed_forward(
+    layers: Layers,
+    hidden_TD: Array,
+    *,
+    capture: Collection[str] = (),
+    edit: Edits | None = None,
+    patches: PerLayer[Any] | None = None,
+    positions_T: Array | None = None,
+    present_T: Array | None = None,
+    remat: bool = False,
+) -> tuple[Array, dict[str, Array]]:
+    """``forward``, with activations read, edited or replaced on the way.
+
+    Args:
+      layers, hidden_TD, patches, positions_T, present_T, remat: as in ``forward``.
+      capture: names such as ``layers.5.mlp_input``; all of them in ``stack.sites``.
+      edit: name -> ``function(values_TD) -> values_TD``, or an array in the place of the values. A
+        new function is a new program; ``jax.tree_util.Partial(function, *arrays)`` of a function
+        that stays is not, whatever the arrays.
+
+    Returns:
+      The output (T, D), and name -> what was there, after an edit: (T, D) or (T, H), of
+      ``layers.*`` (L, T, ...).
+
+    Raises:
+      ValueError: as ``forward``; no such name; an edit that gives another shape or dtype.
+      TypeError: as ``forward``; an edit that is neither function nor array.
+    """
+    check_run("observed_forward", layers, hidden_TD, positions_T, present_T)
+    watching = watch("observed_forward", layers, capture, edit)
+    places = (positions_T, present_T)
+    output_TD, seen = run_watched(layers, hidden_TD, patches, watching, *places, remat=remat)
+    return output_TD, named(capture, watching, seen)
 
 
 @functools.partial(jax.jit, static_argnames="remat")
-def _forward(
+def run_watched(
     layers: Layers,
     hidden_TD: Array,
     patches: PerLayer[Any] | None,
-    positions_T: Array | None,
-    present_T: Array | None,
+    watching: Watch,
+    positions_T: Array | None = None,
+    present_T: Array | None = None,
     *,
-    remat: bool,
-) -> Array:
-    def step(block: Any, params: Any, state_TD: Array, patch: Any) -> tuple[Array, None]:
-        midpoint = block.contextual(params, state_TD, positions_T=positions_T, present_T=present_T)
-        if patch is None:
-            return apply_block(block, params, midpoint), None
-        # The steps of ``patches.bank``, kept apart in the same places.
-        midpoint, patch = settled((midpoint, patch))
-        return settled(apply_block(block, params, midpoint, patch)), None
+    remat: bool = False,
+) -> tuple[Array, Seen]:
+    """The output, and what was captured, by number; for callers that have checked."""
 
-    return fold(layers, step, hidden_TD, patches, remat=remat)[0]
+    def step(
+        visit: Visit, block: Any, params: Any, state_TD: Array, patch: Any, seen: Seen
+    ) -> tuple[Array, None, Seen]:
+        places = {"positions_T": positions_T, "present_T": present_T}
+        state_TD, seen = visit.at("residual", state_TD, seen)
+        if visit.sees("mixed"):
+            mixed_TD, seen = visit.at("mixed", block.mixed(params, state_TD, **places), seen)
+            midpoint = block.join(params, state_TD, mixed_TD)
+        else:
+            midpoint = block.contextual(params, state_TD, **places)
+        if patch is not None:  # The steps of ``patches.bank``, kept apart in the same places.
+            midpoint, patch = settled((midpoint, patch))
+        state_TD, seen = feed(visit, block, params, midpoint, seen, patch)
+        return state_TD if patch is None else settled(state_TD), None, seen
+
+    state_TD, _, seen = watched_fold(layers, step, hidden_TD, watching, patches, remat=remat)
+    return state_TD, seen
 
 
 def check_run(

@@ -17,14 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from icl_jax.dims import Params
-from icl_jax.interop.huggingface import Checkpoint, load, save
-from icl_jax.interop.peft import adapter_policy, save_adapter
+from icl_jax.interop.huggingface import Checkpoint, load
 from icl_jax.interop.spans import Prompt
 from icl_jax.language.generation import generate, token_agreement
 from icl_jax.language.prompt import alone_logits, full_logits
-from icl_jax.language.weights import prompt_weights
 from icl_jax.measures.function_space import relative_error
 from icl_jax.patches.output import OutputPolicy
+from icl_jax.pretrained.export import export_prompt
 from icl_jax.records import Run
 
 #: Tokens that are written after the kept ones to see how far a file reaches.
@@ -53,20 +52,15 @@ def export(
         found: dict[str, Any] = run.load_json(_file(form))
         return found
     model, params = checkpoint.model, checkpoint.params
-    if form == "peft":
-        output = adapter_policy(checkpoint)
-    weights = prompt_weights(model, params, prompt.tokens, prompt.kept, output=output)
     folder = run.path("adapter" if form == "peft" else "checkpoint")
     shutil.rmtree(folder, ignore_errors=True)  # Half of an export that was killed.
+    weights = export_prompt(form, checkpoint, prompt, folder, output)
     expected_KV = full_logits(model, params, prompt.tokens, prompt.kept)
     expected_V = expected_KV[-1]
     kept_tokens = prompt.tokens[prompt.kept]
     positions = np.arange(len(kept_tokens))
     patched_params = weights.params
-    if form == "peft":
-        save_adapter(folder, checkpoint, weights.patches)
-    else:
-        save(folder, model, weights.params, checkpoint.config, tokenizer=checkpoint.folder)
+    if form == "checkpoint":
         patched_params = load(folder, dtype=params["embedding"].dtype).params
     actual_KV = alone_logits(model, patched_params, kept_tokens, positions)
     unpatched_KV = alone_logits(model, params, kept_tokens, positions)
