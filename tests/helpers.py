@@ -37,6 +37,7 @@ LAYERS: dict[str, ContextualLayer] = {
     "attention_grouped": SoftmaxAttention(
         num_heads=4, num_kv_heads=2, rotary=Rotary(50.0), window=3, soft_cap=20.0, qk_norm="head"
     ),
+    "attention_sloped": SoftmaxAttention(num_heads=2, slopes=(0.5, 0.1), sinks=True),
     "linear_attention": LinearAttention(num_heads=2),
     "linear_bidirectional": LinearAttention(num_heads=2, causal=False, use_bias=True),
     "state_space": StateSpace(state_width=16),

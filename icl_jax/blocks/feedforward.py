@@ -16,12 +16,22 @@ from icl_jax.blocks.affine import Affine
 from icl_jax.dims import Array
 from icl_jax.patches.token import InputFactor, apply_factor
 
-ActivationName = Literal["relu", "gelu", "gelu_tanh", "silu", "tanh", "identity"]
+ActivationName = Literal["relu", "gelu", "gelu_tanh", "gelu_tanh_8", "silu", "tanh", "identity"]
+
+
+def _gelu_tanh_8(inputs: Array) -> Array:
+    """``gelu_tanh`` with eight digits of sqrt(2 / pi), as BLOOM writes it: 1e-9 off."""
+    half, rate, cubic, one = (
+        jnp.asarray(number, inputs.dtype) for number in (0.5, 0.79788456, 0.044715, 1.0)
+    )
+    return half * inputs * (one + jnp.tanh(rate * inputs * (one + cubic * inputs * inputs)))
+
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_tanh_8": _gelu_tanh_8,
     "silu": jax.nn.silu,
     "tanh": jnp.tanh,
     "identity": lambda x: x,

@@ -114,6 +114,9 @@ class TestAttention:
         assert_close(got_TD, call(HIDDEN_TD), 50)
         if isinstance(LAYERS[name], SoftmaxAttention):
             sums_AT = jnp.sum(weights_ATT, axis=-1)
+            if LAYERS[name].has_sink:
+                assert np.all(sums_AT < 0.99)
+                sums_AT = sums_AT + call(HIDDEN_TD, method="sink_weights")
             assert_close(sums_AT, jnp.ones_like(sums_AT), 6)
 
     def test_huge_scores_stay_finite(self):

@@ -44,6 +44,8 @@ ATTENTIONS: dict[str, Attention] = {
     "rotary": SoftmaxAttention(num_heads=2, rotary=Rotary(50.0, scaling=Scaling("yarn", 4.0))),
     "soft_capped": SoftmaxAttention(num_heads=2, scale=2.0, soft_cap=0.5),
     "normed_heads": SoftmaxAttention(num_heads=4, num_kv_heads=1, qk_norm="head"),
+    "sloped": SoftmaxAttention(num_heads=2, slopes=(0.5, 0.1)),
+    "sinks": SoftmaxAttention(num_heads=2, sinks=True, window=3),
     "everything": LAYERS["attention_grouped"],
     "linear": LinearAttention(num_heads=2, qk_norm="all", window=4, out_bias=True),
 }

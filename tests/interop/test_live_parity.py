@@ -113,7 +113,7 @@ def test_transformers_reads_what_we_write(family, tmp_path):
     assert relative_error(theirs(tmp_path / "tiny", TOKENS), want) < 1e-5
 
 
-@pytest.mark.parametrize("family", ("llama", "gemma3", "gpt2", "gpt_neo"))
+@pytest.mark.parametrize("family", ("llama", "gemma3", "gpt2", "gpt_neo", "bloom"))
 def test_greedy_generation_is_the_same(family, tmp_path):
     checkpoint = make_tiny(family, tmp_path / "tiny", jax.random.key(3))
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "tiny")

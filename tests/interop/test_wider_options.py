@@ -17,6 +17,7 @@ from tests.interop.test_family_options import golden_config
 from tests.interop.test_parity import batch_logits, golden, loaded
 
 FAMILIES = (
+    "bloom",
     "cohere",
     "cohere2",
     "gemma",
@@ -38,6 +39,7 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 
 #: Family, option, and a value that must change what the same weights compute.
 CHANGES = (
+    ("bloom", "layer_norm_epsilon", 0.1),
     ("cohere", "logit_scale", 0.5),
     ("cohere", "layer_norm_eps", 0.1),
     ("cohere", "rope_parameters.rope_theta", 500.0),
@@ -79,6 +81,8 @@ KINDS = [FULL, SLIDING, FULL, SLIDING]
 #: Family, and what is set in its tiny configuration (... leaves an option out): layouts and options
 #: that the tiny one does not have. The live comparison runs them beside transformers.
 VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("bloom", {"n_head": 8, "tie_word_embeddings": False}),
+    ("bloom", {"hidden_size": ..., "n_embed": 33, "n_head": 11, "layer_norm_epsilon": ...}),
     ("cohere", {"use_qk_norm": False, "attention_bias": True, "tie_word_embeddings": False}),
     ("cohere", {"logit_scale": ..., "num_key_value_heads": ..., "rope_theta": ...}),
     ("cohere2", {"layer_types": KINDS, "attention_bias": True, "tie_word_embeddings": False}),
@@ -125,6 +129,12 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 #: Family, what is set in its configuration, and what the message must say.
 REFUSED = (
+    ("bloom", {"n_head": 5}, "num_attention_heads = 5 is not supported.*hidden_size = 24"),
+    (
+        "bloom",
+        {"apply_residual_connection_post_layernorm": True},
+        "apply_residual_connection_post_layernorm = true",
+    ),
     ("cohere2", {"layer_types": [FULL]}, "layer_types.*each of the 4 layers"),
     ("cohere2", {"use_parallel_block": False}, "use_parallel_block = false"),
     ("gemma", {"hidden_activation": "gelu"}, 'hidden_activation = "gelu"'),
@@ -209,6 +219,22 @@ def test_smollm3_leaves_out_positions_in_every_fourth_layer_where_nothing_is_sai
     model = families()["smollm3"].build(Options(config))
     turning = [block.contextual_layer.rotary is not None for block in model.blocks]
     assert turning == [True, True, True, False] * 2 + [True]
+
+
+@pytest.mark.parametrize(
+    ("heads", "want"),
+    (
+        (1, [2**-8]),
+        (4, [2**-2, 2**-4, 2**-6, 2**-8]),
+        # Two more than four: the first and the third of eight.
+        (6, [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3]),
+        (16, [2 ** -(head / 2) for head in range(1, 17)]),
+    ),
+)
+def test_blooms_slopes_are_a_geometric_sequence(heads, want):
+    config = {**families()["bloom"].tiny(), "n_head": heads, "hidden_size": 8 * heads}
+    block = families()["bloom"].build(Options(config)).blocks[0]
+    assert block.contextual_layer.slopes == pytest.approx(want, rel=1e-15)
 
 
 def test_phi3_without_an_original_length_has_that_of_the_first_models():
