@@ -160,13 +160,6 @@ def attribute_block(
             "attribute_block: a parallel block's MLP reads nothing of the context, so its input "
             "patch is zero and there is nothing to attribute."
         )
-    normalised = block.normalised
-    if normalised is None:
-        raise ValueError(
-            "attribute_block: the contextual layer does not say whether its weights add up to 1, "
-            "and the split depends on it. Define the property normalised in the layer (True for a "
-            "softmax), and ask check_layer whether it is so."
-        )
     kept_K = checks.kept_positions("attribute_block", kept_K, hidden_TD.shape[0])
     if positions_T is None:
         positions_T = jnp.arange(hidden_TD.shape[0], dtype=jnp.int32)
@@ -180,6 +173,13 @@ def attribute_block(
     weights_ATT, passed_ATD, (mixed_TD, residual_TD) = block.parts(
         params, hidden_TD, positions_T=positions_T, present_T=present_T
     )
+    normalised = block.normalised
+    if normalised is None:
+        raise ValueError(
+            "attribute_block: the contextual layer does not say whether its weights add up to 1, "
+            "and the split depends on it. Define the property normalised in the layer (True for a "
+            "softmax), and ask check_layer whether it is so."
+        )
     sink_AT = None
     if block.has_sink:
         sink_AT = block.sink_weights(
