@@ -37,7 +37,7 @@ class FlaxBlock:
         """Whether the MLP, or the norm on its output, ends in a bias."""
         if self.norms_output:
             return self.module.norm == "layer"
-        return self.module.mlp.use_bias
+        return self.module.mlp.ends_in_bias
 
     @property
     def norms_output(self) -> bool:

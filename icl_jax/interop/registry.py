@@ -37,12 +37,14 @@ _PREFIX = re.compile(
 )
 
 # What quantised weights are multiplied by.
-_SCALES = r"(weight|input)_scale(_inv)?$|\.(qzeros|g_idx|SCB|absmax)$"
+_SCALES = r"(weight|input)_scale(_inv)?$|\.(qzeros|g_idx|SCB|absmax)$|_proj_(blocks|scales)$"
 
 #: What to do about quantised weights.
 DEQUANTISE = (
     "dequantise them once, in transformers: "
-    "from_pretrained(OLD, dtype=...), model.dequantize(), save_pretrained(NEW)"
+    "from_pretrained(OLD, dtype=...), model.dequantize(), save_pretrained(NEW); "
+    "weights in MXFP4 (gpt-oss) with from_pretrained(OLD, dtype=..., "
+    "quantization_config=Mxfp4Config(dequantize=True))"
 )
 
 # Names of TensorFlow's days, as BERT's own files have them.
