@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from icl_jax.blocks.attention import Attention, LinearAttention, SoftmaxAttention
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.contextual import ContextualLayer
+from icl_jax.blocks.delta import GatedDelta
 from icl_jax.blocks.functional import FlaxBlock
 from icl_jax.blocks.memory import append, empty_keys, sees_memory
 from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
@@ -55,6 +56,8 @@ WITH_MEMORY: dict[str, ContextualLayer] = {
     "state_space": LAYERS["state_space"],
     "state_space_slow": StateSpace(slowest=0.999),
     "recurrent": LAYERS["recurrent"],
+    "delta": LAYERS["delta"],
+    "delta_without_convolution": GatedDelta(num_heads=2, key_width=2, taps=1),
     "recurrent_wide": GatedRecurrent(state_width=12),
 }
 
