@@ -59,6 +59,8 @@ class _Kernels(NamedTuple):
     out_bias_D: Array | None
     query_gain: Array | None
     key_gain: Array | None
+    gate_DAF: Array | None
+    gate_bias_AF: Array | None
 
 
 class Attention(ContextualLayer):
@@ -80,6 +82,9 @@ class Attention(ContextualLayer):
       clip: queries, keys and values are clipped to within so much of zero (OLMo); None for none.
       value_scale: by which values, and so the whole output before its bias, are multiplied (the
         residual multiplier of Granite).
+      output_gate: whether what each head of a row has mixed is multiplied by a sigmoid of the row's
+        own features (Qwen3-Next). What a token passes on then depends on who reads it, so the layer
+        is no sum that ``parts`` could open.
       temper: beta and period of queries that grow with their position (Ministral 3); None for none.
       dtype: of the parameters; the arithmetic is in the dtype of the input.
     """
@@ -97,6 +102,7 @@ class Attention(ContextualLayer):
     clip: float | None = None
     value_scale: float = 1.0
     temper: tuple[float, int] | None = None
+    output_gate: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @property
@@ -107,7 +113,7 @@ class Attention(ContextualLayer):
     @property
     def is_sum(self) -> bool:
         """Over heads and tokens: ``parts`` opens it."""
-        return True
+        return not self.output_gate
 
     @property
     def counts_positions(self) -> bool:
@@ -161,7 +167,7 @@ class Attention(ContextualLayer):
             hidden_TD, _positions(hidden_TD, positions_T), kernels
         )
         mixed_TAF = self.mixed(query_TAF, key_TGF, value_TGF, self._sees(positions_T, present_T))
-        return _out(mixed_TAF, kernels)
+        return _out(mixed_TAF, hidden_TD, kernels)
 
     def empty_memory(self, slots: int, width: int, dtype: Any) -> KeyValues:
         """See ``ContextualLayer``: keys and values in ``slots``, in ``dtype``."""
@@ -196,7 +202,7 @@ class Attention(ContextualLayer):
                 key_MGF = memory.key_TGF.astype(key_MGF.dtype)
                 value_MGF = memory.value_TGF.astype(value_MGF.dtype)
             mixed.append(self.mixed(query_MAF, key_MGF, value_MGF, sees))
-        outputs_XD = _out(jnp.concatenate(mixed), kernels)
+        outputs_XD = _out(jnp.concatenate(mixed), jnp.concatenate(reads), kernels)
         return tuple(jnp.split(outputs_XD, starts)), tuple(longer)
 
     def prefixes(
@@ -221,7 +227,7 @@ class Attention(ContextualLayer):
             itself=False,
         )
         mixed_MAF = self.probed(own_query_MAF, context, own, before)
-        return _out(mixed_NAF, kernels), _out(mixed_MAF, kernels)
+        return _out(mixed_NAF, context_ND, kernels), _out(mixed_MAF, probes_MD, kernels)
 
     def suffixes(self, context_ND: Array, query_D: Array, *, positions_T: Array) -> Array:
         """One pass: row i is the query once more, and sees what stands from i on."""
@@ -241,7 +247,8 @@ class Attention(ContextualLayer):
             itself=False,
         )
         queries_MAF = jnp.broadcast_to(query_TAF[-1:], query_TAF.shape)
-        return _out(self.mixed(queries_MAF, key_TGF, value_TGF, sees), kernels)
+        rows_MD = jnp.broadcast_to(query_D[None], hidden_TD.shape)
+        return _out(self.mixed(queries_MAF, key_TGF, value_TGF, sees), rows_MD, kernels)
 
     def parts(
         self,
@@ -255,7 +262,15 @@ class Attention(ContextualLayer):
         Returns:
           Weights (A, T, T), row t reading column j, and ``value_aj W_out,a`` (A, T, D):
           ``sum_aj weights[a, t, j] passed[a, j]``, plus the output bias, is the output at t.
+
+        Raises:
+          TypeError: an output gate, which makes what is passed on depend on the row.
         """
+        if not self.is_sum:
+            raise TypeError(
+                f"{type(self).__name__}.parts: with output_gate=True what a token passes on "
+                "depends on who reads it; the layer is not a sum over heads and tokens."
+            )
         length = hidden_TD.shape[0]
         scores_ATT, value_TGF, kernels = self._scores(hidden_TD, positions_T)
         sees_TT = mask(self._sees(positions_T, present_T), length, length)
@@ -324,6 +339,9 @@ class Attention(ContextualLayer):
             shape = shape[1:] if self.qk_norm == "head" else shape
             return self.param(f"{name}_norm", ones, shape, self.dtype)
 
+        gate_DAF = None
+        if self.output_gate:
+            gate_DAF = self.param("gate", _INTO_HEADS, (width, *query), self.dtype)
         return _Kernels(
             self.param("query", _INTO_HEADS, (width, *query), self.dtype),
             self.param("key", _INTO_HEADS, (width, *key), self.dtype),
@@ -335,6 +353,8 @@ class Attention(ContextualLayer):
             bias("out", (width,), out_bias),
             gain("query", query),
             gain("key", key),
+            gate_DAF,
+            bias("gate", query, self.use_bias and self.output_gate),
         )
 
     def _project(
@@ -527,6 +547,9 @@ class LinearAttention(Attention):
         return dataclasses.replace(super()._sees(positions_T, present_T), itself=False)
 
 
-def _out(mixed_MAF: Array, kernels: _Kernels) -> Array:
-    """The output projection (M, D)."""
+def _out(mixed_MAF: Array, hidden_MD: Array, kernels: _Kernels) -> Array:
+    """The output projection (M, D), of what the rows themselves let through."""
+    if kernels.gate_DAF is not None:
+        gate_MAF = dense(hidden_MD, kernels.gate_DAF, kernels.gate_bias_AF)
+        mixed_MAF = mixed_MAF * jax.nn.sigmoid(gate_MAF)
     return dense(mixed_MAF, kernels.out_AFD, kernels.out_bias_D, axes=2)

@@ -41,6 +41,7 @@ OPTIONS = {
     "slopes": dict(slopes=(0.5, 0.25, 0.0, 0.1)),
     "sinks": dict(sinks=True),
     "sinks_in_a_window": dict(sinks=True, window=3, num_kv_heads=2, soft_cap=0.7),
+    "output_gate": dict(output_gate=True, use_bias=True, num_kv_heads=2, rotary=Rotary(50.0)),
     "out_bias_alone": dict(out_bias=True),
     "no_out_bias": dict(use_bias=True, out_bias=False),
     "everything": dict(
@@ -128,6 +129,9 @@ def reference(layer, params, hidden_TD, positions_T=None):
         query_TAF = query_TAF * (1 + beta * np.log(1 + ids // period))[:, None, None]
     scale = features**-0.5 if layer.scale is None else layer.scale
     output_TD = np.zeros_like(hidden_TD)
+    gate_TAF = np.ones_like(query_TAF)
+    if layer.output_gate:
+        gate_TAF = 1 / (1 + np.exp(-projected("gate")))
     for head in range(layer.num_heads):
         group = head // (layer.num_heads // groups)
         for t in range(length):
@@ -146,7 +150,7 @@ def reference(layer, params, hidden_TD, positions_T=None):
                 sink = np.exp(p["sink"][head]) if layer.sinks else 0.0
                 weights = np.exp(weights) / (np.sum(np.exp(weights)) + sink)
             mixed_F = sum(w * value_TGF[j, group] for w, j in zip(weights, seen, strict=True))
-            output_TD[t] += mixed_F @ p["out"][head]
+            output_TD[t] += (gate_TAF[t, head] * mixed_F) @ p["out"][head]
     return output_TD + p["out_bias"] if "out_bias" in p else output_TD
 
 
@@ -203,6 +207,10 @@ class TestEveryOption:
 
     def test_parts_add_up_to_the_output(self, name):
         params, call = with_params(layer_with(**OPTIONS[name]))
+        if name == "output_gate":
+            with pytest.raises(TypeError, match="passes on depends on who reads it"):
+                call(HIDDEN_TD, method="parts")
+            return
         present_T = jnp.array([True, False, True, True, True, True])
         for present in (None, present_T):
             arguments = dict(positions_T=POSITIONS_T, present_T=present)

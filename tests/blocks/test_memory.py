@@ -46,6 +46,7 @@ ATTENTIONS: dict[str, Attention] = {
     "soft_capped": SoftmaxAttention(num_heads=2, scale=2.0, soft_cap=0.5),
     "normed_heads": SoftmaxAttention(num_heads=4, num_kv_heads=1, qk_norm="head"),
     "sloped": SoftmaxAttention(num_heads=2, slopes=(0.5, 0.1)),
+    "output_gate": SoftmaxAttention(num_heads=2, output_gate=True),
     "sinks": SoftmaxAttention(num_heads=2, sinks=True, window=3),
     "everything": LAYERS["attention_grouped"],
     "linear": LinearAttention(num_heads=2, qk_norm="all", window=4, out_bias=True),
