@@ -16,6 +16,7 @@ from icl_jax.blocks.block import Block
 from icl_jax.blocks.check_layer import check_layer
 from icl_jax.blocks.config import StackConfig, build_stack
 from icl_jax.blocks.contextual import ContextualLayer
+from icl_jax.blocks.delta import GatedDelta
 from icl_jax.blocks.experts import Experts
 from icl_jax.blocks.feedforward import Dense, Gated
 from icl_jax.blocks.functional import FlaxBlock, cast, functional, layer_params, with_layers
@@ -271,6 +272,7 @@ __all__ = [
     "FlaxBlock",
     "functional",
     "Gated",
+    "GatedDelta",
     "GatedRecurrent",
     "LanguageModel",
     "linear_attention_stack",

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from icl_jax.blocks.attention import LinearAttention, SoftmaxAttention
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.contextual import ContextualLayer
+from icl_jax.blocks.delta import GatedDelta
 from icl_jax.blocks.experts import Experts
 from icl_jax.blocks.feedforward import Dense, Feedforward, Gated
 from icl_jax.blocks.functional import functional
@@ -37,10 +38,12 @@ LAYERS: dict[str, ContextualLayer] = {
     "attention_grouped": SoftmaxAttention(
         num_heads=4, num_kv_heads=2, rotary=Rotary(50.0), window=3, soft_cap=20.0, qk_norm="head"
     ),
+    "attention_sloped": SoftmaxAttention(num_heads=2, slopes=(0.5, 0.1), sinks=True),
     "linear_attention": LinearAttention(num_heads=2),
     "linear_bidirectional": LinearAttention(num_heads=2, causal=False, use_bias=True),
     "state_space": StateSpace(state_width=16),
     "recurrent": GatedRecurrent(state_width=8),
+    "delta": GatedDelta(num_heads=4, num_key_heads=2, key_width=3, value_width=5, taps=3),
 }
 
 MLPS: dict[str, Feedforward] = {

@@ -29,7 +29,8 @@ from icl_jax.blocks.memory import KeyValues, append, empty_keys, sees_memory
 from icl_jax.blocks.rotary import Rotary, rotate, tempered
 from icl_jax.blocks.views import Slots
 from icl_jax.dims import Array
-from icl_jax.kernels.attention import Sees, accumulate, attend, mask, merge
+from icl_jax.kernels.attention import Sees, accumulate, attend, gaps, mask, merge, sloped
+from icl_jax.patches.low_rank import accumulator
 
 _INTO_HEADS = nn.initializers.variance_scaling(
     1.0, "fan_in", "truncated_normal", in_axis=0, out_axis=(1, 2)
@@ -58,6 +59,8 @@ class _Kernels(NamedTuple):
     out_bias_D: Array | None
     query_gain: Array | None
     key_gain: Array | None
+    gate_DAF: Array | None
+    gate_bias_AF: Array | None
 
 
 class Attention(ContextualLayer):
@@ -79,6 +82,9 @@ class Attention(ContextualLayer):
       clip: queries, keys and values are clipped to within so much of zero (OLMo); None for none.
       value_scale: by which values, and so the whole output before its bias, are multiplied (the
         residual multiplier of Granite).
+      output_gate: whether what each head of a row has mixed is multiplied by a sigmoid of the row's
+        own features (Qwen3-Next). What a token passes on then depends on who reads it, so the layer
+        is no sum that ``parts`` could open.
       temper: beta and period of queries that grow with their position (Ministral 3); None for none.
       dtype: of the parameters; the arithmetic is in the dtype of the input.
     """
@@ -96,6 +102,7 @@ class Attention(ContextualLayer):
     clip: float | None = None
     value_scale: float = 1.0
     temper: tuple[float, int] | None = None
+    output_gate: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @property
@@ -106,7 +113,12 @@ class Attention(ContextualLayer):
     @property
     def is_sum(self) -> bool:
         """Over heads and tokens: ``parts`` opens it."""
-        return True
+        return not self.output_gate
+
+    @property
+    def counts_positions(self) -> bool:
+        """Whether what a row sees, or how well, depends on position ids (rotary aside)."""
+        return self.window is not None
 
     def weigh(self, scores_AMT: Array, sees_MT: Array) -> Array:
         """Weights (A, M, T) from scores; row m may use only the positions that it sees.
@@ -155,7 +167,7 @@ class Attention(ContextualLayer):
             hidden_TD, _positions(hidden_TD, positions_T), kernels
         )
         mixed_TAF = self.mixed(query_TAF, key_TGF, value_TGF, self._sees(positions_T, present_T))
-        return _out(mixed_TAF, kernels)
+        return _out(mixed_TAF, hidden_TD, kernels)
 
     def empty_memory(self, slots: int, width: int, dtype: Any) -> KeyValues:
         """See ``ContextualLayer``: keys and values in ``slots``, in ``dtype``."""
@@ -182,13 +194,15 @@ class Attention(ContextualLayer):
         ):
             memory = append(memory, key_MGF, value_MGF, place)
             longer.append(memory)
-            sees = sees_memory(place, query_MAF.shape[0], self.window)
+            sees = sees_memory(
+                place, query_MAF.shape[0], self.window, counts_positions=self.counts_positions
+            )
             if not place.fresh:
                 # A memory may be narrower than the arithmetic, which is in the input's dtype.
                 key_MGF = memory.key_TGF.astype(key_MGF.dtype)
                 value_MGF = memory.value_TGF.astype(value_MGF.dtype)
             mixed.append(self.mixed(query_MAF, key_MGF, value_MGF, sees))
-        outputs_XD = _out(jnp.concatenate(mixed), kernels)
+        outputs_XD = _out(jnp.concatenate(mixed), jnp.concatenate(reads), kernels)
         return tuple(jnp.split(outputs_XD, starts)), tuple(longer)
 
     def prefixes(
@@ -213,7 +227,7 @@ class Attention(ContextualLayer):
             itself=False,
         )
         mixed_MAF = self.probed(own_query_MAF, context, own, before)
-        return _out(mixed_NAF, kernels), _out(mixed_MAF, kernels)
+        return _out(mixed_NAF, context_ND, kernels), _out(mixed_MAF, probes_MD, kernels)
 
     def suffixes(self, context_ND: Array, query_D: Array, *, positions_T: Array) -> Array:
         """One pass: row i is the query once more, and sees what stands from i on."""
@@ -233,7 +247,8 @@ class Attention(ContextualLayer):
             itself=False,
         )
         queries_MAF = jnp.broadcast_to(query_TAF[-1:], query_TAF.shape)
-        return _out(self.mixed(queries_MAF, key_TGF, value_TGF, sees), kernels)
+        rows_MD = jnp.broadcast_to(query_D[None], hidden_TD.shape)
+        return _out(self.mixed(queries_MAF, key_TGF, value_TGF, sees), rows_MD, kernels)
 
     def parts(
         self,
@@ -247,7 +262,15 @@ class Attention(ContextualLayer):
         Returns:
           Weights (A, T, T), row t reading column j, and ``value_aj W_out,a`` (A, T, D):
           ``sum_aj weights[a, t, j] passed[a, j]``, plus the output bias, is the output at t.
+
+        Raises:
+          TypeError: an output gate, which makes what is passed on depend on the row.
         """
+        if not self.is_sum:
+            raise TypeError(
+                f"{type(self).__name__}.parts: with output_gate=True what a token passes on "
+                "depends on who reads it; the layer is not a sum over heads and tokens."
+            )
         length = hidden_TD.shape[0]
         scores_ATT, value_TGF, kernels = self._scores(hidden_TD, positions_T)
         sees_TT = mask(self._sees(positions_T, present_T), length, length)
@@ -260,7 +283,7 @@ class Attention(ContextualLayer):
         return self.weigh(scores_ATT, sees_TT), passed_ATD
 
     def raw_scores(self, hidden_TD: Array, *, positions_T: Array | None = None) -> Array:
-        """What ``weigh`` is given, (A, T, T): before mask, cap and softmax."""
+        """What ``weigh`` is given, (A, T, T): before mask, cap, sinks and softmax."""
         return self._scores(hidden_TD, positions_T)[0]
 
     def _scores(self, hidden_TD: Array, positions_T: Array | None) -> tuple[Array, Array, _Kernels]:
@@ -274,7 +297,7 @@ class Attention(ContextualLayer):
     def _sees(self, positions_T: Array | None, present_T: Array | None) -> Sees:
         """What the rows of a whole sequence see; absent ones still see themselves."""
         # A row that sees nothing has no softmax, and nobody reads it.
-        if self.window is None:  # Positions matter to windows only.
+        if not self.counts_positions:
             positions_T = None
         return Sees(
             row_positions_M=positions_T,
@@ -316,6 +339,9 @@ class Attention(ContextualLayer):
             shape = shape[1:] if self.qk_norm == "head" else shape
             return self.param(f"{name}_norm", ones, shape, self.dtype)
 
+        gate_DAF = None
+        if self.output_gate:
+            gate_DAF = self.param("gate", _INTO_HEADS, (width, *query), self.dtype)
         return _Kernels(
             self.param("query", _INTO_HEADS, (width, *query), self.dtype),
             self.param("key", _INTO_HEADS, (width, *key), self.dtype),
@@ -327,6 +353,8 @@ class Attention(ContextualLayer):
             bias("out", (width,), out_bias),
             gain("query", query),
             gain("key", key),
+            gate_DAF,
+            bias("gate", query, self.use_bias and self.output_gate),
         )
 
     def _project(
@@ -368,24 +396,65 @@ class SoftmaxAttention(Attention):
 
     Attributes:
       soft_cap: scores s become ``cap tanh(s / cap)`` (Gemma 2); None for none.
+      slopes: of each head, by how much a score falls per position id of distance, before any cap
+        (ALiBi; Press et al., arXiv 2108.12409); None for none.
+      sinks: whether each head has one more score, a parameter, that takes its share of the weights
+        and gives nothing: the others then sum to less than 1 (gpt-oss; Xiao et al., arXiv
+        2309.17453).
     """
 
     soft_cap: float | None = None
+    slopes: tuple[float, ...] | None = None
+    sinks: bool = False
 
     @property
     def normalised(self) -> bool:
-        """They do."""
+        """They do, together with a sink's where there is one."""
         return True
 
+    @property
+    def has_sink(self) -> bool:
+        """Where each head has a score of its own."""
+        return self.sinks
+
+    @property
+    def counts_positions(self) -> bool:
+        """See ``Attention``; slopes do, too."""
+        return self.window is not None or self.slopes is not None
+
     def weigh(self, scores_AMT: Array, sees_MT: Array) -> Array:
-        """Softmax in float32 or wider over what each row sees."""
+        """Softmax in float32 or wider over what each row sees, and the sink, which is left out."""
+        return self._softmax(scores_AMT, sees_MT)[0]
+
+    def sink_weights(
+        self,
+        hidden_TD: Array,
+        *,
+        positions_T: Array | None = None,
+        present_T: Array | None = None,
+    ) -> Array:
+        """See ``ContextualLayer``; (A, T)."""
+        length = hidden_TD.shape[0]
+        scores_ATT, _, _ = self._scores(hidden_TD, positions_T)
+        sees_TT = mask(self._sees(positions_T, present_T), length, length)
+        return self._softmax(scores_ATT, sees_TT)[1]
+
+    def _softmax(self, scores_AMT: Array, sees_MT: Array) -> tuple[Array, Array]:
+        """Weights (A, M, T), and those of the sinks (A, M); zero without."""
         lowest = jnp.finfo(scores_AMT.dtype).min
         capped_AMT = soft_capped(scores_AMT, self._cap())
-        return jax.nn.softmax(jnp.where(sees_MT[None], capped_AMT, lowest), axis=-1)
+        seen_AMT = jnp.where(sees_MT[None], capped_AMT, lowest)
+        sinks_A = self._sinks()
+        if sinks_A is None:
+            return jax.nn.softmax(seen_AMT, axis=-1), jnp.zeros_like(seen_AMT[..., 0])
+        sinks_A11 = sinks_A.astype(seen_AMT.dtype)[:, None, None]
+        sinks_AM1 = jnp.broadcast_to(sinks_A11, (*seen_AMT.shape[:2], 1))
+        weights_AMX = jax.nn.softmax(jnp.concatenate([seen_AMT, sinks_AM1], axis=-1), axis=-1)
+        return weights_AMX[..., :-1], weights_AMX[..., -1]
 
     def mixed(self, query_MAF: Array, key_TGF: Array, value_TGF: Array, sees: Sees) -> Array:
         """See ``Attention``; the weights are never in memory together."""
-        return attend(query_MAF, key_TGF, value_TGF, sees, cap=self._cap())[0]
+        return attend(query_MAF, key_TGF, value_TGF, sees, **self._options(query_MAF))[0]
 
     def probed(
         self,
@@ -398,8 +467,39 @@ class SoftmaxAttention(Attention):
         own_key_MGF, own_value_MGF = own
         own_scores_AM = soft_capped(row_scores(query_MAF, own_key_MGF), self._cap())
         own_value_MAF = per_query_head(own_value_MGF, self.num_heads)
-        before_M = attend(query_MAF, *context, before, cap=self._cap())
+        # A probe is no distance away from itself, and the sink counts once.
+        before_M = attend(query_MAF, *context, before, **self._options(query_MAF))
         return merge(*before_M, own_value_MAF, own_scores_AM)[0]
+
+    def _scores(self, hidden_TD: Array, positions_T: Array | None) -> tuple[Array, Array, _Kernels]:
+        scores_ATT, value_TGF, kernels = super()._scores(hidden_TD, positions_T)
+        slopes_A = self._slopes(scores_ATT.dtype)
+        if slopes_A is not None:
+            length = hidden_TD.shape[0]
+            gaps_TT = gaps(self._sees(positions_T, None), length, length)
+            scores_ATT = sloped(scores_ATT, gaps_TT, slopes_A)
+        return scores_ATT, value_TGF, kernels
+
+    def _options(self, query_MAF: Array) -> dict[str, Any]:
+        """What ``attend`` is told of this layer."""
+        slopes_A = self._slopes(accumulator(query_MAF.dtype))
+        return {"cap": self._cap(), "sinks_A": self._sinks(), "slopes_A": slopes_A}
+
+    @nn.compact
+    def _sinks(self) -> Array | None:
+        if not self.sinks:
+            return None
+        return self.param("sink", nn.initializers.zeros, (self.num_heads,), self.dtype)
+
+    def _slopes(self, dtype: jnp.dtype) -> Array | None:
+        if self.slopes is None:
+            return None
+        if len(self.slopes) != self.num_heads:
+            raise ValueError(
+                f"SoftmaxAttention: slopes must have one number for each of num_heads="
+                f"{self.num_heads} heads, got {len(self.slopes)}."
+            )
+        return jnp.asarray(self.slopes, dtype)
 
     def _cap(self) -> float | None:
         if self.soft_cap is not None:
@@ -447,6 +547,9 @@ class LinearAttention(Attention):
         return dataclasses.replace(super()._sees(positions_T, present_T), itself=False)
 
 
-def _out(mixed_MAF: Array, kernels: _Kernels) -> Array:
-    """The output projection (M, D)."""
+def _out(mixed_MAF: Array, hidden_MD: Array, kernels: _Kernels) -> Array:
+    """The output projection (M, D), of what the rows themselves let through."""
+    if kernels.gate_DAF is not None:
+        gate_MAF = dense(hidden_MD, kernels.gate_DAF, kernels.gate_bias_AF)
+        mixed_MAF = mixed_MAF * jax.nn.sigmoid(gate_MAF)
     return dense(mixed_MAF, kernels.out_AFD, kernels.out_bias_D, axes=2)

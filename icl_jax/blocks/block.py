@@ -193,6 +193,18 @@ class Block(nn.Module):
         skipped_TD = self.norm_1_out(mixed_TD) if self.wired.norms_mixed else mixed_TD
         return weights_ATT, passed_ATD, (mixed_TD, hidden_TD + skipped_TD)
 
+    def sink_weights(
+        self,
+        hidden_TD: Array,
+        *,
+        positions_T: Array | None = None,
+        present_T: Array | None = None,
+    ) -> Array:
+        """What each head of the contextual layer gives to its sink at each position, (A, T)."""
+        return self.contextual_layer.sink_weights(
+            self._read(hidden_TD), positions_T=positions_T, present_T=present_T
+        )
+
     def scores(self, hidden_TD: Array) -> tuple[Array, Array]:
         """What attention reads (T, D), and its scores before mask, cap and softmax (A, T, T).
 

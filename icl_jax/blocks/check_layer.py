@@ -38,8 +38,8 @@ def check_layer(
     Raises:
       ValueError: listing what does not hold: absent positions that matter (``present_T``), a causal
         layer that looks ahead, prefixes, suffixes or extensions that differ from truncated runs,
-        weights that do not add up to 1 where the layer says that they do, or a sum that
-        ``parts`` does not open.
+        weights that do not add up to 1 (with a sink's) where the layer says that they do, or a sum
+        that ``parts`` does not open.
     """
     keys = jax.random.split(jax.random.key(0) if key is None else key, 2)
     hidden_TD = jax.random.normal(keys[0], (length, width))
@@ -99,6 +99,8 @@ def _errors(layer: ContextualLayer, ask: Any, hidden_TD: Array) -> Iterator[tupl
         weights_ATT, passed_ATD = ask("parts", hidden_TD)
         if layer.normalised:
             sums = jnp.sum(weights_ATT, axis=-1)
+            if layer.has_sink:
+                sums = sums + ask("sink_weights", hidden_TD)
             yield "normalised (weights must add up to 1)", _error(sums, jnp.ones_like(sums))
         sums_TD = jnp.einsum("atj,ajd->td", weights_ATT, passed_ATD, precision="highest")
         offset_D = (whole_TD - sums_TD)[0]  # An output bias is no part of the sum.

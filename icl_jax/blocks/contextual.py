@@ -38,8 +38,35 @@ class ContextualLayer(nn.Module):
 
     @property
     def normalised(self) -> bool | None:
-        """Whether the weights of that sum add up to 1 over what is there; None: not declared."""
+        """Whether the weights of that sum add up to 1 over what is there; None: not declared.
+
+        With a sink (``has_sink``) it is they and the sink's that do.
+        """
         return None
+
+    @property
+    def has_sink(self) -> bool:
+        """Whether a share of the weights goes to something that is always there, and gives nothing.
+
+        When tokens go, the weights of the others and the sink's grow by one factor. A layer that
+        has one says with ``sink_weights`` how much that is.
+        """
+        return False
+
+    def sink_weights(
+        self,
+        hidden_TD: Array,
+        *,
+        positions_T: Array | None = None,
+        present_T: Array | None = None,
+    ) -> Array:
+        """What each head of each position gives to the sink, (A, T); arguments as in ``__call__``.
+
+        Raises:
+          TypeError: the layer has no sink.
+        """
+        del hidden_TD, positions_T, present_T
+        raise TypeError(f"{type(self).__name__} has no sink.")
 
     def mix(self, read: Any, view: View) -> tuple[Any, tuple[Any, ...] | None]:
         """Answers a view: the mixed vectors for what was read, and the memories of ``Extend``.

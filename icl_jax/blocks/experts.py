@@ -7,6 +7,8 @@ patch gives expert e the share ``g_e outer(a_e, r) / sum_f g_f^2 |a_f|^2``
 (Goldwaser et al., arXiv 2511.17864).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -32,6 +34,11 @@ class Experts(Feedforward):
       renormalise: whether the gates of the chosen experts are divided by their sum.
       shared_width: hidden width of an expert that every token gets, weighed by a sigmoid of its own
         (Qwen2-MoE); None for none.
+      use_bias: on the router and on all kernels of the routed experts (gpt-oss); the bias of an
+        expert's down kernel is weighed by its gate.
+      limit: before the activation a gate is at most so large, and an up within so much of zero
+        (gpt-oss); None for none.
+      up_offset: what is added to an up, within that limit, before it is multiplied (gpt-oss: 1).
     """
 
     num_experts: int = 8
@@ -41,6 +48,13 @@ class Experts(Feedforward):
     shared_width: int | None = None
     activation: ActivationName = "silu"
     use_bias: bool = False
+    limit: float | None = None
+    up_offset: float = 0.0
+
+    @property
+    def ends_in_bias(self) -> bool:
+        """No: each token gets the gated biases of its own experts."""
+        return False
 
     def route(self, inputs_TD: Array) -> tuple[Array, Array]:
         """The chosen experts (T, k), int32, and their gates (T, k), in float32 or wider."""
@@ -51,10 +65,11 @@ class Experts(Feedforward):
                 f"Experts: experts_per_token={self.experts_per_token} is more than "
                 f"num_experts={self.num_experts}."
             )
-        if self.use_bias:
-            raise ValueError("Experts: use_bias=True is not supported; experts have no biases.")
+        if self.limit is not None:
+            checks.positive("Experts", "limit", self.limit)
         router_DE = self._kernel("router", (inputs_TD.shape[-1], self.num_experts))
-        logits_TE = dense(inputs_TD, router_DE).astype(accumulator(inputs_TD.dtype))
+        bias_E = self._bias("router", (self.num_experts,))
+        logits_TE = dense(inputs_TD, router_DE, bias_E).astype(accumulator(inputs_TD.dtype))
         gates_Tk, chosen_Tk = jax.lax.top_k(
             jax.nn.softmax(logits_TE, axis=-1), self.experts_per_token
         )
@@ -68,16 +83,25 @@ class Experts(Feedforward):
         length, width = inputs_TD.shape
         chosen_Tk, gates_Tk = self.route(inputs_TD)
         into = (self.num_experts, width, self.hidden_width)
-        gate_EDF, up_EDF = self._kernel("gate", into), self._kernel("up", into)
+        wide = (self.num_experts, self.hidden_width)
+        kernels = (
+            (self._kernel("gate", into), self._bias("gate", wide)),
+            (self._kernel("up", into), self._bias("up", wide)),
+        )
 
-        def activate(rows_BD: Array, kernels: tuple[Array, Array]) -> Array:
-            gate_DF, up_DF = kernels
-            return self._act(dense(rows_BD, gate_DF)) * dense(rows_BD, up_DF)
+        def activate(rows_BD: Array, kernels: Any) -> Array:
+            gate_BF, up_BF = (dense(rows_BD, *kernel_and_bias) for kernel_and_bias in kernels)
+            if self.limit is not None:
+                gate_BF = jnp.minimum(gate_BF, jnp.asarray(self.limit, gate_BF.dtype))
+                up_BF = jnp.clip(up_BF, -self.limit, self.limit)
+            if self.up_offset:
+                up_BF = up_BF + jnp.asarray(self.up_offset, up_BF.dtype)
+            return self._act(gate_BF) * up_BF
 
         # A row for each token and each of its experts.
         blocks = group_rows(chosen_Tk.reshape(-1), self.num_experts)
         rows_ND = jnp.repeat(inputs_TD, self.experts_per_token, axis=0)
-        slots_NF = grouped_map(activate, rows_ND, (gate_EDF, up_EDF), blocks)
+        slots_NF = grouped_map(activate, rows_ND, kernels, blocks)
         slots_TkF = slots_NF.reshape(length, self.experts_per_token, -1)
         gated_TkF = slots_TkF * gates_Tk[..., None].astype(inputs_TD.dtype)
         hidden_TH = gated_TkF.reshape(length, -1)
@@ -88,13 +112,18 @@ class Experts(Feedforward):
     def output(self, hidden_TH: Array, mlp_input_TD: Array, factor: InputFactor | None) -> Array:
         """The chosen experts' down kernels; the (small) router runs again to say whose they are."""
         length, width = mlp_input_TD.shape
-        chosen_Tk, _ = self.route(patched_input(mlp_input_TD, factor))
+        chosen_Tk, gates_Tk = self.route(patched_input(mlp_input_TD, factor))
         routed = self.experts_per_token * self.hidden_width
         rows_NF = hidden_TH[:, :routed].reshape(-1, self.hidden_width)
         down_EFD = self._kernel("down", (self.num_experts, self.hidden_width, width))
         blocks = group_rows(chosen_Tk.reshape(-1), self.num_experts)
         parts_ND = grouped_map(dense, rows_NF, down_EFD, blocks)
         output_TD = jnp.sum(parts_ND.reshape(length, self.experts_per_token, width), axis=1)
+        bias_ED = self._bias("down", (self.num_experts, width))
+        if bias_ED is not None:
+            biases_TkD = bias_ED.astype(output_TD.dtype)[chosen_Tk]
+            weighed_TkD = gates_Tk[..., None].astype(output_TD.dtype) * biases_TkD
+            output_TD = output_TD + jnp.sum(weighed_TkD, axis=1)
         if self.shared_width is None:
             return output_TD
         shared_SD = self._kernel("shared_down", (self.shared_width, width))
@@ -113,3 +142,9 @@ class Experts(Feedforward):
     def _kernel(self, name: str, shape: tuple[int, ...]) -> Array:
         initial = _INTO if len(shape) == 3 else nn.initializers.lecun_normal()
         return self.param(name, initial, shape, self.dtype)
+
+    @nn.compact
+    def _bias(self, name: str, shape: tuple[int, ...]) -> Array | None:
+        if not self.use_bias:
+            return None
+        return self.param(f"{name}_bias", nn.initializers.zeros, shape, self.dtype)

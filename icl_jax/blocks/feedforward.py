@@ -16,12 +16,25 @@ from icl_jax.blocks.affine import Affine
 from icl_jax.dims import Array
 from icl_jax.patches.token import InputFactor, apply_factor
 
-ActivationName = Literal["relu", "gelu", "gelu_tanh", "silu", "tanh", "identity"]
+ActivationName = Literal[
+    "relu", "gelu", "gelu_tanh", "gelu_tanh_8", "quick_gelu", "silu", "tanh", "identity"
+]
+
+
+def _gelu_tanh_8(inputs: Array) -> Array:
+    """``gelu_tanh`` with eight digits of sqrt(2 / pi), as BLOOM writes it: 1e-9 off."""
+    half, rate, cubic, one = (
+        jnp.asarray(number, inputs.dtype) for number in (0.5, 0.79788456, 0.044715, 1.0)
+    )
+    return half * inputs * (one + jnp.tanh(rate * inputs * (one + cubic * inputs * inputs)))
+
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_tanh_8": _gelu_tanh_8,
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(jnp.asarray(1.702, x.dtype) * x),
     "silu": jax.nn.silu,
     "tanh": jnp.tanh,
     "identity": lambda x: x,
@@ -40,6 +53,11 @@ class Feedforward(nn.Module):
     activation: ActivationName = "relu"
     use_bias: bool = True
     dtype: jnp.dtype = jnp.float32
+
+    @property
+    def ends_in_bias(self) -> bool:
+        """Whether the last thing is a bias that every token gets whole: what can carry a patch."""
+        return self.use_bias
 
     def __call__(self, mlp_input_TD: Array) -> Array:
         """``M(z)``, (T, D)."""

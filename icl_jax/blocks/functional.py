@@ -39,7 +39,7 @@ class FlaxBlock:
         """Whether the MLP, or the norm on its output, ends in a bias."""
         if self.norms_output:
             return self.module.norm == "layer"
-        return self.module.mlp.use_bias
+        return self.module.mlp.ends_in_bias
 
     @property
     def norms_output(self) -> bool:
@@ -55,6 +55,11 @@ class FlaxBlock:
     def normalised(self) -> bool | None:
         """Whether the contextual layer's weights sum to 1 over what is there (softmax)."""
         return self.module.contextual_layer.normalised
+
+    @property
+    def has_sink(self) -> bool:
+        """Whether a share of these weights goes to a sink, which is always there."""
+        return self.module.contextual_layer.has_sink
 
     @property
     def has_memory(self) -> bool:
@@ -162,6 +167,19 @@ class FlaxBlock:
     ) -> tuple[Array, Array, tuple[Array, Array]]:
         """See ``Block.parts``."""
         return self._apply(params, "parts", hidden_TD, positions_T=positions_T, present_T=present_T)
+
+    def sink_weights(
+        self,
+        params: Params,
+        hidden_TD: Array,
+        *,
+        positions_T: Array | None = None,
+        present_T: Array | None = None,
+    ) -> Array:
+        """See ``Block.sink_weights``."""
+        return self._apply(
+            params, "sink_weights", hidden_TD, positions_T=positions_T, present_T=present_T
+        )
 
     def scores(self, params: Params, hidden_TD: Array) -> tuple[Array, Array]:
         """See ``Block.scores``."""

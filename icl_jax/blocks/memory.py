@@ -41,13 +41,24 @@ def append(memory: KeyValues, key_MGF: Array, value_MGF: Array, slots: Slots) ->
     )
 
 
-def sees_memory(slots: Slots, num_new: int, window: int | None) -> Sees:
-    """What the newest tokens see: those that are present up to themselves, within the window."""
+def sees_memory(
+    slots: Slots, num_new: int, window: int | None, *, counts_positions: bool | None = None
+) -> Sees:
+    """What the newest tokens see: those that are present up to themselves, within the window.
+
+    Args:
+      slots: the newest tokens included.
+      num_new: how many they are.
+      window: in position ids.
+      counts_positions: whether their ids matter; where there is a window when left out.
+    """
     positions_M = slots.newest(num_new)[0]
+    if counts_positions is None:
+        counts_positions = window is not None
     if slots.fresh:  # Among themselves; only padding sees what stands behind the last token.
         return Sees(
-            row_positions_M=None if window is None else positions_M,
-            column_positions_T=None if window is None else positions_M,
+            row_positions_M=positions_M if counts_positions else None,
+            column_positions_T=positions_M if counts_positions else None,
             window=window,
         )
     return Sees(

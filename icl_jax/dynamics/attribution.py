@@ -3,8 +3,8 @@
 Attention is a sum: ``A(S)_k = sum_{head, j} weight_j passed_j``. Taking the removed tokens out of a
 softmax rescales what is left, so the change is again a sum over the removed ones,
 ``A_S - A_K = sum_{head, j in Y} weight_j (passed_j - A_K,head)``; without a softmax the others stay
-as they are and ``passed_j`` alone counts. No gradients, no heuristics: the contributions add up to
-the update.
+as they are and ``passed_j`` alone counts. A sink is one more token that stays and passes on zero,
+so the sum is the same one. No gradients, no heuristics: the contributions add up to the update.
 """
 
 from collections.abc import Sequence
@@ -48,6 +48,7 @@ def attention_contributions(
     kept_T: Array,
     *,
     normalised: bool,
+    sink_A: Array | None = None,
 ) -> Array:
     """The change of an attention layer's output, split over heads and removed tokens.
 
@@ -58,6 +59,7 @@ def attention_contributions(
       kept_T: (T,), True at kept positions.
       normalised: whether the weights are renormalised when tokens go (softmax) or not (linear
         attention).
+      sink_A: (A,), the weight of a sink, which stays and passes on nothing; None for none.
 
     Returns:
       (A, T, D); its sum over heads and tokens is ``A_S - A_K``.
@@ -86,6 +88,8 @@ def attention_contributions(
         return removed_AT[..., None] * passed_ATD
     staying_AT = weights_AT - removed_AT
     share_A1 = jnp.sum(staying_AT, axis=-1, keepdims=True)
+    if sink_A is not None:
+        share_A1 = share_A1 + sink_A.astype(share_A1.dtype)[:, None]
     kept_output_AD = jnp.einsum(
         "at,atd->ad", staying_AT / share_A1, passed_ATD, precision=jax.lax.Precision.HIGHEST
     )
@@ -98,6 +102,20 @@ class AttentionBlock(ContextualBlock, Protocol):
     @property
     def normalised(self) -> bool | None:
         """Whether the weights are renormalised when tokens go (softmax); None: not said."""
+
+    @property
+    def has_sink(self) -> bool:
+        """Whether they add up to 1 only together with a sink's, which stays."""
+
+    def sink_weights(
+        self,
+        params: Params,
+        hidden_TD: Array,
+        *,
+        positions_T: Array | None = None,
+        present_T: Array | None = None,
+    ) -> Array:
+        """The sink's weights (A, T), where there is one."""
 
     @property
     def has_norm(self) -> bool:
@@ -155,13 +173,6 @@ def attribute_block(
             "attribute_block: a parallel block's MLP reads nothing of the context, so its input "
             "patch is zero and there is nothing to attribute."
         )
-    normalised = block.normalised
-    if normalised is None:
-        raise ValueError(
-            "attribute_block: the contextual layer does not say whether its weights add up to 1, "
-            "and the split depends on it. Define the property normalised in the layer (True for a "
-            "softmax), and ask check_layer whether it is so."
-        )
     kept_K = checks.kept_positions("attribute_block", kept_K, hidden_TD.shape[0])
     if positions_T is None:
         positions_T = jnp.arange(hidden_TD.shape[0], dtype=jnp.int32)
@@ -175,11 +186,27 @@ def attribute_block(
     weights_ATT, passed_ATD, (mixed_TD, residual_TD) = block.parts(
         params, hidden_TD, positions_T=positions_T, present_T=present_T
     )
+    normalised = block.normalised
+    if normalised is None:
+        raise ValueError(
+            "attribute_block: the contextual layer does not say whether its weights add up to 1, "
+            "and the split depends on it. Define the property normalised in the layer (True for a "
+            "softmax), and ask check_layer whether it is so."
+        )
+    sink_AT = None
+    if block.has_sink:
+        sink_AT = block.sink_weights(
+            params, hidden_TD, positions_T=positions_T, present_T=present_T
+        )
     kept_T = jnp.zeros(hidden_TD.shape[0], bool).at[kept_K].set(True)
 
     def one(position: Array, kept_D: Array) -> Attribution:
         changes_ATD = attention_contributions(
-            weights_ATT[:, position], passed_ATD, kept_T, normalised=normalised
+            weights_ATT[:, position],
+            passed_ATD,
+            kept_T,
+            normalised=normalised,
+            sink_A=None if sink_AT is None else sink_AT[:, position],
         )
         rows_ND = changes_ATD.reshape(-1, changes_ATD.shape[-1])
         mapped_ND = block.to_mlp_input(params, rows_ND, (mixed_TD[position], residual_TD[position]))

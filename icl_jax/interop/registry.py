@@ -14,6 +14,7 @@ import numpy as np
 from icl_jax.interop.assemble import is_floating
 from icl_jax.interop.harmless import refuse_unread
 from icl_jax.interop.options import Options
+from icl_jax.interop.relatives import relative_of
 from icl_jax.interop.safetensors import MappedTensors, listed
 from icl_jax.interop.table import Tensor
 
@@ -37,12 +38,14 @@ _PREFIX = re.compile(
 )
 
 # What quantised weights are multiplied by.
-_SCALES = r"(weight|input)_scale(_inv)?$|\.(qzeros|g_idx|SCB|absmax)$"
+_SCALES = r"(weight|input)_scale(_inv)?$|\.(qzeros|g_idx|SCB|absmax)$|_proj_(blocks|scales)$"
 
 #: What to do about quantised weights.
 DEQUANTISE = (
     "dequantise them once, in transformers: "
-    "from_pretrained(OLD, dtype=...), model.dequantize(), save_pretrained(NEW)"
+    "from_pretrained(OLD, dtype=...), model.dequantize(), save_pretrained(NEW); "
+    "weights in MXFP4 (gpt-oss) with from_pretrained(OLD, dtype=..., "
+    "quantization_config=Mxfp4Config(dequantize=True))"
 )
 
 # Names of TensorFlow's days, as BERT's own files have them.
@@ -108,7 +111,8 @@ def family_of(config: Mapping[str, Any]) -> tuple[str, Family]:
     of = {one: [n for n in known if _is_called(known[n], one)] for one in map(str, given)}
     strange = [one for one in of if not of[one]]
     supported = "; ".join(f"{name}: {', '.join(known[name].ARCHITECTURES)}" for name in known)
-    hints = [f"The nearest to {one} is {near}. " for one in strange if (near := _nearest(one))]
+    nearest = {near: one for one in reversed(strange) if (near := _nearest(one))}
+    hints = [f"The nearest to {one} is {near}. " for near, one in nearest.items()]
     if len(strange) < len(of):
         said = "; ".join(f"{one}: {' or '.join(names) or 'of none'}" for one, names in of.items())
         hints.append(
@@ -135,7 +139,11 @@ def _is_called(family: Family, name: Any) -> bool:
 
 
 def _nearest(name: str) -> str:
-    """The supported name that is most like one; empty where none is."""
+    """The supported relative and the difference, or the name most like one; empty where none is."""
+    relative = relative_of(name)
+    if relative is not None:
+        family, difference = relative
+        return f"{families()[family].ARCHITECTURES[0]}, but {difference}"
     known = {one.lower(): one for family in families().values() for one in family.ARCHITECTURES}
     close = difflib.get_close_matches(name.lower(), known, 1)
     return known[close[0]] if close else ""

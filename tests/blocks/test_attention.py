@@ -38,6 +38,10 @@ OPTIONS = {
     "clip": dict(clip=0.6, use_bias=True),
     "value_scale": dict(value_scale=0.3, use_bias=True, out_bias=True),
     "temper": dict(temper=(0.5, 4), rotary=Rotary(50.0, interleaved=True)),
+    "slopes": dict(slopes=(0.5, 0.25, 0.0, 0.1)),
+    "sinks": dict(sinks=True),
+    "sinks_in_a_window": dict(sinks=True, window=3, num_kv_heads=2, soft_cap=0.7),
+    "output_gate": dict(output_gate=True, use_bias=True, num_kv_heads=2, rotary=Rotary(50.0)),
     "out_bias_alone": dict(out_bias=True),
     "no_out_bias": dict(use_bias=True, out_bias=False),
     "everything": dict(
@@ -49,6 +53,8 @@ OPTIONS = {
         scale=0.9,
         soft_cap=2.0,
         qk_norm="all",
+        slopes=(0.5, 0.25, 0.0, 0.1),
+        sinks=True,
     ),
 }
 
@@ -123,6 +129,9 @@ def reference(layer, params, hidden_TD, positions_T=None):
         query_TAF = query_TAF * (1 + beta * np.log(1 + ids // period))[:, None, None]
     scale = features**-0.5 if layer.scale is None else layer.scale
     output_TD = np.zeros_like(hidden_TD)
+    gate_TAF = np.ones_like(query_TAF)
+    if layer.output_gate:
+        gate_TAF = 1 / (1 + np.exp(-projected("gate")))
     for head in range(layer.num_heads):
         group = head // (layer.num_heads // groups)
         for t in range(length):
@@ -134,11 +143,14 @@ def reference(layer, params, hidden_TD, positions_T=None):
             ]
             weights = np.array([scale * query_TAF[t, head] @ key_TGF[j, group] for j in seen])
             if isinstance(layer, SoftmaxAttention):
+                if layer.slopes is not None:
+                    weights -= layer.slopes[head] * np.array([abs(ids[t] - ids[j]) for j in seen])
                 if layer.soft_cap is not None:
                     weights = layer.soft_cap * np.tanh(weights / layer.soft_cap)
-                weights = np.exp(weights) / np.sum(np.exp(weights))
+                sink = np.exp(p["sink"][head]) if layer.sinks else 0.0
+                weights = np.exp(weights) / (np.sum(np.exp(weights)) + sink)
             mixed_F = sum(w * value_TGF[j, group] for w, j in zip(weights, seen, strict=True))
-            output_TD[t] += mixed_F @ p["out"][head]
+            output_TD[t] += (gate_TAF[t, head] * mixed_F) @ p["out"][head]
     return output_TD + p["out_bias"] if "out_bias" in p else output_TD
 
 
@@ -148,7 +160,8 @@ class TestEveryOption:
     def test_equals_loops_over_heads_rows_and_columns(self, name, kind):
         options = dict(OPTIONS[name])
         if kind is LinearAttention:
-            options.pop("soft_cap", None)
+            for option in ("soft_cap", "slopes", "sinks"):
+                options.pop(option, None)
         layer = kind(num_heads=4, **options)
         params, call = with_params(layer)
         for positions_T in (None, POSITIONS_T):
@@ -194,6 +207,10 @@ class TestEveryOption:
 
     def test_parts_add_up_to_the_output(self, name):
         params, call = with_params(layer_with(**OPTIONS[name]))
+        if name == "output_gate":
+            with pytest.raises(TypeError, match="passes on depends on who reads it"):
+                call(HIDDEN_TD, method="parts")
+            return
         present_T = jnp.array([True, False, True, True, True, True])
         for present in (None, present_T):
             arguments = dict(positions_T=POSITIONS_T, present_T=present)
@@ -215,6 +232,10 @@ class TestEveryOption:
 
 
 class TestParameters:
+    def test_there_is_a_slope_for_each_head(self):
+        with pytest.raises(ValueError, match="slopes must have one .* num_heads=4 heads, got 2"):
+            with_params(layer_with(slopes=(1.0, 0.5)))
+
     @pytest.mark.parametrize("num_kv_heads, groups", ((None, 4), (4, 4), (2, 2), (1, 1)))
     def test_keys_and_values_have_one_head_per_group(self, num_kv_heads, groups):
         params, _ = with_params(layer_with(num_kv_heads=num_kv_heads, use_bias=True, head_width=3))

@@ -203,6 +203,8 @@ class TestFeedforward:
             "gelu_tanh": lambda x: (
                 x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
             ),
+            "gelu_tanh_8": lambda x: x / 2 * (1 + np.tanh(0.79788456 * (x + 0.044715 * x**3))),
+            "quick_gelu": lambda x: x / (1 + np.exp(-1.702 * x)),
             "silu": lambda x: x / (1 + np.exp(-x)),
             "tanh": np.tanh,
             "identity": lambda x: x,

@@ -41,6 +41,14 @@ class HalfWeights(Attention):
         return jnp.where(sees_MT[None], jnp.full_like(scores_AMT, 0.5), 0 * scores_AMT)
 
 
+class ForgetsItsSink(SoftmaxAttention):
+    """Says that its weights add up to 1 without the sink that it has."""
+
+    @property
+    def has_sink(self):
+        return False
+
+
 class ForgetsRoom(SoftmaxAttention):
     """Does not put what is new into its memory."""
 
@@ -54,6 +62,7 @@ class ForgetsRoom(SoftmaxAttention):
         (Shift(), r"present_T \(absent"),
         (Ahead(), r"causal \(what comes later"),
         (HalfWeights(num_heads=2), r"normalised \(weights must add up to 1\)"),
+        (ForgetsItsSink(num_heads=2, sinks=True), r"normalised \(weights must add up to 1\)"),
         (ForgetsRoom(num_heads=2), r"extend \(a sequence in two pieces\)"),
     ),
 )

@@ -36,6 +36,16 @@ EXPERTS = {
     "shared_raw": Experts(
         num_experts=4, experts_per_token=3, hidden_width=5, shared_width=7, renormalise=False
     ),
+    "biased": Experts(num_experts=4, experts_per_token=2, hidden_width=5, use_bias=True),
+    "limited": Experts(
+        num_experts=4,
+        experts_per_token=2,
+        hidden_width=5,
+        activation="quick_gelu",
+        use_bias=True,
+        limit=0.5,
+        up_offset=1.0,
+    ),
 }
 
 
@@ -60,13 +70,20 @@ def activation(name, x):
         return x / (1 + np.exp(-x))
     if name == "relu":
         return np.maximum(x, 0)
+    if name == "quick_gelu":
+        return x / (1 + np.exp(-1.702 * x))
     return x * (1 + np.vectorize(math.erf)(x / np.sqrt(2))) / 2
 
 
 def reference_token(experts, params, z_D):
     """The chosen experts of one token, their gates, all hidden activations and the output."""
     p = {name: np.asarray(leaf) for name, leaf in params.items()}
-    logits_E = z_D @ p["router"]
+
+    def affine(name, expert=...):
+        bias = p[f"{name}_bias"][expert] if experts.use_bias else 0.0
+        return z_D @ p[name][expert] + bias
+
+    logits_E = affine("router")
     softmax_E = np.exp(logits_E) / np.sum(np.exp(logits_E))
     chosen = sorted(range(experts.num_experts), key=lambda e: -softmax_E[e])
     chosen = chosen[: experts.experts_per_token]
@@ -75,9 +92,13 @@ def reference_token(experts, params, z_D):
         gates = gates / gates.sum()
     hidden, output_D = [], np.zeros(WIDTH)
     for expert, gate in zip(chosen, gates, strict=True):
-        into = activation(experts.activation, z_D @ p["gate"][expert])
-        hidden.append(gate * into * (z_D @ p["up"][expert]))
+        into, up = affine("gate", expert), affine("up", expert)
+        if experts.limit is not None:
+            into, up = np.minimum(into, experts.limit), np.clip(up, -experts.limit, experts.limit)
+        hidden.append(gate * activation(experts.activation, into) * (up + experts.up_offset))
         output_D = output_D + hidden[-1] @ p["down"][expert]
+        if experts.use_bias:
+            output_D = output_D + gate * p["down_bias"][expert]
     if experts.shared_width is not None:
         weight = 1 / (1 + np.exp(-(z_D @ p["shared_router"])))
         into = activation(experts.activation, z_D @ p["shared_gate"])
@@ -217,17 +238,22 @@ class TestDownPatch:
         experts = EXPERTS[name]
         params, call = with_params(experts)
         token_1D, change_D = normal(seed, 1, WIDTH), normal(seed + 1, WIDTH)
-        chosen_1k, _ = call(token_1D, method="route")
+        chosen_1k, gates_1k = map(np.asarray, call(token_1D, method="route"))
         hidden_H = call(token_1D, None, method="hidden")[0]
         update_HD = np.asarray(as_matrix(down_update(down_patch(hidden_H, change_D))))
-        kernel_HD = side_by_side(experts, params, np.asarray(chosen_1k[0]))
-        assert_close(np.asarray(hidden_H) @ kernel_HD, np.asarray(call(token_1D)[0]), 60)
-        got_D = np.asarray(hidden_H) @ (kernel_HD + update_HD)
+        kernel_HD = side_by_side(experts, params, chosen_1k[0])
+        # What the down kernels' biases add, by gate, stays as it is.
+        biases_D = np.zeros(WIDTH)
+        if experts.use_bias:
+            biases_D = gates_1k[0] @ np.asarray(params["down_bias"])[chosen_1k[0]]
+        hidden_H = np.asarray(hidden_H)
+        assert_close(hidden_H @ kernel_HD + biases_D, np.asarray(call(token_1D)[0]), 60)
+        got_D = hidden_H @ (kernel_HD + update_HD) + biases_D
         # The update is as long as the change is in units of the hidden activations.
         condition = 1 + np.linalg.norm(update_HD) / np.linalg.norm(kernel_HD)
         assert_close(got_D, np.asarray(call(token_1D)[0] + change_D), 60, condition=condition)
 
-        least_HD = np.linalg.pinv(np.asarray(hidden_H)[None]) @ np.asarray(change_D)[None]
+        least_HD = np.linalg.pinv(hidden_H[None]) @ np.asarray(change_D)[None]
         assert_close(update_HD, least_HD, 60)
 
     @pytest.mark.parametrize("name", ("plain", "shared", "shared_raw"))
@@ -263,9 +289,9 @@ class TestErrors:
         with pytest.raises(ValueError, match=wording):
             with_params(EXPERTS["plain"].clone(experts_per_token=5))
 
-    def test_experts_have_no_biases(self):
-        with pytest.raises(ValueError, match="Experts: use_bias=True is not supported; experts ha"):
-            with_params(EXPERTS["plain"].clone(use_bias=True))
+    def test_a_limit_is_a_number_above_zero(self):
+        with pytest.raises(ValueError, match="Experts: limit must be a finite number above 0"):
+            with_params(EXPERTS["limited"].clone(limit=0.0))
 
     def test_an_unknown_activation_is_refused(self):
         with pytest.raises(ValueError, match="Experts: activation must be one of 'relu', .*'sine'"):

@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from icl_jax.blocks.attention import Attention, LinearAttention, SoftmaxAttention
 from icl_jax.blocks.contextual import ContextualLayer
+from icl_jax.blocks.delta import GatedDelta
 from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
 from icl_jax.blocks.rotary import Rotary, rotate
 from tests.helpers import LAYERS, WIDTH, assert_close, compiled, normal, random_params
@@ -114,6 +115,9 @@ class TestAttention:
         assert_close(got_TD, call(HIDDEN_TD), 50)
         if isinstance(LAYERS[name], SoftmaxAttention):
             sums_AT = jnp.sum(weights_ATT, axis=-1)
+            if LAYERS[name].has_sink:
+                assert np.all(sums_AT < 0.99)
+                sums_AT = sums_AT + call(HIDDEN_TD, method="sink_weights")
             assert_close(sums_AT, jnp.ones_like(sums_AT), 6)
 
     def test_huge_scores_stay_finite(self):
@@ -217,6 +221,51 @@ class TestGatedRecurrent:
             state_S, out_S = cell.apply({"params": flax_params}, state_S, token_D)
             rows.append(out_S @ params["out"])
         assert_close(call(HIDDEN_TD), jnp.stack(rows), 60)
+
+
+class TestGatedDelta:
+    @pytest.mark.parametrize("layer", (LAYERS["delta"], GatedDelta(num_heads=2, taps=1)))
+    def test_equals_a_loop(self, layer):
+        params, call = with_params(layer)
+        p = {name: np.asarray(leaf) for name, leaf in params.items()}
+        groups, per_group = p["query"].shape[1], layer.num_heads // p["query"].shape[1]
+
+        def sigmoid(x):
+            return 1 / (1 + np.exp(-x))
+
+        def unit(x):
+            return x / np.sqrt(np.sum(x**2) + 1e-6)
+
+        shape = (layer.key_width, layer.value_width)
+        states, seen, rows = [np.zeros(shape) for _ in range(layer.num_heads)], [], []
+        for token_D in np.asarray(HIDDEN_TD):
+            parts = [token_D @ p[name].reshape(8, -1) for name in ("query", "key", "value")]
+            seen.append(np.concatenate(parts))
+            summed_C = np.zeros_like(seen[-1])
+            for back in range(min(layer.taps, len(seen))):
+                summed_C += p["taps"][:, layer.taps - 1 - back] * seen[-1 - back]
+            mixed_C = summed_C * sigmoid(summed_C)
+            keys = groups * layer.key_width
+            query_GF = mixed_C[:keys].reshape(groups, -1)
+            key_GF = mixed_C[keys : 2 * keys].reshape(groups, -1)
+            value_AU = mixed_C[2 * keys :].reshape(layer.num_heads, -1)
+            output_D = np.zeros(8)
+            for head in range(layer.num_heads):
+                query_F, key_F = unit(query_GF[head // per_group]), unit(key_GF[head // per_group])
+                write = sigmoid(token_D @ p["write"][:, head])
+                soft = np.log1p(np.exp(token_D @ p["fade"][:, head] + p["fade_bias"][head]))
+                faded = np.exp(-np.exp(p["rate"][head]) * soft) * states[head]
+                states[head] = faded + np.outer(key_F, write * (value_AU[head] - key_F @ faded))
+                read_U = query_F @ states[head] / np.sqrt(layer.key_width)
+                normed_U = read_U / np.sqrt(np.mean(read_U**2) + 1e-6) * p["scale"]
+                gate_U = token_D @ p["gate"][:, head]
+                output_D += (normed_U * gate_U * sigmoid(gate_U)) @ p["out"][head]
+            rows.append(output_D)
+        assert_close(call(HIDDEN_TD), np.stack(rows), 60, condition=10)
+
+    def test_heads_of_keys_divide_those_of_values(self):
+        with pytest.raises(ValueError, match="num_key_heads=2 does not divide num_heads=3"):
+            with_params(GatedDelta(num_heads=3, num_key_heads=2))
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from icl_jax.blocks.attention import Attention, LinearAttention, SoftmaxAttention
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.contextual import ContextualLayer
+from icl_jax.blocks.delta import GatedDelta
 from icl_jax.blocks.functional import FlaxBlock
 from icl_jax.blocks.memory import append, empty_keys, sees_memory
 from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
@@ -44,6 +45,9 @@ ATTENTIONS: dict[str, Attention] = {
     "rotary": SoftmaxAttention(num_heads=2, rotary=Rotary(50.0, scaling=Scaling("yarn", 4.0))),
     "soft_capped": SoftmaxAttention(num_heads=2, scale=2.0, soft_cap=0.5),
     "normed_heads": SoftmaxAttention(num_heads=4, num_kv_heads=1, qk_norm="head"),
+    "sloped": SoftmaxAttention(num_heads=2, slopes=(0.5, 0.1)),
+    "output_gate": SoftmaxAttention(num_heads=2, output_gate=True),
+    "sinks": SoftmaxAttention(num_heads=2, sinks=True, window=3),
     "everything": LAYERS["attention_grouped"],
     "linear": LinearAttention(num_heads=2, qk_norm="all", window=4, out_bias=True),
 }
@@ -53,6 +57,8 @@ WITH_MEMORY: dict[str, ContextualLayer] = {
     "state_space": LAYERS["state_space"],
     "state_space_slow": StateSpace(slowest=0.999),
     "recurrent": LAYERS["recurrent"],
+    "delta": LAYERS["delta"],
+    "delta_without_convolution": GatedDelta(num_heads=2, key_width=2, taps=1),
     "recurrent_wide": GatedRecurrent(state_width=12),
 }
 

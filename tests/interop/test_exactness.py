@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from icl_jax.interop.huggingface import load
+from icl_jax.language.generation import generate, patched_generate
 from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, prompt_patches
 from tests.helpers import relative_error
 from tests.interop.test_parity import FAMILIES, GOLDEN
@@ -39,3 +40,13 @@ def test_the_logits_of_all_kept_positions(family, dtype, bound):
     wrong = patched_logits(model, params, tokens, dataclasses.replace(bank, patches=shuffled))
     for control in (wrong, alone_logits(model, params, tokens, kept)):
         assert relative_error(control, want) > MISS
+
+
+@pytest.mark.parametrize("family", ("gpt_oss", "qwen3_next"))
+def test_patched_generation_goes_on_as_the_context_does(family):
+    # A sink and a window beside the memory; a state and a convolution as the memory.
+    checkpoint = load(GOLDEN / family, dtype=jnp.float32)
+    model, params = checkpoint.model, checkpoint.params
+    tokens = tokens_of(TEXTS[0], 40)
+    found = patched_generate(model, params, tokens, np.array([0, 37, 38, 39]), 6)
+    np.testing.assert_array_equal(found.tokens_N, generate(model, params, tokens, 6))

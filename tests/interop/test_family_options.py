@@ -19,7 +19,7 @@ from icl_jax.interop.safetensors import MappedTensors, write_tensors
 from tests.helpers import relative_error
 
 GOLDEN = Path(__file__).parent / "golden"
-MIXTURES = ("mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
+MIXTURES = ("mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "qwen3_next")
 FAMILIES = ("bert", "gemma2", "gemma3", "olmo2", *MIXTURES)
 
 #: Family, option, and a value that must change what the same weights compute.

@@ -31,7 +31,8 @@ from tests.interop.test_wider_options import VARIANTS as WIDER  # noqa: E402
 
 FAMILIES = sorted(families())
 DECODERS = [family for family in FAMILIES if family != "bert"]
-EXPERTS = ("mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
+EXPERTS = ("gpt_oss", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "qwen3_next")
+GENERATED = ("llama", "gemma3", "gpt2", "gpt_neo", "bloom", "gpt_oss", "qwen3_next")
 TOKENS = np.random.default_rng(5).integers(3, 96, 30).astype(np.int32)
 KEPT = np.array([0, 26, 27, 28, 29])
 
@@ -113,7 +114,7 @@ def test_transformers_reads_what_we_write(family, tmp_path):
     assert relative_error(theirs(tmp_path / "tiny", TOKENS), want) < 1e-5
 
 
-@pytest.mark.parametrize("family", ("llama", "gemma3", "gpt2"))
+@pytest.mark.parametrize("family", GENERATED)
 def test_greedy_generation_is_the_same(family, tmp_path):
     checkpoint = make_tiny(family, tmp_path / "tiny", jax.random.key(3))
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "tiny")

@@ -91,6 +91,23 @@ def test_weights_in_eight_bits_need_a_dtype_to_run_in_and_no_scales(tmp_path):
         load(tmp_path, dtype=jnp.float32)
 
 
+def test_weights_in_mxfp4_are_to_be_dequantised_first(tmp_path):
+    tensors, config = tensors_of("gpt_oss"), golden_config("gpt_oss")
+    quantized = {**config, "quantization_config": {"quant_method": "mxfp4"}}
+    write_folder(tmp_path, tensors, quantized)
+    with pytest.raises(ValueError, match=r"mxfp4.*unquantized.*Mxfp4Config\(dequantize=True\)"):
+        load(tmp_path)
+    # The experts of the first layer, as they are stored: no matter what the configuration says.
+    name = "model.layers.0.mlp.experts.down_proj"
+    experts, hidden, width = tensors.pop(name).shape
+    tensors[f"{name}_blocks"] = np.zeros((experts, width, max(hidden // 32, 1), 16), np.uint8)
+    tensors[f"{name}_scales"] = np.zeros((experts, width, max(hidden // 32, 1)), np.uint8)
+    write_folder(tmp_path, tensors, config)
+    message = f"1 missing: {name}; 2 extra: {name}_blocks, {name}_scales. Some are scales.*Mxfp4Con"
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path)
+
+
 def test_falcon_under_its_first_names_is_the_same_model():
     def build(config):
         return build_model(Options(config))[2]

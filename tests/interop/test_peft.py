@@ -17,7 +17,7 @@ KEPT = np.array([0, 21, 22, 23])
 # Kernels as rows or as columns, gated or not, fused, multiplied, parallel, with a norm behind the
 # MLP (stored as it is, or less one).
 FAMILIES = ("gemma3", "gpt2", "llama", "falcon", "olmo2", "phi", "phi3", "granite")
-EXPERTS = ("mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
+EXPERTS = ("gpt_oss", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "qwen3_next")
 
 
 def written(family, tmp_path):

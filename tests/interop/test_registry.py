@@ -5,6 +5,7 @@ import collections
 import pytest
 
 from icl_jax.interop.registry import descent_of, families, family_of
+from icl_jax.interop.relatives import RELATIVES
 
 NAMES = [(name, asked) for name, family in families().items() for asked in family.ARCHITECTURES]
 
@@ -43,6 +44,19 @@ def test_no_name_is_of_two_families():
 def test_all_names_must_be_of_one_family(architectures, kind, named):
     with pytest.raises(ValueError, match=named):
         family_of({"architectures": architectures, "model_type": kind})
+
+
+@pytest.mark.parametrize("kind", RELATIVES)
+def test_relatives_are_unsupported_families_and_supported_ones(kind):
+    assert RELATIVES[kind][0] in families() and kind not in families()
+    with pytest.raises(ValueError, match=f"nearest to {kind} is .*, but "):
+        family_of({"model_type": kind})
+
+
+def test_a_mixer_without_an_mlp_is_refused_with_the_reason():
+    # Not Gemma 2, whose name is more like it.
+    with pytest.raises(ValueError, match="nearest to Mamba2ForCausalLM is Qwen3Next.*and no MLP"):
+        family_of({"architectures": ["Mamba2ForCausalLM"], "model_type": "mamba2"})
 
 
 @pytest.mark.parametrize(

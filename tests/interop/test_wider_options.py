@@ -17,9 +17,12 @@ from tests.interop.test_family_options import golden_config
 from tests.interop.test_parity import batch_logits, golden, loaded
 
 FAMILIES = (
+    "bloom",
     "cohere",
     "cohere2",
     "gemma",
+    "gpt_neo",
+    "gpt_oss",
     "gptj",
     "granite",
     "ministral",
@@ -37,6 +40,7 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 
 #: Family, option, and a value that must change what the same weights compute.
 CHANGES = (
+    ("bloom", "layer_norm_epsilon", 0.1),
     ("cohere", "logit_scale", 0.5),
     ("cohere", "layer_norm_eps", 0.1),
     ("cohere", "rope_parameters.rope_theta", 500.0),
@@ -44,6 +48,14 @@ CHANGES = (
     ("cohere2", "sliding_window", 4),
     ("gemma", "hidden_act", "silu"),
     ("gemma", "rms_norm_eps", 0.1),
+    ("gpt_neo", "window_size", 6),
+    ("gpt_neo", "activation_function", "relu"),
+    ("gpt_oss", "swiglu_limit", 7.0),
+    ("gpt_oss", "num_experts_per_tok", 1),
+    ("gpt_oss", "sliding_window", 6),
+    ("gpt_oss", "layer_types", [FULL, SLIDING, FULL]),
+    ("gpt_oss", "rope_parameters.truncate", True),
+    ("gpt_oss", "rope_parameters.factor", 8.0),
     ("gptj", "rotary_dim", 8),
     ("gptj", "activation_function", "relu"),
     ("granite", "embedding_multiplier", 2.0),
@@ -63,6 +75,9 @@ CHANGES = (
     ("phi3", "original_max_position_embeddings", 64),
     ("phi3", "max_position_embeddings", 64),
     ("phi3", "sliding_window", 7),
+    ("qwen3_next", "norm_topk_prob", False),
+    ("qwen3_next", "rms_norm_eps", 0.1),
+    ("qwen3_next", "rope_parameters.partial_rotary_factor", 0.5),
     ("smollm3", "no_rope_layers", [1, 1, 1]),
     ("stablelm", "rope_parameters.partial_rotary_factor", 0.5),
     ("stablelm", "layer_norm_eps", 0.1),
@@ -76,12 +91,20 @@ KINDS = [FULL, SLIDING, FULL, SLIDING]
 #: Family, and what is set in its tiny configuration (... leaves an option out): layouts and options
 #: that the tiny one does not have. The live comparison runs them beside transformers.
 VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("bloom", {"n_head": 8, "tie_word_embeddings": False}),
+    ("bloom", {"hidden_size": ..., "n_embed": 33, "n_head": 11, "layer_norm_epsilon": ...}),
     ("cohere", {"use_qk_norm": False, "attention_bias": True, "tie_word_embeddings": False}),
     ("cohere", {"logit_scale": ..., "num_key_value_heads": ..., "rope_theta": ...}),
     ("cohere2", {"layer_types": KINDS, "attention_bias": True, "tie_word_embeddings": False}),
     ("cohere2", {"layer_types": [FULL] * 4, "sliding_window_pattern": ...}),
     ("gemma", {"hidden_act": "gelu", "attention_bias": True, "tie_word_embeddings": False}),
     ("gemma", {"rope_theta": ..., "num_key_value_heads": 4, "hidden_act": ...}),
+    ("gpt_neo", {"attention_types": [[["local", "global", "local"], 1]], "window_size": 3}),
+    ("gpt_neo", {"attention_types": [[["global"], 3]], "intermediate_size": None}),
+    ("gpt_neo", {"tie_word_embeddings": False, "activation_function": "gelu"}),
+    ("gpt_oss", {"rope_scaling": ..., "rope_theta": ..., "sliding_window": 3}),
+    ("gpt_oss", {"attention_bias": False, "layer_types": [FULL] * 3, "tie_word_embeddings": True}),
+    ("gpt_oss", {"swiglu_limit": ..., "rms_norm_eps": ..., "experts_per_token": 2}),
     ("gptj", {"n_inner": None, "tie_word_embeddings": True, "activation_function": "gelu"}),
     ("granite", {"residual_multiplier": 1.0, "attention_bias": True, "mlp_bias": True}),
     ("granite", {"tie_word_embeddings": False, "rope_scaling": {"type": "linear", "factor": 2.5}}),
@@ -100,6 +123,10 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("phi3", {"rope_scaling": {**LONGROPE, "attention_factor": 1.3}}),
     ("phi3", {"rope_scaling": {**LONGROPE, "factor": 3.0}}),
     ("phi3", {"rope_scaling": {**LONGROPE, **LENGTH, "rope_type": "su"}}),
+    ("qwen3_next", {"full_attention_interval": 2, "mlp_only_layers": [], "attention_bias": True}),
+    ("qwen3_next", {"linear_num_key_heads": 4, "linear_conv_kernel_dim": 4, "rope_theta": ...}),
+    ("qwen3_next", {"layer_types": ["full_attention", "linear_attention", "full_attention"]}),
+    ("qwen3_next", {"partial_rotary_factor": ..., "norm_topk_prob": False}),
     ("smollm3", {"no_rope_layers": ..., "no_rope_layer_interval": 2, "attention_bias": True}),
     ("smollm3", {"use_sliding_window": True, "sliding_window": 5, "mlp_bias": True}),
     (
@@ -119,10 +146,25 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 #: Family, what is set in its configuration, and what the message must say.
 REFUSED = (
+    ("bloom", {"n_head": 5}, "num_attention_heads = 5 is not supported.*hidden_size = 24"),
+    (
+        "bloom",
+        {"apply_residual_connection_post_layernorm": True},
+        "apply_residual_connection_post_layernorm = true",
+    ),
     ("cohere2", {"layer_types": [FULL]}, "layer_types.*each of the 4 layers"),
     ("cohere2", {"use_parallel_block": False}, "use_parallel_block = false"),
     ("gemma", {"hidden_activation": "gelu"}, 'hidden_activation = "gelu"'),
     ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention = true"),
+    ("gpt_neo", {"num_heads": 5}, "num_heads = 5 is not supported.*a divisor of hidden_size = 32"),
+    ("gpt_neo", {"attention_types": [[["global"], 10**9]]}, "attention_types = .*for 3 layers"),
+    ("gpt_neo", {"attention_types": [[["dense"], 3]]}, "attention_types = .* global or local"),
+    ("gpt_neo", {"attention_types": "global"}, "attention_types must be a list"),
+    ("gpt_neo", {"attention_layers": ["local"] * 3}, "attention_layers.*what attention_types says"),
+    ("gpt_oss", {"swiglu_alpha": 1.0}, "swiglu_alpha = 1.0"),
+    ("gpt_oss", {"hidden_act": "gelu"}, 'hidden_act = "gelu"'),
+    ("gpt_oss", {"experts_per_token": 3}, "experts_per_token = 3 is not supported; supported: 2"),
+    ("gpt_oss", {"layer_types": [FULL]}, "layer_types.*each of the 3 layers"),
     ("gptj", {"n_head": 5}, "n_head = 5 is not supported; supported: a divisor of n_embd = 32"),
     ("gptj", {"rotary_dim": None}, "rotary_dim = null"),
     ("gptj", {"rotary": False}, "rotary = false"),
@@ -142,6 +184,13 @@ REFUSED = (
         "phi3",
         {"rope_parameters": {**LONGROPE, "long_factor": [1.0, 0.0, 2.0]}},
         "long_factor = .* a list of positive numbers",
+    ),
+    ("qwen3_next", {"layer_types": [SLIDING] * 3}, "linear_attention or full_attention for each"),
+    ("qwen3_next", {"hidden_act": "gelu"}, 'hidden_act = "gelu"'),
+    (
+        "qwen3_next",
+        {"linear_num_key_heads": 3},
+        "linear_num_key_heads = 3 is.* divisor of .* = 4",
     ),
     ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers.*num_hidden_layers = 3 times 0 or 1"),
     ("smollm3", {"layer_types": [SLIDING] * 3}, "layer_types.*3 times full_attention"),
@@ -198,6 +247,22 @@ def test_smollm3_leaves_out_positions_in_every_fourth_layer_where_nothing_is_sai
     model = families()["smollm3"].build(Options(config))
     turning = [block.contextual_layer.rotary is not None for block in model.blocks]
     assert turning == [True, True, True, False] * 2 + [True]
+
+
+@pytest.mark.parametrize(
+    ("heads", "want"),
+    (
+        (1, [2**-8]),
+        (4, [2**-2, 2**-4, 2**-6, 2**-8]),
+        # Two more than four: the first and the third of eight.
+        (6, [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3]),
+        (16, [2 ** -(head / 2) for head in range(1, 17)]),
+    ),
+)
+def test_blooms_slopes_are_a_geometric_sequence(heads, want):
+    config = {**families()["bloom"].tiny(), "n_head": heads, "hidden_size": 8 * heads}
+    block = families()["bloom"].build(Options(config)).blocks[0]
+    assert block.contextual_layer.slopes == pytest.approx(want, rel=1e-15)
 
 
 def test_phi3_without_an_original_length_has_that_of_the_first_models():

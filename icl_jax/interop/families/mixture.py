@@ -5,6 +5,9 @@ holds in memory, and writes when it is told to (``save_original_format=False``),
 a layer in two tensors. Both are read, and the first is written.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from icl_jax.blocks.attention import SoftmaxAttention
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.experts import Experts
@@ -26,6 +29,9 @@ from icl_jax.interop.table import Tensor, linear, piece, tensor
 #: What files call the kernels of an expert, and which they are.
 Names = tuple[tuple[str, str], ...]
 PROJECTIONS: Names = (("gate_proj", "gate"), ("up_proj", "up"), ("down_proj", "down"))
+
+#: The table of a layer's contextual layer.
+Mixer = Callable[[str, str, Any, int], tuple[Tensor, ...]]
 
 
 def experts(
@@ -93,6 +99,8 @@ def mixture_table(
     *,
     mlp_name: str = "mlp",
     names: Names | None = PROJECTIONS,
+    mixer: Mixer | None = None,
+    gain_offset: float = 0.0,
 ) -> tuple[Tensor, ...]:
     """The tensors of Llama, with experts where there are some.
 
@@ -100,16 +108,18 @@ def mixture_table(
       model: attention, and experts or gated MLPs.
       mlp_name: what a layer's router and experts are called.
       names: of the kernels of an expert; None where all experts are in two tensors.
+      mixer: the table of a layer's contextual layer, from the layer's name in the files, its path,
+        the contextual layer and the width; that of attention when left out.
+      gain_offset: what the gains of norms have more than what is stored.
     """
-    found = list(ends_table(model))
+    mixer = mixer or _attention
+    found = list(ends_table(model, gain_offset=gain_offset))
     for layer, block in enumerate(model.blocks):
         stored, path = f"model.layers.{layer}", f"blocks_{layer}"
         mlp, ours, theirs = block.mlp, f"{path}/mlp", f"{stored}.{mlp_name}"
         inner = block.contextual_layer
-        found += attention_table(
-            f"{stored}.self_attn", f"{path}/contextual_layer", inner, model.width
-        )
-        found += norms_table(stored, path, NORMS, model.width)
+        found += mixer(stored, f"{path}/contextual_layer", inner, model.width)
+        found += norms_table(stored, path, NORMS, model.width, gain_offset=gain_offset)
         if not isinstance(mlp, Experts):
             found += gated_table(theirs, ours, mlp, model.width)
             continue
@@ -122,6 +132,10 @@ def mixture_table(
         if mlp.shared_width is not None:
             found += _shared(f"{theirs}.shared_expert", ours, mlp.shared_width, model.width)
     return tuple(found)
+
+
+def _attention(stored: str, path: str, layer: Any, width: int) -> tuple[Tensor, ...]:
+    return attention_table(f"{stored}.self_attn", path, layer, width)
 
 
 def _separate(stored: str, path: str, mlp: Experts, width: int, names: Names) -> tuple[Tensor, ...]:

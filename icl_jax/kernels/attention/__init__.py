@@ -6,18 +6,20 @@ kernels of two platforms), ``api`` (which one is taken, and why another one is n
 """
 
 from icl_jax.kernels.attention.api import accumulate, attend, explain, why_not
-from icl_jax.kernels.attention.products import scores, soft_capped, weighted_sum
+from icl_jax.kernels.attention.products import scores, sloped, soft_capped, weighted_sum
 from icl_jax.kernels.attention.reference import merge
-from icl_jax.kernels.attention.shapes import Sees, mask
+from icl_jax.kernels.attention.shapes import Sees, gaps, mask
 
 __all__ = [
     "Sees",
     "accumulate",
     "attend",
     "explain",
+    "gaps",
     "mask",
     "merge",
     "scores",
+    "sloped",
     "soft_capped",
     "weighted_sum",
     "why_not",

@@ -29,13 +29,14 @@ def attend(
     *,
     cap: float | None = None,
     sinks_A: Array | None = None,
+    slopes_A: Array | None = None,
     implementation: str | None = None,
 ) -> tuple[Array, Array]:
     """Softmax attention ``mixed_ma = sum_t p_amt value_t``, ``p_am = softmax_t(query_m . key_t)``.
 
-    Scores are accumulated in float32 or wider (true float32 products), capped, masked, normalised,
-    and rounded to the dtype of the values for the second product. For one prompt; batches go
-    through ``jax.vmap``.
+    Scores are accumulated in float32 or wider (true float32 products), lowered by distance, capped,
+    masked, normalised, and rounded to the dtype of the values for the second product. For one
+    prompt; batches go through ``jax.vmap``.
 
     Args:
       query_MAF: (M, A, F), queries that carry the scores' scale.
@@ -45,6 +46,8 @@ def attend(
       cap: scores s become ``cap tanh(s / cap)`` (Gemma 2).
       sinks_A: (A,), one more score per head, that takes its share of the weights and gives nothing
         (gpt-oss). It counts in the log-sum-exp.
+      slopes_A: (A,), by how much a score falls per position id that the column is away from the
+        row (ALiBi; Press et al., arXiv 2108.12409), before any cap.
       implementation: a name of ``IMPLEMENTATIONS`` to insist on; as ``explain`` says when left out,
         for the platform that is compiled for (see ``platform``). Insist on "pallas_tpu" to compile
         for a TPU without a mesh that says so, or inside a program over several devices whose
@@ -58,9 +61,9 @@ def attend(
       NotImplementedError: the named implementation cannot run this; the text says why, and names
         one that can.
     """
-    check("attend", query_MAF, key_TGF, value_TGF, sees, cap=cap, sinks_A=sinks_A)
+    options: dict[str, Any] = {"cap": cap, "sinks_A": sinks_A, "slopes_A": slopes_A}
+    check("attend", query_MAF, key_TGF, value_TGF, sees, **options)
     arrays = (query_MAF, key_TGF, value_TGF)
-    options: dict[str, Any] = {"cap": cap, "sinks_A": sinks_A}
     name = _chosen("attend", *arrays, sees, implementation=implementation, **options)
     sees = filled(sees, query_MAF.shape[0], key_TGF.shape[0])
     if name == "reference":
@@ -69,7 +72,8 @@ def attend(
         return rows.attend(*arrays, sees, **options, platform=platform())
     kernel, own = {"pallas_tpu": (pallas_tpu.attend, "tpu"), "cudnn": (cudnn.attend, "cuda")}[name]
     forward = kernel if implementation else _on_its_platform(kernel, own)
-    return by_rows(forward, *arrays, sees, **options, platform=platform())
+    # Neither kernel knows slopes, and ``why_not`` says so.
+    return by_rows(forward, *arrays, sees, cap=cap, sinks_A=sinks_A, platform=platform())
 
 
 def accumulate(
@@ -125,10 +129,12 @@ def why_not(
     *,
     cap: float | None = None,
     sinks_A: Array | None = None,
+    slopes_A: Array | None = None,
 ) -> str | None:
     """Why the named implementation cannot compute this here; None if it can."""
     checks.one_of("why_not", "name", name, IMPLEMENTATIONS)
-    reason = _cannot(name, query_MAF, key_TGF, value_TGF, sees, cap=cap, sinks_A=sinks_A)
+    options: dict[str, Any] = {"cap": cap, "sinks_A": sinks_A, "slopes_A": slopes_A}
+    reason = _cannot(name, query_MAF, key_TGF, value_TGF, sees, **options)
     return _no_single_tpu() if reason is None and name == "pallas_tpu" else reason
 
 
@@ -140,14 +146,16 @@ def explain(
     *,
     cap: float | None = None,
     sinks_A: Array | None = None,
+    slopes_A: Array | None = None,
 ) -> dict[str, str]:
     """Which implementation ``attend`` takes ("taken"), and why not each of the others.
 
     Arrays may be shapes (``jax.ShapeDtypeStruct``); nothing is computed.
     """
     reasons: dict[str, str] = {}
+    options: dict[str, Any] = {"cap": cap, "sinks_A": sinks_A, "slopes_A": slopes_A}
     for name in IMPLEMENTATIONS:
-        reason = why_not(name, query_MAF, key_TGF, value_TGF, sees, cap=cap, sinks_A=sinks_A)
+        reason = why_not(name, query_MAF, key_TGF, value_TGF, sees, **options)
         if name == "reference" and not _is_small(query_MAF, key_TGF):
             reason = (
                 f"builds the whole matrix of weights, {_matrix_bytes(query_MAF, key_TGF)} bytes "
@@ -183,13 +191,15 @@ def _cannot(
     *,
     cap: float | None,
     sinks_A: Array | None,
+    slopes_A: Array | None,
 ) -> str | None:
     """Why it could not even be insisted on."""
     if name == "pallas_tpu":
-        return pallas_tpu.why_not(query_MAF)
+        return pallas_tpu.why_not(query_MAF, slopes_A=slopes_A)
     if name == "cudnn":
         sees = filled(sees, query_MAF.shape[0], key_TGF.shape[0])
-        reason = cudnn.why_not(query_MAF, value_TGF, sees, cap=cap, sinks_A=sinks_A)
+        options: dict[str, Any] = {"cap": cap, "sinks_A": sinks_A, "slopes_A": slopes_A}
+        reason = cudnn.why_not(query_MAF, value_TGF, sees, **options)
         return reason or _no_gpu_for(query_MAF.shape[2])
     return None
 

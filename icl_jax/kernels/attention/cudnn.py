@@ -38,6 +38,7 @@ def why_not(
     *,
     cap: float | None = None,
     sinks_A: Array | None = None,
+    slopes_A: Array | None = None,
 ) -> str | None:
     """What cuDNN cannot compute; None if it can. ``sees`` is filled.
 
@@ -50,6 +51,8 @@ def why_not(
         return "has no soft cap"
     if sinks_A is not None:
         return "has no sinks"
+    if slopes_A is not None:
+        return "has no scores that fall with the distance (ALiBi) in linear memory"
     if features != width or features % 8 or features > 256:
         return (
             "wants heads of one width for keys and values, a multiple of 8 up to 256, got "

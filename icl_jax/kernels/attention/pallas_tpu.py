@@ -37,10 +37,12 @@ LOWEST = -0.7 * float(np.finfo(np.float32).max)
 NOWHERE = np.iinfo(np.int32).max
 
 
-def why_not(query_MAF: Array) -> str | None:
+def why_not(query_MAF: Array, *, slopes_A: Array | None = None) -> str | None:
     """What the kernel cannot compute; None if it can. (Where it can is asked in ``api``.)"""
     if query_MAF.dtype not in (jnp.bfloat16, jnp.float32):
         return f"computes in bfloat16 and float32, got {query_MAF.dtype}"
+    if slopes_A is not None:
+        return "has no scores that fall with the distance (ALiBi)"
     return None
 
 

@@ -1,4 +1,4 @@
-"""The two products of attention, in layouts that are fast on every platform, and the soft cap."""
+"""The two products of attention, in layouts that are fast everywhere, and what scores become."""
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,12 @@ def soft_capped(values: Array, cap: float | None) -> Array:
         return values
     bound = jnp.asarray(cap, values.dtype)
     return bound * jnp.tanh(values / bound)
+
+
+def sloped(scores_AMT: Array, distance_MT: Array, slopes_A: Array) -> Array:
+    """Scores less ``slope_a`` times the distance, in their own dtype (which is a wide one)."""
+    slopes_A11 = slopes_A.astype(scores_AMT.dtype)[:, None, None]
+    return scores_AMT - slopes_A11 * distance_MT.astype(scores_AMT.dtype)[None]
 
 
 def scores(query_MAF: Array, key_TGF: Array) -> Array:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array, accumulator
-from icl_jax.kernels.attention.products import scores, soft_capped, weighted_sum
-from icl_jax.kernels.attention.shapes import Sees, visible
+from icl_jax.kernels.attention.products import scores, sloped, soft_capped, weighted_sum
+from icl_jax.kernels.attention.shapes import Sees, distances, visible
 
 
 def softmax(scores_AMT: Array, sees_MT: Array, sinks_A: Array | None = None) -> tuple[Array, Array]:
@@ -48,9 +48,13 @@ def attend(
     *,
     cap: float | None = None,
     sinks_A: Array | None = None,
+    slopes_A: Array | None = None,
 ) -> tuple[Array, Array]:
     """Softmax attention, see ``api.attend``; ``sees`` is filled."""
-    capped_AMT = soft_capped(scores(query_MAF, key_TGF), cap)
+    scores_AMT = scores(query_MAF, key_TGF)
+    if slopes_A is not None:
+        scores_AMT = sloped(scores_AMT, distances(sees), slopes_A)
+    capped_AMT = soft_capped(scores_AMT, cap)
     weights_AMT, log_sum_exp_AM = softmax(capped_AMT, visible(sees), sinks_A)
     return weighted_sum(weights_AMT, value_TGF), log_sum_exp_AM
 

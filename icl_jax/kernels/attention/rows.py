@@ -59,12 +59,15 @@ def attend(
     *,
     cap: float | None = None,
     sinks_A: Array | None = None,
+    slopes_A: Array | None = None,
     platform: str = "cpu",
 ) -> tuple[Array, Array]:
     """Softmax attention, see ``api.attend``; ``sees`` is filled."""
 
     def block(*inputs: Any) -> tuple[Array, Array]:
-        mixed_RAF, log_sum_exp_AR = reference.attend(*inputs, cap=cap, sinks_A=sinks_A)
+        mixed_RAF, log_sum_exp_AR = reference.attend(
+            *inputs, cap=cap, sinks_A=sinks_A, slopes_A=slopes_A
+        )
         return mixed_RAF, log_sum_exp_AR.T
 
     mixed_MAF, log_sum_exp_MA = _by_blocks(block, query_MAF, key_TGF, value_TGF, sees, platform)

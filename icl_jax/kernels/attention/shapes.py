@@ -77,10 +77,7 @@ def visible(sees: Sees) -> Array:
     if sees.causal:
         sees_MT &= columns_1T <= rows_M1
     if sees.window is not None or sees.reach is not None:
-        distance_MT = jnp.abs(
-            jnp.asarray(sees.row_positions_M)[:, None]
-            - jnp.asarray(sees.column_positions_T)[None, :]
-        )
+        distance_MT = distances(sees)
         if sees.window is not None:
             sees_MT &= distance_MT < sees.window
         if sees.reach is not None:
@@ -90,6 +87,12 @@ def visible(sees: Sees) -> Array:
     if sees.itself and may_hide_itself(sees):
         sees_MT |= columns_1T == rows_M1
     return sees_MT
+
+
+def distances(sees: Sees) -> Array:
+    """How many position ids lie between each row and column of a ``filled`` record, (M, T)."""
+    rows_M1 = jnp.asarray(sees.row_positions_M)[:, None]
+    return jnp.abs(rows_M1 - jnp.asarray(sees.column_positions_T)[None, :])
 
 
 def may_hide_itself(sees: Sees) -> bool:
@@ -109,6 +112,7 @@ def check(
     *,
     cap: float | None = None,
     sinks_A: Array | None = None,
+    slopes_A: Array | None = None,
 ) -> None:
     """Raises ValueError or TypeError where shapes, dtypes or options do not belong together."""
     checks.rank(where, "query_MAF", query_MAF, 3, "(M, A, F)")
@@ -154,10 +158,16 @@ def check(
         checks.rank(where, "sees.reach", sees.reach, 0, "()")
     if cap is not None:
         checks.positive(where, "cap", cap)
-    if sinks_A is not None:
-        checks.rank(where, "sinks_A", sinks_A, 1, "(A,)")
-        checks.axis_size(where, "sinks_A", sinks_A, 0, num_heads, "A")
-        checks.floating(where, "sinks_A", sinks_A)
+    for name, array in (("sinks_A", sinks_A), ("slopes_A", slopes_A)):
+        if array is not None:
+            checks.rank(where, name, array, 1, "(A,)")
+            checks.axis_size(where, name, array, 0, num_heads, "A")
+            checks.floating(where, name, array)
+
+
+def gaps(sees: Sees, num_rows: int, num_columns: int) -> Array:
+    """The ``distances`` (M, T) of a record with so many rows and columns."""
+    return distances(filled(sees, num_rows, num_columns))
 
 
 def mask(sees: Sees, num_rows: int, num_columns: int) -> Array:

@@ -23,6 +23,7 @@ class Case:
     sees: Sees
     cap: float | None = None
     sinks: bool = False
+    slopes: bool = False
     seed: int = 0
 
     def arrays(self, dtype: Any = jnp.float64) -> tuple[Any, Any, Any]:
@@ -34,10 +35,11 @@ class Case:
         return query_MAF, key_TGF, value_TGF
 
     def options(self, dtype: Any = jnp.float64) -> dict[str, Any]:
-        """Cap and sinks."""
+        """Cap, sinks and slopes."""
         heads = self.groups * self.heads_per_group
         sinks_A = normal(self.seed + 3, heads, dtype=dtype) if self.sinks else None
-        return {"cap": self.cap, "sinks_A": sinks_A}
+        slopes_A = 0.2 * normal(self.seed + 4, heads, dtype=dtype) if self.slopes else None
+        return {"cap": self.cap, "sinks_A": sinks_A, "slopes_A": slopes_A}
 
 
 @st.composite
@@ -81,28 +83,40 @@ def cases(draw: Any, max_length: int = 40, sinks: bool = True) -> Case:
         sees=sees,
         cap=draw(st.none() | st.floats(0.5, 5.0)),
         sinks=sinks and draw(st.booleans()),
+        slopes=draw(st.booleans()),
         seed=seed,
     )
 
 
+def entry(sees: Sees, name: str, index: int, otherwise: int) -> int:
+    """One number of a record, or what stands in the place of what was left out."""
+    array = getattr(sees, name)
+    return otherwise if array is None else int(array[index])
+
+
+def slots(sees: Sees, row: int, column: int) -> tuple[int, int]:
+    """The slot of a row and that of a column."""
+    return entry(sees, "row_slots_M", row, row), entry(sees, "column_slots_T", column, column)
+
+
+def distance(sees: Sees, row: int, column: int) -> int:
+    """How many position ids lie between a row and a column."""
+    row_slot, column_slot = slots(sees, row, column)
+    row_place = entry(sees, "row_positions_M", row, row_slot)
+    return abs(row_place - entry(sees, "column_positions_T", column, column_slot))
+
+
 def seen(sees: Sees, row: int, column: int) -> bool:
     """The definition of ``Sees``, in words of Python."""
-
-    def entry(name: str, index: int, otherwise: int) -> int:
-        array = getattr(sees, name)
-        return otherwise if array is None else int(array[index])
-
-    row_slot, column_slot = entry("row_slots_M", row, row), entry("column_slots_T", column, column)
+    row_slot, column_slot = slots(sees, row, column)
     if sees.itself and row_slot == column_slot:
         return True
-    row_place = entry("row_positions_M", row, row_slot)
-    column_place = entry("column_positions_T", column, column_slot)
     if sees.present_T is not None and not bool(sees.present_T[column]):
         return False
     if sees.causal and column_slot > row_slot:
         return False
     windows = [size for size in (sees.window, sees.reach) if size is not None]
-    return all(abs(row_place - column_place) < int(size) for size in windows)
+    return all(distance(sees, row, column) < int(size) for size in windows)
 
 
 def mask(case: Case) -> np.ndarray:
@@ -115,7 +129,7 @@ def mask(case: Case) -> np.ndarray:
 def oracle(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """Mixed values (M, A, F) and log-sum-exp (A, M) in float64, one row and head at a time."""
     query_MAF, key_TGF, value_TGF = map(np.asarray, case.arrays())
-    sinks_A = case.options()["sinks_A"]
+    sinks_A, slopes_A = case.options()["sinks_A"], case.options()["slopes_A"]
     num_heads, sees_MT = query_MAF.shape[1], mask(case)
     mixed_MAF = np.zeros((*query_MAF.shape[:2], value_TGF.shape[2]))
     log_sum_exp_AM = np.full((num_heads, case.rows), -np.inf)
@@ -124,6 +138,11 @@ def oracle(case: Case) -> tuple[np.ndarray, np.ndarray]:
             group = a // case.heads_per_group
             (columns,) = np.nonzero(sees_MT[m])
             scores = [float(query_MAF[m, a] @ key_TGF[t, group]) for t in columns]
+            if slopes_A is not None:
+                scores = [
+                    score - float(slopes_A[a]) * distance(case.sees, m, t)
+                    for t, score in zip(columns, scores, strict=True)
+                ]
             if case.cap is not None:
                 scores = [case.cap * np.tanh(score / case.cap) for score in scores]
             terms = [np.exp(score) for score in scores]

@@ -146,7 +146,7 @@ def test_gradients_of_row_blocks_are_those_of_the_definition(case):
 @pytest.mark.parametrize("implementation", ["reference", "rows"])
 def test_derivatives_agree_with_finite_differences_in_both_modes_and_second_order(implementation):
     sees = Sees(row_slots_M=np.arange(6, dtype=np.int32) - 1, itself=False, window=4)
-    case = Case(6, 5, 1, 2, 3, sees, cap=2.0, sinks=True)
+    case = Case(6, 5, 1, 2, 3, sees, cap=2.0, sinks=True, slopes=True)
     function = partial(attend, sees=sees, **case.options(), implementation=implementation)
     loss = derivatives(function)
     arrays = case.arrays()
@@ -193,7 +193,7 @@ def test_rows_that_see_nothing_get_zero_and_finite_derivatives(implementation, n
 @few
 @given(case=cases(sinks=False))
 def test_merging_two_sets_of_columns_gives_the_whole(case):
-    arrays = case.arrays()
+    arrays, options = case.arrays(), case.options()
     present_T = case.sees.present_T
     present_T = jnp.ones(case.columns, bool) if present_T is None else present_T
     first_T = jnp.arange(case.columns) % 3 == 0
@@ -202,12 +202,12 @@ def test_merging_two_sets_of_columns_gives_the_whole(case):
 
     def halves(*arrays):
         parts = [
-            attend(*arrays, replace(sees, present_T=present_T & half), cap=case.cap)
+            attend(*arrays, replace(sees, present_T=present_T & half), **options)
             for half in (first_T, ~first_T)
         ]
         return merge(*parts[0], *parts[1])
 
-    whole = partial(attend, sees=replace(sees, present_T=present_T), cap=case.cap)
+    whole = partial(attend, sees=replace(sees, present_T=present_T), **options)
     for got, want in zip(compiled(halves)(*arrays), compiled(whole)(*arrays), strict=True):
         assert_near(got, want, jnp.float64, case.columns, condition=10.0)
     got, want = (
@@ -216,6 +216,24 @@ def test_merging_two_sets_of_columns_gives_the_whole(case):
     )
     for got_array, want_array in zip(got, want, strict=True):
         assert_near(got_array, want_array, jnp.float64, case.columns, condition=30.0)
+
+
+def test_slopes_are_differentiated_as_the_definition_is():
+    case = Case(9, 9, 2, 2, 4, Sees(window=6), slopes=True)
+    slopes_A, arrays = case.options()["slopes_A"], case.arrays()
+
+    def loss(slopes_A, implementation):
+        options = {"slopes_A": slopes_A, "implementation": implementation}
+        return derivatives(partial(attend, sees=case.sees, **options))(*arrays)
+
+    got_A, want_A = (
+        compiled(jax.grad(partial(loss, implementation=name)))(slopes_A)
+        for name in ("rows", "reference")
+    )
+    assert_near(got_A, want_A, jnp.float64, 81)
+    step_A = 1e-5 * normal(11, *slopes_A.shape)
+    along = [loss(slopes_A + sign * step_A, "reference") for sign in (1, -1)]
+    np.testing.assert_allclose(want_A @ step_A, (along[0] - along[1]) / 2, rtol=1e-6)
 
 
 def test_a_window_is_the_same_as_data():

@@ -147,12 +147,22 @@ def test_what_cudnn_is_told_is_what_is_seen():
         (shapes(1024, dtype=jnp.float32), {}, "float32"),
         (shapes(1024), {"cap": 3.0}, "soft cap"),
         (shapes(1024), {"sinks_A": jnp.zeros(4, jnp.bfloat16)}, "sinks"),
+        (shapes(1024), {"slopes_A": jnp.zeros(4, jnp.bfloat16)}, "ALiBi"),
         (shapes(1024, features=12), {}, "multiple of 8"),
     ],
 )
 def test_cudnn_is_not_taken_for_what_it_lacks(arguments, options, word):
     with on("gpu"):
         assert word in why_not("cudnn", *arguments, Sees(), **options)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_row_blocks_are_taken_for_scores_that_fall_with_the_distance(platform):
+    with on(platform):
+        reasons = explain(*shapes(2048), Sees(), slopes_A=jnp.zeros(4, jnp.float32))
+    assert reasons["rows"] == "taken"
+    for kernel in ("pallas_tpu", "cudnn"):
+        assert "ALiBi" in reasons[kernel]
 
 
 def test_insisting_on_what_cannot_run_says_why_and_what_can():
@@ -200,6 +210,8 @@ def test_dtypes_that_do_not_belong_together_are_named():
         attend(*arrays, Sees(), cap=0.0)
     with pytest.raises(ValueError, match="axis 0 of sinks_A"):
         attend(*arrays, Sees(), sinks_A=jnp.zeros(3))
+    with pytest.raises(ValueError, match="axis 0 of slopes_A"):
+        attend(*arrays, Sees(), slopes_A=jnp.zeros(3))
     with pytest.raises(ValueError, match="merge: the arguments must share one shape"):
         merge(jnp.zeros((2, 1, 1)), jnp.zeros((1, 2)), jnp.zeros((3, 1, 1)), jnp.zeros((1, 2)))
 
@@ -214,11 +226,12 @@ def shift(length):
     return jnp.arange(length, dtype=jnp.int32) - 1
 
 
-def loss(*arrays, prefixes=False, linear=False):
+def loss(*arrays, prefixes=False, linear=False, slopes=False):
     sees = Sees(shift(arrays[0].shape[0]), itself=False) if prefixes else Sees()
     if linear:
         return jnp.sum(jnp.sin(accumulate(*arrays, sees)))
-    mixed_MAF, log_sum_exp_AM = attend(*arrays, sees)
+    slopes_A = jnp.linspace(0.1, 1.0, arrays[0].shape[1], dtype=jnp.float32) if slopes else None
+    mixed_MAF, log_sum_exp_AM = attend(*arrays, sees, slopes_A=slopes_A)
     return jnp.sum(jnp.sin(mixed_MAF)) + jnp.sum(jnp.cos(log_sum_exp_AM[:, 1:]))
 
 
@@ -232,10 +245,12 @@ def loss(*arrays, prefixes=False, linear=False):
         ("prefixes", "tangent"),
         ("prefixes", "second"),
         ("linear", "gradient"),
+        ("slopes", "values"),
+        ("slopes", "gradient"),
     ],
 )
 def test_memory_is_linear_in_the_sequence(kind, order):
-    values = partial(loss, prefixes=kind == "prefixes", linear=kind == "linear")
+    values = partial(loss, **({} if kind == "whole" else {kind: True}))
     gradient = jax.grad(values, argnums=(0, 1, 2))
     function = {
         "values": values,

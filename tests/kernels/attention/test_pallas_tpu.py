@@ -52,6 +52,7 @@ def kernel(case, dtype):
     """The kernel in interpret mode, with its derivative."""
     forward = partial(pallas_tpu.attend, interpret=True)
     sees, options = filled(case.sees, case.rows, case.columns), case.options(dtype)
+    assert options.pop("slopes_A") is None  # It knows none, see ``why_not``.
     return lambda q, k, v: by_rows(forward, q, k, v, sees, platform="tpu", **options)
 
 
