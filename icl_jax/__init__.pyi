@@ -26,11 +26,7 @@ from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
 from icl_jax.blocks.rotary import Rotary, Scaling
 from icl_jax.blocks.stack import Stack, repeat
 from icl_jax.descent.closed_form import ORACLES, prefix_predictions
-from icl_jax.descent.finetune import (
-    DescentTrajectory,
-    descend,
-    finetune,
-)
+from icl_jax.descent.finetune import descend, finetune
 from icl_jax.descent.fleet import fleet
 from icl_jax.descent.layer_causal import layer_causal_loss
 from icl_jax.descent.line_search import (
@@ -76,6 +72,7 @@ from icl_jax.dynamics.prefixes import (
     probe_pass,
     suffix_midpoints,
 )
+from icl_jax.dynamics.trajectory import Trajectory
 from icl_jax.interop.banks import load_bank, save_bank
 from icl_jax.language.activations import Attended, attend
 from icl_jax.language.generation import (
@@ -373,6 +370,7 @@ __all__ = [
     "remainder_share",
     "suffix_midpoints",
     "summed_update",
+    "Trajectory",
     # Language models with and without their context.
     "alone_logits",
     "attend",
@@ -395,7 +393,6 @@ __all__ = [
     # The yardsticks: gradient descent and closed forms.
     "descend",
     "descent_prediction",
-    "DescentTrajectory",
     "finetune",
     "fleet",
     "gd_plus_plus",

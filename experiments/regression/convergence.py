@@ -133,25 +133,25 @@ def follow(stack: Stack, params: Params, tokens_BTC: Array) -> dict[str, Array]:
         suffixes = suffix_midpoints(block, first_params, context_ND, query_D)
         anchored = anchored_trajectory(prefixes.full[0].mlp_input_TD, kernel_DH)
         peeled = peel_off_trajectory(suffixes.mlp_input_TD, kernel_DH)
-        last = jax.tree.map(lambda leaf: leaf[-1], anchored.updates)
+        last = anchored.final
         lone_D = suffixes.mlp_input_TD[-1]
         # The difference first: of two products, what is left would be their rounding.
         change_H = product(lone_D - suffixes.mlp_input_TD[0], kernel_DH)
         full_H = product(suffixes.mlp_input_TD[0], kernel_DH)
-        gap_H = apply_update(lone_D, peeled.update) + change_H
-        spectrum_R = singular_values(peeled.update)
+        gap_H = apply_update(lone_D, peeled.final) + change_H
+        spectrum_R = singular_values(peeled.final)
         return {
-            "step_norms": anchored.step_norms_N,
-            "update_norms": jax.vmap(frobenius_norm)(anchored.updates),
-            "losses": anchored.losses_N,
+            "step_norms": anchored.step_norms_S,
+            "update_norms": jax.vmap(frobenius_norm)(anchored.points),
+            "losses": anchored.losses_S,
             "step_size": anchored.step_size,
             "kernel_norm": jnp.linalg.norm(kernel_DH),
-            "peel_step_norms": peeled.step_norms_N,
+            "peel_step_norms": peeled.step_norms_S,
             "peel_spectrum": spectrum_R,
             "peel_effective_rank": effective_rank(spectrum_R),
             "peel_output_gap": jnp.linalg.norm(gap_H) / jnp.linalg.norm(full_H),
-            "peel_distance": frobenius_norm(subtract(last, peeled.update)) / frobenius_norm(last),
-            "peel_cosine": cosine(last, peeled.update),
+            "peel_distance": frobenius_norm(subtract(last, peeled.final)) / frobenius_norm(last),
+            "peel_cosine": cosine(last, peeled.final),
         }
 
     return jax.lax.map(one, tokens_BTC, batch_size=32)

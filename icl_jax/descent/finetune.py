@@ -1,7 +1,6 @@
 """Gradient descent on the same examples: what an optimiser makes of what the context showed."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -10,29 +9,11 @@ import optax
 
 from icl_jax import checks
 from icl_jax.dims import Array, Params
-from icl_jax.shown import short
+from icl_jax.dynamics.trajectory import Trajectory
+from icl_jax.patches.low_rank import vector_norm
 
 #: What is kept of the weights at every point of a descent; the weights themselves when left out.
 Record = Callable[[Params], Any]
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class DescentTrajectory:
-    """A descent of S steps, point by point; P = S + 1.
-
-    Attributes:
-      points: what ``record`` kept of the weights (the weights themselves when there was none), with
-        a leading axis P, the start included.
-      losses_S: (S,), what each step descended on, just before it.
-      final: the weights after the last step.
-    """
-
-    points: Any
-    losses_S: Array
-    final: Params
-
-    __repr__ = short
 
 
 def finetune(
@@ -42,7 +23,7 @@ def finetune(
     optimizer: optax.GradientTransformation,
     *,
     record: Record | None = None,
-) -> DescentTrajectory:
+) -> Trajectory:
     """One optimiser step per example, in order.
 
     Args:
@@ -86,7 +67,7 @@ def descend(
     *,
     num_steps: int,
     record: Record | None = None,
-) -> DescentTrajectory:
+) -> Trajectory:
     """``num_steps`` optimiser steps on one loss: full-batch descent.
 
     Args:
@@ -108,7 +89,7 @@ def _descend(
     num_steps: int | None,
     optimizer: optax.GradientTransformation,
     record: Record | None,
-) -> DescentTrajectory:
+) -> Trajectory:
     keep: Record = record or (lambda current: current)
     optimizer = optax.with_extra_args_support(optimizer)
 
@@ -126,11 +107,17 @@ def _descend(
                 value_fn=lambda weights: loss(weights, example),
             )
         current = optax.apply_updates(current, change)
-        return (current, state), (keep(current), value)
+        return (current, state), (keep(current), value, _norm(change))
 
     carry = (weights, optimizer.init(weights))
-    (final, _), (visited, losses_S) = jax.lax.scan(step, carry, examples, length=num_steps)
+    (final, _), (visited, losses_S, norms_S) = jax.lax.scan(step, carry, examples, length=num_steps)
     points = jax.tree.map(
         lambda start, path: jnp.concatenate([start[None], path]), keep(weights), visited
     )
-    return DescentTrajectory(points, losses_S, final)
+    return Trajectory(points, final, norms_S, losses_S)
+
+
+def _norm(change: Params) -> Array:
+    """The length of a step, of all weights together, in float32 or wider."""
+    norms = [vector_norm(jnp.ravel(leaf)) for leaf in jax.tree.leaves(change)]
+    return vector_norm(jnp.stack([norm.astype(jnp.result_type(*norms)) for norm in norms]))

@@ -6,43 +6,17 @@ With ``a_i = A(C_i, x)`` the MLP's input after i context tokens and ``v = a_0 / 
 loss that token i+1 defines.
 """
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array
+from icl_jax.dynamics.trajectory import Trajectory
 from icl_jax.patches.low_rank import LowRank, accumulator, frobenius_norm, inner_product
 from icl_jax.patches.token import dual_vector
-from icl_jax.shown import short
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class AnchoredTrajectory:
-    """The implicit gradient descent of one kernel on one prompt; M = N + 1 points, N steps.
-
-    Attributes:
-      updates: ``W_i - W_0`` for i = 0..N: factors with a leading axis M, rank 1 each.
-      steps: ``W_{i+1} - W_i``: factors with a leading axis N, rank 1 each.
-      gradients: ``G_i`` with ``W_{i+1} = W_i - step_size G_i``: factors with a leading axis N.
-      step_size: (), ``h = 1 / |a_0|^2``.
-      losses_N: (N,), ``L_i(W_i) = trace(G_i^T W_i)``, before step i.
-      step_norms_N: (N,), ``|W_{i+1} - W_i|_F``.
-    """
-
-    updates: LowRank
-    steps: LowRank
-    gradients: LowRank
-    step_size: Array
-    losses_N: Array
-    step_norms_N: Array
-
-    __repr__ = short
-
-
-def anchored_trajectory(inputs_MD: Array, kernel_DH: Array) -> AnchoredTrajectory:
+def anchored_trajectory(inputs_MD: Array, kernel_DH: Array) -> Trajectory:
     """The weights after every prefix, and the descent that leads through them.
 
     Args:
@@ -50,7 +24,8 @@ def anchored_trajectory(inputs_MD: Array, kernel_DH: Array) -> AnchoredTrajector
       kernel_DH: (D, H), ``W_0``, in the orientation ``y = z W``.
 
     Returns:
-      The trajectory, in factors.
+      The trajectory, all of it in factors of rank 1: S = N steps between P = M points, with step
+      size ``h = 1 / |a_0|^2`` and losses ``L_i(W_i) = trace(G_i^T W_i)``.
 
     Raises:
       ValueError: shapes that do not match, fewer than two points, or (outside jit) ``a_0`` of
@@ -60,10 +35,9 @@ def anchored_trajectory(inputs_MD: Array, kernel_DH: Array) -> AnchoredTrajector
     Examples:
       >>> inputs = jnp.array([[2.0, 0.0], [2.0, 1.0], [2.0, 1.5]])  # after 0, 1 and 2 tokens
       >>> path = anchored_trajectory(inputs, jnp.eye(2))
-      >>> float(path.step_size), path.step_norms_N.tolist()
+      >>> float(path.step_size), path.step_norms_S.tolist()
       (0.25, [0.5, 0.25])
-      >>> after_both = jax.tree.map(lambda leaf: leaf[-1], path.updates)
-      >>> (inputs[0] + apply_update(inputs[0], after_both)).tolist()
+      >>> (inputs[0] + apply_update(inputs[0], path.final)).tolist()
       [2.0, 1.5]
 
     Source: Dherin et al. 2025 (arXiv 2507.16003), Proposition 3.1.
@@ -90,13 +64,15 @@ def anchored_trajectory(inputs_MD: Array, kernel_DH: Array) -> AnchoredTrajector
     steps = _with_left(anchor_D, moves_NH)
     # trace(G_i^T W_i) = a_0 W_i . (a_i - a_{i+1}) W_0, and a_0 W_i = a_i W_0.
     losses_N = -jax.vmap(inner_product)(preactivations_NH, moves_NH)
-    return AnchoredTrajectory(
-        updates=_with_left(anchor_D, totals_MH),
+    points = _with_left(anchor_D, totals_MH)
+    return Trajectory(
+        points=points,
+        final=jax.tree.map(lambda leaf: leaf[-1], points),
+        step_norms_S=jax.vmap(frobenius_norm)(steps),
+        losses_S=losses_N,
         steps=steps,
         gradients=_with_left(start_D, -moves_NH),
         step_size=1 / inner_product(start_D, start_D),
-        losses_N=losses_N,
-        step_norms_N=jax.vmap(frobenius_norm)(steps),
     )
 
 
@@ -104,7 +80,7 @@ def linear_loss(gradient: LowRank, kernel_DH: Array) -> Array:
     """``L_i(W) = trace(G_i^T W)``, the loss whose gradient in ``W`` is ``G_i`` everywhere.
 
     Args:
-      gradient: one ``G_i`` of ``AnchoredTrajectory.gradients``, without the leading axis.
+      gradient: one ``G_i`` of ``Trajectory.gradients``, without the leading axis.
       kernel_DH: (D, H), any ``W``.
     """
     dtype = accumulator(kernel_DH.dtype)

@@ -6,38 +6,18 @@
 update, in another matrix, of rank up to n.
 """
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array
+from icl_jax.dynamics.trajectory import Trajectory
 from icl_jax.patches.carry import varying_like
 from icl_jax.patches.low_rank import LowRank, frobenius_norm
 from icl_jax.patches.token import dual_vector
-from icl_jax.shown import short
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class PeelOffTrajectory:
-    """A product of N factors as one sum of outer products.
-
-    The i-th point of the trajectory is the sum of the first i terms: ``first_factors(update, i)``.
-
-    Attributes:
-      update: ``W^(N) - W``, rank up to N; term r is what removing token r + 1 added.
-      step_norms_N: (N,), ``|W^(i+1) - W^(i)|_F``.
-    """
-
-    update: LowRank
-    step_norms_N: Array
-
-    __repr__ = short
-
-
-def peel_off_trajectory(inputs_MD: Array, kernel_DH: Array) -> PeelOffTrajectory:
+def peel_off_trajectory(inputs_MD: Array, kernel_DH: Array) -> Trajectory:
     """The weights as the context is peeled off the query.
 
     The product ``E_N ... E_1`` with ``E_r = I + outer(v_r, d_r)`` is ``I + sum_r outer(v_r, g_r)``
@@ -49,7 +29,9 @@ def peel_off_trajectory(inputs_MD: Array, kernel_DH: Array) -> PeelOffTrajectory
       kernel_DH: (D, H), ``W``.
 
     Returns:
-      The trajectory, in factors.
+      The trajectory of S = N steps: ``final`` is ``W^(N) - W``, rank up to N, whose term r is what
+      removing token r + 1 added (``steps``, one by one); its first i terms are point i (see
+      ``first_factors``).
 
     Raises:
       ValueError: shapes that do not match, or fewer than two points. (A zero-length ``a^(i)`` with
@@ -59,7 +41,7 @@ def peel_off_trajectory(inputs_MD: Array, kernel_DH: Array) -> PeelOffTrajectory
     Examples:
       >>> inputs = jnp.array([[2.0, 1.5], [2.0, 1.0], [2.0, 0.0]])  # 0, 1 and 2 tokens removed
       >>> path = peel_off_trajectory(inputs, jnp.eye(2))
-      >>> jnp.round(inputs[-1] + apply_update(inputs[-1], path.update), 4).tolist()
+      >>> jnp.round(inputs[-1] + apply_update(inputs[-1], path.final), 4).tolist()
       [2.0, 1.5]
 
     Source: Dherin et al. 2025 (arXiv 2507.16003v4), Proposition 2.6 and Corollary C.3.
@@ -82,7 +64,9 @@ def peel_off_trajectory(inputs_MD: Array, kernel_DH: Array) -> PeelOffTrajectory
     factors_ND = _forward_substitution(overlaps_NN, deltas_ND)
     update = LowRank(lefts_ND, jnp.matmul(factors_ND, kernel_DH, precision=highest))
     terms = LowRank(update.left_RD[:, None, :], update.right_RH[:, None, :])
-    return PeelOffTrajectory(update, jax.vmap(frobenius_norm)(terms))
+    return Trajectory(
+        points=None, final=update, step_norms_S=jax.vmap(frobenius_norm)(terms), steps=terms
+    )
 
 
 def _forward_substitution(overlaps_NN: Array, deltas_ND: Array) -> Array:

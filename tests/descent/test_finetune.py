@@ -119,3 +119,22 @@ def test_what_is_recorded_is_what_was_asked_for():
 def test_descent_of_no_steps_is_refused():
     with pytest.raises(ValueError, match="num_steps must be an integer of at least 1"):
         descend(jnp.sum, jnp.zeros(3), optax.sgd(0.1), num_steps=0)
+
+
+def test_the_lengths_of_its_steps_are_those_between_its_points():
+    start = {"w": normal(50, 3), "b": normal(51, 2)}
+    examples = normal(52, 6, 3)
+
+    def loss(weights, x_D):
+        return (jnp.sum(weights["w"] * x_D) + jnp.sum(weights["b"]) - 1.0) ** 2
+
+    found = finetune(loss, start, examples, optax.adam(0.1))
+    moved = [np.diff(leaf, axis=0) for leaf in jax.tree.leaves(found.points)]
+    lengths_S = np.sqrt(sum(np.sum(one**2, axis=1) for one in moved))
+    np.testing.assert_allclose(found.step_norms_S, lengths_S, rtol=1e-12)
+
+    def last(scale):  # Nothing becomes NaN where a step has no length.
+        still = finetune(lambda weights, x: 0.0 * loss(weights, x), start, examples, optax.sgd(scale))
+        return jnp.sum(still.final["w"])
+
+    assert np.isfinite(jax.grad(last)(0.1))

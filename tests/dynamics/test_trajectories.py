@@ -60,12 +60,12 @@ class TestAnchored:
         inputs_MD, kernel_DH = inputs(seed)
         trajectory = anchored_trajectory(inputs_MD, kernel_DH)
         for i in range(STEPS + 1):
-            weight_DH = kernel_DH + point(trajectory.updates, i)
+            weight_DH = kernel_DH + point(trajectory.points, i)
             want_H = inputs_MD[i] @ kernel_DH
             assert_close(
                 inputs_MD[0] @ weight_DH, want_H, WIDTH, condition=10 * condition(inputs_MD)
             )
-        assert frobenius_norm(one(trajectory.updates, 0)) == 0
+        assert frobenius_norm(one(trajectory.points, 0)) == 0
 
     @given(seeds())
     def test_every_step_is_a_step_against_the_gradient(self, seed):
@@ -73,8 +73,8 @@ class TestAnchored:
         trajectory = anchored_trajectory(inputs_MD, kernel_DH)
         assert_close(trajectory.step_size, 1 / jnp.sum(inputs_MD[0] ** 2), WIDTH)
         for i in range(STEPS):
-            weight_DH = kernel_DH + point(trajectory.updates, i)
-            next_DH = kernel_DH + point(trajectory.updates, i + 1)
+            weight_DH = kernel_DH + point(trajectory.points, i)
+            next_DH = kernel_DH + point(trajectory.points, i + 1)
             gradient_DH = point(trajectory.gradients, i)
             want_DH = np.outer(inputs_MD[0], (inputs_MD[i] - inputs_MD[i + 1]) @ kernel_DH)
             assert_close(gradient_DH, want_DH, WIDTH, condition=10)
@@ -84,11 +84,11 @@ class TestAnchored:
             assert_close(stepped_DH, next_DH, WIDTH, condition=10 * condition(inputs_MD))
             # Norms, against matrices.
             norm = jnp.linalg.norm(point(trajectory.steps, i))
-            assert_close(trajectory.step_norms_N[i], norm, WIDTH * HIDDEN)
+            assert_close(trajectory.step_norms_S[i], norm, WIDTH * HIDDEN)
             loss = jnp.sum(gradient_DH * weight_DH)
             scale = jnp.linalg.norm(gradient_DH) * jnp.linalg.norm(weight_DH)
             bound = eps("float64", WIDTH * HIDDEN, condition=condition(inputs_MD))
-            assert abs(trajectory.losses_N[i] - loss) <= bound * scale
+            assert abs(trajectory.losses_S[i] - loss) <= bound * scale
             assert abs(linear_loss(one(trajectory.gradients, i), weight_DH) - loss) <= bound * scale
 
     def test_the_gradient_of_the_linear_loss_is_the_gradient_everywhere(self):
@@ -107,7 +107,7 @@ class TestAnchored:
         weight_DH, state = kernel_DH, optimizer.init(kernel_DH)
         for i in range(STEPS):
             assert_close(
-                trajectory.losses_N[i],
+                trajectory.losses_S[i],
                 linear_loss(one(trajectory.gradients, i), weight_DH),
                 WIDTH * HIDDEN,
                 condition=100,
@@ -115,21 +115,21 @@ class TestAnchored:
             gradient_DH = jax.grad(linear_loss, argnums=1)(one(trajectory.gradients, i), weight_DH)
             update_DH, state = optimizer.update(gradient_DH, state)
             weight_DH = optax.apply_updates(weight_DH, update_DH)
-            want_DH = kernel_DH + point(trajectory.updates, i + 1)
+            want_DH = kernel_DH + point(trajectory.points, i + 1)
             assert_close(weight_DH, want_DH, WIDTH, condition=10 * condition(inputs_MD))
 
     def test_every_update_and_step_has_rank_one(self):
         inputs_MD, kernel_DH = inputs(5)
         trajectory = anchored_trajectory(inputs_MD, kernel_DH)
-        for updates in (trajectory.updates, trajectory.steps, trajectory.gradients):
+        for updates in (trajectory.points, trajectory.steps, trajectory.gradients):
             assert updates.left_RD.shape[1] == updates.right_RH.shape[1] == 1
-        assert np.linalg.matrix_rank(point(trajectory.updates, STEPS)) == 1
+        assert np.linalg.matrix_rank(point(trajectory.points, STEPS)) == 1
 
     def test_a_token_that_changes_nothing_is_no_step(self):
         inputs_MD, kernel_DH = inputs(6)
         still_MD = inputs_MD.at[2].set(inputs_MD[1])
         trajectory = anchored_trajectory(still_MD, kernel_DH)
-        assert trajectory.step_norms_N[1] == 0 and trajectory.losses_N[1] == 0
+        assert trajectory.step_norms_S[1] == 0 and trajectory.losses_S[1] == 0
 
     def test_small_steps_keep_their_digits(self):
         inputs_MD, kernel_DH = inputs(7)
@@ -138,13 +138,13 @@ class TestAnchored:
         trajectory = anchored_trajectory(inputs_MD, kernel_DH)
         move_D = np.asarray(inputs_MD[2] - inputs_MD[1])
         want = np.linalg.norm(move_D @ kernel_DH) / np.linalg.norm(inputs_MD[0])
-        assert_close(trajectory.step_norms_N[1], want, WIDTH * HIDDEN)
+        assert_close(trajectory.step_norms_S[1], want, WIDTH * HIDDEN)
 
     def test_low_precision_reports_in_float32(self):
         inputs_MD, kernel_DH = (array.astype(jnp.bfloat16) for array in inputs(8))
         trajectory = anchored_trajectory(inputs_MD, kernel_DH)
-        assert trajectory.updates.left_RD.dtype == jnp.bfloat16
-        for numbers in (trajectory.step_size, trajectory.losses_N, trajectory.step_norms_N):
+        assert trajectory.points.left_RD.dtype == jnp.bfloat16
+        for numbers in (trajectory.step_size, trajectory.losses_S, trajectory.step_norms_S):
             assert numbers.dtype == jnp.float32
 
     def test_errors_name_what_is_wrong(self):
@@ -174,21 +174,21 @@ class TestPeelOff:
             before_DH, weight_DH = weight_DH, matrix_DD @ weight_DH
             length *= float(np.linalg.norm(matrix_DD, 2))
             # Not only the end: every point of the trajectory, and what is kept along it.
-            got_DH = kernel_DH + as_matrix(first_factors(trajectory.update, i + 1))
+            got_DH = kernel_DH + as_matrix(first_factors(trajectory.final, i + 1))
             assert_close(got_DH, weight_DH, STEPS * WIDTH, condition=length)
             scale = length * float(jnp.linalg.norm(kernel_DH) * jnp.linalg.norm(inputs_MD[i + 1]))
             error = np.linalg.norm(inputs_MD[i + 1] @ got_DH - inputs_MD[0] @ kernel_DH)
             assert error <= eps("float64", STEPS * WIDTH) * scale
             step = np.linalg.norm(weight_DH - before_DH)
-            assert_close(trajectory.step_norms_N[i], step, STEPS * WIDTH, condition=length)
+            assert_close(trajectory.step_norms_S[i], step, STEPS * WIDTH, condition=length)
 
     @given(seeds())
     def test_same_output_on_the_query_as_anchored_and_another_matrix(self, seed):
         inputs_MD, kernel_DH = inputs(seed)
-        peeled = as_matrix(peel_off_trajectory(inputs_MD, kernel_DH).update)
+        peeled = as_matrix(peel_off_trajectory(inputs_MD, kernel_DH).final)
         # Anchored reads the prefixes from the lone query upwards, to the same two ends.
         trajectory = anchored_trajectory(inputs_MD[::-1], kernel_DH)
-        straight = point(trajectory.updates, STEPS)
+        straight = point(trajectory.points, STEPS)
         query_D, want_H = inputs_MD[-1], inputs_MD[0] @ kernel_DH
         scale = float(jnp.linalg.norm(query_D) * jnp.linalg.norm(peeled))
         for update_DH in (peeled, straight):
@@ -200,25 +200,25 @@ class TestPeelOff:
 
     def test_its_rank_is_the_number_of_tokens(self):
         inputs_MD, kernel_DH = inputs(2)
-        update = peel_off_trajectory(inputs_MD, kernel_DH).update
+        update = peel_off_trajectory(inputs_MD, kernel_DH).final
         assert np.linalg.matrix_rank(as_matrix(update)) == STEPS
         assert np.all(singular_values(update) > 1e-3)
 
     def test_one_token_is_the_anchored_update(self):
         inputs_MD, kernel_DH = inputs(3)
-        update = peel_off_trajectory(inputs_MD[:2], kernel_DH).update
+        update = peel_off_trajectory(inputs_MD[:2], kernel_DH).final
         straight = anchored_trajectory(inputs_MD[1::-1], kernel_DH)
-        assert_close(as_matrix(update), point(straight.updates, 1), WIDTH)
+        assert_close(as_matrix(update), point(straight.points, 1), WIDTH)
 
     def test_more_tokens_than_dimensions(self):
         inputs_MD, kernel_DH = normal(1, 3 * WIDTH + 1, WIDTH) + 2.0, normal(2, WIDTH, HIDDEN)
-        update = peel_off_trajectory(inputs_MD, kernel_DH).update
+        update = peel_off_trajectory(inputs_MD, kernel_DH).final
         got_H = inputs_MD[-1] @ (kernel_DH + as_matrix(update))
         assert_close(got_H, inputs_MD[0] @ kernel_DH, 3 * WIDTH**2, condition=1000)
 
     def test_first_factors_may_be_counted_by_a_traced_number(self):
         inputs_MD, kernel_DH = inputs(4)
-        update = peel_off_trajectory(inputs_MD, kernel_DH).update
+        update = peel_off_trajectory(inputs_MD, kernel_DH).final
         norms = compiled(jax.vmap(lambda n: frobenius_norm(first_factors(update, n))))
         got = norms(jnp.arange(STEPS + 1))
         want = [jnp.linalg.norm(as_matrix(first_factors(update, n))) for n in range(STEPS + 1)]
@@ -230,8 +230,8 @@ class TestPeelOff:
     def test_a_zero_input_on_the_way_shows(self):
         inputs_MD, kernel_DH = inputs(5)
         trajectory = peel_off_trajectory(inputs_MD.at[2].set(0.0), kernel_DH)
-        assert np.isfinite(trajectory.step_norms_N[0])
-        assert np.all(np.isnan(trajectory.step_norms_N[1:]))
+        assert np.isfinite(trajectory.step_norms_S[0])
+        assert np.all(np.isnan(trajectory.step_norms_S[1:]))
 
     def test_errors_name_what_is_wrong(self):
         inputs_MD, kernel_DH = inputs(0)
@@ -267,7 +267,7 @@ class TestBoth:
         inputs_MD, kernel_DH = inputs(6)
 
         def length(inputs_MD):
-            return jnp.sum(function(inputs_MD, kernel_DH).step_norms_N)
+            return jnp.sum(function(inputs_MD, kernel_DH).step_norms_S)
 
         gradient_MD = compiled(jax.grad(length))(inputs_MD)
         direction_MD = normal(7, *inputs_MD.shape)
@@ -282,7 +282,7 @@ def test_the_gradient_of_step_norms_is_finite_where_a_token_changes_nothing():
     inputs_MD = inputs_MD.at[2].set(inputs_MD[1])
 
     def total(inputs_MD):
-        return jnp.sum(anchored.anchored_trajectory(inputs_MD, kernel_DH).step_norms_N)
+        return jnp.sum(anchored.anchored_trajectory(inputs_MD, kernel_DH).step_norms_S)
 
     gradient_MD = np.asarray(jax.grad(total)(inputs_MD))
     # By hand, through |a_{i+1} - a_i| W_0 / |a_0|, without the step that has no length.
@@ -312,8 +312,8 @@ def test_both_trajectories_of_a_block_end_at_its_output_with_the_context(layer):
     kernel_DH = params["mlp"]["layer_0"]["kernel"]
     kernel_DH = kernel_DH[:, :HIDDEN]
     ends = (
-        point(anchored_trajectory(prefixes, kernel_DH).updates, STEPS),
-        as_matrix(peel_off_trajectory(suffixes, kernel_DH).update),
+        point(anchored_trajectory(prefixes, kernel_DH).points, STEPS),
+        as_matrix(peel_off_trajectory(suffixes, kernel_DH).final),
     )
     want_H = prefixes[-1] @ kernel_DH
     for update_DH in ends:

@@ -15,13 +15,14 @@ from experiments.tools.predictors import predict_and_differentiate
 from icl_jax.blocks.functional import functional, layer_params
 from icl_jax.blocks.stack import Stack
 from icl_jax.descent.explicit import ExplicitConfig
-from icl_jax.descent.finetune import DescentTrajectory, descend, finetune
+from icl_jax.descent.finetune import descend, finetune
 from icl_jax.descent.layer_causal import layer_causal_loss
 from icl_jax.descent.parameters import kernel_of, merge, select
 from icl_jax.dims import Array, Params
 from icl_jax.dynamics.anchored import anchored_trajectory
 from icl_jax.dynamics.peel_off import peel_off_trajectory
 from icl_jax.dynamics.prefixes import prefix_pass, suffix_midpoints
+from icl_jax.dynamics.trajectory import Trajectory
 from icl_jax.measures.function_space import squared_error
 from icl_jax.patches.low_rank import LowRank
 from icl_jax.stack.run import forward
@@ -70,12 +71,12 @@ def implicit(stack: Stack, params: Params, prompt: Prompt, layer: int) -> Implic
         return query_predictions(stack, params, dataclasses.replace(prompt, query_D=query_D))
 
     side = Side(of_query(prompt.query_D), jax.jacfwd(of_query)(prompt.query_D))
-    return Implicit(side, anchored.updates, peeled.update)
+    return Implicit(side, anchored.points, peeled.final)
 
 
 def fine_tune(
     stack: Stack, params: Params, config: ExplicitConfig, prompt: Prompt, rate: Array
-) -> DescentTrajectory:
+) -> Trajectory:
     """Descent on a prompt's examples, each a query of its own without context.
 
     Returns:
