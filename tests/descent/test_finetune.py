@@ -6,6 +6,7 @@ import pytest
 
 from icl_jax.descent.finetune import descend, finetune
 from icl_jax.descent.line_search import rate_grid, tune_learning_rate
+from tests.helpers import normal
 
 
 def _loss(weights_D, example):
@@ -134,7 +135,9 @@ def test_the_lengths_of_its_steps_are_those_between_its_points():
     np.testing.assert_allclose(found.step_norms_S, lengths_S, rtol=1e-12)
 
     def last(scale):  # Nothing becomes NaN where a step has no length.
-        still = finetune(lambda weights, x: 0.0 * loss(weights, x), start, examples, optax.sgd(scale))
+        still = finetune(
+            lambda weights, x: 0.0 * loss(weights, x), start, examples, optax.sgd(scale)
+        )
         return jnp.sum(still.final["w"])
 
     assert np.isfinite(jax.grad(last)(0.1))
