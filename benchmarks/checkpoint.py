@@ -182,8 +182,8 @@ def bank_row() -> dict:
     tokens = jax.ShapeDtypeStruct((512,), jnp.int32)
     params = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
 
-    def extract(params: Params, hidden_TD: Array) -> Bank:
-        return stack_patches(functional(model, params), hidden_TD, jnp.arange(448, 512))
+    def extract(params: Params, stream_TD: Array) -> Bank:
+        return stack_patches(functional(model, params), stream_TD, jnp.arange(448, 512))
 
     hidden = jax.ShapeDtypeStruct((512, 1152), jnp.float32)
     start = time.perf_counter()

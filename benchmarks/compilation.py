@@ -36,9 +36,9 @@ def programs(length: int) -> dict[str, Program]:
     kept = jnp.array([0, length // 2, length - 1])
     return {
         "forward": forward,
-        "stack_patches": lambda layers, hidden_TD: stack_patches(layers, hidden_TD, kept),
-        "prefix_pass": lambda layers, hidden_TD: (
-            prefix_pass(layers, hidden_TD[:-1], hidden_TD[-1]).output_MD
+        "stack_patches": lambda layers, stream_TD: stack_patches(layers, stream_TD, kept),
+        "prefix_pass": lambda layers, stream_TD: (
+            prefix_pass(layers, stream_TD[:-1], stream_TD[-1]).output_MD
         ),
     }
 
@@ -52,12 +52,12 @@ def _side(name: str, depth: int, length: int) -> Side:
     stack = build_stack(config)
     shape = jax.ShapeDtypeStruct((length, 3), jnp.float32)
     params = jax.eval_shape(stack.init, jax.random.key(0), shape)["params"]
-    hidden_TD = jax.ShapeDtypeStruct((length, width), jnp.float32)
+    stream_TD = jax.ShapeDtypeStruct((length, width), jnp.float32)
     program = programs(length)[name]
 
     def compiled() -> Any:
         jax.clear_caches()
-        return jax.jit(program).lower(functional(stack, params), hidden_TD).compile()
+        return jax.jit(program).lower(functional(stack, params), stream_TD).compile()
 
     return Side(compiled, lambda done: done.memory_analysis().temp_size_in_bytes)
 

@@ -37,8 +37,8 @@ def benchmark() -> list[dict]:
     tokens_TC = jax.random.normal(jax.random.key(0), (2 * length, 3))
     params = cast(stack.init(jax.random.key(1), tokens_TC[:2])["params"], jnp.float32)
     layers = functional(stack, params)
-    hidden_TD = stack.apply({"params": params}, tokens_TC, method="embed")
-    context_ND, query_D = hidden_TD[:length], hidden_TD[length]
+    stream_TD = stack.apply({"params": params}, tokens_TC, method="embed")
+    context_ND, query_D = stream_TD[:length], stream_TD[length]
 
     @jax.jit
     def one_pass(context_ND: Array, query_D: Array) -> Array:
@@ -54,8 +54,8 @@ def benchmark() -> list[dict]:
         padded_TD = jnp.concatenate([context_ND, query_D[None]])[:stop]
 
         def run(count: Array) -> Array:
-            hidden_TD = jnp.where((slots_T < count)[:, None], padded_TD, query_D[None])
-            return forward(layers, hidden_TD)[count]
+            stream_TD = jnp.where((slots_T < count)[:, None], padded_TD, query_D[None])
+            return forward(layers, stream_TD)[count]
 
         return jax.lax.map(run, jnp.arange(start, stop))
 
@@ -66,8 +66,8 @@ def benchmark() -> list[dict]:
         ]
 
     @jax.jit
-    def plain(hidden_TD: Array) -> Array:
-        return forward(layers, hidden_TD)
+    def plain(stream_TD: Array) -> Array:
+        return forward(layers, stream_TD)
 
     expected_MD = one_pass(context_ND, query_D)
     for other_MD in (reruns(context_ND, query_D), jnp.concatenate(bucketed())):
@@ -91,7 +91,7 @@ def benchmark() -> list[dict]:
         ),
         compare(
             "all prefixes: one causal run over 2 n tokens against the one pass",
-            {"causal run, 2 n": Side(lambda: plain(hidden_TD)), "one pass": ours},
+            {"causal run, 2 n": Side(lambda: plain(stream_TD)), "one pass": ours},
             sizes=sizes,
         ),
     ]

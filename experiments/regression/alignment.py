@@ -114,10 +114,10 @@ def align(stack: Stack, params: Params, tokens_BTC: Array, key: Array) -> dict[s
 
     def one(inputs: tuple[Array, Array]) -> dict[str, Array]:
         tokens_TC, prompt_key = inputs
-        hidden_TD = embed(stack, params, tokens_TC)
-        token_LTT = token_alignments(layers, hidden_TD)
+        stream_TD = embed(stack, params, tokens_TC)
+        token_LTT = token_alignments(layers, stream_TD)
         query_K = jnp.asarray([tokens_TC.shape[0] - 1], jnp.int32)
-        bank = stack_patches(layers, hidden_TD, query_K)
+        bank = stack_patches(layers, stream_TD, query_K)
         updates = jax.tree.map(
             lambda *leaves: jnp.stack(leaves),
             *[
@@ -144,13 +144,13 @@ def align(stack: Stack, params: Params, tokens_BTC: Array, key: Array) -> dict[s
     return results
 
 
-def token_alignments(layers: Layers, hidden_TD: Array) -> Array:
+def token_alignments(layers: Layers, stream_TD: Array) -> Array:
     """Cosines (L, T, T) between the updates of all positions, block by block.
 
     The anchor is the query's lone token in every block (Innocenti and Achour, Theorem 1), so all
     updates of a block share their left vector.
     """
-    query_K = jnp.asarray([hidden_TD.shape[0] - 1], jnp.int32)
+    query_K = jnp.asarray([stream_TD.shape[0] - 1], jnp.int32)
 
     def step(block: Any, params: Params, state_TD: Array, _: None) -> tuple[Array, Array]:
         full = block.contextual(params, state_TD)
@@ -160,7 +160,7 @@ def token_alignments(layers: Layers, hidden_TD: Array) -> Array:
         )
         return apply_block(block, params, full), alignment(updates)
 
-    return fold(layers, step, hidden_TD)[1].joined()
+    return fold(layers, step, stream_TD)[1].joined()
 
 
 def measure(config: Config, learner: Learner) -> Arrays:

@@ -116,23 +116,23 @@ def take_apart(stack: Stack, params: Params, prompts: Prompt) -> dict[str, Array
     block, first_params = functional(stack, params)[0]
     kernel_DH = first_kernel(stack, params)
 
-    def update(hidden_TD: Array) -> LowRank:
-        query_K = jnp.asarray([hidden_TD.shape[0] - 1], jnp.int32)
-        full = block.contextual(first_params, hidden_TD)
-        kept = block.contextual(first_params, hidden_TD[query_K], positions_T=query_K)
+    def update(stream_TD: Array) -> LowRank:
+        query_K = jnp.asarray([stream_TD.shape[0] - 1], jnp.int32)
+        full = block.contextual(first_params, stream_TD)
+        kept = block.contextual(first_params, stream_TD[query_K], positions_T=query_K)
         return token_update(full.mlp_input_TD[-1], kept.mlp_input_TD[0], kernel_DH)
 
-    def one(hidden_TD: Array) -> Attribution:
-        query_K = jnp.asarray([hidden_TD.shape[0] - 1], jnp.int32)
-        attribution = attribute_block(block, first_params, hidden_TD, query_K)
+    def one(stream_TD: Array) -> Attribution:
+        query_K = jnp.asarray([stream_TD.shape[0] - 1], jnp.int32)
+        attribution = attribute_block(block, first_params, stream_TD, query_K)
         return jax.tree.map(lambda leaf: leaf[0], attribution)
 
     def distance(first: LowRank, second: LowRank) -> Array:
         return frobenius_norm(subtract(first, second)) / frobenius_norm(second)
 
-    hidden_BTD = jax.vmap(lambda prompt: embed(stack, params, prompt_tokens(prompt)))(prompts)
-    updates = jax.vmap(update)(hidden_BTD)
-    attributions = jax.vmap(one)(hidden_BTD)
+    stream_BTD = jax.vmap(lambda prompt: embed(stack, params, prompt_tokens(prompt)))(prompts)
+    updates = jax.vmap(update)(stream_BTD)
+    attributions = jax.vmap(one)(stream_BTD)
     sums = jax.vmap(lambda parts: summed_update(parts, kernel_DH))(attributions)
     remainders = jax.vmap(lambda parts: remainder_share(parts, kernel_DH))(attributions)
     return {

@@ -127,8 +127,8 @@ def follow(stack: Stack, params: Params, tokens_BTC: Array) -> dict[str, Array]:
     kernel_DH = first_kernel(stack, params)
 
     def one(tokens_TC: Array) -> dict[str, Array]:
-        hidden_TD = embed(stack, params, tokens_TC)
-        context_ND, query_D = hidden_TD[:-1], hidden_TD[-1]
+        stream_TD = embed(stack, params, tokens_TC)
+        context_ND, query_D = stream_TD[:-1], stream_TD[-1]
         prefixes = prefix_pass(layers[:1], context_ND, query_D)
         suffixes = suffix_midpoints(block, first_params, context_ND, query_D)
         anchored = anchored_trajectory(prefixes.full[0].mlp_input_TD, kernel_DH)

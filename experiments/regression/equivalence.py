@@ -86,7 +86,7 @@ def cases(config: Config) -> dict[str, StackConfig]:
     wirings: dict[str, StackConfig] = {
         name: dataclasses.replace(base, wiring=name) for name in WIRINGS
     }
-    for name in ("sandwich", "output_norm"):
+    for name in ("sandwich", "reordered_norm"):
         # As in real models: no bias at the end, so the norm's gain and the down kernel are patched.
         wirings[name] = dataclasses.replace(wirings[name], norm="rms", use_bias=False)
     deep = dataclasses.replace(base, wiring="pre_norm", depth=config.depth)
@@ -120,34 +120,34 @@ def compare(stack: Stack, params: Params, tokens_BTC: Array, key: Array) -> dict
     """
     layers = functional(stack, params)
     query_K = jnp.asarray([tokens_BTC.shape[1] - 1], jnp.int32)
-    hidden_BTD = jax.vmap(lambda tokens_TC: embed(stack, params, tokens_TC))(tokens_BTC)
+    stream_BTD = jax.vmap(lambda tokens_TC: embed(stack, params, tokens_TC))(tokens_BTC)
 
-    def plain(hidden_TD: Array) -> Array:
-        return forward(layers, hidden_TD)[query_K]
+    def plain(stream_TD: Array) -> Array:
+        return forward(layers, stream_TD)[query_K]
 
-    def alone(hidden_TD: Array) -> Array:
-        return forward(layers, hidden_TD[query_K], positions_T=query_K)
+    def alone(stream_TD: Array) -> Array:
+        return forward(layers, stream_TD[query_K], positions_T=query_K)
 
-    def bank(hidden_TD: Array, loop: Loop) -> Bank:
-        return stack_patches(layers, hidden_TD, query_K, loop=loop)
+    def bank(stream_TD: Array, loop: Loop) -> Bank:
+        return stack_patches(layers, stream_TD, query_K, loop=loop)
 
-    def patched(hidden_TD: Array, prompt_bank: Bank) -> Array:
-        return patched_forward(layers, hidden_TD, prompt_bank)
+    def patched(stream_TD: Array, prompt_bank: Bank) -> Array:
+        return patched_forward(layers, stream_TD, prompt_bank)
 
-    banks = jax.vmap(lambda hidden_TD: bank(hidden_TD, "closed"))(hidden_BTD)
+    banks = jax.vmap(lambda stream_TD: bank(stream_TD, "closed"))(stream_BTD)
     shown = {
         "patched": banks,
-        "open_loop": jax.vmap(lambda hidden_TD: bank(hidden_TD, "open"))(hidden_BTD),
+        "open_loop": jax.vmap(lambda stream_TD: bank(stream_TD, "open"))(stream_BTD),
         "shuffled": another_prompts(banks),
-        "random": jax.vmap(random_bank)(jax.random.split(key, hidden_BTD.shape[0]), banks),
+        "random": jax.vmap(random_bank)(jax.random.split(key, stream_BTD.shape[0]), banks),
     }
     # One patched run for all four: what is traced once is compiled once.
     together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *shown.values())
-    outputs_XBKD = jax.vmap(jax.vmap(patched), in_axes=(None, 0))(hidden_BTD, together)
+    outputs_XBKD = jax.vmap(jax.vmap(patched), in_axes=(None, 0))(stream_BTD, together)
     outputs = dict(zip(shown, outputs_XBKD, strict=True)) | {
-        "unpatched": jax.vmap(alone)(hidden_BTD)
+        "unpatched": jax.vmap(alone)(stream_BTD)
     }
-    expected_BKD = jax.vmap(plain)(hidden_BTD)
+    expected_BKD = jax.vmap(plain)(stream_BTD)
     numbers = {name: relative_error(output, expected_BKD) for name, output in outputs.items()}
     conditioning = banks.conditioning.joined(axis=1)
     numbers["least_kept_norm"] = jnp.min(conditioning.kept_norm)

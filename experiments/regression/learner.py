@@ -123,13 +123,13 @@ def deep_learner(quick: bool = False) -> LearnerConfig:
 
 def embed(stack: Stack, params: Params, tokens_TC: Array) -> Array:
     """The residual stream (T, D) before the first block."""
-    hidden_TD: Any = stack.apply({"params": params}, tokens_TC, method="embed")
-    return hidden_TD
+    stream_TD: Any = stack.apply({"params": params}, tokens_TC, method="embed")
+    return stream_TD
 
 
-def read_out(stack: Stack, params: Params, hidden_TD: Array) -> Array:
+def read_out(stack: Stack, params: Params, stream_TD: Array) -> Array:
     """Predictions (T,) from the residual stream after the last block."""
-    outputs_TO: Any = stack.apply({"params": params}, hidden_TD, method="readout")
+    outputs_TO: Any = stack.apply({"params": params}, stream_TD, method="readout")
     return outputs_TO[:, 0]
 
 
@@ -164,8 +164,8 @@ def shot_predictions(stack: Stack, params: Params, prompt: Prompt) -> Array:
 def query_predictions(stack: Stack, params: Params, prompt: Prompt) -> Array:
     """The query's label as the learner predicts it after 0, 1, ..., N examples, (M,)."""
     layers = functional(stack, params)
-    hidden_TD = embed(stack, params, prompt_tokens(prompt))
-    prefixes = prefix_pass(layers, hidden_TD[:-1], hidden_TD[-1])
+    stream_TD = embed(stack, params, prompt_tokens(prompt))
+    prefixes = prefix_pass(layers, stream_TD[:-1], stream_TD[-1])
     return read_out(stack, params, prefixes.output_MD)
 
 
@@ -177,13 +177,13 @@ def predictions(stack: Stack, params: Params, tokens_TC: Array) -> dict[str, Arr
       context has patched. ``alone``: the query alone, with the weights as they are. Each ().
     """
     layers = functional(stack, params)
-    hidden_TD = embed(stack, params, tokens_TC)
+    stream_TD = embed(stack, params, tokens_TC)
     query_K = jnp.asarray([tokens_TC.shape[0] - 1], jnp.int32)
-    bank = stack_patches(layers, hidden_TD, query_K)
+    bank = stack_patches(layers, stream_TD, query_K)
     states = {
-        "context": forward(layers, hidden_TD)[query_K],
-        "patched": patched_forward(layers, hidden_TD, bank),
-        "alone": forward(layers, hidden_TD[query_K], positions_T=query_K),
+        "context": forward(layers, stream_TD)[query_K],
+        "patched": patched_forward(layers, stream_TD, bank),
+        "alone": forward(layers, stream_TD[query_K], positions_T=query_K),
     }
     return {name: read_out(stack, params, state_1D)[0] for name, state_1D in states.items()}
 

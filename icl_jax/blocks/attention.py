@@ -155,19 +155,19 @@ class Attention(ContextualLayer):
 
     def __call__(
         self,
-        hidden_TD: Array,
+        stream_TD: Array,
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
     ) -> Array:
         """See ``ContextualLayer``."""
-        checks.rank(type(self).__name__, "hidden_TD", hidden_TD, 2, "(T, D)")
-        kernels = self._kernels(hidden_TD.shape[-1])
+        checks.rank(type(self).__name__, "stream_TD", stream_TD, 2, "(T, D)")
+        kernels = self._kernels(stream_TD.shape[-1])
         query_TAF, key_TGF, value_TGF = self._project(
-            hidden_TD, _positions(hidden_TD, positions_T), kernels
+            stream_TD, _positions(stream_TD, positions_T), kernels
         )
         mixed_TAF = self.mixed(query_TAF, key_TGF, value_TGF, self._sees(positions_T, present_T))
-        return _out(mixed_TAF, hidden_TD, kernels)
+        return _out(mixed_TAF, stream_TD, kernels)
 
     def empty_memory(self, slots: int, width: int, dtype: Any) -> KeyValues:
         """See ``ContextualLayer``: keys and values in ``slots``, in ``dtype``."""
@@ -231,10 +231,10 @@ class Attention(ContextualLayer):
 
     def suffixes(self, context_ND: Array, query_D: Array, *, positions_T: Array) -> Array:
         """One pass: row i is the query once more, and sees what stands from i on."""
-        hidden_TD = jnp.concatenate([context_ND, query_D[None, :]])
-        length = hidden_TD.shape[0]
-        kernels = self._kernels(hidden_TD.shape[-1])
-        query_TAF, key_TGF, value_TGF = self._project(hidden_TD, positions_T, kernels)
+        stream_TD = jnp.concatenate([context_ND, query_D[None, :]])
+        length = stream_TD.shape[0]
+        kernels = self._kernels(stream_TD.shape[-1])
+        query_TAF, key_TGF, value_TGF = self._project(stream_TD, positions_T, kernels)
         # Counted from the right, "from i on" is "up to i".
         from_right_T = -np.arange(length, dtype=np.int32)
         sees = Sees(
@@ -247,12 +247,12 @@ class Attention(ContextualLayer):
             itself=False,
         )
         queries_MAF = jnp.broadcast_to(query_TAF[-1:], query_TAF.shape)
-        rows_MD = jnp.broadcast_to(query_D[None], hidden_TD.shape)
+        rows_MD = jnp.broadcast_to(query_D[None], stream_TD.shape)
         return _out(self.mixed(queries_MAF, key_TGF, value_TGF, sees), rows_MD, kernels)
 
     def parts(
         self,
-        hidden_TD: Array,
+        stream_TD: Array,
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
@@ -271,8 +271,8 @@ class Attention(ContextualLayer):
                 f"{type(self).__name__}.parts: with output_gate=True what a token passes on "
                 "depends on who reads it; the layer is not a sum over heads and tokens."
             )
-        length = hidden_TD.shape[0]
-        scores_ATT, value_TGF, kernels = self._scores(hidden_TD, positions_T)
+        length = stream_TD.shape[0]
+        scores_ATT, value_TGF, kernels = self._scores(stream_TD, positions_T)
         sees_TT = mask(self._sees(positions_T, present_T), length, length)
         passed_ATD = jnp.einsum(
             "taf,afd->atd",
@@ -282,15 +282,15 @@ class Attention(ContextualLayer):
         )
         return self.weigh(scores_ATT, sees_TT), passed_ATD
 
-    def raw_scores(self, hidden_TD: Array, *, positions_T: Array | None = None) -> Array:
+    def raw_scores(self, stream_TD: Array, *, positions_T: Array | None = None) -> Array:
         """What ``weigh`` is given, (A, T, T): before mask, cap, sinks and softmax."""
-        return self._scores(hidden_TD, positions_T)[0]
+        return self._scores(stream_TD, positions_T)[0]
 
-    def _scores(self, hidden_TD: Array, positions_T: Array | None) -> tuple[Array, Array, _Kernels]:
-        checks.rank(type(self).__name__, "hidden_TD", hidden_TD, 2, "(T, D)")
-        kernels = self._kernels(hidden_TD.shape[-1])
+    def _scores(self, stream_TD: Array, positions_T: Array | None) -> tuple[Array, Array, _Kernels]:
+        checks.rank(type(self).__name__, "stream_TD", stream_TD, 2, "(T, D)")
+        kernels = self._kernels(stream_TD.shape[-1])
         query_TAF, key_TGF, value_TGF = self._project(
-            hidden_TD, _positions(hidden_TD, positions_T), kernels
+            stream_TD, _positions(stream_TD, positions_T), kernels
         )
         return scores(query_TAF, key_TGF), value_TGF, kernels
 
@@ -358,12 +358,12 @@ class Attention(ContextualLayer):
         )
 
     def _project(
-        self, hidden_TD: Array, positions_T: Array, kernels: _Kernels
+        self, stream_TD: Array, positions_T: Array, kernels: _Kernels
     ) -> tuple[Array, Array, Array]:
         """Queries (T, A, F), keys and values (T, G, F); the queries carry the scores' scale."""
-        query_TAF = dense(hidden_TD, kernels.query_DAF, kernels.query_bias_AF)
-        key_TGF = dense(hidden_TD, kernels.key_DGF, kernels.key_bias_GF)
-        value_TGF = dense(hidden_TD, kernels.value_DGF, kernels.value_bias_GF)
+        query_TAF = dense(stream_TD, kernels.query_DAF, kernels.query_bias_AF)
+        key_TGF = dense(stream_TD, kernels.key_DGF, kernels.key_bias_GF)
+        value_TGF = dense(stream_TD, kernels.value_DGF, kernels.value_bias_GF)
         if self.clip is not None:
             checks.positive(type(self).__name__, "clip", self.clip)
             query_TAF, key_TGF, value_TGF = (
@@ -385,9 +385,9 @@ class Attention(ContextualLayer):
         return query_TAF * jnp.asarray(scale, query_TAF.dtype), key_TGF, value_TGF
 
 
-def _positions(hidden_TD: Array, positions_T: Array | None) -> Array:
+def _positions(stream_TD: Array, positions_T: Array | None) -> Array:
     if positions_T is None:
-        return jnp.arange(hidden_TD.shape[0], dtype=jnp.int32)
+        return jnp.arange(stream_TD.shape[0], dtype=jnp.int32)
     return positions_T
 
 
@@ -428,14 +428,14 @@ class SoftmaxAttention(Attention):
 
     def sink_weights(
         self,
-        hidden_TD: Array,
+        stream_TD: Array,
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
     ) -> Array:
         """See ``ContextualLayer``; (A, T)."""
-        length = hidden_TD.shape[0]
-        scores_ATT, _, _ = self._scores(hidden_TD, positions_T)
+        length = stream_TD.shape[0]
+        scores_ATT, _, _ = self._scores(stream_TD, positions_T)
         sees_TT = mask(self._sees(positions_T, present_T), length, length)
         return self._softmax(scores_ATT, sees_TT)[1]
 
@@ -471,11 +471,11 @@ class SoftmaxAttention(Attention):
         before_M = attend(query_MAF, *context, before, **self._options(query_MAF))
         return merge(*before_M, own_value_MAF, own_scores_AM)[0]
 
-    def _scores(self, hidden_TD: Array, positions_T: Array | None) -> tuple[Array, Array, _Kernels]:
-        scores_ATT, value_TGF, kernels = super()._scores(hidden_TD, positions_T)
+    def _scores(self, stream_TD: Array, positions_T: Array | None) -> tuple[Array, Array, _Kernels]:
+        scores_ATT, value_TGF, kernels = super()._scores(stream_TD, positions_T)
         slopes_A = self._slopes(scores_ATT.dtype)
         if slopes_A is not None:
-            length = hidden_TD.shape[0]
+            length = stream_TD.shape[0]
             gaps_TT = gaps(self._sees(positions_T, None), length, length)
             scores_ATT = sloped(scores_ATT, gaps_TT, slopes_A)
         return scores_ATT, value_TGF, kernels
@@ -547,9 +547,9 @@ class LinearAttention(Attention):
         return dataclasses.replace(super()._sees(positions_T, present_T), itself=False)
 
 
-def _out(mixed_MAF: Array, hidden_MD: Array, kernels: _Kernels) -> Array:
+def _out(mixed_MAF: Array, stream_MD: Array, kernels: _Kernels) -> Array:
     """The output projection (M, D), of what the rows themselves let through."""
     if kernels.gate_DAF is not None:
-        gate_MAF = dense(hidden_MD, kernels.gate_DAF, kernels.gate_bias_AF)
+        gate_MAF = dense(stream_MD, kernels.gate_DAF, kernels.gate_bias_AF)
         mixed_MAF = mixed_MAF * jax.nn.sigmoid(gate_MAF)
     return dense(mixed_MAF, kernels.out_AFD, kernels.out_bias_D, axes=2)

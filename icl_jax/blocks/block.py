@@ -74,36 +74,36 @@ class Block(nn.Module):
 
     def __call__(
         self,
-        hidden_TD: Array,
+        stream_TD: Array,
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
     ) -> Array:
         """The block on a whole sequence, (T, D) in and out; arguments as in ``ContextualLayer``."""
-        midpoint = self.contextual(hidden_TD, positions_T=positions_T, present_T=present_T)
+        midpoint = self.contextual(stream_TD, positions_T=positions_T, present_T=present_T)
         return self.output(midpoint, self.hidden(midpoint.mlp_input_TD, None), None)
 
     def contextual(
         self,
-        hidden_TD: Array,
+        stream_TD: Array,
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
     ) -> Midpoint:
         """The first half: everything before the MLP."""
-        mixed_TD = self.mixed(hidden_TD, positions_T=positions_T, present_T=present_T)
-        return self.join(hidden_TD, mixed_TD)
+        mixed_TD = self.mixed(stream_TD, positions_T=positions_T, present_T=present_T)
+        return self.join(stream_TD, mixed_TD)
 
     def mixed(
         self,
-        hidden_TD: Array,
+        stream_TD: Array,
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
     ) -> Array:
         """What the contextual layer gives (T, D), before a norm on it and the skip."""
         view = Whole(positions_T, present_T)
-        mixed_TD, _ = self.contextual_layer.mix(self._read(hidden_TD), view)
+        mixed_TD, _ = self.contextual_layer.mix(self._read(stream_TD), view)
         return mixed_TD
 
     def hidden(self, mlp_input_TD: Array, factor: InputFactor | None) -> Array:
@@ -139,17 +139,17 @@ class Block(nn.Module):
         return self.mlp.output(hidden_TH, mlp_input_TD, factor)
 
     def extend(
-        self, hiddens: tuple[Array, ...], memories: tuple[Any, ...], slots: tuple[Slots, ...]
+        self, streams: tuple[Array, ...], memories: tuple[Any, ...], slots: tuple[Slots, ...]
     ) -> tuple[tuple[Midpoint, ...], tuple[Any, ...]]:
         """The first half for new tokens after those in the memories, sequences side by side."""
-        mixed, longer = self.extend_mixed(hiddens, memories, slots)
-        return tuple(map(self.join, hiddens, mixed)), longer
+        mixed, longer = self.extend_mixed(streams, memories, slots)
+        return tuple(map(self.join, streams, mixed)), longer
 
     def extend_mixed(
-        self, hiddens: tuple[Array, ...], memories: tuple[Any, ...], slots: tuple[Slots, ...]
+        self, streams: tuple[Array, ...], memories: tuple[Any, ...], slots: tuple[Slots, ...]
     ) -> tuple[tuple[Array, ...], tuple[Any, ...]]:
         """As ``mixed``, for new tokens after those in the memories; and the longer memories."""
-        read = tuple(self._read(hidden_MD) for hidden_MD in hiddens)
+        read = tuple(self._read(stream_MD) for stream_MD in streams)
         mixed, longer = self.contextual_layer.mix(read, Extend(memories, slots))
         assert longer is not None  # Extending is what was asked for.
         return mixed, longer
@@ -170,7 +170,7 @@ class Block(nn.Module):
 
     def parts(
         self,
-        hidden_TD: Array,
+        stream_TD: Array,
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
@@ -185,34 +185,34 @@ class Block(nn.Module):
           TypeError: the contextual layer is no such sum.
         """
         layer = self._sum("parts")
-        read_TD = self._read(hidden_TD)
+        read_TD = self._read(stream_TD)
         weights_ATT, passed_ATD = layer.parts(read_TD, positions_T=positions_T, present_T=present_T)
         mixed_TD = layer(read_TD, positions_T=positions_T, present_T=present_T)
         if not self.wired.skips:
             return weights_ATT, passed_ATD, (mixed_TD, mixed_TD)
         skipped_TD = self.norm_1_out(mixed_TD) if self.wired.norms_mixed else mixed_TD
-        return weights_ATT, passed_ATD, (mixed_TD, hidden_TD + skipped_TD)
+        return weights_ATT, passed_ATD, (mixed_TD, stream_TD + skipped_TD)
 
     def sink_weights(
         self,
-        hidden_TD: Array,
+        stream_TD: Array,
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
     ) -> Array:
         """What each head of the contextual layer gives to its sink at each position, (A, T)."""
         return self.contextual_layer.sink_weights(
-            self._read(hidden_TD), positions_T=positions_T, present_T=present_T
+            self._read(stream_TD), positions_T=positions_T, present_T=present_T
         )
 
-    def scores(self, hidden_TD: Array) -> tuple[Array, Array]:
+    def scores(self, stream_TD: Array) -> tuple[Array, Array]:
         """What attention reads (T, D), and its scores before mask, cap and softmax (A, T, T).
 
         Raises:
           TypeError: the contextual layer is no attention.
         """
         layer = self._sum("scores")
-        read_TD = self._read(hidden_TD)
+        read_TD = self._read(stream_TD)
         return read_TD, layer.raw_scores(read_TD)
 
     def _sum(self, method: str) -> Any:
@@ -242,21 +242,21 @@ class Block(nn.Module):
             changes_ND = self.norm_2.frozen(changes_ND, residual_D)
         return changes_ND
 
-    def _read(self, hidden_TD: Array) -> Array:
+    def _read(self, stream_TD: Array) -> Array:
         """What the contextual layer reads."""
-        return self.norm_1(hidden_TD) if self.wired.norms_read else hidden_TD
+        return self.norm_1(stream_TD) if self.wired.norms_read else stream_TD
 
-    def join(self, hidden_TD: Array, mixed_TD: Array) -> Midpoint:
+    def join(self, stream_TD: Array, mixed_TD: Array) -> Midpoint:
         """The contextual layer's output joined to the stream, and what the MLP reads of it."""
         wired = self.wired
         if not wired.skips:
             return Midpoint(None, mixed_TD)
         if wired.norms_mixed:
             mixed_TD = self.norm_1_out(mixed_TD)
-        residual_TD = hidden_TD + mixed_TD
+        residual_TD = stream_TD + mixed_TD
         if wired.norms_sum:
             residual_TD = self.norm_1(residual_TD)
-        read_TD = residual_TD if wired.reads_context else hidden_TD
+        read_TD = residual_TD if wired.reads_context else stream_TD
         if wired.norms_mlp_input:
             read_TD = self.norm_1(read_TD) if self._shares_norm else self.norm_2(read_TD)
         return Midpoint(residual_TD, read_TD)

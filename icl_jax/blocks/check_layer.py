@@ -42,17 +42,17 @@ def check_layer(
         that ``parts`` does not open.
     """
     keys = jax.random.split(jax.random.key(0) if key is None else key, 2)
-    hidden_TD = jax.random.normal(keys[0], (length, width))
+    stream_TD = jax.random.normal(keys[0], (length, width))
     if params is None:
-        params = layer.init(keys[1], hidden_TD).get("params", {})
+        params = layer.init(keys[1], stream_TD).get("params", {})
 
     def ask(method: str | None, *args: Any, **kwargs: Any) -> Any:
         return layer.apply({"params": params}, *args, method=method, **kwargs)
 
-    limit = 100 * float(jnp.finfo(accumulator(hidden_TD.dtype)).eps) * length * width
+    limit = 100 * float(jnp.finfo(accumulator(stream_TD.dtype)).eps) * length * width
     wrong = [
         f"{claim}: differs by {error:.1e}"
-        for claim, error in _errors(layer, ask, hidden_TD)
+        for claim, error in _errors(layer, ask, stream_TD)
         if not error <= limit
     ]
     if wrong:
@@ -62,60 +62,60 @@ def check_layer(
         )
 
 
-def _errors(layer: ContextualLayer, ask: Any, hidden_TD: Array) -> Iterator[tuple[str, float]]:
+def _errors(layer: ContextualLayer, ask: Any, stream_TD: Array) -> Iterator[tuple[str, float]]:
     """Every claim with the largest relative error of it."""
-    length = hidden_TD.shape[0]
+    length = stream_TD.shape[0]
     positions_T = jnp.arange(length, dtype=jnp.int32)
-    whole_TD = ask(None, hidden_TD)
+    whole_TD = ask(None, stream_TD)
 
     there = jnp.array([t for t in range(length) if t not in (1, length - 2)])
     present_T = jnp.zeros(length, bool).at[there].set(True)
-    short_KD = ask(None, hidden_TD[there], positions_T=positions_T[there])
+    short_KD = ask(None, stream_TD[there], positions_T=positions_T[there])
     yield (
         "present_T (absent positions must not matter)",
-        _error(ask(None, hidden_TD, present_T=present_T)[there], short_KD),
+        _error(ask(None, stream_TD, present_T=present_T)[there], short_KD),
     )
     if layer.causal:
         cut = length // 2
         yield (
             "causal (what comes later must not matter)",
-            _error(whole_TD[:cut], ask(None, hidden_TD[:cut])),
+            _error(whole_TD[:cut], ask(None, stream_TD[:cut])),
         )
-    context_ND, query_D = hidden_TD[:-1], hidden_TD[-1]
-    probes_MD = jnp.broadcast_to(query_D[None], hidden_TD.shape)
+    context_ND, query_D = stream_TD[:-1], stream_TD[-1]
+    probes_MD = jnp.broadcast_to(query_D[None], stream_TD.shape)
     context_out_ND, probes_out_MD = ask("prefixes", context_ND, probes_MD, positions_M=positions_T)
     runs = [ask(None, jnp.concatenate([context_ND[:i], query_D[None]]))[-1] for i in range(length)]
     yield "prefixes (probes)", _error(probes_out_MD, jnp.stack(runs))
     yield "prefixes (context)", _error(context_out_ND, ask(None, context_ND))
-    runs = [ask(None, hidden_TD[i:], positions_T=positions_T[i:])[-1] for i in range(length)]
+    runs = [ask(None, stream_TD[i:], positions_T=positions_T[i:])[-1] for i in range(length)]
     suffixes_MD = ask("suffixes", context_ND, query_D, positions_T=positions_T)
     yield "suffixes", _error(suffixes_MD, jnp.stack(runs))
     if layer.has_memory:
         yield (
             "extend (a sequence in two pieces)",
-            _error(_extended(layer, ask, hidden_TD, positions_T), whole_TD),
+            _error(_extended(layer, ask, stream_TD, positions_T), whole_TD),
         )
     if layer.is_sum:
-        weights_ATT, passed_ATD = ask("parts", hidden_TD)
+        weights_ATT, passed_ATD = ask("parts", stream_TD)
         if layer.normalised:
             sums = jnp.sum(weights_ATT, axis=-1)
             if layer.has_sink:
-                sums = sums + ask("sink_weights", hidden_TD)
+                sums = sums + ask("sink_weights", stream_TD)
             yield "normalised (weights must add up to 1)", _error(sums, jnp.ones_like(sums))
         sums_TD = jnp.einsum("atj,ajd->td", weights_ATT, passed_ATD, precision="highest")
         offset_D = (whole_TD - sums_TD)[0]  # An output bias is no part of the sum.
         yield "parts (their sum must be the output)", _error(sums_TD + offset_D[None], whole_TD)
 
 
-def _extended(layer: ContextualLayer, ask: Any, hidden_TD: Array, positions_T: Array) -> Array:
+def _extended(layer: ContextualLayer, ask: Any, stream_TD: Array, positions_T: Array) -> Array:
     """The sequence read in two pieces through a memory."""
-    length, width = hidden_TD.shape
-    memory = layer.empty_memory(length + 2, width, hidden_TD.dtype)
+    length, width = stream_TD.shape
+    memory = layer.empty_memory(length + 2, width, stream_TD.dtype)
     slots: Slots = free_slots(length + 2)
     outputs = []
     for start, stop in ((0, 2), (2, length)):
         slots = occupy(slots, start, positions_T[start:stop])
-        (out_MD,), (memory,) = ask("extend", (hidden_TD[start:stop],), (memory,), (slots,))
+        (out_MD,), (memory,) = ask("extend", (stream_TD[start:stop],), (memory,), (slots,))
         outputs.append(out_MD)
     return jnp.concatenate(outputs)
 

@@ -55,7 +55,7 @@ class ContextualLayer(nn.Module):
 
     def sink_weights(
         self,
-        hidden_TD: Array,
+        stream_TD: Array,
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
@@ -65,7 +65,7 @@ class ContextualLayer(nn.Module):
         Raises:
           TypeError: the layer has no sink.
         """
-        del hidden_TD, positions_T, present_T
+        del stream_TD, positions_T, present_T
         raise TypeError(f"{type(self).__name__} has no sink.")
 
     def mix(self, read: Any, view: View) -> tuple[Any, tuple[Any, ...] | None]:
@@ -87,7 +87,7 @@ class ContextualLayer(nn.Module):
 
     def __call__(
         self,
-        hidden_TD: Array,
+        stream_TD: Array,
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
@@ -95,15 +95,15 @@ class ContextualLayer(nn.Module):
         """Reads the sequence.
 
         Args:
-          hidden_TD: (T, D), in sequence order.
+          stream_TD: (T, D), in sequence order.
           positions_T: (T,), integer position ids; 0..T-1 when left out. Kept tokens keep the ids
             they had in the full sequence.
           present_T: (T,), False where a position must contribute nothing to the others.
 
         Returns:
-          (T, D), in the dtype of ``hidden_TD``.
+          (T, D), in the dtype of ``stream_TD``.
         """
-        raise TypeError(f"{type(self).__name__} must define __call__(hidden_TD, ...).")
+        raise TypeError(f"{type(self).__name__} must define __call__(stream_TD, ...).")
 
     def prefixes(
         self, context_ND: Array, probes_MD: Array, *, positions_M: Array
@@ -191,9 +191,9 @@ def _one_run_per_row(
     """Output of each probe (M, D) after the context tokens that its row of ``present_MN`` shows."""
 
     def row(probe_D: Array, present_N: Array, position: Array) -> Array:
-        hidden_TD = jnp.concatenate([context_ND, probe_D[None, :]])
+        stream_TD = jnp.concatenate([context_ND, probe_D[None, :]])
         positions_T = jnp.concatenate([positions_N, position[None]])
         present_T = jnp.concatenate([present_N, jnp.ones(1, bool)])
-        return layer(hidden_TD, positions_T=positions_T, present_T=present_T)[-1]
+        return layer(stream_TD, positions_T=positions_T, present_T=present_T)[-1]
 
     return jax.vmap(row)(probes_MD, present_MN, probe_positions_M)

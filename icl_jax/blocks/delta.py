@@ -104,15 +104,15 @@ class GatedDelta(ContextualLayer):
 
     def __call__(
         self,
-        hidden_TD: Array,
+        stream_TD: Array,
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
     ) -> Array:
         """See ``ContextualLayer``."""
-        checks.rank("GatedDelta", "hidden_TD", hidden_TD, 2, "(T, D)")
-        kernels = self._kernels(hidden_TD.shape[-1])
-        return self._run(kernels, hidden_TD, present_T, None)[0]
+        checks.rank("GatedDelta", "stream_TD", stream_TD, 2, "(T, D)")
+        kernels = self._kernels(stream_TD.shape[-1])
+        return self._run(kernels, stream_TD, present_T, None)[0]
 
     @property
     def has_memory(self) -> bool:
@@ -185,22 +185,22 @@ class GatedDelta(ContextualLayer):
     def _run(
         self,
         kernels: _Kernels,
-        hidden_TD: Array,
+        stream_TD: Array,
         present_T: Array | None,
         memory: DeltaMemory | None,
     ) -> tuple[Array, DeltaMemory]:
         """The output (T, D) and what is remembered, from a memory or from nothing."""
-        rows_TC = dense(hidden_TD, kernels.into_DC)
+        rows_TC = dense(stream_TD, kernels.into_DC)
         recent_IC = jnp.zeros((self.taps - 1, rows_TC.shape[1]), rows_TC.dtype)
         if memory is not None:
             recent_IC = memory.recent_IC.astype(rows_TC.dtype)
         windows_TXC, recent_IC = _windows(rows_TC, present_T, recent_IC)
-        tokens = self._tokens(kernels, hidden_TD, windows_TXC)
+        tokens = self._tokens(kernels, stream_TD, windows_TXC)
         start_AFU = _no_state(tokens)
         if memory is not None:
             start_AFU = start_AFU + memory.state_AFU.astype(start_AFU.dtype)
         if present_T is None:
-            present_T = jnp.ones(hidden_TD.shape[0], bool)
+            present_T = jnp.ones(stream_TD.shape[0], bool)
 
         def step(state_AFU: Array, inputs: tuple[_Tokens, Array]) -> tuple[Array, Array]:
             token, present = inputs
@@ -211,11 +211,11 @@ class GatedDelta(ContextualLayer):
         if memory is not None:
             recent_IC = recent_IC.astype(memory.recent_IC.dtype)
             state_AFU = state_AFU.astype(memory.state_AFU.dtype)
-        return self._out(kernels, hidden_TD, read_TAU), DeltaMemory(recent_IC, state_AFU)
+        return self._out(kernels, stream_TD, read_TAU), DeltaMemory(recent_IC, state_AFU)
 
-    def _tokens(self, kernels: _Kernels, hidden_TD: Array, windows_TXC: Array) -> _Tokens:
+    def _tokens(self, kernels: _Kernels, stream_TD: Array, windows_TXC: Array) -> _Tokens:
         """What the tokens do, from their own vectors and what their convolution sees."""
-        length, wide = hidden_TD.shape[0], accumulator(hidden_TD.dtype)
+        length, wide = stream_TD.shape[0], accumulator(stream_TD.dtype)
         keys, groups = self._groups * self.key_width, self._groups
         taps_CX = kernels.taps_CX.astype(windows_TXC.dtype)
         mixed_TC = jnp.einsum("txc,cx->tc", windows_TXC, taps_CX, precision=HIGHEST)
@@ -227,22 +227,22 @@ class GatedDelta(ContextualLayer):
             unit_TGF = rows_TGF / jnp.sqrt(square_TG1 + LENGTH_EPSILON)
             return jnp.repeat(unit_TGF, self.num_heads // groups, axis=1)
 
-        fade_TA = dense(hidden_TD, kernels.fade_DA).astype(wide)
+        fade_TA = dense(stream_TD, kernels.fade_DA).astype(wide)
         fade_TA = jax.nn.softplus(fade_TA + kernels.fade_bias_A.astype(wide)[None])
         return _Tokens(
             heads(mixed_TC[:, :keys]) * jnp.asarray(1 / math.sqrt(self.key_width), wide),
             heads(mixed_TC[:, keys : 2 * keys]),
             mixed_TC[:, 2 * keys :].reshape(length, self.num_heads, self.value_width),
-            jax.nn.sigmoid(dense(hidden_TD, kernels.write_DA)).astype(wide),
+            jax.nn.sigmoid(dense(stream_TD, kernels.write_DA)).astype(wide),
             jnp.exp(-jnp.exp(kernels.rate_A.astype(wide))[None] * fade_TA),
         )
 
-    def _out(self, kernels: _Kernels, hidden_TD: Array, read_TAU: Array) -> Array:
+    def _out(self, kernels: _Kernels, stream_TD: Array, read_TAU: Array) -> Array:
         """What was read (T, A, U), normed and gated by the token itself, as output (T, D)."""
         normed_TAU = read_TAU / root_mean_square(read_TAU, self.norm_epsilon)
         normed_TAU = normed_TAU * kernels.scale_U.astype(read_TAU.dtype)[None, None]
-        gate_TAU = jax.nn.silu(dense(hidden_TD, kernels.gate_DAU).astype(read_TAU.dtype))
-        gated_TAU = (normed_TAU * gate_TAU).astype(hidden_TD.dtype)
+        gate_TAU = jax.nn.silu(dense(stream_TD, kernels.gate_DAU).astype(read_TAU.dtype))
+        gated_TAU = (normed_TAU * gate_TAU).astype(stream_TD.dtype)
         return dense(gated_TAU, kernels.out_AUD, axes=2)
 
     @nn.compact

@@ -74,30 +74,30 @@ class FlaxBlock:
     def contextual(
         self,
         params: Params,
-        hidden_TD: Array,
+        stream_TD: Array,
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
     ) -> Midpoint:
         """See ``Block.contextual``."""
         return self._apply(
-            params, "contextual", hidden_TD, positions_T=positions_T, present_T=present_T
+            params, "contextual", stream_TD, positions_T=positions_T, present_T=present_T
         )
 
     def mixed(
         self,
         params: Params,
-        hidden_TD: Array,
+        stream_TD: Array,
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
     ) -> Array:
         """See ``Block.mixed``."""
-        return self._apply(params, "mixed", hidden_TD, positions_T=positions_T, present_T=present_T)
+        return self._apply(params, "mixed", stream_TD, positions_T=positions_T, present_T=present_T)
 
-    def join(self, params: Params, hidden_TD: Array, mixed_TD: Array) -> Midpoint:
+    def join(self, params: Params, stream_TD: Array, mixed_TD: Array) -> Midpoint:
         """See ``Block.join``."""
-        return self._apply(params, "join", hidden_TD, mixed_TD)
+        return self._apply(params, "join", stream_TD, mixed_TD)
 
     def hidden(self, params: Params, mlp_input_TD: Array, factor: InputFactor | None) -> Array:
         """See ``Block.hidden``."""
@@ -128,22 +128,22 @@ class FlaxBlock:
     def extend(
         self,
         params: Params,
-        hiddens: tuple[Array, ...],
+        streams: tuple[Array, ...],
         memories: tuple[Any, ...],
         slots: tuple[Slots, ...],
     ) -> tuple[tuple[Midpoint, ...], tuple[Any, ...]]:
         """See ``Block.extend``."""
-        return self._apply(params, "extend", hiddens, memories, slots)
+        return self._apply(params, "extend", streams, memories, slots)
 
     def extend_mixed(
         self,
         params: Params,
-        hiddens: tuple[Array, ...],
+        streams: tuple[Array, ...],
         memories: tuple[Any, ...],
         slots: tuple[Slots, ...],
     ) -> tuple[tuple[Array, ...], tuple[Any, ...]]:
         """See ``Block.extend_mixed``."""
-        return self._apply(params, "extend_mixed", hiddens, memories, slots)
+        return self._apply(params, "extend_mixed", streams, memories, slots)
 
     def prefixes(
         self, params: Params, context_ND: Array, probes_MD: Array, *, positions_M: Array
@@ -160,30 +160,30 @@ class FlaxBlock:
     def parts(
         self,
         params: Params,
-        hidden_TD: Array,
+        stream_TD: Array,
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
     ) -> tuple[Array, Array, tuple[Array, Array]]:
         """See ``Block.parts``."""
-        return self._apply(params, "parts", hidden_TD, positions_T=positions_T, present_T=present_T)
+        return self._apply(params, "parts", stream_TD, positions_T=positions_T, present_T=present_T)
 
     def sink_weights(
         self,
         params: Params,
-        hidden_TD: Array,
+        stream_TD: Array,
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
     ) -> Array:
         """See ``Block.sink_weights``."""
         return self._apply(
-            params, "sink_weights", hidden_TD, positions_T=positions_T, present_T=present_T
+            params, "sink_weights", stream_TD, positions_T=positions_T, present_T=present_T
         )
 
-    def scores(self, params: Params, hidden_TD: Array) -> tuple[Array, Array]:
+    def scores(self, params: Params, stream_TD: Array) -> tuple[Array, Array]:
         """See ``Block.scores``."""
-        return self._apply(params, "scores", hidden_TD)
+        return self._apply(params, "scores", stream_TD)
 
     def to_mlp_input(
         self, params: Params, changes_ND: Array, references: tuple[Array, Array]
@@ -246,13 +246,13 @@ def declare_layers(model: Any, width: int) -> None:
     """
     if not model.is_initializing():
         return
-    hidden_TD = jnp.zeros((2, width), model.dtype)
+    stream_TD = jnp.zeros((2, width), model.dtype)
     for segment, (period, repeats) in enumerate(_segments(model.blocks)):
         for place, block in enumerate(period):
 
             def init(key: Array, module: Block = block.module, repeats: int = repeats) -> Params:
                 keys_R = jax.random.split(key, repeats)
-                return jax.vmap(lambda one: module.init(one, hidden_TD)["params"])(keys_R)
+                return jax.vmap(lambda one: module.init(one, stream_TD)["params"])(keys_R)
 
             model.param(layer_name(segment, place), init)
 

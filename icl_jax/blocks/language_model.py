@@ -107,33 +107,33 @@ class LanguageModel(nn.Module):
           present_T: (T,), False where a position is padding.
         """
         layers = functional(self, self.variables["params"])
-        hidden_TD = self.embed(tokens_T, positions_T=positions_T)
+        stream_TD = self.embed(tokens_T, positions_T=positions_T)
         return self.readout(
-            forward(layers, hidden_TD, positions_T=positions_T, present_T=present_T)
+            forward(layers, stream_TD, positions_T=positions_T, present_T=present_T)
         )
 
     def embed(self, tokens_T: Array, *, positions_T: Array | None = None) -> Array:
         """The residual stream (T, D) before the first block."""
         checks.rank("LanguageModel", "tokens_T", tokens_T, 1, "(T)")
-        hidden_TD = jnp.take(self.embedding, tokens_T, axis=0)
+        stream_TD = jnp.take(self.embedding, tokens_T, axis=0)
         if self.embedding_scale != 1.0:
-            hidden_TD = hidden_TD * jnp.asarray(self.embedding_scale, hidden_TD.dtype)
+            stream_TD = stream_TD * jnp.asarray(self.embedding_scale, stream_TD.dtype)
         if self.num_positions is not None:
             if positions_T is None:
                 positions_T = jnp.arange(tokens_T.shape[0], dtype=jnp.int32)
             rows_T = positions_T + self.position_offset
-            hidden_TD = hidden_TD + jnp.take(self.position_embedding, rows_T, axis=0)
+            stream_TD = stream_TD + jnp.take(self.position_embedding, rows_T, axis=0)
         if self.num_types is not None:
-            hidden_TD = hidden_TD + self.type_embedding[:1]
-        return self.norm_embedding(hidden_TD) if self.embedding_norm else hidden_TD
+            stream_TD = stream_TD + self.type_embedding[:1]
+        return self.norm_embedding(stream_TD) if self.embedding_norm else stream_TD
 
-    def readout(self, hidden_TD: Array) -> Array:
+    def readout(self, stream_TD: Array) -> Array:
         """Logits (T, V) from the residual stream after the last block."""
-        return self.logits(self.states(hidden_TD))
+        return self.logits(self.states(stream_TD))
 
-    def states(self, hidden_TD: Array) -> Array:
+    def states(self, stream_TD: Array) -> Array:
         """What the head reads (T, D): the residual stream after the last block and the norm."""
-        return self.norm_final(hidden_TD) if self.final_norm else hidden_TD
+        return self.norm_final(stream_TD) if self.final_norm else stream_TD
 
     def logits(self, states_TD: Array) -> Array:
         """The head (T, V) on what it reads; the last states themselves without one."""

@@ -33,16 +33,16 @@ class Norm(nn.Module):
     def setup(self) -> None:
         checks.one_of("Norm", "kind", self.kind, NORMS)
 
-    def __call__(self, hidden_TD: Array) -> Array:
+    def __call__(self, stream_TD: Array) -> Array:
         """The norm of each row."""
         if self.kind == "none":
-            return hidden_TD
-        centred_TD = self._centre(hidden_TD.astype(accumulator(hidden_TD.dtype)))
-        gain_D, bias_D = self._parameters(hidden_TD.shape[-1])
+            return stream_TD
+        centred_TD = self._centre(stream_TD.astype(accumulator(stream_TD.dtype)))
+        gain_D, bias_D = self._parameters(stream_TD.shape[-1])
         scaled_TD = centred_TD / self._denominator(centred_TD) * _like(gain_D, centred_TD)
         if bias_D is not None:
             scaled_TD = scaled_TD + _like(bias_D, centred_TD)
-        return scaled_TD.astype(hidden_TD.dtype)
+        return scaled_TD.astype(stream_TD.dtype)
 
     def frozen(self, vectors_TD: Array, reference_D: Array) -> Array:
         """The norm's linear part on each row, with the denominator that ``reference_D`` has.

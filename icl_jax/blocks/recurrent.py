@@ -36,15 +36,15 @@ class StateSpace(ContextualLayer):
 
     def __call__(
         self,
-        hidden_TD: Array,
+        stream_TD: Array,
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
     ) -> Array:
         """See ``ContextualLayer``; an absent position leaves the state as it is."""
-        checks.rank("StateSpace", "hidden_TD", hidden_TD, 2, "(T, D)")
-        parameters = self._parameters(hidden_TD)
-        return _state_space(parameters, hidden_TD, present_T, None)[0]
+        checks.rank("StateSpace", "stream_TD", stream_TD, 2, "(T, D)")
+        parameters = self._parameters(stream_TD)
+        return _state_space(parameters, stream_TD, present_T, None)[0]
 
     @property
     def has_memory(self) -> bool:
@@ -99,9 +99,9 @@ class StateSpace(ContextualLayer):
         return dense(stepped_MS, out_SD) + query_D[None, :] * skip_1D
 
     @nn.compact
-    def _parameters(self, hidden_TD: Array) -> tuple[Array, Array, Array, Array]:
+    def _parameters(self, stream_TD: Array) -> tuple[Array, Array, Array, Array]:
         """Decay (1, S), input kernel (D, S), output kernel (S, D) and skip (1, D)."""
-        width, states = hidden_TD.shape[-1], self.state_width or hidden_TD.shape[-1]
+        width, states = stream_TD.shape[-1], self.state_width or stream_TD.shape[-1]
         checks.positive_int("StateSpace", "state_width", states)
         if not 0.5 <= self.slowest < 1:
             raise ValueError(
@@ -110,11 +110,11 @@ class StateSpace(ContextualLayer):
             )
         lecun = nn.initializers.lecun_normal()
         logit_S = self.param("decay_logit", self._spread_decays, (states,), self.dtype)
-        decay_S = jax.nn.sigmoid(logit_S.astype(hidden_TD.dtype))
+        decay_S = jax.nn.sigmoid(logit_S.astype(stream_TD.dtype))
         into_DS = self.param("in", lecun, (width, states), self.dtype)
         out_SD = self.param("out", lecun, (states, width), self.dtype)
         skip_D = self.param("skip", nn.initializers.ones, (width,), self.dtype)
-        return decay_S[None], into_DS, out_SD, skip_D.astype(hidden_TD.dtype)[None]
+        return decay_S[None], into_DS, out_SD, skip_D.astype(stream_TD.dtype)[None]
 
     def _spread_decays(self, key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
         """Logits of decays from 0.5 to ``slowest``, evenly spaced in log(1 - decay)."""
@@ -126,13 +126,13 @@ class StateSpace(ContextualLayer):
 
 def _state_space(
     parameters: tuple[Array, Array, Array, Array],
-    hidden_TD: Array,
+    stream_TD: Array,
     present_T: Array | None,
     state_S: Array | None,
 ) -> tuple[Array, Array]:
     """The output (T, D) and the last state (S,), from a state or from zero."""
     decay_1S, into_DS, out_SD, skip_1D = parameters
-    drive_TS = dense(hidden_TD, into_DS)
+    drive_TS = dense(stream_TD, into_DS)
     decay_TS = jnp.broadcast_to(decay_1S, drive_TS.shape)
     if present_T is not None:
         drive_TS = jnp.where(present_T[:, None], drive_TS, jnp.zeros_like(drive_TS))
@@ -143,7 +143,7 @@ def _state_space(
     states_TS = _scan(decay_TS, drive_TS)
     if state_S is not None:
         states_TS = states_TS[1:]
-    return dense(states_TS, out_SD) + hidden_TD * skip_1D, states_TS[-1]
+    return dense(states_TS, out_SD) + stream_TD * skip_1D, states_TS[-1]
 
 
 def _no_state(states_NS: Array) -> Array:
@@ -177,15 +177,15 @@ class GatedRecurrent(ContextualLayer):
 
     def __call__(
         self,
-        hidden_TD: Array,
+        stream_TD: Array,
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
     ) -> Array:
         """See ``ContextualLayer``; an absent position leaves the state as it is."""
-        checks.rank("GatedRecurrent", "hidden_TD", hidden_TD, 2, "(T, D)")
-        kernels = self._kernels(hidden_TD.shape[-1])
-        return dense(_gated_states(kernels, hidden_TD, present_T), kernels.out_SD)
+        checks.rank("GatedRecurrent", "stream_TD", stream_TD, 2, "(T, D)")
+        kernels = self._kernels(stream_TD.shape[-1])
+        return dense(_gated_states(kernels, stream_TD, present_T), kernels.out_SD)
 
     @property
     def has_memory(self) -> bool:
@@ -254,14 +254,14 @@ def _gated_step(kernels: _GatedKernels, state: Array, drive: Array) -> Array:
 
 def _gated_states(
     kernels: _GatedKernels,
-    hidden_TD: Array,
+    stream_TD: Array,
     present_T: Array | None,
     start_S: Array | None = None,
 ) -> Array:
     """All states (T, S) of the cell, from a state or from zero."""
-    drive_TG = dense(hidden_TD, kernels.into_DG, kernels.bias_G)
+    drive_TG = dense(stream_TD, kernels.into_DG, kernels.bias_G)
     if present_T is None:
-        present_T = jnp.ones(hidden_TD.shape[0], bool)
+        present_T = jnp.ones(stream_TD.shape[0], bool)
 
     def step(state_S: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         drive_G, present = inputs

@@ -48,18 +48,18 @@ class Stack(nn.Module):
     ) -> Array:
         """Outputs (T, O) for tokens (T, C)."""
         layers = functional(self, self.variables["params"])
-        hidden_TD = forward(
+        stream_TD = forward(
             layers, self.embed(tokens_TC), positions_T=positions_T, present_T=present_T
         )
-        return self.readout(hidden_TD)
+        return self.readout(stream_TD)
 
     def embed(self, tokens_TC: Array) -> Array:
         """The residual stream (T, D) before the first block."""
         return self.embedding(tokens_TC)
 
-    def readout(self, hidden_TD: Array) -> Array:
+    def readout(self, stream_TD: Array) -> Array:
         """Outputs (T, O) from the residual stream after the last block."""
-        return self.head(self.norm(hidden_TD))
+        return self.head(self.norm(stream_TD))
 
 
 def repeat(block: Block, depth: int) -> tuple[Block, ...]:

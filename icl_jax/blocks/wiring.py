@@ -1,12 +1,12 @@
 """What stands where in a block: the skips and the norms, as one record per wiring.
 
-no_skip     z = A(x)                         out = M(z)                  (Dherin et al., v1)
-skip        h = x + A(x)         z = h       out = h + M(z)
-pre_norm    h = x + A(N1 x)      z = N2 h    out = h + M(z)              (GPT-2, Llama, ...)
-post_norm   h = N1(x + A(x))     z = h       out = N2(h + M(z))          (BERT)
-parallel    h = x + A(N1 x)      z = N1 x    out = h + M(z)              (GPT-J, Falcon, ...)
-sandwich    h = x + N1'(A(N1 x)) z = N2 h    out = h + N2'(M(z))         (Gemma 2 and 3)
-output_norm h = x + N1'(A(x))    z = h       out = h + N2'(M(z))         (OLMo 2)
+no_skip        z = A(x)                         out = M(z)               (Dherin et al., v1)
+skip           h = x + A(x)         z = h       out = h + M(z)
+pre_norm       h = x + A(N1 x)      z = N2 h    out = h + M(z)           (GPT-2, Llama, ...)
+post_norm      h = N1(x + A(x))     z = h       out = N2(h + M(z))       (BERT)
+parallel       h = x + A(N1 x)      z = N1 x    out = h + M(z)           (GPT-J, Falcon, ...)
+sandwich       h = x + N1'(A(N1 x)) z = N2 h    out = h + N2'(M(z))      (Gemma 2 and 3)
+reordered_norm h = x + N1'(A(x))    z = h       out = h + N2'(M(z))      (OLMo 2)
 
 A parallel block with separate norms reads ``z = N2 x`` (GPT-NeoX).
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 WiringName = Literal[
-    "no_skip", "skip", "pre_norm", "post_norm", "parallel", "sandwich", "output_norm"
+    "no_skip", "skip", "pre_norm", "post_norm", "parallel", "sandwich", "reordered_norm"
 ]
 #: What the MLP reads: the stream after the contextual layer, or the block's input (parallel).
 MlpReads = Literal["stream", "input"]
@@ -64,5 +64,5 @@ WIRINGS: dict[WiringName, Wiring] = {
     "sandwich": Wiring(
         norms_read=True, norms_mixed=True, norms_mlp_input=True, norms_mlp_output=True
     ),
-    "output_norm": Wiring(norms_mixed=True, norms_mlp_output=True),
+    "reordered_norm": Wiring(norms_mixed=True, norms_mlp_output=True),
 }

@@ -17,7 +17,7 @@ from icl_jax.stack.layers import Layers
 
 
 def layer_causal_loss(
-    layers: Layers, hidden_TD: Array, read_loss: Callable[[Array], Array]
+    layers: Layers, stream_TD: Array, read_loss: Callable[[Array], Array]
 ) -> Array:
     """The sum of the losses after every layer, each with a gradient in that layer's weights alone.
 
@@ -27,7 +27,7 @@ def layer_causal_loss(
 
     Args:
       layers: of a stack.
-      hidden_TD: (T, D), what the first layer reads; no gradient reaches it.
+      stream_TD: (T, D), what the first layer reads; no gradient reaches it.
       read_loss: the loss of a state as if it were the last layer's, (): the model's own head.
 
     Source: Deutch et al. (arXiv 2311.07772), layer-causal gradient descent.
@@ -38,5 +38,5 @@ def layer_causal_loss(
         state_TD = apply_block(block, params, block.contextual(params, state_TD))
         return state_TD, read_loss(state_TD)
 
-    _, losses = fold(layers, step, hidden_TD)
+    _, losses = fold(layers, step, stream_TD)
     return jnp.sum(losses.joined())

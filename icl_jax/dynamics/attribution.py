@@ -110,7 +110,7 @@ class AttentionBlock(ContextualBlock, Protocol):
     def sink_weights(
         self,
         params: Params,
-        hidden_TD: Array,
+        stream_TD: Array,
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
@@ -124,7 +124,7 @@ class AttentionBlock(ContextualBlock, Protocol):
     def parts(
         self,
         params: Params,
-        hidden_TD: Array,
+        stream_TD: Array,
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
@@ -141,7 +141,7 @@ class AttentionBlock(ContextualBlock, Protocol):
 def attribute_block(
     block: AttentionBlock,
     params: Params,
-    hidden_TD: Array,
+    stream_TD: Array,
     kept_K: Array | Sequence[int],
     *,
     positions_T: Array | None = None,
@@ -153,7 +153,7 @@ def attribute_block(
     Args:
       block: an attention block.
       params: its parameters.
-      hidden_TD: (T, D), the embedded sequence, everything there.
+      stream_TD: (T, D), the embedded sequence, everything there.
       kept_K: (K,), the kept positions, increasing.
       positions_T: (T,), position ids; 0..T-1 when left out.
       present_T: (T,), False where a position is padding.
@@ -173,18 +173,18 @@ def attribute_block(
             "attribute_block: a parallel block's MLP reads nothing of the context, so its input "
             "patch is zero and there is nothing to attribute."
         )
-    kept_K = checks.kept_positions("attribute_block", kept_K, hidden_TD.shape[0])
+    kept_K = checks.kept_positions("attribute_block", kept_K, stream_TD.shape[0])
     if positions_T is None:
-        positions_T = jnp.arange(hidden_TD.shape[0], dtype=jnp.int32)
-    full = block.contextual(params, hidden_TD, positions_T=positions_T, present_T=present_T)
+        positions_T = jnp.arange(stream_TD.shape[0], dtype=jnp.int32)
+    full = block.contextual(params, stream_TD, positions_T=positions_T, present_T=present_T)
     kept = block.contextual(
         params,
-        hidden_TD[kept_K],
+        stream_TD[kept_K],
         positions_T=positions_T[kept_K],
         present_T=None if present_T is None else present_T[kept_K],
     )
     weights_ATT, passed_ATD, (mixed_TD, residual_TD) = block.parts(
-        params, hidden_TD, positions_T=positions_T, present_T=present_T
+        params, stream_TD, positions_T=positions_T, present_T=present_T
     )
     normalised = block.normalised
     if normalised is None:
@@ -196,9 +196,9 @@ def attribute_block(
     sink_AT = None
     if block.has_sink:
         sink_AT = block.sink_weights(
-            params, hidden_TD, positions_T=positions_T, present_T=present_T
+            params, stream_TD, positions_T=positions_T, present_T=present_T
         )
-    kept_T = jnp.zeros(hidden_TD.shape[0], bool).at[kept_K].set(True)
+    kept_T = jnp.zeros(stream_TD.shape[0], bool).at[kept_K].set(True)
 
     def one(position: Array, kept_D: Array) -> Attribution:
         changes_ATD = attention_contributions(

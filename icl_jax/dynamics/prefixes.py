@@ -128,7 +128,7 @@ def _probe_pass(layers: Layers, context_ND: Array, probes_MD: Array) -> PrefixPa
 
 
 def lone_midpoints(
-    block: ContextualBlock, params: Params, hidden_MD: Array, positions_M: Array
+    block: ContextualBlock, params: Params, stream_MD: Array, positions_M: Array
 ) -> Midpoint:
     """The midpoint (M, D) of each row read by the contextual layer as a sequence of its own."""
 
@@ -139,7 +139,7 @@ def lone_midpoints(
             midpoint.mlp_input_TD[0],
         )
 
-    return jax.vmap(alone)(hidden_MD, positions_M)
+    return jax.vmap(alone)(stream_MD, positions_M)
 
 
 def prefix_outputs_by_reruns(layers: Layers, context_ND: Array, query_D: Array) -> Array:
@@ -153,12 +153,12 @@ def prefix_outputs_by_reruns(layers: Layers, context_ND: Array, query_D: Array) 
 
     def run(length: Array) -> Array:
         # The query stands at position `length`; what lies behind it is absent.
-        hidden_TD = jnp.where(
+        stream_TD = jnp.where(
             (slots_T < length)[:, None],
             jnp.concatenate([context_ND, query_D[None, :]]),
             query_D[None, :],
         )
-        output_TD = forward(layers, hidden_TD, present_T=slots_T <= length)
+        output_TD = forward(layers, stream_TD, present_T=slots_T <= length)
         return output_TD[length]
 
     return jax.lax.map(run, jnp.arange(num_context + 1))

@@ -58,7 +58,7 @@ def attend(
       TypeError: a layer that is no sum over heads.
     """
     checks.rank("attend", "tokens_T", tokens_T, 1, "(T)")
-    hidden_TD: Any = model.apply({"params": params}, tokens_T, method="embed")
+    stream_TD: Any = model.apply({"params": params}, tokens_T, method="embed")
 
     def step(
         block: Any, layer: Params, state_TD: Array, _: None
@@ -77,7 +77,7 @@ def attend(
         found = (*seen, midpoint.mlp_input_TD[position])
         return apply_block(block, layer, midpoint), found
 
-    hidden_TD, found = fold(functional(model, params), step, hidden_TD)
-    logits_1V: Any = model.apply({"params": params}, hidden_TD[position][None], method="readout")
+    stream_TD, found = fold(functional(model, params), step, stream_TD)
+    logits_1V: Any = model.apply({"params": params}, stream_TD[position][None], method="readout")
     outputs, weights, scores, inputs, mlp_inputs = found.joined()
     return Attended(outputs, weights, scores, inputs, mlp_inputs, logits_1V[0])

@@ -14,15 +14,15 @@ def embed(
     model: LanguageModel, params: Params, tokens_T: Array, positions_T: Array | None = None
 ) -> Array:
     """``LanguageModel.embed``, (T, D)."""
-    hidden_TD: Any = model.apply(
+    stream_TD: Any = model.apply(
         {"params": params}, tokens_T, positions_T=positions_T, method="embed"
     )
-    return hidden_TD
+    return stream_TD
 
 
-def readout(model: LanguageModel, params: Params, hidden_KD: Array) -> Array:
+def readout(model: LanguageModel, params: Params, stream_KD: Array) -> Array:
     """``LanguageModel.readout``, (K, V)."""
-    logits_KV: Any = model.apply({"params": params}, hidden_KD, method="readout")
+    logits_KV: Any = model.apply({"params": params}, stream_KD, method="readout")
     return logits_KV
 
 
@@ -49,9 +49,9 @@ def check_finite(where: str, finite: Array) -> None:
         )
 
 
-def states(model: LanguageModel, params: Params, hidden_TD: Array) -> Array:
+def states(model: LanguageModel, params: Params, stream_TD: Array) -> Array:
     """``LanguageModel.states``, (T, D)."""
-    states_TD: Any = model.apply({"params": params}, hidden_TD, method="states")
+    states_TD: Any = model.apply({"params": params}, stream_TD, method="states")
     return states_TD
 
 

@@ -90,7 +90,7 @@ def observe(
     >>> {name: array.shape for name, array in seen.activations.items()}
     {'layers.2.mlp_input': (5, 8), 'layers.*.residual': (4, 5, 8)}
     >>> def steered(v_D):
-    ...     edit = {"layers.1.residual": lambda hidden_TD: hidden_TD + v_D}
+    ...     edit = {"layers.1.residual": lambda stream_TD: stream_TD + v_D}
     ...     return observe(model, params, tokens, edit=edit).logits_TV[-1, 7]
     >>> jax.grad(steered)(jnp.zeros(8)).shape
     (8,)
@@ -135,11 +135,11 @@ def _observe(
     watching: Watch,
 ) -> tuple[Array, Seen]:
     around = watching.outside()
-    hidden_TD, first = around.at("embedding", embed(model, params, tokens_T, positions_T), {})
-    hidden_TD, seen = run_watched(
-        functional(model, params), hidden_TD, patches, watching, positions_T
+    stream_TD, first = around.at("embedding", embed(model, params, tokens_T, positions_T), {})
+    stream_TD, seen = run_watched(
+        functional(model, params), stream_TD, patches, watching, positions_T
     )
-    states_TD, last = around.at("final", states(model, params, hidden_TD), first)
+    states_TD, last = around.at("final", states(model, params, stream_TD), first)
     return head(model, params, states_TD), {**seen, **last}
 
 

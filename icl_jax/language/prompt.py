@@ -172,10 +172,10 @@ def _full(model: LanguageModel, params: Params, prompts: Prompts) -> tuple[Array
     def one(tokens_T: Array, length: Array, kept_K: Array, num_kept: Array) -> tuple[Array, Array]:
         del num_kept
         present_T = presence(model, length, tokens_T.shape[0])
-        hidden_TD = forward(
+        stream_TD = forward(
             functional(model, params), embed(model, params, tokens_T), present_T=present_T
         )
-        logits_KV = readout(model, params, hidden_TD[kept_K])
+        logits_KV = readout(model, params, stream_TD[kept_K])
         return logits_KV, finite(logits_KV)
 
     return each_prompt(one, prompts)
@@ -189,14 +189,14 @@ def _alone(
         tokens_T: Array, length: Array, kept_K: Array, num_kept: Array, patches: Any = None
     ) -> tuple[Array, Array]:
         del length
-        hidden_KD = forward(
+        stream_KD = forward(
             functional(model, params),
             embed(model, params, tokens_T[kept_K], kept_K),
             patches=patches,
             positions_T=kept_K,
             present_T=presence(model, num_kept, kept_K.shape[0]),
         )
-        logits_KV = readout(model, params, hidden_KD)
+        logits_KV = readout(model, params, stream_KD)
         return logits_KV, finite(logits_KV)
 
     return each_prompt(one, prompts, *(() if patches is None else (patches,)))

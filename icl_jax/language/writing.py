@@ -274,14 +274,14 @@ def go_on_patched(
         def one(
             token: Array, position: Array, places: tuple[Slots, ...], *memories: Any
         ) -> tuple[Array, Any, Any, Any]:
-            hidden_1D = embed(model, params, token[None], position[None])
+            stream_1D = embed(model, params, token[None], position[None])
 
             def layer_step(block: FlaxBlock, layer: Params, state: Any, memories: Any) -> Any:
                 (full, kept), memories = block.extend(layer, state, memories, places)
                 state, found = joint_step(block, layer, full, kept, output)
                 return state, (memories, found)
 
-            state, found = fold(layers, layer_step, (hidden_1D, hidden_1D), side_by_side(*memories))
+            state, found = fold(layers, layer_step, (stream_1D, stream_1D), side_by_side(*memories))
             logits_2V = readout(model, params, jnp.concatenate(state))
             patches = found.map(lambda one: one[1][0])
             row = Bank(patches, position[None], position[None], found.map(lambda one: one[1][1]))
@@ -359,14 +359,14 @@ def _read(
         return state_MD, memory, seen
 
     around = watching.outside()
-    hidden_MD, first = around.at("embedding", embed(model, params, tokens_M, positions_M), {})
+    stream_MD, first = around.at("embedding", embed(model, params, tokens_M, positions_M), {})
     layers = functional(model, params)
-    hidden_MD, memories, seen = watched_fold(layers, step, hidden_MD, watching, memories)
+    stream_MD, memories, seen = watched_fold(layers, step, stream_MD, watching, memories)
     if around.sees("final"):
-        states_MD, first = around.at("final", states(model, params, hidden_MD), first)
+        states_MD, first = around.at("final", states(model, params, stream_MD), first)
         logits_1V = head(model, params, states_MD[last][None])
     else:  # Of one row only.
-        logits_1V = readout(model, params, hidden_MD[last][None])
+        logits_1V = readout(model, params, stream_MD[last][None])
     return logits_1V[0], memories, {**seen, **first}
 
 

@@ -71,7 +71,7 @@ class Bank:
 
 def stack_patches(
     layers: Layers,
-    hidden_TD: Array,
+    stream_TD: Array,
     kept_K: Array | Sequence[int] | np.ndarray,
     *,
     positions_T: Array | None = None,
@@ -85,7 +85,7 @@ def stack_patches(
 
     Args:
       layers: the stack; ``functional(stack, params)``, or ``stack_layers`` of your own blocks.
-      hidden_TD: (T, D), the embedded sequence, everything there.
+      stream_TD: (T, D), the embedded sequence, everything there.
       kept_K: (K,), the positions to keep, increasing; the others are removed.
       positions_T: (T,), integer position ids; 0..T-1 when left out. Kept tokens keep theirs.
       present_T: (T,), False where a position is padding; all present when left out.
@@ -99,36 +99,36 @@ def stack_patches(
       ValueError: no layers, bad kept positions (see ``checks.kept_positions``), unknown loop or
         policy, or (outside jit) a position that has no patch, or patches that an open loop would
         turn into noise; inside jit ask ``check_patchable`` and ``patches.prediction``.
-      TypeError: ``hidden_TD`` is not floating point.
+      TypeError: ``stream_TD`` is not floating point.
 
     Examples:
       >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
       >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
       >>> params = stack.init(jax.random.key(1), tokens)["params"]
       >>> layers = functional(stack, params)
-      >>> hidden = stack.apply({"params": params}, tokens, method="embed")
-      >>> bank = stack_patches(layers, hidden, [5])  # keep the last token only
-      >>> patched = patched_forward(layers, hidden, bank)
-      >>> bool(jnp.allclose(patched, forward(layers, hidden)[5:], atol=1e-5))
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> bank = stack_patches(layers, stream, [5])  # keep the last token only
+      >>> patched = patched_forward(layers, stream, bank)
+      >>> bool(jnp.allclose(patched, forward(layers, stream)[5:], atol=1e-5))
       True
 
     Source: Goldwaser et al. (arXiv 2511.17864), the layer-by-layer algorithm (closed loop).
     """
-    check_run("stack_patches", layers, hidden_TD, positions_T, present_T)
+    check_run("stack_patches", layers, stream_TD, positions_T, present_T)
     checks.one_of("stack_patches", "loop", loop, LOOPS)
-    kept_K = checks.kept_positions("stack_patches", kept_K, hidden_TD.shape[0])
-    bank = extract(layers, hidden_TD, kept_K, positions_T, present_T, loop=loop, output=output)
+    kept_K = checks.kept_positions("stack_patches", kept_K, stream_TD.shape[0])
+    bank = extract(layers, stream_TD, kept_K, positions_T, present_T, loop=loop, output=output)
     if checks.is_concrete(bank.kept_K) and checks.is_concrete(jax.tree.leaves(bank.patches)[0]):
         check_patchable(bank)
         if loop == "open":
-            check_open_loop(bank.conditioning, hidden_TD.dtype)
+            check_open_loop(bank.conditioning, stream_TD.dtype)
     return bank
 
 
 @functools.partial(jax.jit, static_argnames=("loop", "output"))
 def extract(
     layers: Layers,
-    hidden_TD: Array,
+    stream_TD: Array,
     kept_K: Array,
     positions_T: Array | None = None,
     present_T: Array | None = None,
@@ -154,7 +154,7 @@ def extract(
         (full_TD, kept_KD), found = closed_step(block, params, full, kept, kept_K, output)
         return (full_TD, full_TD[kept_K] if loop == "open" else kept_KD), found
 
-    _, found = fold(layers, step, (hidden_TD, hidden_TD[kept_K]))
+    _, found = fold(layers, step, (stream_TD, stream_TD[kept_K]))
     return Bank(
         found.map(lambda pair: pair[0]), kept_K, positions_K, found.map(lambda pair: pair[1])
     )
@@ -219,22 +219,22 @@ def _on_top(upper: Any, lower: Any) -> Any:
 
 
 def patched_forward(
-    layers: Layers, hidden_TD: Array, bank: Bank, *, present_T: Array | None = None
+    layers: Layers, stream_TD: Array, bank: Bank, *, present_T: Array | None = None
 ) -> Array:
     """Runs the patched stack on the kept positions alone; the removed ones are never read.
 
-    Arguments as in ``stack_patches``; ``hidden_TD`` is the whole sequence (T, D), and may hold
+    Arguments as in ``stack_patches``; ``stream_TD`` is the whole sequence (T, D), and may hold
     anything at removed positions. Returns the outputs (K, D) at the kept positions.
 
     Raises:
-      ValueError: ``hidden_TD`` is no sequence that the kept positions are a part of.
+      ValueError: ``stream_TD`` is no sequence that the kept positions are a part of.
     """
-    check_run("patched_forward", layers, hidden_TD, None, present_T)
+    check_run("patched_forward", layers, stream_TD, None, present_T)
     # Indices outside an array are clamped in JAX: the kept rows alone would be read as others.
-    kept_K = checks.kept_positions("patched_forward", bank.kept_K, hidden_TD.shape[0])
+    kept_K = checks.kept_positions("patched_forward", bank.kept_K, stream_TD.shape[0])
     return forward(
         layers,
-        hidden_TD[kept_K],
+        stream_TD[kept_K],
         patches=bank.patches,
         positions_T=bank.positions_K,
         present_T=None if present_T is None else present_T[kept_K],

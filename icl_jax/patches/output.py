@@ -122,12 +122,6 @@ def apply_output(output_D: Array, hidden_H: Array, patch: BiasPatch | DownPatch)
     return output_D + change_D
 
 
-def output_norm(patch: BiasPatch | DownPatch) -> Array:
-    """The Frobenius norm of the change of the bias or of the down kernel."""
-    length = vector_norm(patch.delta_D)
-    return length if isinstance(patch, BiasPatch) else length / patch.hidden_norm
-
-
 def down_strength(hidden_H: Array, patch: DownPatch) -> Array:
     """``a . v`` (), which is 1 on the patch's own token, in float32 or wider."""
     if patch.v_H is not None:

@@ -50,12 +50,12 @@ class ContextualBlock(Protocol):
     def contextual(
         self,
         params: Params,
-        hidden_TD: Array,
+        stream_TD: Array,
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
     ) -> Midpoint:
-        """Reads the whole sequence ``hidden_TD``; absent positions contribute nothing."""
+        """Reads the whole sequence ``stream_TD``; absent positions contribute nothing."""
 
     def hidden(self, params: Params, mlp_input_TD: Array, factor: Any) -> Array:
         """The activations (T, H) that enter the last kernel.

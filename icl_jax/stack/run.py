@@ -15,7 +15,7 @@ from icl_jax.stack.sites import Edits, Seen, Visit, Watch, feed, named, watch, w
 
 def forward(
     layers: Layers,
-    hidden_TD: Array,
+    stream_TD: Array,
     *,
     patches: PerLayer[Any] | None = None,
     positions_T: Array | None = None,
@@ -26,7 +26,7 @@ def forward(
 
     Args:
       layers: the stack.
-      hidden_TD: (T, D), the embedded tokens.
+      stream_TD: (T, D), the embedded tokens.
       patches: one ``TokenPatch`` per layer with a leading axis T, or None for the plain stack.
       positions_T: (T,), integer position ids; 0..T-1 when left out.
       present_T: (T,), False where a position is padding.
@@ -34,20 +34,20 @@ def forward(
 
     Raises:
       ValueError: no layers, patches of another stack, or shapes that do not fit.
-      TypeError: ``hidden_TD`` is not floating point.
+      TypeError: ``stream_TD`` is not floating point.
     """
-    check_run("forward", layers, hidden_TD, positions_T, present_T)
+    check_run("forward", layers, stream_TD, positions_T, present_T)
     if patches is not None and len(patches) != len(layers):
         raise ValueError(
             f"forward: patches must hold one patch per layer ({len(layers)}), got {len(patches)}."
         )
     nothing = watch("forward", layers)
-    return run_watched(layers, hidden_TD, patches, nothing, positions_T, present_T, remat=remat)[0]
+    return run_watched(layers, stream_TD, patches, nothing, positions_T, present_T, remat=remat)[0]
 
 
 def observed_forward(
     layers: Layers,
-    hidden_TD: Array,
+    stream_TD: Array,
     *,
     capture: Collection[str] = (),
     edit: Edits | None = None,
@@ -59,7 +59,7 @@ def observed_forward(
     """``forward``, with activations read, edited or replaced on the way.
 
     Args:
-      layers, hidden_TD, patches, positions_T, present_T, remat: as in ``forward``.
+      layers, stream_TD, patches, positions_T, present_T, remat: as in ``forward``.
       capture: names such as ``layers.5.mlp_input``; all of them in ``stack.sites``.
       edit: name -> ``function(values_TD) -> values_TD``, or an array in the place of the values. A
         new function is a new program; ``jax.tree_util.Partial(function, *arrays)`` of a function
@@ -73,17 +73,17 @@ def observed_forward(
       ValueError: as ``forward``; no such name; an edit that gives another shape or dtype.
       TypeError: as ``forward``; an edit that is neither function nor array.
     """
-    check_run("observed_forward", layers, hidden_TD, positions_T, present_T)
+    check_run("observed_forward", layers, stream_TD, positions_T, present_T)
     watching = watch("observed_forward", layers, capture, edit)
     places = (positions_T, present_T)
-    output_TD, seen = run_watched(layers, hidden_TD, patches, watching, *places, remat=remat)
+    output_TD, seen = run_watched(layers, stream_TD, patches, watching, *places, remat=remat)
     return output_TD, named(capture, watching, seen)
 
 
 @functools.partial(jax.jit, static_argnames="remat")
 def run_watched(
     layers: Layers,
-    hidden_TD: Array,
+    stream_TD: Array,
     patches: PerLayer[Any] | None,
     watching: Watch,
     positions_T: Array | None = None,
@@ -108,14 +108,14 @@ def run_watched(
         state_TD, seen = feed(visit, block, params, midpoint, seen, patch)
         return state_TD if patch is None else settled(state_TD), None, seen
 
-    state_TD, _, seen = watched_fold(layers, step, hidden_TD, watching, patches, remat=remat)
+    state_TD, _, seen = watched_fold(layers, step, stream_TD, watching, patches, remat=remat)
     return state_TD, seen
 
 
 def check_run(
     where: str,
     layers: Layers,
-    hidden_TD: Array,
+    stream_TD: Array,
     positions_T: Array | None = None,
     present_T: Array | None = None,
 ) -> None:
@@ -134,6 +134,6 @@ def check_run(
         )
     if not len(layers):
         raise ValueError(f"{where}: the stack is empty; a stack has at least one layer.")
-    checks.rank(where, "hidden_TD", hidden_TD, 2, "(T, D)")
-    checks.floating(where, "hidden_TD", hidden_TD)
-    checks.places(where, hidden_TD.shape[0], positions_T, present_T)
+    checks.rank(where, "stream_TD", stream_TD, 2, "(T, D)")
+    checks.floating(where, "stream_TD", stream_TD)
+    checks.places(where, stream_TD.shape[0], positions_T, present_T)

@@ -51,14 +51,14 @@ class OpenBlock(Protocol):
     def mixed(
         self,
         params: Params,
-        hidden_TD: Array,
+        stream_TD: Array,
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
     ) -> Array:
         """What the contextual layer gives (T, D)."""
 
-    def join(self, params: Params, hidden_TD: Array, mixed_TD: Array) -> Midpoint:
+    def join(self, params: Params, stream_TD: Array, mixed_TD: Array) -> Midpoint:
         """It, joined to the residual stream, and what the MLP reads of that."""
 
 

@@ -75,16 +75,16 @@ def layer_with(**options):
     return SoftmaxAttention(**{"num_heads": 4, **options})
 
 
-def reference(layer, params, hidden_TD, positions_T=None):
+def reference(layer, params, stream_TD, positions_T=None):
     """Attention with every option, by loops over heads, rows and columns."""
     p = {name: np.asarray(leaf) for name, leaf in params.items()}
-    hidden_TD = np.asarray(hidden_TD)
-    length = len(hidden_TD)
+    stream_TD = np.asarray(stream_TD)
+    length = len(stream_TD)
     ids = np.arange(length) if positions_T is None else np.asarray(positions_T)
     groups, features = p["key"].shape[1:]
 
     def projected(name):
-        heads_TAF = np.einsum("td,daf->taf", hidden_TD, p[name])
+        heads_TAF = np.einsum("td,daf->taf", stream_TD, p[name])
         return heads_TAF + p[f"{name}_bias"] if layer.use_bias else heads_TAF
 
     query_TAF, key_TGF, value_TGF = (projected(name) for name in ("query", "key", "value"))
@@ -128,7 +128,7 @@ def reference(layer, params, hidden_TD, positions_T=None):
         beta, period = layer.temper
         query_TAF = query_TAF * (1 + beta * np.log(1 + ids // period))[:, None, None]
     scale = features**-0.5 if layer.scale is None else layer.scale
-    output_TD = np.zeros_like(hidden_TD)
+    output_TD = np.zeros_like(stream_TD)
     gate_TAF = np.ones_like(query_TAF)
     if layer.output_gate:
         gate_TAF = 1 / (1 + np.exp(-projected("gate")))

@@ -70,13 +70,13 @@ def test_there_is_a_prediction_after_every_layer():
 
 
 def test_what_is_absent_reads_and_is_not_read():
-    hidden_TD = normal(1, 5, 4)
+    stream_TD = normal(1, 5, 4)
     present_T = jnp.array([True, True, True, True, False])
     layer = LinearAttention(num_heads=2, causal=False)
-    params = init(layer, hidden_TD)
-    with_last = layer.apply({"params": params}, hidden_TD, present_T=present_T)
-    without = layer.apply({"params": params}, hidden_TD[:4])
+    params = init(layer, stream_TD)
+    with_last = layer.apply({"params": params}, stream_TD, present_T=present_T)
+    without = layer.apply({"params": params}, stream_TD[:4])
     np.testing.assert_allclose(with_last[:4], without, rtol=1e-12)
     # Twice the last row asks twice as much of the others, and of itself nothing.
-    twice = layer.apply({"params": params}, hidden_TD.at[4].mul(2.0), present_T=present_T)
+    twice = layer.apply({"params": params}, stream_TD.at[4].mul(2.0), present_T=present_T)
     np.testing.assert_allclose(twice[4], 2 * with_last[4], rtol=1e-12)

@@ -29,17 +29,17 @@ def with_params(module, seed=0):
     return params, call
 
 
-def reference_norm(kind, params, hidden_TD):
+def reference_norm(kind, params, stream_TD):
     if kind == "none":
-        return hidden_TD
+        return stream_TD
     if kind == "layer":
-        hidden_TD = hidden_TD - hidden_TD.mean(axis=-1, keepdims=True)
-    scaled_TD = hidden_TD / np.sqrt((hidden_TD**2).mean(axis=-1, keepdims=True) + 1e-6)
+        stream_TD = stream_TD - stream_TD.mean(axis=-1, keepdims=True)
+    scaled_TD = stream_TD / np.sqrt((stream_TD**2).mean(axis=-1, keepdims=True) + 1e-6)
     scaled_TD = scaled_TD * np.asarray(params["scale"])
     return scaled_TD + np.asarray(params["bias"]) if kind == "layer" else scaled_TD
 
 
-def reference_block(block, params, hidden_TD):
+def reference_block(block, params, stream_TD):
     """The table of wirings, read line by line; returns h (or None), z and the output."""
 
     def attend(x):
@@ -61,7 +61,7 @@ def reference_block(block, params, hidden_TD):
     def n2_out(x):
         return reference_norm(block.norm, params.get("norm_2_out"), x)
 
-    x = np.asarray(hidden_TD)
+    x = np.asarray(stream_TD)
     if block.wiring == "no_skip":
         z = attend(x)
         return None, z, mlp(z)
@@ -77,7 +77,7 @@ def reference_block(block, params, hidden_TD):
     if block.wiring == "sandwich":
         h = x + n1_out(attend(n1(x)))
         return h, n2(h), h + n2_out(mlp(n2(h)))
-    if block.wiring == "output_norm":
+    if block.wiring == "reordered_norm":
         h = x + n1_out(attend(x))
         return h, h, h + n2_out(mlp(h))
     if block.separate_norms:
@@ -121,7 +121,7 @@ class TestWirings:
             "post_norm": inputs,
             "parallel": {"norm_1"},
             "sandwich": inputs | outputs,
-            "output_norm": outputs,
+            "reordered_norm": outputs,
         }
         assert {name for name in params if name.startswith("norm")} == expected[wiring]
 
@@ -149,7 +149,7 @@ class TestWirings:
         weights_ATT, passed_ATD, (mixed_TD, sum_TD) = call(HIDDEN_TD, method="parts")
         want_TD = jnp.einsum("atj,ajd->td", weights_ATT, passed_ATD)
         assert_close(mixed_TD, want_TD, 60)
-        if wiring in ("sandwich", "output_norm"):
+        if wiring in ("sandwich", "reordered_norm"):
             want_TD = reference_norm(norm, params.get("norm_1_out"), np.asarray(want_TD))
         want_TD = want_TD if wiring == "no_skip" else HIDDEN_TD + want_TD
         assert_close(sum_TD, want_TD, 60)
@@ -164,7 +164,7 @@ class TestWirings:
             "pre_norm": (("norm_2", residual_D),),
             "post_norm": (("norm_1", residual_D),),
             "sandwich": (("norm_1_out", mixed_D), ("norm_2", residual_D)),
-            "output_norm": (("norm_1_out", mixed_D),),
+            "reordered_norm": (("norm_1_out", mixed_D),),
         }.get(wiring, ())
         want_ND = jnp.zeros_like(changes_ND) if wiring == "parallel" else changes_ND
         for name, reference_D in passes:
@@ -288,7 +288,7 @@ def test_a_flax_block_says_what_it_is(layer, wiring, norm):
     block = FlaxBlock(Block(LAYERS[layer], MLPS["dense_bias"], wiring, norm))
     assert block.patches_input == (wiring != "parallel")
     # A layer norm on the output ends in a bias of its own; a norm there hides that of the MLP.
-    normed_output = norm != "none" and wiring in ("sandwich", "output_norm")
+    normed_output = norm != "none" and wiring in ("sandwich", "reordered_norm")
     assert block.norms_output == normed_output
     assert block.has_output_bias
     without = FlaxBlock(Block(LAYERS[layer], MLPS["gated"], wiring, norm))
@@ -298,6 +298,6 @@ def test_a_flax_block_says_what_it_is(layer, wiring, norm):
     is_sum = "attention" in layer or "linear" in layer
     assert block.normalised is (layer.startswith("attention") if is_sum else None)
     assert block.has_memory == block.causal
-    reads_normed = wiring in ("pre_norm", "post_norm", "sandwich", "output_norm")
+    reads_normed = wiring in ("pre_norm", "post_norm", "sandwich", "reordered_norm")
     assert block.has_norm == (norm != "none" and reads_normed)
     assert hash(block) == hash(FlaxBlock(Block(LAYERS[layer], MLPS["dense_bias"], wiring, norm)))

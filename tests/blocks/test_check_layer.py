@@ -17,17 +17,17 @@ def test_the_librarys_layers_are_what_they_say(name):
 class Shift(ContextualLayer):
     """Reads the token before, present or not."""
 
-    def __call__(self, hidden_TD, *, positions_T=None, present_T=None):
-        return jnp.concatenate([jnp.zeros_like(hidden_TD[:1]), hidden_TD[:-1]])
+    def __call__(self, stream_TD, *, positions_T=None, present_T=None):
+        return jnp.concatenate([jnp.zeros_like(stream_TD[:1]), stream_TD[:-1]])
 
 
 class Ahead(ContextualLayer):
     """Says that it is causal, and reads the mean of all that is there."""
 
-    def __call__(self, hidden_TD, *, positions_T=None, present_T=None):
-        weight_T = jnp.ones(len(hidden_TD)) if present_T is None else present_T.astype(float)
-        mean_D = jnp.sum(weight_T[:, None] * hidden_TD, axis=0) / jnp.sum(weight_T)
-        return jnp.broadcast_to(mean_D[None], hidden_TD.shape)
+    def __call__(self, stream_TD, *, positions_T=None, present_T=None):
+        weight_T = jnp.ones(len(stream_TD)) if present_T is None else present_T.astype(float)
+        mean_D = jnp.sum(weight_T[:, None] * stream_TD, axis=0) / jnp.sum(weight_T)
+        return jnp.broadcast_to(mean_D[None], stream_TD.shape)
 
 
 class HalfWeights(Attention):

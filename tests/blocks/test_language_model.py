@@ -103,19 +103,19 @@ def reference_embed(model, params, positions_T):
         if model.num_types is not None:
             row_D = row_D + p["type_embedding"][0]
         rows.append(row_D)
-    hidden_TD = np.stack(rows)
+    stream_TD = np.stack(rows)
     if model.embedding_norm:
-        return reference_norm(model, p["norm_embedding"], hidden_TD)
-    return hidden_TD
+        return reference_norm(model, p["norm_embedding"], stream_TD)
+    return stream_TD
 
 
-def reference_readout(model, params, hidden_TD):
+def reference_readout(model, params, stream_TD):
     p = jax.tree.map(np.asarray, params)
     if model.final_norm:
-        hidden_TD = reference_norm(model, p["norm_final"], hidden_TD)
+        stream_TD = reference_norm(model, p["norm_final"], stream_TD)
     if model.head == "none":
-        return hidden_TD
-    logits_TV = hidden_TD @ (p["embedding"].T if model.head == "tied" else p["head_kernel"])
+        return stream_TD
+    logits_TV = stream_TD @ (p["embedding"].T if model.head == "tied" else p["head_kernel"])
     if model.head_bias:
         logits_TV = logits_TV + p["head_bias"]
     logits_TV = model.logit_scale * logits_TV
@@ -134,16 +134,16 @@ class TestEveryAttribute:
             )
             got_TD = call(TOKENS_T, positions_T=positions_T, method="embed")
             assert_close(got_TD, want_TD, 30)
-        hidden_TD = normal(3, 5, WIDTH)
-        want = reference_readout(model, params, np.asarray(hidden_TD))
-        assert_close(call(hidden_TD, method="readout"), want, 30)
+        stream_TD = normal(3, 5, WIDTH)
+        want = reference_readout(model, params, np.asarray(stream_TD))
+        assert_close(call(stream_TD, method="readout"), want, 30)
 
     def test_the_model_is_embedding_blocks_and_readout(self, name):
         model, params, call = with_params(name)
         layers = functional(model, params)
-        hidden_TD = jnp.asarray(reference_embed(model, params, POSITIONS_T))
-        hidden_TD = forward(layers, hidden_TD, positions_T=POSITIONS_T)
-        want = reference_readout(model, params, np.asarray(hidden_TD))
+        stream_TD = jnp.asarray(reference_embed(model, params, POSITIONS_T))
+        stream_TD = forward(layers, stream_TD, positions_T=POSITIONS_T)
+        want = reference_readout(model, params, np.asarray(stream_TD))
         got = call(TOKENS_T, positions_T=POSITIONS_T)
         assert got.shape == (5, WIDTH if model.head == "none" else VOCAB)
         assert_close(got, want, 60)
@@ -237,8 +237,8 @@ class TestTokens:
         _, _, call = with_params("positions")
         embedded_TD = call(TOKENS_T.at[1].set(VOCAB), method="embed")
         far_TD = call(TOKENS_T, positions_T=POSITIONS_T.at[1].set(9), method="embed")
-        for hidden_TD in (embedded_TD, far_TD):
-            rows = np.all(np.isnan(hidden_TD), axis=1)
+        for stream_TD in (embedded_TD, far_TD):
+            rows = np.all(np.isnan(stream_TD), axis=1)
             np.testing.assert_array_equal(rows, np.arange(5) == 1)
 
     def test_a_causal_model_does_not_read_ahead(self):
@@ -278,10 +278,10 @@ def test_blocks_need_not_be_alike():
     encoder = Block(LAYERS["attention_bidirectional"], MLPS["dense_bias"], "post_norm", "layer")
     model = BASE.clone(blocks=(*repeat(BLOCK, 1), encoder))
     params = random_params(model, 0, jnp.zeros(2, jnp.int32))
-    hidden_TD = model.apply({"params": params}, TOKENS_T, method="embed")
+    stream_TD = model.apply({"params": params}, TOKENS_T, method="embed")
     for block, layer in functional(model, params):
-        hidden_TD = block.module.apply({"params": layer}, hidden_TD)
-    want = model.apply({"params": params}, hidden_TD, method="readout")
+        stream_TD = block.module.apply({"params": layer}, stream_TD)
+    want = model.apply({"params": params}, stream_TD, method="readout")
     assert_trees_close(model.apply({"params": params}, TOKENS_T), want, 60)
 
 

@@ -27,15 +27,15 @@ def with_params(layer, seed=0):
     return params, call
 
 
-def reference_attention(params, hidden_TD, *, softmax, causal, positions_T=None, base=None):
+def reference_attention(params, stream_TD, *, softmax, causal, positions_T=None, base=None):
     """Attention by loops over heads and positions."""
     p = {name: np.asarray(leaf) for name, leaf in params.items()}
-    hidden_TD = np.asarray(hidden_TD)
-    length, num_heads, features = len(hidden_TD), *p["query"].shape[1:]
+    stream_TD = np.asarray(stream_TD)
+    length, num_heads, features = len(stream_TD), *p["query"].shape[1:]
     output_TD = np.tile(p.get("out_bias", np.zeros(WIDTH)), (length, 1))
     for head in range(num_heads):
         query_TF, key_TF, value_TF = (
-            hidden_TD @ p[name][:, head] + (p[f"{name}_bias"][head] if "out_bias" in p else 0)
+            stream_TD @ p[name][:, head] + (p[f"{name}_bias"][head] if "out_bias" in p else 0)
             for name in ("query", "key", "value")
         )
         if base is not None:
@@ -138,7 +138,7 @@ class TestAttention:
 
     def test_a_batch_is_sent_to_vmap(self):
         _, call = with_params(LAYERS["attention"])
-        with pytest.raises(ValueError, match=r"SoftmaxAttention: hidden_TD must have 2 axes"):
+        with pytest.raises(ValueError, match=r"SoftmaxAttention: stream_TD must have 2 axes"):
             call(HIDDEN_TD[None])
 
     def test_a_subclass_says_what_weighs(self):
@@ -336,12 +336,12 @@ class TestEveryLayer:
 
     def test_vmap_is_a_loop_and_jit_is_eager_and_neighbours_do_not_matter(self, name):
         _, call = with_params(LAYERS[name])
-        hidden_BTD = normal(2, 3, 6, WIDTH)
+        stream_BTD = normal(2, 3, 6, WIDTH)
         batched = compiled(jax.vmap(call))
-        got_BTD = batched(hidden_BTD)
+        got_BTD = batched(stream_BTD)
         for b in range(3):
-            assert_close(got_BTD[b], call(hidden_BTD[b]), 60)
-        spoilt_BTD = batched(hidden_BTD.at[1:].set(jnp.nan))
+            assert_close(got_BTD[b], call(stream_BTD[b]), 60)
+        spoilt_BTD = batched(stream_BTD.at[1:].set(jnp.nan))
         np.testing.assert_array_equal(spoilt_BTD[0], got_BTD[0])
 
     def test_one_token_alone(self, name):

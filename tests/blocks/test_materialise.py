@@ -51,14 +51,14 @@ def _float32_params(block, seed):
 
 
 @functools.partial(compiled, static_argnums=(0, 3))
-def patched_halves(block, params, hidden_TD, policy):
+def patched_halves(block, params, stream_TD, policy):
     """The bank of the kept positions, what it is to give (K, D), and their midpoints."""
 
     def rows(midpoint, index_K):
         return jax.tree.map(lambda array: array[index_K], midpoint)
 
-    full = rows(block.contextual(params, hidden_TD), KEPT_K)
-    kept = block.contextual(params, hidden_TD[KEPT_K], positions_T=KEPT_K)
+    full = rows(block.contextual(params, stream_TD), KEPT_K)
+    kept = block.contextual(params, stream_TD[KEPT_K], positions_T=KEPT_K)
     bank, numbers = block_patches(block, params, full, kept, policy)
     condition = 1 + jnp.max(numbers.relative_change)
     if numbers.max_gain_change is not None:
@@ -109,15 +109,15 @@ POLICIES = (
     ("pre_norm", "rms", "experts", "down", ROUTED | SHARED | ROUTED_DOWN),
     # A norm on the output: its own bias if it has one, and never that of the MLP.
     ("sandwich", "layer", "dense_bias", "bias", LAYER_0 | {"norm_2_out/bias"}),
-    ("output_norm", "layer", "gated", "bias", GATED | {"norm_2_out/bias"}),
+    ("reordered_norm", "layer", "gated", "bias", GATED | {"norm_2_out/bias"}),
     ("sandwich", "rms", "gated", "scale", GATED | GAIN),
     ("sandwich", "rms", "dense_bias", "balanced", LAYER_0 | DOWN | GAIN),
     ("sandwich", "rms", "gated", "balanced+remainder", GATED | DOWN | GAIN),
     ("sandwich", "rms", "experts", "balanced", ROUTED | SHARED | ROUTED_DOWN | GAIN),
-    ("output_norm", "rms", "dense", "scale", LAYER_0 | GAIN),
-    ("output_norm", "rms", "experts", "scale", ROUTED | SHARED | GAIN),
-    ("output_norm", "rms", "gated", "balanced", GATED | DOWN | GAIN),
-    ("output_norm", "none", "dense_bias", "bias", LAYER_0 | {"mlp/down/bias"}),
+    ("reordered_norm", "rms", "dense", "scale", LAYER_0 | GAIN),
+    ("reordered_norm", "rms", "experts", "scale", ROUTED | SHARED | GAIN),
+    ("reordered_norm", "rms", "gated", "balanced", GATED | DOWN | GAIN),
+    ("reordered_norm", "none", "dense_bias", "bias", LAYER_0 | {"mlp/down/bias"}),
 )
 NAMES = ["-".join(case[:4]) for case in POLICIES]
 
@@ -146,8 +146,8 @@ class TestPolicies:
         wiring, norm, mlp, policy, _ = case
         block = block_with(wiring, norm, mlp)
         params = params_of(block, seed)
-        hidden_TD = normal(seed, 6, WIDTH)
-        bank, want_KD, kept, condition = patched_halves(block, params, hidden_TD, policy)
+        stream_TD = normal(seed, 6, WIDTH)
+        bank, want_KD, kept, condition = patched_halves(block, params, stream_TD, policy)
         got_KD = run(block, materialise(block, params, position_patch(bank, 0)), kept)
         assert_close(got_KD[0], want_KD[0], 60, condition=10 * float(condition))
 
@@ -188,8 +188,8 @@ class TestDtypes:
     def test_parameters_keep_theirs_whatever_the_patch_has(self, stored, runs, mlp):
         block = block_with("sandwich", "rms", mlp)
         params = params_of(block, dtype=jnp.dtype(stored))
-        hidden_TD = normal(1, 6, WIDTH, dtype=runs)
-        bank, want_KD, kept, condition = patched_halves(block, params, hidden_TD, "balanced")
+        stream_TD = normal(1, 6, WIDTH, dtype=runs)
+        bank, want_KD, kept, condition = patched_halves(block, params, stream_TD, "balanced")
         new = materialise(block, params, position_patch(bank, 0))
         # changed_leaves compares the dtypes.
         assert GAIN < changed_leaves(new, params)

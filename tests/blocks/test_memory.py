@@ -84,16 +84,16 @@ def memory_for(layer, slots, dtype=jnp.float64):
     return layer.empty_memory(slots, WIDTH, dtype), free_slots(slots)
 
 
-def extended(call, hidden_MD, state, start, positions_M, present_M=None):
+def extended(call, stream_MD, state, start, positions_M, present_M=None):
     """The outputs (M, D) of new tokens from slot ``start`` on, and the state with them."""
     memory, slots = state
     slots = occupy(slots, start, positions_M, present_M)
-    (output_MD,), (memory,) = call((hidden_MD,), (memory,), (slots,), method="extend")
+    (output_MD,), (memory,) = call((stream_MD,), (memory,), (slots,), method="extend")
     return output_MD, (memory, slots)
 
 
 def in_chunks(
-    call, state, hidden_TD, sizes, present_T=None, positions_T=POSITIONS_T, start=0, fresh=True
+    call, state, stream_TD, sizes, present_T=None, positions_T=POSITIONS_T, start=0, fresh=True
 ):
     """The outputs of chunks of these sizes, one after the other, and the state at the end.
 
@@ -107,7 +107,7 @@ def in_chunks(
         rows, slot = slice(row, row + size), start + row
         output_MD, state = extended(
             call,
-            hidden_TD[rows],
+            stream_TD[rows],
             state,
             slot if fresh else jnp.int32(slot),
             positions_T[rows],
@@ -163,11 +163,11 @@ class TestContinuedEqualsWhole:
     def test_whatever_the_chunks_the_padding_and_the_room(self, name, sizes, present_T, free, seed):
         layer = WITH_MEMORY[name]
         _, call = with_params(layer)
-        hidden_TD = normal(seed, 6, WIDTH)
-        want_TD = call(hidden_TD, positions_T=POSITIONS_T, present_T=present_T)
+        stream_TD = normal(seed, 6, WIDTH)
+        want_TD = call(stream_TD, positions_T=POSITIONS_T, present_T=present_T)
         state = memory_for(layer, 6 + free)
         got_TD, (memory, slots) = in_chunks(
-            call, state, hidden_TD, sizes, present_T, fresh=present_T is None
+            call, state, stream_TD, sizes, present_T, fresh=present_T is None
         )
         assert_close(got_TD, want_TD, 60)
         there_T = jnp.ones(6, bool) if present_T is None else present_T
@@ -253,9 +253,9 @@ class TestContinuedEqualsWhole:
         chex.clear_trace_counter()
 
         @chex.assert_max_traces(n=1)
-        def step(params, hidden_1D, memory, slots):
+        def step(params, stream_1D, memory, slots):
             return layer.apply(
-                {"params": params}, (hidden_1D,), (memory,), (slots,), method="extend"
+                {"params": params}, (stream_1D,), (memory,), (slots,), method="extend"
             )
 
         (memory, slots), rows = memory_for(layer, 8), []
@@ -295,8 +295,8 @@ class TestContinuedEqualsWhole:
         layer = WITH_MEMORY[name]
         _, call = with_params(layer)
         states = [
-            in_chunks(call, memory_for(layer, size), hidden_TD, (length,))[1]
-            for size, length, hidden_TD in ((6, 4, HIDDEN_TD), (8, 2, normal(2, 6, WIDTH)))
+            in_chunks(call, memory_for(layer, size), stream_TD, (length,))[1]
+            for size, length, stream_TD in ((6, 4, HIDDEN_TD), (8, 2, normal(2, 6, WIDTH)))
         ]
         reads = (HIDDEN_TD[4:], normal(3, 1, WIDTH))
         places = (
@@ -340,8 +340,8 @@ class TestBlocks:
 
     def test_a_layer_without_a_memory_says_so(self):
         class Pooling(ContextualLayer):
-            def __call__(self, hidden_TD, *, positions_T=None, present_T=None):
-                return jnp.cumsum(hidden_TD, axis=0)
+            def __call__(self, stream_TD, *, positions_T=None, present_T=None):
+                return jnp.cumsum(stream_TD, axis=0)
 
         block = Block(Pooling(), MLPS["dense"])
         assert not FlaxBlock(block).has_memory

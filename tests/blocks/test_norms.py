@@ -27,20 +27,20 @@ def with_params(kind, seed=0):
 @pytest.mark.parametrize("kind, flax_norm", (("layer", nn.LayerNorm), ("rms", nn.RMSNorm)))
 def test_equals_the_norm_of_flax(kind, flax_norm, dtype):
     params, norm = with_params(kind)
-    hidden_TD = 3 + normal(0, 5, 8, dtype=dtype)
+    stream_TD = 3 + normal(0, 5, 8, dtype=dtype)
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
     flax_module = flax_norm(dtype=dtype, param_dtype=dtype, use_fast_variance=False, epsilon=1e-6)
     # Flax promotes to float32 explicitly, which strict promotion forbids for float64.
     with jax.numpy_dtype_promotion("standard"):
-        want_TD = flax_module.apply({"params": params}, hidden_TD)
-    assert_close(norm(hidden_TD), want_TD, 16, condition=4)
+        want_TD = flax_module.apply({"params": params}, stream_TD)
+    assert_close(norm(stream_TD), want_TD, 16, condition=4)
 
 
 def test_layer_norm_has_mean_zero_and_unit_variance_before_gain_and_bias():
     norm = Norm("layer", epsilon=0.0)
-    hidden_TD = 3 + normal(0, 5, 8)
-    params = norm.init(jax.random.key(0), hidden_TD)
-    output_TD = np.asarray(norm.apply(params, hidden_TD))
+    stream_TD = 3 + normal(0, 5, 8)
+    params = norm.init(jax.random.key(0), stream_TD)
+    output_TD = np.asarray(norm.apply(params, stream_TD))
     assert np.max(np.abs(output_TD.mean(axis=-1))) < eps("float64", 8)
     assert np.max(np.abs(output_TD.var(axis=-1) - 1)) < eps("float64", 8)
 
@@ -49,18 +49,18 @@ def test_layer_norm_has_mean_zero_and_unit_variance_before_gain_and_bias():
 def test_a_layer_norm_may_lack_its_bias_and_its_gain(kind, parameters):
     params, norm = with_params(kind)
     assert set(params) == parameters
-    hidden_TD = 3 + normal(0, 5, 8)
-    plain_TD = Norm("layer").apply(Norm("layer").init(jax.random.key(0), hidden_TD), hidden_TD)
+    stream_TD = 3 + normal(0, 5, 8)
+    plain_TD = Norm("layer").apply(Norm("layer").init(jax.random.key(0), stream_TD), stream_TD)
     gain_D = params["scale"].astype(jnp.float64) if params else jnp.ones(8)
-    assert_close(norm(hidden_TD), plain_TD * gain_D[None], 16, condition=4)
+    assert_close(norm(stream_TD), plain_TD * gain_D[None], 16, condition=4)
 
 
 def test_none_is_the_identity_and_has_no_parameters():
-    hidden_TD = normal(0, 5, 8)
+    stream_TD = normal(0, 5, 8)
     norm = Norm("none")
-    assert norm.init(jax.random.key(0), hidden_TD) == {}
-    assert norm.apply({}, hidden_TD) is hidden_TD
-    assert norm.apply({}, hidden_TD, hidden_TD[0], method="frozen") is hidden_TD
+    assert norm.init(jax.random.key(0), stream_TD) == {}
+    assert norm.apply({}, stream_TD) is stream_TD
+    assert norm.apply({}, stream_TD, stream_TD[0], method="frozen") is stream_TD
 
 
 @given(st.sampled_from(KINDS), seeds())
@@ -109,10 +109,10 @@ def test_frozen_is_the_derivative_when_the_denominator_is_held():
 
 def test_statistics_of_low_precision_are_taken_in_float32():
     # In bfloat16 the sum of 2048 ones stops growing at 256.
-    hidden_TD = jnp.full((1, 2048), 3.0, jnp.bfloat16)
+    stream_TD = jnp.full((1, 2048), 3.0, jnp.bfloat16)
     norm = Norm("rms")
-    params = norm.init(jax.random.key(0), hidden_TD)
-    output_TD = norm.apply(params, hidden_TD)
+    params = norm.init(jax.random.key(0), stream_TD)
+    output_TD = norm.apply(params, stream_TD)
     assert output_TD.dtype == jnp.bfloat16
     np.testing.assert_array_equal(output_TD, jnp.ones_like(output_TD))
 

@@ -28,13 +28,13 @@ class TestStack:
         present_T = jnp.array([True, False, True, True, True, True])
         positions_T = jnp.array([1, 2, 4, 7, 8, 9])
         want = model.stack.apply(variables, TOKENS_TC, positions_T=positions_T, present_T=present_T)
-        hidden_TD = forward(
+        stream_TD = forward(
             model.layers,
             model.embed(TOKENS_TC),
             positions_T=positions_T,
             present_T=present_T,
         )
-        got = model.stack.apply(variables, hidden_TD, method="readout")
+        got = model.stack.apply(variables, stream_TD, method="readout")
         assert got.shape == (6, 2)
         assert_close(got, want, 90)
 
@@ -66,9 +66,9 @@ class TestStack:
         )
         stack = Stack(blocks, width=8)
         params = random_params(stack, 0, TOKENS_TC)
-        hidden_TD = stack.apply({"params": params}, TOKENS_TC, method="embed")
-        hidden_TD = forward(functional(stack, params), hidden_TD)
-        got = stack.apply({"params": params}, hidden_TD, method="readout")
+        stream_TD = stack.apply({"params": params}, TOKENS_TC, method="embed")
+        stream_TD = forward(functional(stack, params), stream_TD)
+        got = stack.apply({"params": params}, stream_TD, method="readout")
         assert_close(got, stack.apply({"params": params}, TOKENS_TC), 90)
 
     def test_errors_say_what_is_missing(self):

@@ -24,8 +24,8 @@ def layer(params, state_TD):
 class Layer:
     """The same as a block."""
 
-    def contextual(self, params, hidden_TD, *, positions_T=None, present_T=None):
-        return Midpoint(hidden_TD, hidden_TD)
+    def contextual(self, params, stream_TD, *, positions_T=None, present_T=None):
+        return Midpoint(stream_TD, stream_TD)
 
     def hidden(self, params, mlp_input_TD, factor):
         return jnp.tanh(mlp_input_TD @ params["w"])

@@ -45,11 +45,11 @@ def block_of(layer, wiring="skip", norm="none", seed=0):
     return model.blocks[0], model.block_params[0]
 
 
-def midpoints(block, params, hidden_TD, kept):
+def midpoints(block, params, stream_TD, kept):
     """The MLP's input at the kept positions, with everything and alone; one run each."""
     kept_K, positions_T = jnp.asarray(kept), jnp.arange(LENGTH)
-    full_TD = block.contextual(params, hidden_TD, positions_T=positions_T).mlp_input_TD
-    kept_TD = block.contextual(params, hidden_TD[kept_K], positions_T=kept_K).mlp_input_TD
+    full_TD = block.contextual(params, stream_TD, positions_T=positions_T).mlp_input_TD
+    kept_TD = block.contextual(params, stream_TD[kept_K], positions_T=kept_K).mlp_input_TD
     return full_TD[kept_K], kept_TD
 
 
@@ -67,9 +67,9 @@ class TestContributionsAddUp:
     @pytest.mark.parametrize("layer", ATTENTION)
     def test_to_the_change_of_the_input_for_the_lone_query(self, layer, dtype, promised):
         block, params = block_of(layer, "no_skip")
-        hidden_TD = normal(1, LENGTH, 8, dtype=dtype)
-        attribution = attribute_block(block, params, hidden_TD, [LENGTH - 1])
-        full_KD, kept_KD = midpoints(block, params, hidden_TD, [LENGTH - 1])
+        stream_TD = normal(1, LENGTH, 8, dtype=dtype)
+        attribution = attribute_block(block, params, stream_TD, [LENGTH - 1])
+        full_KD, kept_KD = midpoints(block, params, stream_TD, [LENGTH - 1])
         total_D = jnp.sum(attribution.contributions_ATD[0], axis=(0, 1))
         assert relative_error(total_D, (full_KD - kept_KD)[0]) < promised
         assert_close(total_D, (full_KD - kept_KD)[0], 60, condition=10)
@@ -80,9 +80,9 @@ class TestContributionsAddUp:
     @given(st.sampled_from(ATTENTION), kept_sets(LENGTH), seeds())
     def test_for_any_kept_set(self, layer, kept, seed):
         block, params = block_of(layer, seed=seed)
-        hidden_TD = normal(seed, LENGTH, 8)
-        attribution = attribute_block(block, params, hidden_TD, kept)
-        full_KD, kept_KD = midpoints(block, params, hidden_TD, kept)
+        stream_TD = normal(seed, LENGTH, 8)
+        attribution = attribute_block(block, params, stream_TD, kept)
+        full_KD, kept_KD = midpoints(block, params, stream_TD, kept)
         totals_KD = jnp.sum(attribution.contributions_ATD, axis=(1, 2))
         bound = eps("float64", 60, condition=10) * float(jnp.linalg.norm(full_KD))
         assert jnp.linalg.norm(totals_KD - (full_KD - kept_KD)) <= bound
@@ -100,10 +100,10 @@ class TestContributionsAddUp:
 
     def test_contributions_from_another_prompts_weights_do_not(self):
         block, params = block_of("attention")
-        hidden_TD, other_TD = normal(1, LENGTH, 8), normal(2, LENGTH, 8)
+        stream_TD, other_TD = normal(1, LENGTH, 8), normal(2, LENGTH, 8)
         kept_T = jnp.arange(LENGTH) == LENGTH - 1
-        full_KD, kept_KD = midpoints(block, params, hidden_TD, [LENGTH - 1])
-        weights_ATT, passed_ATD, _ = block.parts(params, hidden_TD)
+        full_KD, kept_KD = midpoints(block, params, stream_TD, [LENGTH - 1])
+        weights_ATT, passed_ATD, _ = block.parts(params, stream_TD)
         wrong_ATT, _, _ = block.parts(params, other_TD)
         for weights, fits in ((weights_ATT, True), (wrong_ATT, False)):
             parts_ATD = attention_contributions(weights[:, -1], passed_ATD, kept_T, normalised=True)
@@ -113,9 +113,9 @@ class TestContributionsAddUp:
     def test_for_the_lone_query_it_is_the_formula_of_the_theory(self):
         # weight_j (W_OV c_j - W_OV x), head by head.
         block, params = block_of("attention")
-        hidden_TD = normal(1, LENGTH, 8)
-        attribution = attribute_block(block, params, hidden_TD, [LENGTH - 1])
-        weights_ATT, passed_ATD, _ = block.parts(params, hidden_TD)
+        stream_TD = normal(1, LENGTH, 8)
+        attribution = attribute_block(block, params, stream_TD, [LENGTH - 1])
+        weights_ATT, passed_ATD, _ = block.parts(params, stream_TD)
         for head in range(2):
             for token in range(LENGTH - 1):
                 difference_D = passed_ATD[head, token] - passed_ATD[head, -1]
@@ -135,31 +135,31 @@ class TestContributionsAddUp:
 
     def test_a_context_token_equal_to_the_query_contributes_nothing(self):
         block, params = block_of("attention")
-        hidden_TD = normal(1, LENGTH, 8)
-        hidden_TD = hidden_TD.at[2].set(hidden_TD[-1])
-        attribution = attribute_block(block, params, hidden_TD, [LENGTH - 1])
+        stream_TD = normal(1, LENGTH, 8)
+        stream_TD = stream_TD.at[2].set(stream_TD[-1])
+        attribution = attribute_block(block, params, stream_TD, [LENGTH - 1])
         assert not np.any(attribution.contributions_ATD[0, :, 2])
 
     def test_padding_contributes_nothing(self):
         block, params = block_of("attention_bidirectional")
-        hidden_TD = normal(1, LENGTH, 8)
+        stream_TD = normal(1, LENGTH, 8)
         present_T = jnp.array([True, False, True, True, False, True])
-        padded = attribute_block(block, params, hidden_TD, [5], present_T=present_T)
+        padded = attribute_block(block, params, stream_TD, [5], present_T=present_T)
         there = jnp.array([0, 2, 3, 5])
-        short = attribute_block(block, params, hidden_TD[there], [3], positions_T=there)
+        short = attribute_block(block, params, stream_TD[there], [3], positions_T=there)
         assert_close(padded.contributions_ATD[:, :, there], short.contributions_ATD, 60)
         assert not np.any(padded.contributions_ATD[:, :, jnp.array([1, 4])])
 
 
 class TestThroughANorm:
-    @pytest.mark.parametrize("wiring", ("pre_norm", "post_norm", "sandwich", "output_norm"))
+    @pytest.mark.parametrize("wiring", ("pre_norm", "post_norm", "sandwich", "reordered_norm"))
     @pytest.mark.parametrize("norm", ("layer", "rms"))
     @pytest.mark.parametrize("layer", ("attention", "linear_attention"))
     def test_contributions_and_remainder_add_up(self, layer, norm, wiring):
         block, params = block_of(layer, wiring, norm)
-        hidden_TD, kept = normal(1, LENGTH, 8), [0, 3, 5]
-        attribution = attribute_block(block, params, hidden_TD, kept)
-        full_KD, kept_KD = midpoints(block, params, hidden_TD, kept)
+        stream_TD, kept = normal(1, LENGTH, 8), [0, 3, 5]
+        attribution = attribute_block(block, params, stream_TD, kept)
+        full_KD, kept_KD = midpoints(block, params, stream_TD, kept)
         totals_KD = jnp.sum(attribution.contributions_ATD, axis=(1, 2))
         changes_KD = full_KD - kept_KD
         assert_close(totals_KD + attribution.remainder_D, changes_KD, 60, condition=10)
@@ -172,10 +172,10 @@ class TestThroughANorm:
     def test_the_remainder_is_what_the_denominators_leave(self, wiring, name):
         # rms: norm(x) - norm(y) - frozen(x - y, x) = (1/d_x - 1/d_y) gain y.
         block, params = block_of("attention", wiring, "rms")
-        hidden_TD = normal(1, LENGTH, 8)
-        attribution = attribute_block(block, params, hidden_TD, [5])
-        full_D = block.parts(params, hidden_TD)[2][1][-1]
-        kept_D = block.parts(params, hidden_TD[-1:], positions_T=jnp.array([5]))[2][1][-1]
+        stream_TD = normal(1, LENGTH, 8)
+        attribution = attribute_block(block, params, stream_TD, [5])
+        full_D = block.parts(params, stream_TD)[2][1][-1]
+        kept_D = block.parts(params, stream_TD[-1:], positions_T=jnp.array([5]))[2][1][-1]
         inverses = [1 / jnp.sqrt(jnp.mean(x_D**2) + 1e-6) for x_D in (full_D, kept_D)]
         gain_D = params[name]["scale"].astype(jnp.float64)
         want_D = (inverses[0] - inverses[1]) * gain_D * kept_D
@@ -188,14 +188,14 @@ class TestThroughANorm:
 
 
 class TestUpdates:
-    hidden_TD = normal(1, LENGTH, 8)
+    stream_TD = normal(1, LENGTH, 8)
     kernel_DH = normal(2, 8, 12)
 
     @pytest.mark.parametrize("wiring, norm", (("skip", "none"), ("pre_norm", "layer")))
     def test_everything_together_is_the_token_update(self, wiring, norm):
         block, params = block_of("attention", wiring, norm)
-        attribution = attribute_block(block, params, self.hidden_TD, [2, 5])
-        full_KD, kept_KD = midpoints(block, params, self.hidden_TD, [2, 5])
+        attribution = attribute_block(block, params, self.stream_TD, [2, 5])
+        full_KD, kept_KD = midpoints(block, params, self.stream_TD, [2, 5])
         for index in range(2):
             want_DH = as_matrix(token_update(full_KD[index], kept_KD[index], self.kernel_DH))
             one = row(attribution, index)
@@ -266,46 +266,46 @@ class TestUpdates:
 
     def test_vmap_is_a_loop_and_neighbours_do_not_matter(self):
         block, params = block_of("attention", "pre_norm", "layer")
-        hidden_BTD = normal(3, 3, LENGTH, 8)
+        stream_BTD = normal(3, 3, LENGTH, 8)
 
-        def attribute(hidden_TD, kept_K):
-            return attribute_block(block, params, hidden_TD, kept_K)
+        def attribute(stream_TD, kept_K):
+            return attribute_block(block, params, stream_TD, kept_K)
 
         kept_BK = jnp.array([[1, 5], [0, 4], [2, 3]], jnp.int32)
         batched = compiled(jax.vmap(attribute))
-        together = batched(hidden_BTD, kept_BK)
+        together = batched(stream_BTD, kept_BK)
         # Compared as a whole: a contribution of exactly zero may be rounding on either side.
         for b in range(3):
-            alone = attribute(hidden_BTD[b], kept_BK[b])
+            alone = attribute(stream_BTD[b], kept_BK[b])
             assert_trees_close(row(together, b), alone, 60, condition=100)
-        spoilt = batched(hidden_BTD.at[1:].set(jnp.nan), kept_BK)
+        spoilt = batched(stream_BTD.at[1:].set(jnp.nan), kept_BK)
         for got, want in zip(jax.tree.leaves(spoilt), jax.tree.leaves(together), strict=True):
             np.testing.assert_array_equal(got[0], want[0])
 
 
 class TestErrors:
-    hidden_TD = normal(1, LENGTH, 8)
+    stream_TD = normal(1, LENGTH, 8)
 
     def test_a_parallel_block_has_nothing_to_attribute(self):
         block, params = block_of("attention", "parallel", "layer")
         with pytest.raises(ValueError, match="a parallel block's MLP reads nothing of the context"):
-            attribute_block(block, params, self.hidden_TD, [5])
+            attribute_block(block, params, self.stream_TD, [5])
 
     def test_a_recurrent_layer_is_no_sum(self):
         block, params = block_of("recurrent")
         with pytest.raises(TypeError, match="GatedRecurrent is not a sum over heads and tokens"):
-            attribute_block(block, params, self.hidden_TD, [5])
+            attribute_block(block, params, self.stream_TD, [5])
 
     def test_kept_positions_are_checked(self):
         block, params = block_of("attention")
         with pytest.raises(ValueError, match="attribute_block: kept position 6 is outside"):
-            attribute_block(block, params, self.hidden_TD, [6])
+            attribute_block(block, params, self.stream_TD, [6])
 
     def test_a_zero_input_is_refused_outside_jit(self):
         block, params = block_of("linear_attention")
-        hidden_TD = self.hidden_TD.at[5].set(0.0)
+        stream_TD = self.stream_TD.at[5].set(0.0)
         with pytest.raises(ValueError, match="attribute_block: the MLP's input has length zero"):
-            attribute_block(block, params, hidden_TD, [5])
+            attribute_block(block, params, stream_TD, [5])
 
     def test_the_parts_are_checked(self):
         weights_AT, passed_ATD = jnp.ones((2, 3)), jnp.ones((2, 3, 8))

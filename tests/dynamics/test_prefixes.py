@@ -64,8 +64,8 @@ class TestPrefixPass:
     )
     def test_equals_a_run_per_prefix(self, layer, wiring, depth, seed):
         model = model_of(layer, wiring=wiring, depth=depth, seed=seed)
-        hidden_TD = model.embed(normal(seed, 4, 3))
-        arguments = (*run_of(model), hidden_TD[:-1], hidden_TD[-1])
+        stream_TD = model.embed(normal(seed, 4, 3))
+        arguments = (*run_of(model), stream_TD[:-1], stream_TD[-1])
         got_MD = prefix_pass(*arguments).output_MD
         want_MD = separately(run_of(model), *arguments[1:])
         assert_close(got_MD, want_MD, 40 * depth, condition=10)
@@ -77,25 +77,25 @@ class TestPrefixPass:
     @pytest.mark.parametrize("layer", BIDIRECTIONAL)
     def test_one_bidirectional_block_works(self, layer):
         model = model_of(layer)
-        hidden_TD = model.embed(normal(1, 5, 3))
-        arguments = (*run_of(model), hidden_TD[:-1], hidden_TD[-1])
+        stream_TD = model.embed(normal(1, 5, 3))
+        arguments = (*run_of(model), stream_TD[:-1], stream_TD[-1])
         want_MD = separately(run_of(model), *arguments[1:])
         assert_close(prefix_pass(*arguments).output_MD, want_MD, 40)
 
     def test_reruns_serve_bidirectional_stacks(self):
         model = model_of("attention_bidirectional", depth=2)
-        hidden_TD = model.embed(normal(1, 5, 3))
-        arguments = (*run_of(model), hidden_TD[:-1], hidden_TD[-1])
+        stream_TD = model.embed(normal(1, 5, 3))
+        arguments = (*run_of(model), stream_TD[:-1], stream_TD[-1])
         want_MD = separately(run_of(model), *arguments[1:])
         assert_close(prefix_outputs_by_reruns(*arguments), want_MD, 80, condition=10)
 
     @pytest.mark.parametrize("layer", ("attention_rotary", "state_space"))
     def test_full_midpoints_are_those_of_the_query_after_each_prefix(self, layer):
         model = model_of(layer, depth=2)
-        hidden_TD = model.embed(normal(2, 4, 3))
-        passed = prefix_pass(*run_of(model), hidden_TD[:-1], hidden_TD[-1])
+        stream_TD = model.embed(normal(2, 4, 3))
+        passed = prefix_pass(*run_of(model), stream_TD[:-1], stream_TD[-1])
         for i in range(4):
-            sequence_TD = jnp.concatenate([hidden_TD[:i], hidden_TD[-1:]])
+            sequence_TD = jnp.concatenate([stream_TD[:i], stream_TD[-1:]])
             for layer_index, (block, params) in enumerate(model.layers):
                 midpoint = block.contextual(params, sequence_TD)
                 got = jax.tree.map(lambda rows, i=i: rows[i], passed.full[layer_index])
@@ -109,10 +109,10 @@ class TestPrefixPass:
     @pytest.mark.parametrize("wiring", WIRINGS)
     def test_its_midpoints_are_all_that_the_patches_need(self, layer, wiring, mlp):
         model = model_of(layer, wiring=wiring, depth=2, mlp=mlp)
-        hidden_TD = model.embed(normal(3, 4, 3))
-        passed = prefix_pass(*run_of(model), hidden_TD[:-1], hidden_TD[-1])
+        stream_TD = model.embed(normal(3, 4, 3))
+        passed = prefix_pass(*run_of(model), stream_TD[:-1], stream_TD[-1])
         # Every probe alone, a sequence of one token, through the blocks with its patches.
-        probes_MD = jnp.tile(hidden_TD[-1], (4, 1))
+        probes_MD = jnp.tile(stream_TD[-1], (4, 1))
         positions_M = jnp.arange(4, dtype=jnp.int32)
         condition = 10.0
         for (block, params), full, kept in zip(model.layers, passed.full, passed.kept, strict=True):
@@ -124,9 +124,9 @@ class TestPrefixPass:
 
     def test_the_empty_prefix_is_the_query_alone(self):
         model = model_of("attention", depth=2)
-        hidden_TD = model.embed(normal(3, 4, 3))
-        passed = prefix_pass(*run_of(model), hidden_TD[:-1], hidden_TD[-1])
-        assert_close(passed.output_MD[:1], forward(*run_of(model), hidden_TD[-1:]), 80)
+        stream_TD = model.embed(normal(3, 4, 3))
+        passed = prefix_pass(*run_of(model), stream_TD[:-1], stream_TD[-1])
+        assert_close(passed.output_MD[:1], forward(*run_of(model), stream_TD[-1:]), 80)
         first = [jax.tree.map(lambda rows: rows[:, 0], half) for half in (passed.full, passed.kept)]
         assert_trees_close(*first, 80)
 
@@ -139,7 +139,7 @@ class TestPrefixPass:
 
     def test_vmap_is_a_loop_and_neighbours_do_not_matter_and_it_traces_once(self):
         model = model_of("attention_rotary", depth=2)
-        hidden_BTD = jax.vmap(model.embed)(normal(4, 3, 5, 3))
+        stream_BTD = jax.vmap(model.embed)(normal(4, 3, 5, 3))
         chex.clear_trace_counter()
 
         @chex.assert_max_traces(n=1)
@@ -147,25 +147,25 @@ class TestPrefixPass:
             return jax.vmap(lambda c, q: prefix_pass(*run_of(model), c, q))(context_BND, query_BD)
 
         batched = compiled(passes)
-        together = batched(hidden_BTD[:, :-1], hidden_BTD[:, -1])
-        alone = [prefix_pass(*run_of(model), h[:-1], h[-1]) for h in hidden_BTD]
+        together = batched(stream_BTD[:, :-1], stream_BTD[:, -1])
+        alone = [prefix_pass(*run_of(model), h[:-1], h[-1]) for h in stream_BTD]
         assert_trees_close(
             together, jax.tree.map(lambda *rows: jnp.stack(rows), *alone), 80, condition=10
         )
-        spoilt_BTD = hidden_BTD.at[1:].set(jnp.nan)
+        spoilt_BTD = stream_BTD.at[1:].set(jnp.nan)
         spoilt = batched(spoilt_BTD[:, :-1], spoilt_BTD[:, -1])
         np.testing.assert_array_equal(spoilt.output_MD[0], together.output_MD[0])
 
     def test_gradients_are_those_of_the_reruns(self):
         model = model_of("attention", depth=2)
-        hidden_TD = model.embed(normal(4, 4, 3))
+        stream_TD = model.embed(normal(4, 4, 3))
 
-        def loss(hidden_TD, outputs):
-            return jnp.sum(jnp.sin(outputs(*run_of(model), hidden_TD[:-1], hidden_TD[-1])))
+        def loss(stream_TD, outputs):
+            return jnp.sum(jnp.sin(outputs(*run_of(model), stream_TD[:-1], stream_TD[-1])))
 
         gradient = compiled(jax.grad(loss), static_argnums=1)
-        got = gradient(hidden_TD, lambda *arguments: prefix_pass(*arguments).output_MD)
-        assert_close(got, gradient(hidden_TD, prefix_outputs_by_reruns), 80, condition=100)
+        got = gradient(stream_TD, lambda *arguments: prefix_pass(*arguments).output_MD)
+        assert_close(got, gradient(stream_TD, prefix_outputs_by_reruns), 80, condition=100)
 
     def test_a_bidirectional_stack_is_refused(self):
         model = model_of("attention_bidirectional", depth=2)
@@ -193,11 +193,11 @@ class TestSuffixes:
     def test_equal_separate_runs(self, layer):
         model = model_of(layer, wiring="post_norm")
         block, params = model.blocks[0], model.block_params[0]
-        hidden_TD = model.embed(normal(5, 5, 3))
-        got = suffix_midpoints(block, params, hidden_TD[:-1], hidden_TD[-1])
+        stream_TD = model.embed(normal(5, 5, 3))
+        got = suffix_midpoints(block, params, stream_TD[:-1], stream_TD[-1])
         positions_T = jnp.arange(5, dtype=jnp.int32)
         for i in range(5):
-            alone = block.contextual(params, hidden_TD[i:], positions_T=positions_T[i:])
+            alone = block.contextual(params, stream_TD[i:], positions_T=positions_T[i:])
             assert_trees_close(
                 jax.tree.map(lambda rows, i=i: rows[i], got),
                 jax.tree.map(lambda rows: rows[-1], alone),

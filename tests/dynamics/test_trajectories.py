@@ -303,8 +303,8 @@ def test_both_trajectories_of_a_block_end_at_its_output_with_the_context(layer):
     model = make_model(Block(LAYERS[layer], MLPS["dense_bias"], "skip", "none"))
     block, params = model.blocks[0], model.block_params[0]
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
-    hidden_TD = model.embed(normal(1, STEPS + 1, 3))
-    context_ND, query_D = hidden_TD[:-1], hidden_TD[-1]
+    stream_TD = model.embed(normal(1, STEPS + 1, 3))
+    context_ND, query_D = stream_TD[:-1], stream_TD[-1]
     layers = stack_layers([block], [params])
     prefixes = prefix_pass(layers, context_ND, query_D).full[0].mlp_input_TD
     suffixes = suffix_midpoints(block, params, context_ND, query_D).mlp_input_TD

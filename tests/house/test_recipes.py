@@ -55,10 +55,10 @@ def test_a_family_is_one_file(tmp_path, monkeypatch):
 class RunningMean(ContextualLayer):
     """The mean of what has been read: a layer with ``__call__`` alone."""
 
-    def __call__(self, hidden_TD, *, positions_T=None, present_T=None):
-        here_T = jnp.ones(hidden_TD.shape[0], bool) if present_T is None else present_T
-        here_T1 = here_T[:, None].astype(hidden_TD.dtype)
-        return jnp.cumsum(here_T1 * hidden_TD, axis=0) / jnp.maximum(jnp.cumsum(here_T1, axis=0), 1)
+    def __call__(self, stream_TD, *, positions_T=None, present_T=None):
+        here_T = jnp.ones(stream_TD.shape[0], bool) if present_T is None else present_T
+        here_T1 = here_T[:, None].astype(stream_TD.dtype)
+        return jnp.cumsum(here_T1 * stream_TD, axis=0) / jnp.maximum(jnp.cumsum(here_T1, axis=0), 1)
 
 
 def test_a_layer_is_a_class_with_a_call():
@@ -67,12 +67,12 @@ def test_a_layer_is_a_class_with_a_call():
     tokens_TC = jax.random.normal(jax.random.key(0), (6, 3), jnp.float64)
     params = stack.init(jax.random.key(1), tokens_TC)["params"]
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
-    hidden_TD = stack.apply({"params": params}, tokens_TC, method="embed")
+    stream_TD = stack.apply({"params": params}, tokens_TC, method="embed")
     layers = functional(stack, params)
     kept_K = jnp.asarray([5], jnp.int32)
-    bank = stack_patches(layers, hidden_TD, kept_K)
+    bank = stack_patches(layers, stream_TD, kept_K)
     np.testing.assert_allclose(
-        patched_forward(layers, hidden_TD, bank), forward(layers, hidden_TD)[5:], rtol=1e-10
+        patched_forward(layers, stream_TD, bank), forward(layers, stream_TD)[5:], rtol=1e-10
     )
 
 

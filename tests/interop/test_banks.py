@@ -46,8 +46,8 @@ def test_a_file_gives_back_the_bank(tmp_path, dtype, compact):
 
 
 def test_a_batch_of_banks_is_a_bank(tmp_path):
-    hidden_BTD = jnp.stack([HIDDEN_TD, 2 * HIDDEN_TD])
-    banks = jax.vmap(lambda h: stack_patches(LAYERS_OF, h, [0, 5]))(hidden_BTD)
+    stream_BTD = jnp.stack([HIDDEN_TD, 2 * HIDDEN_TD])
+    banks = jax.vmap(lambda h: stack_patches(LAYERS_OF, h, [0, 5]))(stream_BTD)
     same(load_bank(save_bank(tmp_path / "banks", banks)), banks)
 
 

@@ -67,19 +67,19 @@ def choices(model, params, given):
     """What the router of each layer chooses for what its MLP reads, (layers, B, T, k)."""
 
     def row(tokens_T, positions_T, present_T):
-        hidden_TD = model.apply(
+        stream_TD = model.apply(
             {"params": params}, tokens_T, positions_T=positions_T, method="embed"
         )
         chosen = []
         for block, layer in functional(model, params):
             midpoint = block.contextual(
-                layer, hidden_TD, positions_T=positions_T, present_T=present_T
+                layer, stream_TD, positions_T=positions_T, present_T=present_T
             )
             if isinstance(block.module.mlp, Experts):
                 variables = {"params": layer["mlp"]}
                 route = block.module.mlp.apply(variables, midpoint.mlp_input_TD, method="route")
                 chosen.append(route[0])
-            hidden_TD = apply_block(block, layer, midpoint)
+            stream_TD = apply_block(block, layer, midpoint)
         return jnp.stack(chosen)
 
     rows_BLTK = jax.vmap(row)(given["tokens"], given["positions"], given["mask"])

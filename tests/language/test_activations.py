@@ -51,17 +51,17 @@ def test_the_softmax_of_the_scores_is_the_weights(model):
 def test_inputs_are_what_attention_reads(model):
     module, params = model
     found = jax.jit(lambda: attend(*model, TOKENS, 4))()
-    hidden_TD = module.apply({"params": params}, TOKENS, method="embed")
-    normed_TD = hidden_TD / jnp.sqrt(jnp.mean(hidden_TD**2, axis=-1, keepdims=True) + 1e-6)
+    stream_TD = module.apply({"params": params}, TOKENS, method="embed")
+    normed_TD = stream_TD / jnp.sqrt(jnp.mean(stream_TD**2, axis=-1, keepdims=True) + 1e-6)
     np.testing.assert_allclose(found.inputs_LTD[0], normed_TD, rtol=1e-3)
 
 
 def test_mlp_inputs_are_what_the_mlp_reads(model):
     module, params = model
     found = jax.jit(lambda: attend(*model, TOKENS, 5))()
-    hidden_TD = module.apply({"params": params}, TOKENS, method="embed")
+    stream_TD = module.apply({"params": params}, TOKENS, method="embed")
     midpoint = module.blocks[0].apply(
-        {"params": layer_params(module, params, 0)}, hidden_TD, method="contextual"
+        {"params": layer_params(module, params, 0)}, stream_TD, method="contextual"
     )
     np.testing.assert_allclose(found.mlp_inputs_LD[0], midpoint.mlp_input_TD[5], rtol=1e-4)
 
@@ -69,11 +69,11 @@ def test_mlp_inputs_are_what_the_mlp_reads(model):
 def test_an_output_is_the_difference_that_the_layer_makes(model):
     module, params = model
     found = jax.jit(lambda: attend(*model, TOKENS, 7))()
-    hidden_TD = module.apply({"params": params}, TOKENS, method="embed")
+    stream_TD = module.apply({"params": params}, TOKENS, method="embed")
     block = module.blocks[0]
     first = layer_params(module, params, 0)
-    midpoint = block.apply({"params": first}, hidden_TD, method="contextual")
-    added_TD = midpoint.residual_TD - hidden_TD
+    midpoint = block.apply({"params": first}, stream_TD, method="contextual")
+    added_TD = midpoint.residual_TD - stream_TD
     np.testing.assert_allclose(found.outputs_LD[0], added_TD[7], rtol=1e-4, atol=1e-6)
 
 

@@ -46,19 +46,19 @@ def deep():
 def unrolled(model, params, tokens_T):
     """All activations by name, layer after layer."""
     found = {}
-    hidden_TD = model.apply({"params": params}, tokens_T, method="embed")
-    found["embedding"] = hidden_TD
+    stream_TD = model.apply({"params": params}, tokens_T, method="embed")
+    found["embedding"] = stream_TD
     layers = functional(model, params)
     for layer in range(len(layers)):
         block, tree = layers[layer]
-        midpoint = block.contextual(tree, hidden_TD)
-        found[f"layers.{layer}.residual"] = hidden_TD
-        found[f"layers.{layer}.mixed"] = block.mixed(tree, hidden_TD)
+        midpoint = block.contextual(tree, stream_TD)
+        found[f"layers.{layer}.residual"] = stream_TD
+        found[f"layers.{layer}.mixed"] = block.mixed(tree, stream_TD)
         found[f"layers.{layer}.mlp_input"] = midpoint.mlp_input_TD
         found[f"layers.{layer}.hidden"] = block.hidden(tree, midpoint.mlp_input_TD, None)
-        hidden_TD = apply_block(block, tree, midpoint)
-        found[f"layers.{layer}.output"] = hidden_TD
-    found["final"] = model.apply({"params": params}, hidden_TD, method="states")
+        stream_TD = apply_block(block, tree, midpoint)
+        found[f"layers.{layer}.output"] = stream_TD
+    found["final"] = model.apply({"params": params}, stream_TD, method="states")
     return found
 
 
@@ -244,12 +244,12 @@ def test_a_patched_run_has_the_activations_of_the_full_one(run):
 
 def test_a_stack_of_arrays_is_observed_too(deep):
     layers = functional(*deep)
-    hidden_TD = jax.random.normal(jax.random.key(4), (5, 16))
+    stream_TD = jax.random.normal(jax.random.key(4), (5, 16))
     output_TD, seen = observed_forward(
-        layers, hidden_TD, capture=("layers.0.residual", "layers.5.output")
+        layers, stream_TD, capture=("layers.0.residual", "layers.5.output")
     )
-    np.testing.assert_array_equal(output_TD, forward(layers, hidden_TD))
-    np.testing.assert_array_equal(seen["layers.0.residual"], hidden_TD)
+    np.testing.assert_array_equal(output_TD, forward(layers, stream_TD))
+    np.testing.assert_array_equal(seen["layers.0.residual"], stream_TD)
     np.testing.assert_array_equal(seen["layers.5.output"], output_TD)
 
 
@@ -342,8 +342,8 @@ def test_a_block_in_one_piece_has_no_mixed():
     class Closed:
         patches_input = has_output_bias = True
 
-        def contextual(self, params, hidden_TD, *, positions_T=None, present_T=None):
-            return Midpoint(hidden_TD, params * hidden_TD)
+        def contextual(self, params, stream_TD, *, positions_T=None, present_T=None):
+            return Midpoint(stream_TD, params * stream_TD)
 
         def hidden(self, params, mlp_input_TD, factor):
             return mlp_input_TD
@@ -352,9 +352,9 @@ def test_a_block_in_one_piece_has_no_mixed():
             return midpoint.residual_TD + hidden_TH
 
     layers = stack_layers([Closed()] * 3, [jnp.float32(number) for number in range(3)])
-    hidden_TD = jnp.ones((2, 4), jnp.float32)
-    output_TD, seen = observed_forward(layers, hidden_TD, capture=("layers.*.mlp_input",))
-    np.testing.assert_array_equal(output_TD, 6 * hidden_TD)
+    stream_TD = jnp.ones((2, 4), jnp.float32)
+    output_TD, seen = observed_forward(layers, stream_TD, capture=("layers.*.mlp_input",))
+    np.testing.assert_array_equal(output_TD, 6 * stream_TD)
     np.testing.assert_array_equal(seen["layers.*.mlp_input"][:, 0, 0], [0, 1, 4])
     with pytest.raises(TypeError, match="Give it the methods mixed and join"):
-        observed_forward(layers, hidden_TD, capture=("layers.1.mixed",))
+        observed_forward(layers, stream_TD, capture=("layers.1.mixed",))

@@ -86,7 +86,7 @@ def test_the_experts_of_the_whole_prompt_are_chosen():
     kept = np.array([22, 23])
     bank = prompt_patches(model, params, TOKENS, kept)
     block, block_params = model.blocks[0], layer_params(model, params, 0)
-    hidden_TD = model.apply({"params": params}, TOKENS, method="embed")
+    stream_TD = model.apply({"params": params}, TOKENS, method="embed")
 
     def chosen(rows_TD, positions_T, factor):
         midpoint = block.apply(
@@ -98,10 +98,10 @@ def test_the_experts_of_the_whole_prompt_are_chosen():
             read_TD = read_TD + strength_K1 * factor.delta_D
         return block.mlp.apply({"params": block_params["mlp"]}, read_TD, method="route")[0]
 
-    full_TD = chosen(hidden_TD, jnp.arange(24), None)[kept]
-    patched = chosen(hidden_TD[kept], jnp.asarray(kept), bank.patches[0].input)
+    full_TD = chosen(stream_TD, jnp.arange(24), None)[kept]
+    patched = chosen(stream_TD[kept], jnp.asarray(kept), bank.patches[0].input)
     np.testing.assert_array_equal(patched, full_TD)
-    assert np.any(chosen(hidden_TD[kept], jnp.asarray(kept), None) != full_TD)
+    assert np.any(chosen(stream_TD[kept], jnp.asarray(kept), None) != full_TD)
 
 
 def test_a_compact_bank_says_the_same():

@@ -44,10 +44,10 @@ from tests.helpers import (
 MISS = 1e-2
 
 
-def only(hidden_TD, kept_K):
+def only(stream_TD, kept_K):
     """The sequence with NaN wherever it is not kept: nothing may be read there."""
     kept_K = jnp.asarray(kept_K)
-    return jnp.full_like(hidden_TD, jnp.nan).at[kept_K].set(hidden_TD[kept_K])
+    return jnp.full_like(stream_TD, jnp.nan).at[kept_K].set(stream_TD[kept_K])
 
 
 def with_patches(bank, patches):
@@ -78,15 +78,15 @@ class TestPatchedEqualsFull:
     def test_in_float32_and_float64(self, case, loop, output):
         model = case.model
         run = (model.layers,)
-        hidden_TD = model.embed(case.tokens())
+        stream_TD = model.embed(case.tokens())
         if model.blocks[0].norms_output:
             output = "auto"  # A norm on the output takes a down patch's length away.
-        bank = stack_patches(*run, hidden_TD, case.kept, loop=loop, output=output)
-        want_KD = forward(*run, hidden_TD)[bank.kept_K]
-        got_KD = patched_forward(*run, only(hidden_TD, case.kept), bank)
+        bank = stack_patches(*run, stream_TD, case.kept, loop=loop, output=output)
+        want_KD = forward(*run, stream_TD)[bank.kept_K]
+        got_KD = patched_forward(*run, only(stream_TD, case.kept), bank)
         assert_close(got_KD, want_KD, case.reduction, condition=condition(bank))
 
-        plain_KD = patched_forward(*run, hidden_TD, replace(bank, patches=None))
+        plain_KD = patched_forward(*run, stream_TD, replace(bank, patches=None))
         if LAYERS[case.layer].causal and case.kept == tuple(range(len(case.kept))):
             # The first tokens of a causal model read nothing that is removed.
             assert_close(plain_KD, want_KD, case.reduction)
@@ -96,8 +96,8 @@ class TestPatchedEqualsFull:
         # No patch, another prompt's, and a random one of the same norm.
         other = stack_patches(*run, model.embed(case.tokens(1)), case.kept, loop=loop)
         noise = random_patch(bank.patches, case.seed)
-        shuffled_KD = patched_forward(*run, hidden_TD, replace(bank, patches=other.patches))
-        random_KD = patched_forward(*run, hidden_TD, replace(bank, patches=noise))
+        shuffled_KD = patched_forward(*run, stream_TD, replace(bank, patches=other.patches))
+        random_KD = patched_forward(*run, stream_TD, replace(bank, patches=noise))
         for control_KD in (plain_KD, shuffled_KD, random_KD):
             assert relative_error(control_KD, want_KD) > MISS
 
@@ -106,10 +106,10 @@ class TestPatchedEqualsFull:
     def test_in_bfloat16_to_bfloat16(self, case, loop):
         model = case.model
         run = (model.layers,)
-        hidden_TD = model.embed(case.tokens())
-        bank = stack_patches(*run, hidden_TD, case.kept, loop=loop)
-        want_KD = forward(*run, hidden_TD)[bank.kept_K]
-        got_KD = patched_forward(*run, only(hidden_TD, case.kept), bank)
+        stream_TD = model.embed(case.tokens())
+        bank = stack_patches(*run, stream_TD, case.kept, loop=loop)
+        want_KD = forward(*run, stream_TD)[bank.kept_K]
+        got_KD = patched_forward(*run, only(stream_TD, case.kept), bank)
         assert got_KD.dtype == jnp.bfloat16
         # Reductions run in float32: only the activations between the layers are rounded, and each
         # of at most 3 layers rounds them a dozen times.
@@ -119,18 +119,18 @@ class TestPatchedEqualsFull:
 
     def test_through_a_deep_stack_the_closed_loop_repairs_what_the_open_one_adds_up(self):
         model = make_model(Block(LAYERS["attention"], MLPS["dense"], "pre_norm", "layer"), 12)
-        hidden_TD = model.embed(normal(1, 6, 3, dtype="float32"))
+        stream_TD = model.embed(normal(1, 6, 3, dtype="float32"))
         run = (model.layers,)
 
         @compiled
-        def errors(hidden_TD):
-            full_TD = forward(*run, hidden_TD)
-            banks = [stack_patches(*run, hidden_TD, [0, 5], loop=loop) for loop in LOOPS]
+        def errors(stream_TD):
+            full_TD = forward(*run, stream_TD)
+            banks = [stack_patches(*run, stream_TD, [0, 5], loop=loop) for loop in LOOPS]
             return full_TD[jnp.array([0, 5])], [
-                patched_forward(*run, hidden_TD, bank) for bank in banks
+                patched_forward(*run, stream_TD, bank) for bank in banks
             ]
 
-        want_KD, (closed_KD, open_KD) = errors(hidden_TD)
+        want_KD, (closed_KD, open_KD) = errors(stream_TD)
         assert_close(closed_KD, want_KD, 12 * 30)
         assert_close(open_KD, want_KD, 12 * 30, condition=10)
         assert relative_error(closed_KD, want_KD) <= relative_error(open_KD, want_KD)
@@ -147,13 +147,13 @@ class TestLiterally:
     def test_the_patched_model_needs_no_library(self, wiring, mlp, output):
         if (mlp, wiring) == ("experts", "parallel"):
             pytest.skip("the patch of a parallel block does not say which experts the token has")
-        output = "auto" if wiring in ("sandwich", "output_norm") else output
+        output = "auto" if wiring in ("sandwich", "reordered_norm") else output
         model = make_model(Block(LAYERS["attention"], MLPS[mlp], wiring, "rms"), depth=2)
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), model.params)
         tokens_TC = normal(5, 6, 3)
-        hidden_TD = model.embed(tokens_TC)
+        stream_TD = model.embed(tokens_TC)
         layers = functional(model.stack, params)
-        bank = stack_patches(layers, hidden_TD, [5], output=output)
+        bank = stack_patches(layers, stream_TD, [5], output=output)
         pairs = zip(layers, bank.patches, strict=True)
         trees = [materialise(*layer, position_patch(patch, 0)) for layer, patch in pairs]
         patched = with_layers(params, layers.params.rebuilt(trees))
@@ -166,21 +166,21 @@ class TestLiterally:
 
     def test_the_first_patch_without_the_second_is_not_enough(self):
         model = make_model(Block(LAYERS["attention"], MLPS["dense"], "pre_norm", "rms"), depth=2)
-        hidden_TD = model.embed(normal(5, 6, 3))
+        stream_TD = model.embed(normal(5, 6, 3))
         run = (model.layers,)
-        bank = stack_patches(*run, hidden_TD, [5])
-        want_KD = forward(*run, hidden_TD)[-1:]
+        bank = stack_patches(*run, stream_TD, [5])
+        want_KD = forward(*run, stream_TD)[-1:]
         for layer in range(2):
             half = [jax.tree.map(jnp.zeros_like, patch) for patch in bank.patches]
             half[layer] = bank.patches[layer]
-            got_KD = patched_forward(*run, hidden_TD, with_patches(bank, half))
+            got_KD = patched_forward(*run, stream_TD, with_patches(bank, half))
             assert relative_error(got_KD, want_KD) > MISS
         for part in ("input", "output"):
             half = tuple(
                 replace(p, **{part: jax.tree.map(jnp.zeros_like, getattr(p, part))})
                 for p in bank.patches
             )
-            got_KD = patched_forward(*run, hidden_TD, with_patches(bank, half))
+            got_KD = patched_forward(*run, stream_TD, with_patches(bank, half))
             assert relative_error(got_KD, want_KD) > MISS
 
 
@@ -189,28 +189,28 @@ RUN = (ATTENTION.layers,)
 
 
 class TestPositionsAndPadding:
-    hidden_TD = ATTENTION.embed(normal(3, 6, 3))
+    stream_TD = ATTENTION.embed(normal(3, 6, 3))
 
     def test_kept_tokens_keep_their_position_ids(self):
         kept = [0, 2, 5]
-        bank = stack_patches(*RUN, self.hidden_TD, kept)
-        want_KD = forward(*RUN, self.hidden_TD)[jnp.array(kept)]
-        assert_close(patched_forward(*RUN, self.hidden_TD, bank), want_KD, 60, condition=10)
+        bank = stack_patches(*RUN, self.stream_TD, kept)
+        want_KD = forward(*RUN, self.stream_TD)[jnp.array(kept)]
+        assert_close(patched_forward(*RUN, self.stream_TD, bank), want_KD, 60, condition=10)
         wrong_K = jnp.arange(3, dtype=jnp.int32)
         wrong_KD = forward(
-            *RUN, self.hidden_TD[jnp.array(kept)], patches=bank.patches, positions_T=wrong_K
+            *RUN, self.stream_TD[jnp.array(kept)], patches=bank.patches, positions_T=wrong_K
         )
         assert relative_error(wrong_KD, want_KD) > MISS
 
     def test_position_ids_of_ones_own_are_used(self):
         positions_T, kept = jnp.array([3, 4, 7, 20, 21, 30]), [1, 4]
-        bank = stack_patches(*RUN, self.hidden_TD, kept, positions_T=positions_T)
-        want_KD = forward(*RUN, self.hidden_TD, positions_T=positions_T)[jnp.array(kept)]
+        bank = stack_patches(*RUN, self.stream_TD, kept, positions_T=positions_T)
+        want_KD = forward(*RUN, self.stream_TD, positions_T=positions_T)[jnp.array(kept)]
         np.testing.assert_array_equal(bank.positions_K, positions_T[jnp.array(kept)])
-        got_KD = patched_forward(*RUN, self.hidden_TD, bank)
+        got_KD = patched_forward(*RUN, self.stream_TD, bank)
         assert_close(got_KD, want_KD, 60, condition=10)
         wrong = replace(bank, positions_K=bank.kept_K)
-        assert relative_error(patched_forward(*RUN, self.hidden_TD, wrong), want_KD) > MISS
+        assert relative_error(patched_forward(*RUN, self.stream_TD, wrong), want_KD) > MISS
 
     @pytest.mark.parametrize("layer", ("attention_bidirectional", "linear_attention", "recurrent"))
     def test_padding_is_as_good_as_absent(self, layer):
@@ -218,109 +218,109 @@ class TestPositionsAndPadding:
         run = (model.layers,)
         tokens_TC, present_T = normal(3, 6, 3), jnp.array([True, False, True, True, False, True])
         there = jnp.array([0, 2, 3, 5])
-        hidden_TD = model.embed(tokens_TC)
-        noisy_TD = hidden_TD.at[jnp.array([1, 4])].set(100.0)
+        stream_TD = model.embed(tokens_TC)
+        noisy_TD = stream_TD.at[jnp.array([1, 4])].set(100.0)
         padded = stack_patches(*run, noisy_TD, [0, 5], present_T=present_T)
-        short = stack_patches(*run, hidden_TD[there], [0, 3], positions_T=there)
+        short = stack_patches(*run, stream_TD[there], [0, 3], positions_T=there)
         assert_trees_close(padded.patches, short.patches, 30, condition=10)
         got_KD = patched_forward(*run, noisy_TD, padded, present_T=present_T)
-        want_KD = forward(*run, hidden_TD[there], positions_T=there)[jnp.array([0, 3])]
+        want_KD = forward(*run, stream_TD[there], positions_T=there)[jnp.array([0, 3])]
         assert_close(got_KD, want_KD, 30, condition=10)
 
     def test_the_smallest_sequence_keeps_one_of_two(self):
         for kept in ([0], [1]):
-            bank = stack_patches(*RUN, self.hidden_TD[:2], kept)
-            want_KD = forward(*RUN, self.hidden_TD[:2])[jnp.array(kept)]
-            assert_close(patched_forward(*RUN, self.hidden_TD[:2], bank), want_KD, 60, condition=10)
+            bank = stack_patches(*RUN, self.stream_TD[:2], kept)
+            want_KD = forward(*RUN, self.stream_TD[:2])[jnp.array(kept)]
+            assert_close(patched_forward(*RUN, self.stream_TD[:2], bank), want_KD, 60, condition=10)
 
     def test_a_query_that_equals_every_context_token_needs_no_patch(self):
         model = make_model(Block(LAYERS["attention"], MLPS["dense_bias"], "skip", "none"))
-        hidden_TD = jnp.tile(model.embed(normal(3, 1, 3)), (5, 1))
-        bank = stack_patches(model.layers, hidden_TD, [4])
-        scale = jnp.max(jnp.abs(hidden_TD))
+        stream_TD = jnp.tile(model.embed(normal(3, 1, 3)), (5, 1))
+        bank = stack_patches(model.layers, stream_TD, [4])
+        scale = jnp.max(jnp.abs(stream_TD))
         for vector in (bank.patches[0].input.delta_D, bank.patches[0].output.delta_D):
             assert jnp.max(jnp.abs(vector)) < eps("float64", 30) * scale
 
 
 class TestBatches:
-    hidden_BTD = jax.vmap(ATTENTION.embed)(normal(4, 3, 6, 3))
+    stream_BTD = jax.vmap(ATTENTION.embed)(normal(4, 3, 6, 3))
     kept_BK = jnp.array([[0, 5], [2, 3], [1, 4]], jnp.int32)
 
     @staticmethod
-    def patched(hidden_TD, kept_K):
-        bank = stack_patches(*RUN, hidden_TD, kept_K)
-        return bank, patched_forward(*RUN, hidden_TD, bank), forward(*RUN, hidden_TD)[kept_K]
+    def patched(stream_TD, kept_K):
+        bank = stack_patches(*RUN, stream_TD, kept_K)
+        return bank, patched_forward(*RUN, stream_TD, bank), forward(*RUN, stream_TD)[kept_K]
 
     def test_each_prompt_may_keep_its_own_positions(self):
-        batch = compiled(jax.vmap(self.patched))(self.hidden_BTD, self.kept_BK)
+        batch = compiled(jax.vmap(self.patched))(self.stream_BTD, self.kept_BK)
         bank, got_BKD, want_BKD = batch
         check_patchable(bank)
         assert_close(got_BKD, want_BKD, 60, condition=10)
-        alone = [self.patched(self.hidden_BTD[b], self.kept_BK[b]) for b in range(3)]
+        alone = [self.patched(self.stream_BTD[b], self.kept_BK[b]) for b in range(3)]
         stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *alone)
         assert_trees_close(batch, stacked, 60, condition=10)
         # Another prompt's patches, at the same rows, miss.
         wrong = jax.tree.map(lambda rows: jnp.roll(rows, 1, axis=0), bank.patches)
         shuffled_BKD = jax.vmap(lambda h, b: patched_forward(*RUN, h, b))(
-            self.hidden_BTD, replace(bank, patches=wrong)
+            self.stream_BTD, replace(bank, patches=wrong)
         )
         for b in range(3):
             assert relative_error(shuffled_BKD[b], want_BKD[b]) > MISS
 
     def test_other_prompts_in_the_batch_do_not_matter(self):
         function = compiled(jax.vmap(self.patched))
-        _, got_BKD, _ = function(self.hidden_BTD, self.kept_BK)
-        _, spoilt_BKD, _ = function(self.hidden_BTD.at[1:].set(jnp.nan), self.kept_BK)
+        _, got_BKD, _ = function(self.stream_BTD, self.kept_BK)
+        _, spoilt_BKD, _ = function(self.stream_BTD.at[1:].set(jnp.nan), self.kept_BK)
         np.testing.assert_array_equal(got_BKD[0], spoilt_BKD[0])
 
     def test_gradients_flow_through_the_patched_run(self):
-        def loss(hidden_TD, function):
-            return jnp.sum(function(hidden_TD) ** 2)
+        def loss(stream_TD, function):
+            return jnp.sum(function(stream_TD) ** 2)
 
-        def patched(hidden_TD):
-            return self.patched(hidden_TD, jnp.array([0, 5]))[1]
+        def patched(stream_TD):
+            return self.patched(stream_TD, jnp.array([0, 5]))[1]
 
-        def full(hidden_TD):
-            return forward(*RUN, hidden_TD)[jnp.array([0, 5])]
+        def full(stream_TD):
+            return forward(*RUN, stream_TD)[jnp.array([0, 5])]
 
         gradient = compiled(jax.grad(loss), static_argnums=1)
         # The two runs are the same function of the prompt, so their gradients agree as well.
-        got, want = (gradient(self.hidden_BTD[0], function) for function in (patched, full))
+        got, want = (gradient(self.stream_BTD[0], function) for function in (patched, full))
         assert_close(got, want, 60, condition=100)
 
     def test_the_layers_are_static_arguments_that_trace_once(self):
         chex.clear_trace_counter()
 
         @chex.assert_max_traces(n=1)
-        def banks(layers, hidden_TD, kept_K):
-            return stack_patches(layers, hidden_TD, kept_K)
+        def banks(layers, stream_TD, kept_K):
+            return stack_patches(layers, stream_TD, kept_K)
 
         jitted = jax.jit(banks)
         for seed in range(3):
             # Built anew each time: equal modules are equal static arguments.
             block = Block(LAYERS["attention_rotary"], MLPS["dense_bias"], "pre_norm")
             model = make_model(block, depth=2, seed=seed)
-            hidden_TD = model.embed(normal(seed, 6, 3))
+            stream_TD = model.embed(normal(seed, 6, 3))
             kept_K = jnp.array([seed, 5], jnp.int32)
-            jitted(model.layers, hidden_TD, kept_K)
+            jitted(model.layers, stream_TD, kept_K)
 
 
 class MovingAverage(ContextualLayer):
     """A user's own layer: an exponential moving average with a learned rate."""
 
     @nn.compact
-    def __call__(self, hidden_TD, *, positions_T=None, present_T=None):
+    def __call__(self, stream_TD, *, positions_T=None, present_T=None):
         logit = self.param("logit", lambda key: jnp.zeros((), jnp.float32))
-        rate = jax.nn.sigmoid(logit.astype(hidden_TD.dtype))
+        rate = jax.nn.sigmoid(logit.astype(stream_TD.dtype))
         if present_T is None:
-            present_T = jnp.ones(hidden_TD.shape[0], bool)
+            present_T = jnp.ones(stream_TD.shape[0], bool)
 
         def step(mean_D, inputs):
             token_D, present = inputs
             mean_D = jnp.where(present, rate * mean_D + (1 - rate) * token_D, mean_D)
             return mean_D, mean_D
 
-        return jax.lax.scan(step, jnp.zeros_like(hidden_TD[0]), (hidden_TD, present_T))[1]
+        return jax.lax.scan(step, jnp.zeros_like(stream_TD[0]), (stream_TD, present_T))[1]
 
 
 class TestLayersAndBlocksOfOnesOwn:
@@ -328,20 +328,20 @@ class TestLayersAndBlocksOfOnesOwn:
     def test_a_contextual_layer_plugs_in(self, wiring):
         model = make_model(Block(MovingAverage(), MLPS["gated"], wiring), depth=2)
         run = (model.layers,)
-        hidden_TD = model.embed(normal(1, 6, 3))
-        bank = stack_patches(*run, hidden_TD, [2, 5])
-        want_KD = forward(*run, hidden_TD)[jnp.array([2, 5])]
-        got_KD = patched_forward(*run, only(hidden_TD, [2, 5]), bank)
+        stream_TD = model.embed(normal(1, 6, 3))
+        bank = stack_patches(*run, stream_TD, [2, 5])
+        want_KD = forward(*run, stream_TD)[jnp.array([2, 5])]
+        got_KD = patched_forward(*run, only(stream_TD, [2, 5]), bank)
         assert_close(got_KD, want_KD, 60, condition=condition(bank))
-        plain_KD = forward(*run, hidden_TD[jnp.array([2, 5])])
+        plain_KD = forward(*run, stream_TD[jnp.array([2, 5])])
         assert relative_error(plain_KD, want_KD) > MISS
 
     def test_its_prefixes_come_from_the_base_class(self):
         model = make_model(Block(MovingAverage(), MLPS["dense"], "pre_norm"), depth=2)
         run = (model.layers,)
-        hidden_TD = model.embed(normal(1, 6, 3))
-        got = prefix_pass(*run, hidden_TD[:-1], hidden_TD[-1]).output_MD
-        want = prefix_outputs_by_reruns(*run, hidden_TD[:-1], hidden_TD[-1])
+        stream_TD = model.embed(normal(1, 6, 3))
+        got = prefix_pass(*run, stream_TD[:-1], stream_TD[-1]).output_MD
+        want = prefix_outputs_by_reruns(*run, stream_TD[:-1], stream_TD[-1])
         assert_close(got, want, 60)
 
     def test_a_block_of_plain_functions(self):
@@ -358,14 +358,14 @@ class TestLayersAndBlocksOfOnesOwn:
         assert_patches_work((layers,), normal(1, 6, 8))
 
 
-def assert_patches_work(run, hidden_TD):
+def assert_patches_work(run, stream_TD):
     """Patched equals full for two kept positions, and does not without the patch."""
     for loop in LOOPS:
-        bank = stack_patches(*run, hidden_TD, [0, 5], loop=loop)
-        want_KD = forward(*run, hidden_TD)[jnp.array([0, 5])]
-        got_KD = patched_forward(*run, only(hidden_TD, [0, 5]), bank)
+        bank = stack_patches(*run, stream_TD, [0, 5], loop=loop)
+        want_KD = forward(*run, stream_TD)[jnp.array([0, 5])]
+        got_KD = patched_forward(*run, only(stream_TD, [0, 5]), bank)
         assert_close(got_KD, want_KD, 60, condition=condition(bank))
-        assert relative_error(forward(*run, hidden_TD[jnp.array([0, 5])]), want_KD) > MISS
+        assert relative_error(forward(*run, stream_TD[jnp.array([0, 5])]), want_KD) > MISS
 
 
 @dataclass(frozen=True)
@@ -375,9 +375,9 @@ class PlainBlock:
     patches_input: ClassVar[bool] = True
     has_output_bias: ClassVar[bool] = False
 
-    def contextual(self, params, hidden_TD, *, positions_T=None, present_T=None):
-        mean_1D = jnp.mean(hidden_TD, axis=0, keepdims=True)
-        residual_TD = hidden_TD + jnp.tanh(mean_1D @ params["mix"])
+    def contextual(self, params, stream_TD, *, positions_T=None, present_T=None):
+        mean_1D = jnp.mean(stream_TD, axis=0, keepdims=True)
+        residual_TD = stream_TD + jnp.tanh(mean_1D @ params["mix"])
         return Midpoint(residual_TD, residual_TD)
 
     def hidden(self, params, mlp_input_TD, factor):
@@ -425,9 +425,9 @@ class EquinoxBlock:
     patches_input: ClassVar[bool] = True
     has_output_bias: ClassVar[bool] = True
 
-    def contextual(self, params, hidden_TD, *, positions_T=None, present_T=None):
+    def contextual(self, params, stream_TD, *, positions_T=None, present_T=None):
         attention = eqx.combine(params, self.static).attention
-        residual_TD = hidden_TD + attention(hidden_TD, hidden_TD, hidden_TD)
+        residual_TD = stream_TD + attention(stream_TD, stream_TD, stream_TD)
         return Midpoint(residual_TD, residual_TD)
 
     def hidden(self, params, mlp_input_TD, factor):
@@ -452,117 +452,117 @@ def dead_model(wiring="skip"):
 
 class TestPatchesThatDoNotExist:
     def test_check_patchable_accepts_a_good_bank(self):
-        check_patchable(stack_patches(*RUN, TestPositionsAndPadding.hidden_TD, [5]))
+        check_patchable(stack_patches(*RUN, TestPositionsAndPadding.stream_TD, [5]))
 
     def zero_input(self):
         """Only the removed tokens say anything: the lone query's MLP input is zero."""
         model = make_model(Block(LAYERS["attention"], MLPS["dense_bias"], "no_skip", "none"))
-        hidden_TD = normal(0, 4, 8).at[3].set(0.0)
-        return (model.layers,), hidden_TD
+        stream_TD = normal(0, 4, 8).at[3].set(0.0)
+        return (model.layers,), stream_TD
 
     def test_a_zero_input_is_refused_outside_jit(self):
-        run, hidden_TD = self.zero_input()
+        run, stream_TD = self.zero_input()
         with pytest.raises(ValueError, match=r"MLP input of layer 0 at index \(0,\) .* length 0"):
-            stack_patches(*run, hidden_TD, [3])
+            stack_patches(*run, stream_TD, [3])
 
     def test_check_patchable_names_layer_prompt_and_position(self):
-        run, hidden_TD = self.zero_input()
-        hidden_BTD = jnp.stack([normal(1, 4, 8), hidden_TD])
-        banks = compiled(jax.vmap(lambda hidden_TD: stack_patches(*run, hidden_TD, [2, 3])))
+        run, stream_TD = self.zero_input()
+        stream_BTD = jnp.stack([normal(1, 4, 8), stream_TD])
+        banks = compiled(jax.vmap(lambda stream_TD: stack_patches(*run, stream_TD, [2, 3])))
         # Attention that keeps another token is not zero; at the first position alone it is.
-        check_patchable(banks(hidden_BTD))
-        alone = compiled(jax.vmap(lambda hidden_TD: stack_patches(*run, hidden_TD, [3])))
+        check_patchable(banks(stream_BTD))
+        alone = compiled(jax.vmap(lambda stream_TD: stack_patches(*run, stream_TD, [3])))
         with pytest.raises(ValueError, match=r"input of layer 0 at index \(1, 0\) .* length 0.0"):
-            check_patchable(alone(hidden_BTD))
+            check_patchable(alone(stream_BTD))
         with pytest.raises(ValueError, match=r"at index \(0, 0\) .* has length nan"):
-            check_patchable(alone(hidden_BTD.at[0].set(jnp.nan)))
+            check_patchable(alone(stream_BTD.at[0].set(jnp.nan)))
 
     def test_dead_hidden_units_have_no_down_patch(self):
         _, run = dead_model()
-        hidden_TD = normal(0, 4, 8)
+        stream_TD = normal(0, 4, 8)
         with pytest.raises(ValueError, match=r"hidden activations of layer 0 at index \(0,\)"):
-            stack_patches(*run, hidden_TD, [3], output="down")
-        bank = jax.jit(lambda x: stack_patches(*run, x, [3], output="down"))(hidden_TD)
+            stack_patches(*run, stream_TD, [3], output="down")
+        bank = jax.jit(lambda x: stack_patches(*run, x, [3], output="down"))(stream_TD)
         with pytest.raises(ValueError, match=r"hidden activations of layer 0 at index \(0,\)"):
             check_patchable(bank)
 
     def test_dead_hidden_units_leave_the_bias_patch_exact(self):
         _, run = dead_model()
-        hidden_TD = normal(0, 4, 8)
-        bank = stack_patches(*run, hidden_TD, [3])
+        stream_TD = normal(0, 4, 8)
+        bank = stack_patches(*run, stream_TD, [3])
         check_patchable(bank)
-        assert_close(patched_forward(*run, hidden_TD, bank), forward(*run, hidden_TD)[3:], 30)
+        assert_close(patched_forward(*run, stream_TD, bank), forward(*run, stream_TD)[3:], 30)
 
     def test_a_parallel_block_has_no_input_patch_to_fail(self):
         model = make_model(Block(LAYERS["attention"], MLPS["dense_bias"], "parallel", "none"))
-        hidden_TD = normal(0, 4, 8).at[3].set(0.0)
-        bank = stack_patches(model.layers, hidden_TD, [3])
+        stream_TD = normal(0, 4, 8).at[3].set(0.0)
+        bank = stack_patches(model.layers, stream_TD, [3])
         assert bank.patches[0].input is None
         check_patchable(bank)
 
 
 class TestErrors:
-    hidden_TD = TestPositionsAndPadding.hidden_TD
+    stream_TD = TestPositionsAndPadding.stream_TD
 
     def test_kept_positions_are_checked(self):
         with pytest.raises(ValueError, match="stack_patches: kept position 6 is outside the sequ"):
-            stack_patches(*RUN, self.hidden_TD, [0, 6])
+            stack_patches(*RUN, self.stream_TD, [0, 6])
         with pytest.raises(ValueError, match="stack_patches: the removed set is empty"):
-            stack_patches(*RUN, self.hidden_TD, range(6))
+            stack_patches(*RUN, self.stream_TD, range(6))
         with pytest.raises(TypeError, match="stack_patches: kept_K must hold integer positions"):
-            stack_patches(*RUN, self.hidden_TD, [0.5])
+            stack_patches(*RUN, self.stream_TD, [0.5])
 
     def test_loop_and_policy_are_checked(self):
         with pytest.raises(ValueError, match="loop must be one of 'closed', 'open', got 'ajar'"):
-            stack_patches(*RUN, self.hidden_TD, [5], loop="ajar")
+            stack_patches(*RUN, self.stream_TD, [5], loop="ajar")
         with pytest.raises(ValueError, match="output must be one of 'auto', 'bias', .* got 'up'"):
-            stack_patches(*RUN, self.hidden_TD, [5], output="up")
+            stack_patches(*RUN, self.stream_TD, [5], output="up")
 
     @pytest.mark.parametrize("output", ("scale", "balanced", "balanced+remainder"))
     def test_a_gain_patch_needs_a_norm_on_the_output(self, output):
         with pytest.raises(ValueError, match="needs a root-mean-square norm on the MLP's output"):
-            stack_patches(*RUN, self.hidden_TD, [5], output=output)
+            stack_patches(*RUN, self.stream_TD, [5], output=output)
 
     def test_a_down_patch_cannot_go_through_a_norm(self):
         model = make_model(Block(LAYERS["attention"], MLPS["gated"], "sandwich", "rms"))
         with pytest.raises(ValueError, match="output='down' cannot restore the residual stream"):
-            stack_patches(model.layers, self.hidden_TD, [5], output="down")
+            stack_patches(model.layers, self.stream_TD, [5], output="down")
 
     def test_a_bias_patch_needs_a_bias(self):
         model = make_model(Block(LAYERS["attention"], MLPS["dense"], "skip", "none"))
         with pytest.raises(ValueError, match="output='bias' needs a block that ends in a bias"):
-            stack_patches(model.layers, self.hidden_TD, [5], output="bias")
+            stack_patches(model.layers, self.stream_TD, [5], output="bias")
 
     def test_the_sequence_is_checked(self):
-        with pytest.raises(ValueError, match=r"hidden_TD must have 2 axes \(T, D\), got 3 axes"):
-            stack_patches(*RUN, self.hidden_TD[None], [5])
-        with pytest.raises(TypeError, match="hidden_TD must be floating point, got int32"):
+        with pytest.raises(ValueError, match=r"stream_TD must have 2 axes \(T, D\), got 3 axes"):
+            stack_patches(*RUN, self.stream_TD[None], [5])
+        with pytest.raises(TypeError, match="stream_TD must be floating point, got int32"):
             stack_patches(*RUN, jnp.ones((6, 8), jnp.int32), [5])
 
     def test_layers_and_parameters_are_counted(self):
         with pytest.raises(ValueError, match="stack is empty; a stack has at least one layer"):
-            stack_patches(stack_layers((), ()), self.hidden_TD, [5])
+            stack_patches(stack_layers((), ()), self.stream_TD, [5])
         with pytest.raises(TypeError, match="layers must be a Layers, got tuple. Make one with"):
-            stack_patches((), self.hidden_TD, [5])
+            stack_patches((), self.stream_TD, [5])
         with pytest.raises(ValueError, match="of each of the 2 blocks, got 1 trees"):
             stack_layers(ATTENTION.blocks, ATTENTION.block_params[:1])
-        first = stack_patches(ATTENTION.layers[:1], self.hidden_TD, [5])
+        first = stack_patches(ATTENTION.layers[:1], self.stream_TD, [5])
         with pytest.raises(ValueError, match=r"one patch per layer \(2\), got 1"):
-            forward(*RUN, self.hidden_TD[5:], patches=first.patches)
+            forward(*RUN, self.stream_TD[5:], patches=first.patches)
 
     def test_the_kept_rows_alone_are_not_the_sequence(self):
         # JAX clamps indices: row 5 of two rows would quietly be row 1.
-        bank = stack_patches(*RUN, self.hidden_TD, [0, 5])
+        bank = stack_patches(*RUN, self.stream_TD, [0, 5])
         with pytest.raises(ValueError, match="patched_forward: the removed set is empty"):
-            patched_forward(*RUN, self.hidden_TD[jnp.array([0, 5])], bank)
+            patched_forward(*RUN, self.stream_TD[jnp.array([0, 5])], bank)
         with pytest.raises(ValueError, match="patched_forward: kept position 5 is outside"):
-            patched_forward(*RUN, self.hidden_TD[:4], bank)
+            patched_forward(*RUN, self.stream_TD[:4], bank)
 
 
 def test_a_bank_is_two_vectors_per_side_position_and_layer():
-    hidden_TD = TestPositionsAndPadding.hidden_TD
+    stream_TD = TestPositionsAndPadding.stream_TD
     for output, kind, width in (("auto", BiasPatch, None), ("down", DownPatch, 16)):
-        bank = stack_patches(*RUN, hidden_TD, [0, 5], output=output)
+        bank = stack_patches(*RUN, stream_TD, [0, 5], output=output)
         assert len(bank.patches) == 2
         for patch in bank.patches:
             assert isinstance(patch, TokenPatch) and isinstance(patch.output, kind)

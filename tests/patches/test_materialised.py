@@ -73,9 +73,9 @@ def add_to_tree(stack, params, changes_of_layers):
 
 
 @functools.partial(compiled, static_argnums=2)
-def query_patches(layers, hidden_TD, output):
+def query_patches(layers, stream_TD, output):
     """The patches of the last of six positions."""
-    return stack_patches(layers, hidden_TD, [5], output=output)
+    return stack_patches(layers, stream_TD, [5], output=output)
 
 
 @functools.cache
@@ -155,8 +155,8 @@ def test_float32_parameters_stay_float32_and_exact_to_it():
     block = Block(LAYERS["attention"], MLPS["dense_bias"], "pre_norm", "layer")
     model = make_model(block, 3)
     tokens_TC = normal(100, 6, 3, dtype="float32")
-    hidden_TD = model.embed(tokens_TC)
-    bank = query_patches(model.layers, hidden_TD, "auto")
+    stream_TD = model.embed(tokens_TC)
+    bank = query_patches(model.layers, stream_TD, "auto")
     changes = [
         parameter_changes(patch, params, "dense_bias")
         for patch, params in zip(bank.patches, model.block_params, strict=True)

@@ -157,19 +157,19 @@ class TestOneToken:
 
 
 class TestStacks:
-    @pytest.mark.parametrize("wiring", ("sandwich", "output_norm"))
+    @pytest.mark.parametrize("wiring", ("sandwich", "reordered_norm"))
     @pytest.mark.parametrize("output", ("balanced", "balanced+remainder", "scale"))
     def test_every_policy_is_exact(self, wiring, output):
         model = make_model(Block(LAYERS["attention_grouped"], MLPS["gated"], wiring, "rms"), 2)
-        hidden_TD = model.embed(normal(3, 6, 3))
+        stream_TD = model.embed(normal(3, 6, 3))
         run = (model.layers,)
-        bank = stack_patches(*run, hidden_TD, [2, 5], output=output)
-        want_KD = forward(*run, hidden_TD)[jnp.array([2, 5])]
+        bank = stack_patches(*run, stream_TD, [2, 5], output=output)
+        want_KD = forward(*run, stream_TD)[jnp.array([2, 5])]
         hardest = max(float(c.max_gain_change.max()) for c in bank.conditioning)
         for one in (bank, compact_bank(bank)):
-            got_KD = patched_forward(*run, hidden_TD, one)
+            got_KD = patched_forward(*run, stream_TD, one)
             assert_close(got_KD, want_KD, 100, condition=10 * (1 + hardest))
-        alone_KD = forward(*run, hidden_TD[jnp.array([2, 5])], positions_T=jnp.array([2, 5]))
+        alone_KD = forward(*run, stream_TD[jnp.array([2, 5])], positions_T=jnp.array([2, 5]))
         assert relative_error(alone_KD, want_KD) > 1e-2
 
     @pytest.mark.parametrize("loop", LOOPS)
@@ -182,22 +182,22 @@ class TestStacks:
             gain_D = one["norm_2_out"]["scale"].astype(jnp.float32)
             spread_D = jnp.roll(jnp.array([0, 1e-3, 1e2, 1e-2, 1, 1, 1, 1], jnp.float32), layer)
             one["norm_2_out"]["scale"] = gain_D * spread_D
-        hidden_TD = model.embed(normal(3, 6, 3, dtype=jnp.float32)).astype(dtype)
+        stream_TD = model.embed(normal(3, 6, 3, dtype=jnp.float32)).astype(dtype)
         kept_K = jnp.array([0, 5])
-        want_KD = forward(stack_layers(model.blocks, params), hidden_TD)[kept_K]
-        bank = stack_patches(stack_layers(model.blocks, params), hidden_TD, kept_K, loop=loop)
+        want_KD = forward(stack_layers(model.blocks, params), stream_TD)[kept_K]
+        bank = stack_patches(stack_layers(model.blocks, params), stream_TD, kept_K, loop=loop)
         for one in (bank, compact_bank(bank)):
-            got_KD = patched_forward(stack_layers(model.blocks, params), hidden_TD, one)
+            got_KD = patched_forward(stack_layers(model.blocks, params), stream_TD, one)
             assert_close(got_KD, want_KD, 4 * (6 + 8 + 16))
         alone_KD = forward(
-            stack_layers(model.blocks, params), hidden_TD[kept_K], positions_T=kept_K
+            stack_layers(model.blocks, params), stream_TD[kept_K], positions_T=kept_K
         )
         assert relative_error(alone_KD, want_KD) > 0.1
 
     def test_conditioning_tells_the_policies_apart(self):
         model = make_model(Block(LAYERS["attention"], MLPS["gated"], "sandwich", "rms"), 2)
-        hidden_TD = model.embed(normal(3, 6, 3))
-        run = (model.layers, hidden_TD, [5])
+        stream_TD = model.embed(normal(3, 6, 3))
+        run = (model.layers, stream_TD, [5])
         balanced, scale = (stack_patches(*run, output=o) for o in ("balanced", "scale"))
         for one, other in zip(balanced.conditioning, scale.conditioning, strict=True):
             assert float(one.max_gain_change[0]) < float(other.max_gain_change[0])
@@ -205,22 +205,22 @@ class TestStacks:
 
     def test_a_compact_bank_holds_vectors_of_the_models_width_only(self):
         model = make_model(Block(LAYERS["attention"], MLPS["gated"], "sandwich", "rms"), 2)
-        hidden_TD = model.embed(normal(3, 6, 3))
-        bank = compact_bank(stack_patches(model.layers, hidden_TD, [5]))
+        stream_TD = model.embed(normal(3, 6, 3))
+        bank = compact_bank(stack_patches(model.layers, stream_TD, [5]))
         assert {leaf.shape[2:] for leaf in jax.tree.leaves(bank.patches)} == {(), (8,)}
         with pytest.raises(ValueError, match="compact"):
             down_update(jax.tree.map(lambda leaf: leaf[0], bank.patches[0].output.down))
 
     def test_a_scale_patch_that_divides_by_zero_is_named(self):
         model = make_model(Block(LAYERS["attention"], MLPS["gated"], "sandwich", "rms"))
-        hidden_TD = model.embed(normal(3, 6, 3))
+        stream_TD = model.embed(normal(3, 6, 3))
         params = list(model.block_params)
         down_HD = params[0]["mlp"]["down"]["kernel"]
         params[0]["mlp"]["down"]["kernel"] = down_HD.at[:, 3].set(0.0)
         layers = stack_layers(model.blocks, params)
         with pytest.raises(ValueError, match="layer 0 at index .0,.* Use output='balanced'"):
-            stack_patches(layers, hidden_TD, [5], output="scale")
-        bank = jax.jit(lambda x: stack_patches(layers, x, [5], output="scale"))(hidden_TD)
+            stack_patches(layers, stream_TD, [5], output="scale")
+        bank = jax.jit(lambda x: stack_patches(layers, x, [5], output="scale"))(stream_TD)
         with pytest.raises(ValueError, match="layer 0 at index .0,.* Use output='balanced'"):
             check_patchable(bank)
 

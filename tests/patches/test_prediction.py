@@ -20,8 +20,8 @@ KEPT = [0, 5]
 @pytest.fixture(scope="module")
 def run():
     model = make_model(Block(LAYERS["attention"], MLPS["gated"], "sandwich", "rms"), 3)
-    hidden_TD = model.embed(normal(3, 6, 3, dtype=jnp.float32))
-    return model.layers, hidden_TD
+    stream_TD = model.embed(normal(3, 6, 3, dtype=jnp.float32))
+    return model.layers, stream_TD
 
 
 def numbers(*sizes):
@@ -91,9 +91,9 @@ def test_every_prompt_of_a_batch_is_looked_at():
 
 
 def test_a_stack_whose_open_loop_would_be_noise_is_refused(run):
-    layers, hidden_TD = run
+    layers, stream_TD = run
     # A scale patch divides by every entry that the norm gives.
-    small = (with_a_small_entry(layers), hidden_TD, KEPT)
+    small = (with_a_small_entry(layers), stream_TD, KEPT)
     with pytest.raises(ValueError, match="check_open_loop: .* Use loop='closed'"):
         stack_patches(*small, loop="open", output="scale")
     stack_patches(*small, loop="closed", output="scale")

@@ -205,7 +205,7 @@ BLOCKS = {
 }
 
 
-def closed_loop(layers, hidden_TD, kept_K):
+def closed_loop(layers, stream_TD, kept_K):
     """The states of both runs of the closed loop after the last layer, and its patches."""
 
     def step(block, params, state, _):
@@ -214,7 +214,7 @@ def closed_loop(layers, hidden_TD, kept_K):
         kept = block.contextual(params, kept_KD, positions_T=kept_K)
         return closed_step(block, params, full, kept, kept_K, "auto")
 
-    return fold(layers, step, (hidden_TD, hidden_TD[kept_K]))
+    return fold(layers, step, (stream_TD, stream_TD[kept_K]))
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -224,20 +224,20 @@ def test_the_patched_run_repeats_the_closed_loop_in_bfloat16_bit_for_bit(name, d
     layer, mlp, wiring, norm = BLOCKS[name]
     model = make_model(Block(LAYERS[layer], MLPS[mlp], wiring, norm), depth=4)
     layers = functional(model.stack, cast(model.params, dtype))
-    hidden_TD = normal(3, 9, WIDTH, dtype=dtype)
+    stream_TD = normal(3, 9, WIDTH, dtype=dtype)
     kept_K = jnp.array([0, 4, 7, 8], jnp.int32)
 
     def jitted(function):
         return jax.jit(function, compiler_options={"xla_backend_optimization_level": level})
 
-    def both(layers, hidden_TD):
-        (full_TD, kept_KD), _ = closed_loop(layers, hidden_TD, kept_K)
-        bank = stack_patches(layers, hidden_TD, kept_K)
-        return full_TD, kept_KD, patched_forward(layers, hidden_TD, bank), bank
+    def both(layers, stream_TD):
+        (full_TD, kept_KD), _ = closed_loop(layers, stream_TD, kept_K)
+        bank = stack_patches(layers, stream_TD, kept_K)
+        return full_TD, kept_KD, patched_forward(layers, stream_TD, bank), bank
 
-    full_TD, want_KD, inside_KD, bank = jitted(both)(layers, hidden_TD)
+    full_TD, want_KD, inside_KD, bank = jitted(both)(layers, stream_TD)
     assert want_KD.dtype == dtype
-    across_KD = jitted(patched_forward)(layers, hidden_TD, bank)
+    across_KD = jitted(patched_forward)(layers, stream_TD, bank)
     for got_KD in (inside_KD, across_KD):
         if dtype == "bfloat16":
             np.testing.assert_array_equal(got_KD, want_KD)
@@ -245,14 +245,14 @@ def test_the_patched_run_repeats_the_closed_loop_in_bfloat16_bit_for_bit(name, d
             assert_close(got_KD, want_KD, 60)
     # What is repeated is one layer's rounding away from the run with everything, no more.
     assert_close(want_KD, full_TD[kept_K], 60)
-    alone_KD = jitted(forward)(layers, hidden_TD[kept_K], positions_T=kept_K)
+    alone_KD = jitted(forward)(layers, stream_TD[kept_K], positions_T=kept_K)
     assert relative_error(alone_KD, full_TD[kept_K]) > 5e-2
 
 
 def test_a_layer_stands_between_its_neighbours():
     # The order of the walk is that of the list, period by period.
     layers = model_of("LLLLLGLLLLLGLL")
-    hidden_TD = HIDDEN_TD
+    stream_TD = HIDDEN_TD
     for block, params in layers:
-        hidden_TD = apply_block(block, params, block.contextual(params, hidden_TD))
-    assert_close(forward(layers, HIDDEN_TD), hidden_TD, 14 * 30)
+        stream_TD = apply_block(block, params, block.contextual(params, stream_TD))
+    assert_close(forward(layers, HIDDEN_TD), stream_TD, 14 * 30)

@@ -20,12 +20,12 @@ def scopes(function, *args):
 
 def test_the_steps_of_a_layer_have_names():
     model = make_model(Block(LAYERS["attention"], MLPS["gated"], "pre_norm", "rms"), 3)
-    hidden_TD = model.embed(jnp.ones((5, 3), jnp.float32))
+    stream_TD = model.embed(jnp.ones((5, 3), jnp.float32))
 
-    def patched(hidden_TD):
-        return extract(model.layers, hidden_TD, jnp.array([0, 4]), loop="closed", output="auto")
+    def patched(stream_TD):
+        return extract(model.layers, stream_TD, jnp.array([0, 4]), loop="closed", output="auto")
 
-    assert {"contextual", "mlp", "patches"} <= scopes(patched, hidden_TD)
+    assert {"contextual", "mlp", "patches"} <= scopes(patched, stream_TD)
 
 
 def test_drawing_tasks_has_a_name():

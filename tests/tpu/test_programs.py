@@ -37,8 +37,8 @@ def llama(layers=16):
 
 def full(model, kept):
     def run(params, tokens_T):
-        hidden_TD = forward(functional(model, params), embed(model, params, tokens_T))
-        return readout(model, params, hidden_TD[-kept:])
+        stream_TD = forward(functional(model, params), embed(model, params, tokens_T))
+        return readout(model, params, stream_TD[-kept:])
 
     return run
 
@@ -48,8 +48,8 @@ def patches(model, kept):
         length = tokens_T.shape[0]
         kept_K = jnp.arange(length - kept, length, dtype=jnp.int32)
         layers = functional(model, params)
-        hidden_TD = embed(model, params, tokens_T)
-        return compact_bank(extract(layers, hidden_TD, kept_K, loop="closed", output="auto"))
+        stream_TD = embed(model, params, tokens_T)
+        return compact_bank(extract(layers, stream_TD, kept_K, loop="closed", output="auto"))
 
     return run
 
@@ -58,9 +58,9 @@ def prefixes(model, kept):
     del kept
 
     def run(params, tokens_T):
-        hidden_TD = embed(model, params, tokens_T)
+        stream_TD = embed(model, params, tokens_T)
         layers = functional(model, params)
-        return prefix_pass(layers, hidden_TD[:-1], hidden_TD[-1]).output_MD[-1]
+        return prefix_pass(layers, stream_TD[:-1], stream_TD[-1]).output_MD[-1]
 
     return run
 

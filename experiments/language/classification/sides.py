@@ -159,15 +159,15 @@ def fine_tuned(
         tokens_U, last, label = example
         whole = merge(part, rest)
 
-        def read_loss(hidden_UD: Array) -> Array:
-            logits_1V: Any = model.apply({"params": whole}, hidden_UD[last][None], method="readout")
+        def read_loss(stream_UD: Array) -> Array:
+            logits_1V: Any = model.apply({"params": whole}, stream_UD[last][None], method="readout")
             return optax.softmax_cross_entropy_with_integer_labels(logits_1V[0], label)
 
         layers = functional(model, whole)
-        hidden_UD: Any = model.apply({"params": whole}, tokens_U, method="embed")
+        stream_UD: Any = model.apply({"params": whole}, tokens_U, method="embed")
         if not config.layer_causal:
-            return read_loss(forward(layers, hidden_UD))
-        return layer_causal_loss(layers, hidden_UD, read_loss)
+            return read_loss(forward(layers, stream_UD))
+        return layer_causal_loss(layers, stream_UD, read_loss)
 
     examples = (question.examples_NU, question.example_lasts_N, question.labels_N)
     if config.batch == "one":

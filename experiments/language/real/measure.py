@@ -188,9 +188,9 @@ def attribution(checkpoint: Checkpoint, tokenizer: Tokenizer, top: int = 8) -> N
     layers = functional(checkpoint.model, checkpoint.params)
     half = len(layers) // 2
     block, params = layers[half]
-    hidden_TD = embed(checkpoint.model, checkpoint.params, jnp.asarray(prompt.tokens_T))
-    hidden_TD = forward(layers[:half], hidden_TD)
-    found = attribute_block(block, params, hidden_TD, jnp.asarray(prompt.kept_K))
+    stream_TD = embed(checkpoint.model, checkpoint.params, jnp.asarray(prompt.tokens_T))
+    stream_TD = forward(layers[:half], stream_TD)
+    found = attribute_block(block, params, stream_TD, jnp.asarray(prompt.kept_K))
     last = type(found)(found.v_D[-1], found.contributions_ATD[-1], found.remainder_D[-1])
     kernel_DH = params["mlp"]["gate"]["kernel"]
     shares_T = np.asarray(jnp.sum(contribution_shares(last, kernel_DH), axis=0), np.float64)

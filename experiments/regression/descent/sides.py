@@ -58,12 +58,12 @@ class Implicit(NamedTuple):
 def implicit(stack: Stack, params: Params, prompt: Prompt, layer: int) -> Implicit:
     """The learner after every prefix, and what that is for the first kernel of a layer."""
     layers = functional(stack, params)
-    hidden_TD = embed(stack, params, prompt_tokens(prompt))
-    prefixes = prefix_pass(layers, hidden_TD[:-1], hidden_TD[-1])
+    stream_TD = embed(stack, params, prompt_tokens(prompt))
+    prefixes = prefix_pass(layers, stream_TD[:-1], stream_TD[-1])
     block, its_params = layers[layer]
     kernel_DH = kernel_of(its_params)
     anchored = anchored_trajectory(prefixes.full[layer].mlp_input_TD, kernel_DH)
-    below_TD = forward(layers[:layer], hidden_TD) if layer else hidden_TD
+    below_TD = forward(layers[:layer], stream_TD) if layer else stream_TD
     suffixes = suffix_midpoints(block, its_params, below_TD[:-1], below_TD[-1])
     peeled = peel_off_trajectory(suffixes.mlp_input_TD, kernel_DH)
 
@@ -93,7 +93,7 @@ def fine_tune(
         return layer_causal_loss(
             functional(stack, whole),
             embed(stack, whole, token_C[None]),
-            lambda hidden_1D: squared_error(read_out(stack, whole, hidden_1D)[0], target),
+            lambda stream_1D: squared_error(read_out(stack, whole, stream_1D)[0], target),
         )
 
     if config.batch == "one":

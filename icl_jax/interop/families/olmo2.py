@@ -29,7 +29,7 @@ def build(config: Options) -> LanguageModel:
         qk_norm="all",
         norm_epsilon=epsilon,
     )
-    block = Block(layer, gated(config), wiring="output_norm", norm="rms", norm_epsilon=epsilon)
+    block = Block(layer, gated(config), wiring="reordered_norm", norm="rms", norm_epsilon=epsilon)
     return decoder(config, repeat(block, config.layers("num_hidden_layers")))
 
 

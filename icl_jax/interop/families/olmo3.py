@@ -38,7 +38,7 @@ def build(config: Options) -> LanguageModel:
         )
         for kind in kinds
     )
-    blocks = wired(layers, gated(config), wiring="output_norm", norm="rms", norm_epsilon=epsilon)
+    blocks = wired(layers, gated(config), wiring="reordered_norm", norm="rms", norm_epsilon=epsilon)
     return decoder(config, blocks)
 
 
