@@ -33,7 +33,11 @@ def test_a_key_value_cache_changes_nothing(name):
 
 
 @pytest.mark.parametrize("name", DECODERS)
-@pytest.mark.parametrize("sampling", (Sampling(), SAMPLED), ids=("greedy", "sampled"))
+@pytest.mark.parametrize(
+    "sampling",
+    (pytest.param(Sampling(), marks=pytest.mark.slow), SAMPLED),
+    ids=("greedy", "sampled"),
+)
 def test_patched_generation_writes_the_same_tokens(name, sampling):
     model, params = MODELS[name], params_of(name)
     drawn = {"sampling": sampling, "key": jax.random.key(5)}
@@ -86,7 +90,11 @@ MIXED = LanguageModel(
 )
 
 
-@pytest.mark.parametrize("sampling", (Sampling(), SAMPLED), ids=("greedy", "sampled"))
+@pytest.mark.parametrize(
+    "sampling",
+    (Sampling(), pytest.param(SAMPLED, marks=pytest.mark.slow)),
+    ids=("greedy", "sampled"),
+)
 def test_states_are_memories_too(sampling):
     params = random_params(MIXED, 3, jnp.zeros(2, jnp.int32))
     drawn = {"sampling": sampling, "key": jax.random.key(5)}
@@ -101,7 +109,8 @@ def test_states_are_memories_too(sampling):
 
 
 @pytest.mark.parametrize(
-    "name, sampling", (("learned_positions", Sampling()), ("sandwich", SAMPLED))
+    "name, sampling",
+    (pytest.param("learned_positions", Sampling(), marks=pytest.mark.slow), ("sandwich", SAMPLED)),
 )
 def test_many_prompts_write_what_each_writes_alone(name, sampling):
     model, params = MODELS[name], params_of(name)

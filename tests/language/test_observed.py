@@ -28,7 +28,7 @@ TOKENS = np.array([3, 1, 4, 1, 5, 9, 2, 6], np.int32)
 SITES = ("residual", "mixed", "mlp_input", "hidden", "output")
 
 
-@pytest.fixture(scope="module", params=("llama", "gemma3"))
+@pytest.fixture(scope="module", params=("llama", pytest.param("gemma3", marks=pytest.mark.slow)))
 def run(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param) / "model"
     checkpoint = make_tiny(request.param, folder, jax.random.key(0))
