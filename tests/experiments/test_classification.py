@@ -33,6 +33,8 @@ from icl_jax.patches.low_rank import as_matrix
 from icl_jax.patches.token import token_update
 from icl_jax.tasks.classification import LABELS, Classification
 
+pytestmark = pytest.mark.slow
+
 WORDS = LABELS["wine"]
 EXPLICIT = ExplicitConfig(OptimizerConfig("adam"), trains="keys_and_values")
 

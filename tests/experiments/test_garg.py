@@ -20,6 +20,8 @@ from icl_jax.tasks.sparse import SparseLinearRegression
 from icl_jax.tasks.trees import DecisionTree
 from icl_jax.training.config import TrainingConfig, usual_optimizer
 
+pytestmark = pytest.mark.slow
+
 LEARNER = dataclasses.replace(
     garg.garg_learner(),
     input_width=2,

@@ -18,6 +18,8 @@ from icl_jax.descent.linear_steps import descent_prediction
 from icl_jax.tasks.linear import LinearRegression
 from icl_jax.training.config import TrainingConfig
 
+pytestmark = pytest.mark.slow
+
 TRAINING = TrainingConfig(num_steps=500, batch_size=128, learning_rate=2e-2, checkpoint_every=500)
 LEARNER = LinearLearnerConfig(input_width=4, num_examples=8, training=TRAINING)
 NULLS = {"untrained", "shuffled", "random", "another"}

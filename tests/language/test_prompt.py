@@ -22,9 +22,16 @@ MISS = 1e-2
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("dtype", ("float32", "float64"))
-@pytest.mark.parametrize("loop", ("closed", "open"))
-def test_logits_of_all_kept_positions(name, dtype, loop):
+@pytest.mark.parametrize(
+    "loop, dtype",
+    (
+        ("closed", "float32"),
+        ("open", "float64"),
+        pytest.param("closed", "float64", marks=pytest.mark.slow),
+        pytest.param("open", "float32", marks=pytest.mark.slow),
+    ),
+)
+def test_logits_of_all_kept_positions(name, loop, dtype):
     model, params = MODELS[name], params_of(name, dtype)
     kept = np.array([0, 9, 10, 22, 23])
     want = full_logits(model, params, TOKENS, kept)
