@@ -75,6 +75,7 @@ from icl_jax.dynamics.prefixes import (
 from icl_jax.dynamics.trajectory import Trajectory
 from icl_jax.interop.banks import load_bank, save_bank
 from icl_jax.language.activations import Attended, attend
+from icl_jax.language.attribution import PromptAttribution, attribute
 from icl_jax.language.generation import (
     generate,
     patched_generate,
@@ -375,6 +376,7 @@ __all__ = [
     "alone_logits",
     "attend",
     "Attended",
+    "attribute",
     "full_logits",
     "generate",
     "load",
@@ -387,6 +389,7 @@ __all__ = [
     "Pretrained",
     "prompt_patches",
     "prompt_weights",
+    "PromptAttribution",
     "PromptWeights",
     "Sampling",
     "token_agreement",

@@ -35,7 +35,16 @@ ALLOWED = {
         "shown",
     ),
     "blocks": ("checks", "dims", "kernels", "stack", "patches", "shown"),
-    "language": ("checks", "dims", "stack", "patches", "measures", "blocks", "shown"),
+    "language": (
+        "checks",
+        "dims",
+        "stack",
+        "patches",
+        "dynamics",
+        "measures",
+        "blocks",
+        "shown",
+    ),
     "interop": ("checks", "dims", "stack", "patches", "blocks", "shown"),
     "pretrained": (
         "checks",

@@ -146,6 +146,7 @@ def attribute_block(
     *,
     positions_T: Array | None = None,
     present_T: Array | None = None,
+    present_K: Array | None = None,
     rows_X: Array | None = None,
 ) -> Attribution:
     """Attributes the input patch of every kept position of one block to heads and removed tokens.
@@ -157,6 +158,7 @@ def attribute_block(
       kept_K: (K,), the kept positions, increasing.
       positions_T: (T,), position ids; 0..T-1 when left out.
       present_T: (T,), False where a position is padding.
+      present_K: (K,), False where a kept row is padding, which may then be any row again.
       rows_X: (X,), which of the kept positions to attribute, by their numbers among the K; all of
         them when left out.
 
@@ -176,12 +178,14 @@ def attribute_block(
     kept_K = checks.kept_positions("attribute_block", kept_K, stream_TD.shape[0])
     if positions_T is None:
         positions_T = jnp.arange(stream_TD.shape[0], dtype=jnp.int32)
+    if present_K is None and present_T is not None:
+        present_K = present_T[kept_K]
     full = block.contextual(params, stream_TD, positions_T=positions_T, present_T=present_T)
     kept = block.contextual(
         params,
         stream_TD[kept_K],
         positions_T=positions_T[kept_K],
-        present_T=None if present_T is None else present_T[kept_K],
+        present_T=present_K,
     )
     weights_ATT, passed_ATD, (mixed_TD, residual_TD) = block.parts(
         params, stream_TD, positions_T=positions_T, present_T=present_T

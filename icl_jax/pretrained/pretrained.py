@@ -16,6 +16,7 @@ from icl_jax.interop import huggingface
 from icl_jax.interop.huggingface import Checkpoint
 from icl_jax.interop.spans import Prompt, check_prompt
 from icl_jax.interop.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
+from icl_jax.language.attribution import attribute
 from icl_jax.language.generation import generate, patched_generate
 from icl_jax.language.observed import Observed, observe, observed_generate
 from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, prompt_patches
@@ -23,7 +24,6 @@ from icl_jax.language.sampling import GREEDY, Sampling
 from icl_jax.measures.function_space import relative_error
 from icl_jax.patches.bank import Bank, Loop
 from icl_jax.patches.output import OutputPolicy
-from icl_jax.pretrained.attribution import attribute_layers
 from icl_jax.pretrained.export import FORMS, Form, export_prompt
 from icl_jax.pretrained.notebook import Inside, as_html
 from icl_jax.pretrained.prompts import is_several, make_prompt
@@ -329,9 +329,9 @@ class Pretrained:
         if isinstance(made, list):
             return [self.attribute(one, row=row) for one in made]
         run = (self.model, self.params, made.tokens, made.kept)
-        shares_LAT, remainder_L = jax.device_get(attribute_layers(*run, row))
+        found = jax.device_get(attribute(*run, row=row))
         texts = [piece(self.tokenizer, int(token)) for token in made.tokens]
-        return Attributed(shares_LAT, remainder_L, texts)
+        return Attributed(found.shares_LAT, found.remainder_L, texts)
 
     def export(
         self,

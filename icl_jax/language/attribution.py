@@ -1,0 +1,105 @@
+"""Which context token, through which head of which layer, wrote the update of a prompt."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from icl_jax.blocks.functional import FlaxBlock, functional
+from icl_jax.blocks.language_model import LanguageModel
+from icl_jax.dims import Array, Params
+from icl_jax.dynamics.attribution import attribute_block, contribution_shares, remainder_share
+from icl_jax.language.batch import Prompts, is_batch, pad_prompts, presence
+from icl_jax.language.ends import embed
+from icl_jax.language.prompt import Ids, Many, each_prompt
+from icl_jax.shown import short
+from icl_jax.stack.block import apply_block
+from icl_jax.stack.fold import fold
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, repr=False)
+class PromptAttribution:
+    """The update of one kept position, taken apart; shares of a layer add up to 1.
+
+    Attributes:
+      shares_LAT: (L, A, T), the signed share of every head and removed token in the input factor,
+        which all kernels that read the MLP's input share; zero for kept tokens.
+      remainder_L: (L,), the share of the norm's remainder.
+    """
+
+    shares_LAT: Array
+    remainder_L: Array
+
+    __repr__ = short
+
+
+def attribute(
+    model: LanguageModel, params: Params, tokens: Ids | Many, kept: Ids | Many, *, row: int = -1
+) -> Any:
+    """``attribute_block`` in every layer, each on what it is given in the run with everything.
+
+    Args:
+      model: of attention layers throughout.
+      params: its parameters.
+      tokens: (T,), token ids of the whole prompt; or those of several prompts, of any lengths.
+      kept: (K,), the positions to keep, increasing; of several prompts those of each.
+      row: which of a prompt's kept positions; the last one by default.
+
+    Returns:
+      A ``PromptAttribution``, or a list of them, one for each of several prompts.
+
+    Raises:
+      ValueError: bad tokens or kept positions, a ``row`` that a prompt does not have, or as
+        ``attribute_block``.
+      TypeError: a layer that is no sum over heads and tokens.
+    """
+    prompts = pad_prompts("attribute", model, tokens, kept)
+    for count in prompts.num_kept_B:
+        if not -count <= row < count:
+            raise ValueError(
+                f"attribute: row must be one of the {count} kept positions of a prompt, 0 to "
+                f"{count - 1} (or -1 for the last one), got {row}."
+            )
+    row_B = (row % prompts.num_kept_B).astype(np.int32)
+    found = _attribute(model, params, prompts, row_B)
+    each = [
+        PromptAttribution(found.shares_LAT[number, :, :, :length], found.remainder_L[number])
+        for number, length in enumerate(prompts.length_B)
+    ]
+    return each if is_batch(tokens) else each[0]
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _attribute(
+    model: LanguageModel, params: Params, prompts: Prompts, row_B: Array
+) -> PromptAttribution:
+    def one(
+        tokens_T: Array, length: Array, kept_K: Array, num_kept: Array, row: Array
+    ) -> PromptAttribution:
+        present_T = presence(model, length, tokens_T.shape[0])
+        present_K = presence(model, num_kept, kept_K.shape[0])
+
+        def step(
+            block: FlaxBlock, layer: Params, state_TD: Array, _: None
+        ) -> tuple[Array, tuple[Array, Array]]:
+            found = attribute_block(
+                block,
+                layer,
+                state_TD,
+                kept_K,
+                present_T=present_T,
+                present_K=present_K,
+                rows_X=row[None],
+            )
+            one = jax.tree.map(lambda leaf: leaf[0], found)
+            midpoint = block.contextual(layer, state_TD, present_T=present_T)
+            state_TD = apply_block(block, layer, midpoint)
+            return state_TD, (contribution_shares(one), remainder_share(one))
+
+        _, found = fold(functional(model, params), step, embed(model, params, tokens_T))
+        return PromptAttribution(*found.joined())
+
+    return each_prompt(one, prompts, row_B)
