@@ -23,7 +23,9 @@ def tokens_of(text, length):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dtype, bound", (("float32", 1e-5), ("float64", 1e-11)))
+@pytest.mark.parametrize(
+    "dtype, bound", (("float32", 1e-5), pytest.param("float64", 1e-11, marks=pytest.mark.slow))
+)
 def test_the_logits_of_all_kept_positions(family, dtype, bound):
     checkpoint = load(GOLDEN / family, dtype=jnp.dtype(dtype))
     model, params = checkpoint.model, checkpoint.params
@@ -42,6 +44,7 @@ def test_the_logits_of_all_kept_positions(family, dtype, bound):
         assert relative_error(control, want) > MISS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ("gpt_oss", "qwen3_next"))
 def test_patched_generation_goes_on_as_the_context_does(family):
     # A sink and a window beside the memory; a state and a convolution as the memory.
