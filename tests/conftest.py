@@ -1,5 +1,6 @@
 """Every test runs in the strictest setting: float64 at hand, nothing promoted behind our back."""
 
+import collections
 import gc
 import importlib.metadata
 import os
@@ -28,6 +29,19 @@ for profile, max_examples in (("default", 6), ("thorough", 200)):
         profile, max_examples=max_examples, deadline=None, derandomize=True, database=None
     )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a test marked ``wide(n)`` every n-th variant is run by default, the others when slow."""
+    seen = collections.Counter()
+    for item in items:
+        if (wide := item.get_closest_marker("wide")) is not None:
+            name = (item.path, item.cls, item.originalname)
+            if seen[name] % wide.args[0]:
+                item.add_marker(pytest.mark.slow)
+            seen[name] += 1
+
 
 #: Linux lets a process map 65,530 regions of memory, and XLA ends the process where it gets no
 #: more; every compiled program takes about a dozen.

@@ -270,6 +270,7 @@ class TestGatedDelta:
 
 @pytest.mark.parametrize("name", LAYERS)
 class TestEveryLayer:
+    @pytest.mark.wide(2)
     def test_absent_is_removed(self, name):
         _, call = with_params(LAYERS[name])
         present_T = jnp.array([True, False, True, True, False, True])
@@ -289,6 +290,7 @@ class TestEveryLayer:
         same = np.allclose(changed_TD, call(HIDDEN_TD)[:-1], rtol=1e-12, atol=0)
         assert same == layer.causal
 
+    @pytest.mark.wide(2)
     def test_prefixes_equal_one_run_per_prefix(self, name):
         _, call = with_params(LAYERS[name])
         context_ND, probes_MD = HIDDEN_TD[:-1], normal(9, 6, WIDTH)
@@ -308,6 +310,7 @@ class TestEveryLayer:
         for i in range(6):
             assert_close(got_MD[i], call(HIDDEN_TD[i:], positions_T=positions_T[i:])[-1], 60)
 
+    @pytest.mark.wide(3)
     def test_the_defaults_of_the_base_class_agree(self, name):
         layer = LAYERS[name]
         _, call = with_params(layer)
@@ -322,6 +325,7 @@ class TestEveryLayer:
         default = call(*arguments, positions_T=positions_M, method=ContextualLayer.suffixes)
         assert_close(own, default, 60)
 
+    @pytest.mark.wide(3)
     def test_float32_parameters_compute_in_the_dtype_of_the_input(self, name):
         layer = LAYERS[name]
         params = random_params(layer, 0, jnp.zeros((2, WIDTH), jnp.float32))

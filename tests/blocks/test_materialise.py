@@ -123,6 +123,7 @@ NAMES = ["-".join(case[:4]) for case in POLICIES]
 
 
 class TestPolicies:
+    @pytest.mark.wide(3)
     @pytest.mark.parametrize("wiring, norm, mlp, policy, leaves", POLICIES, ids=NAMES)
     def test_the_patched_block_gives_alone_what_it_gave_in_context(
         self, wiring, norm, mlp, policy, leaves

@@ -135,6 +135,7 @@ def presences(draw, length=6):
 
 
 class TestContinuedEqualsWhole:
+    @pytest.mark.wide(3)
     @pytest.mark.parametrize("name", WITH_MEMORY)
     @pytest.mark.parametrize("sizes", ((1, 1, 1, 1, 1, 1), (4, 2)))
     @pytest.mark.parametrize("fresh", (True, False), ids=("fresh", "from_memory"))
@@ -177,6 +178,7 @@ class TestContinuedEqualsWhole:
             assert memory.key_TGF.shape[0] == 6 + free and not np.any(memory.key_TGF[6:])
             assert not np.any(memory.value_TGF[6:])
 
+    @pytest.mark.wide(3)
     @pytest.mark.parametrize("name", WITH_MEMORY)
     def test_absent_tokens_are_read_by_nobody(self, name):
         layer = WITH_MEMORY[name]
@@ -190,6 +192,7 @@ class TestContinuedEqualsWhole:
         assert_close(got_TD[there], call(HIDDEN_TD[there], positions_T=POSITIONS_T[there]), 60)
         assert np.all(np.isfinite(got_TD))
 
+    @pytest.mark.wide(3)
     @pytest.mark.parametrize("name", WITH_MEMORY)
     def test_a_fresh_prompt_may_be_padded_behind_and_continued(self, name):
         layer = WITH_MEMORY[name]
@@ -290,6 +293,7 @@ class TestContinuedEqualsWhole:
         np.testing.assert_array_equal(stacked[1].start + 2, [3, 6])
         assert relative_error(got_BMD[0], want[1]) > 1e-2
 
+    @pytest.mark.wide(3)
     @pytest.mark.parametrize("name", WITH_MEMORY)
     def test_sequences_side_by_side_do_not_read_each_other(self, name):
         layer = WITH_MEMORY[name]
@@ -314,6 +318,7 @@ class TestContinuedEqualsWhole:
 
 
 class TestBlocks:
+    @pytest.mark.wide(3)
     @pytest.mark.parametrize("wiring", WIRINGS)
     @pytest.mark.parametrize("name", ("everything", "state_space", "recurrent"))
     def test_the_first_half_of_a_block_continued_equals_the_whole(self, wiring, name):

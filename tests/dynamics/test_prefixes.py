@@ -103,6 +103,7 @@ class TestPrefixPass:
                 assert_trees_close(got, want, 80, condition=10)
                 sequence_TD = apply_block(block, params, midpoint)
 
+    @pytest.mark.wide(3)
     @pytest.mark.parametrize(
         "layer, mlp", (("attention_rotary", "gated"), ("recurrent", "deep_bias"))
     )
@@ -189,6 +190,7 @@ class TestPrefixPass:
 
 
 class TestSuffixes:
+    @pytest.mark.wide(3)
     @pytest.mark.parametrize("layer", LAYERS)
     def test_equal_separate_runs(self, layer):
         model = model_of(layer, wiring="post_norm")

@@ -58,6 +58,7 @@ def test_every_number_is_the_stored_one_in_the_dtype_asked_for(tiny, stored, wan
 
 
 # Transposed kernels, gains less one, experts.
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("family", ("gpt2", "gemma3", "mixtral"))
 @pytest.mark.parametrize("dtype", ("float32", "bfloat16", "float64"))
 def test_a_round_changes_nothing(family, dtype, tmp_path):

@@ -90,6 +90,7 @@ def inputs(given):
     return {name: given[name] for name in ("tokens", "positions", "mask")}
 
 
+@pytest.mark.wide(2)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", BOUNDS)
 def test_logits_are_those_of_transformers(family, dtype):
@@ -102,6 +103,7 @@ def test_logits_are_those_of_transformers(family, dtype):
     assert relative_error(got[mask], given[dtype][mask]) < BOUNDS[dtype]
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("family", [family for family in FAMILIES if "experts" in golden(family)])
 @pytest.mark.parametrize("dtype", BOUNDS)
 def test_experts_are_those_that_transformers_chooses(family, dtype):

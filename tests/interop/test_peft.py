@@ -36,6 +36,7 @@ def changed(before, after):
     return {name for name in before if not np.array_equal(before[name], after[name])}
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_base_and_adapter_are_the_patched_checkpoint(family, tmp_path):
     before, after, adapter, config = written(family, tmp_path)
@@ -72,6 +73,7 @@ def test_the_task_is_that_of_the_model(tmp_path):
     assert config["base_model_name_or_path"] == str(tmp_path / "llama" / "tiny")
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("family", EXPERTS)
 def test_experts_are_refused_with_the_reason(family, tmp_path):
     checkpoint = make_tiny(family, tmp_path / "tiny", jax.random.key(3))

@@ -92,6 +92,7 @@ class TestPadding:
         assert_trees_close(cut_rows(batch, 1, 3, axis=1), tree)
 
 
+@pytest.mark.wide(2)
 @pytest.mark.parametrize("name", MODELS)
 def test_padding_changes_nothing(name):
     # The same prompt without any padding: its bucket is its length, and all rows are kept.
@@ -132,8 +133,9 @@ def whole(bank):
     return bank.patches.map(of)
 
 
+@pytest.mark.wide(4)
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("loop", ("closed", pytest.param("open", marks=pytest.mark.slow)))
+@pytest.mark.parametrize("loop", ("closed", "open"))
 def test_many_prompts_are_what_each_is_alone(name, loop):
     model, params = MODELS[name], params_of(name, "float64")
     banks = prompt_patches(model, params, MANY, KEPT, loop=loop)

@@ -23,6 +23,7 @@ KEPT = np.array([0, 15, 16, 17, 18, 19])
 SAMPLED = Sampling(temperature=1.0, top_k=12, top_p=0.9)
 
 
+@pytest.mark.wide(2)
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_key_value_cache_changes_nothing(name):
     model, params = MODELS[name], params_of(name)
@@ -32,10 +33,11 @@ def test_a_key_value_cache_changes_nothing(name):
     np.testing.assert_array_equal(written, np.argmax(logits, axis=-1))
 
 
+@pytest.mark.wide(4)
 @pytest.mark.parametrize("name", DECODERS)
 @pytest.mark.parametrize(
     "sampling",
-    (pytest.param(Sampling(), marks=pytest.mark.slow), SAMPLED),
+    (Sampling(), SAMPLED),
     ids=("greedy", "sampled"),
 )
 def test_patched_generation_writes_the_same_tokens(name, sampling):

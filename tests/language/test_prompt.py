@@ -21,14 +21,15 @@ OTHER = np.random.default_rng(1).integers(0, VOCAB, 24).astype(np.int32)
 MISS = 1e-2
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(
     "loop, dtype",
     (
         ("closed", "float32"),
         ("open", "float64"),
-        pytest.param("closed", "float64", marks=pytest.mark.slow),
-        pytest.param("open", "float32", marks=pytest.mark.slow),
+        ("closed", "float64"),
+        ("open", "float32"),
     ),
 )
 def test_logits_of_all_kept_positions(name, loop, dtype):

@@ -139,6 +139,7 @@ class TestPatchedEqualsFull:
 class TestLiterally:
     """The matrices go into the parameter tree, and the ordinary model runs on the query alone."""
 
+    @pytest.mark.wide(4)
     @pytest.mark.parametrize("wiring", WIRINGS)
     @pytest.mark.parametrize(
         "mlp, output",
@@ -324,6 +325,7 @@ class MovingAverage(ContextualLayer):
 
 
 class TestLayersAndBlocksOfOnesOwn:
+    @pytest.mark.wide(3)
     @pytest.mark.parametrize("wiring", WIRINGS)
     def test_a_contextual_layer_plugs_in(self, wiring):
         model = make_model(Block(MovingAverage(), MLPS["gated"], wiring), depth=2)
