@@ -24,7 +24,7 @@ from icl_jax import checks
 from icl_jax.blocks.config import StackConfig, build_stack
 from icl_jax.blocks.functional import functional, layer_params
 from icl_jax.blocks.stack import Stack
-from icl_jax.descent.parameters import kernel_of
+from icl_jax.descent.parameters import first_name, kernel_of
 from icl_jax.dims import Array, Params
 from icl_jax.dynamics.prefixes import prefix_pass, probe_pass
 from icl_jax.measures.function_space import squared_error
@@ -141,7 +141,7 @@ def first_kernel(stack: Stack, params: Params) -> Array:
 def with_kernel(block_params: Params, kernel_DH: Array) -> Params:
     """A block's parameters with another first kernel."""
     mlp = block_params["mlp"]
-    name = "gate" if "gate" in mlp else "layer_0"
+    name = first_name(mlp)
     return {**block_params, "mlp": {**mlp, name: {**mlp[name], "kernel": kernel_DH}}}
 
 

@@ -56,6 +56,12 @@ class Experts(Feedforward):
         """No: each token gets the gated biases of its own experts."""
         return False
 
+    @property
+    def input_kernels(self) -> tuple[str, ...]:
+        """The router, every expert's gate and up, and those of the shared one."""
+        shared = () if self.shared_width is None else ("shared_gate", "shared_up", "shared_router")
+        return ("router", "gate", "up", *shared)
+
     def route(self, inputs_TD: Array) -> tuple[Array, Array]:
         """The chosen experts (T, k), int32, and their gates (T, k), in float32 or wider."""
         for name in ("num_experts", "experts_per_token", "hidden_width"):

@@ -59,6 +59,11 @@ class Feedforward(nn.Module):
         """Whether the last thing is a bias that every token gets whole: what can carry a patch."""
         return self.use_bias
 
+    @property
+    def input_kernels(self) -> tuple[str, ...]:
+        """The names of what reads ``z`` in the parameters: what an input patch changes."""
+        raise TypeError(f"{type(self).__name__} must define input_kernels.")
+
     def __call__(self, mlp_input_TD: Array) -> Array:
         """``M(z)``, (T, D)."""
         return self.output(self.hidden(mlp_input_TD, None), mlp_input_TD, None)
@@ -91,6 +96,11 @@ class Dense(Feedforward):
 
     hidden_widths: tuple[int, ...] = (128,)
 
+    @property
+    def input_kernels(self) -> tuple[str, ...]:
+        """The first layer; the only one where there is no other."""
+        return ("layer_0",) if self.hidden_widths else ("down",)
+
     def hidden(self, mlp_input_TD: Array, factor: InputFactor | None) -> Array:
         """The last hidden layer; without one, the MLP's own (unpatched) input."""
         activations = mlp_input_TD
@@ -119,6 +129,11 @@ class Gated(Feedforward):
 
     hidden_width: int = 128
     scale: float = 1.0
+
+    @property
+    def input_kernels(self) -> tuple[str, ...]:
+        """The gate and what it multiplies."""
+        return ("gate", "up")
 
     def hidden(self, mlp_input_TD: Array, factor: InputFactor | None) -> Array:
         """Gate times up; both read the same patched input."""

@@ -49,11 +49,8 @@ def materialise(block: FlaxBlock, params: Params, patch: TokenPatch) -> Params:
     if isinstance(module, Experts):
         mlp = _patched_experts(block, params, mlp, patch)
     elif isinstance(module, (Dense, Gated)):
-        first = ("gate", "up") if isinstance(module, Gated) else ("layer_0",)
-        if isinstance(module, Dense) and not module.hidden_widths:
-            first = ("down",)
         if patch.input is not None:
-            for name in first:
+            for name in module.input_kernels:
                 mlp[name]["kernel"] = _input_patched(mlp[name]["kernel"], patch.input)
         down = _down(patch)
         if down is not None:
@@ -74,9 +71,7 @@ def materialise(block: FlaxBlock, params: Params, patch: TokenPatch) -> Params:
 def _patched_experts(block: FlaxBlock, params: Params, mlp: Params, patch: TokenPatch) -> Params:
     """Router and experts read through ``E``; the chosen ones' down kernels share the rest."""
     if patch.input is not None:
-        names = [name for name in ("router", "gate", "up") if name in mlp]
-        names += [name for name in ("shared_gate", "shared_up", "shared_router") if name in mlp]
-        for name in names:
+        for name in block.module.mlp.input_kernels:
             lifted = _input_patched if mlp[name].ndim == 2 else _each_input_patched
             mlp[name] = lifted(mlp[name], patch.input)
     down = _down(patch)

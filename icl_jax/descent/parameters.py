@@ -15,9 +15,12 @@ from icl_jax.dims import Array, Params
 #: ``chosen(path)``, of the names from the root of the tree to a leaf.
 Chosen = Callable[[tuple[str, ...]], bool]
 
+#: What the first kernel of a block's MLP is called: the gate of a gated one, or layer 0.
+FIRST = ("gate", "layer_0")
+
 #: The usual choices in a stack of this library's blocks, by name.
 SELECTIONS: Mapping[str, Chosen] = {
-    "first_kernel": lambda path: path[-1] == "kernel" and path[-2] in ("gate", "layer_0"),
+    "first_kernel": lambda path: path[-1] == "kernel" and path[-2] in FIRST,
     "mlp": lambda path: "mlp" in path,
     "keys_and_values": lambda path: path[-1].split("_")[0] in ("key", "value"),
     "attention": lambda path: "contextual_layer" in path,
@@ -72,4 +75,9 @@ def merge(part: Params, rest: Params) -> Params:
 def kernel_of(block_params: Params) -> Array:
     """The first kernel (D, H) of a block's MLP; the gate of a gated one."""
     mlp = block_params["mlp"]
-    return mlp["gate" if "gate" in mlp else "layer_0"]["kernel"]
+    return mlp[first_name(mlp)]["kernel"]
+
+
+def first_name(mlp_params: Params) -> str:
+    """The name of an MLP's first kernel in its parameters."""
+    return next(name for name in FIRST if name in mlp_params)

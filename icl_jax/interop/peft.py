@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from icl_jax.blocks.experts import Experts
-from icl_jax.blocks.functional import functional
+from icl_jax.blocks.functional import FlaxBlock, functional
 from icl_jax.blocks.materialise import patched_gain
 from icl_jax.dims import Array, Params
 from icl_jax.interop.huggingface import Checkpoint
@@ -97,12 +97,12 @@ def save_adapter(
     conv1d = getattr(family, "CONV1D", False)
     factors: dict[str, np.ndarray] = {}
     targets, saved = [], []
-    layers = functional(checkpoint.model, checkpoint.params).params
+    layers = functional(checkpoint.model, checkpoint.params)
     for layer, patch in enumerate(patches):
-        name, params = f"blocks_{layer}", layers[layer]
+        name, (block, params) = f"blocks_{layer}", layers[layer]
         updates: dict[tuple[str, ...], LowRank] = {
             (name, "mlp", kernel, "kernel"): update
-            for kernel, update in _updates(params["mlp"], layer, patch).items()
+            for kernel, update in _updates(block, params["mlp"], layer, patch).items()
         }
         for tensor in table:
             if not any(piece.path in updates for piece in tensor.pieces):
@@ -150,11 +150,11 @@ def _reads_more_than_text(folder: Path) -> bool:
     return (folder / "config.json").is_file() and INSIDE in read_json(folder / "config.json")
 
 
-def _updates(params: Params, layer: int, patch: TokenPatch) -> dict[str, LowRank]:
+def _updates(block: FlaxBlock, params: Params, layer: int, patch: TokenPatch) -> dict[str, LowRank]:
     """Name of an MLP kernel -> its update."""
     updates = {}
     if patch.input is not None:
-        for name in ("gate", "up") if "gate" in params else ("layer_0",):
+        for name in block.module.mlp.input_kernels:
             kernel_DH = params[name]["kernel"].astype(patch.input.v_D.dtype)
             updates[name] = kernel_update(patch.input, kernel_DH)
     output: Any = patch.output

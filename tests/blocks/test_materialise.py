@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icl_jax.blocks.block import Block
-from icl_jax.blocks.feedforward import Feedforward
+from icl_jax.blocks.experts import Experts
+from icl_jax.blocks.feedforward import Dense, Feedforward, Gated
 from icl_jax.blocks.functional import FlaxBlock
 from icl_jax.blocks.materialise import materialise, position_patch
 from icl_jax.patches.block import TokenPatch, block_patches
@@ -279,3 +280,22 @@ class TestErrors:
         wording = "materialise: the kernels of a Mute are not known here; Dense, Gated and Experts"
         with pytest.raises(TypeError, match=wording):
             materialise(block, params, position_patch(bank, 0))
+
+
+@pytest.mark.parametrize(
+    "mlp, names",
+    (
+        (Dense(hidden_widths=(12, 6)), {"layer_0"}),
+        (Dense(hidden_widths=()), {"down"}),
+        (Gated(hidden_width=12), {"gate", "up"}),
+        (Experts(num_experts=4, hidden_width=6), {"router", "gate", "up"}),
+        (
+            Experts(num_experts=4, hidden_width=6, shared_width=5),
+            {"router", "gate", "up", "shared_gate", "shared_up", "shared_router"},
+        ),
+    ),
+)
+def test_an_mlp_names_the_kernels_that_read_its_input(mlp, names):
+    assert set(mlp.input_kernels) == names
+    params = mlp.init(jax.random.key(0), normal(0, 3, 8))["params"]
+    assert names <= set(params)
