@@ -25,7 +25,6 @@ from icl_jax.blocks.materialise import materialise, position_patch
 from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
 from icl_jax.blocks.rotary import Rotary, Scaling
 from icl_jax.blocks.stack import Stack, repeat
-from icl_jax.descent.closed_form import ORACLES, prefix_predictions
 from icl_jax.descent.finetune import descend, finetune
 from icl_jax.descent.fleet import fleet
 from icl_jax.descent.layer_causal import layer_causal_loss
@@ -153,6 +152,7 @@ from icl_jax.measures.weight_space import (
     off_diagonal_mean,
 )
 from icl_jax.optimizers import OptimizerConfig
+from icl_jax.oracles.closed_form import ORACLES, prefix_predictions
 from icl_jax.patches.bank import (
     Bank,
     check_patchable,

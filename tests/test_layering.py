@@ -20,6 +20,7 @@ ALLOWED = {
     "compilations": (),
     "optimizers": ("checks", "dims"),
     "tasks": ("checks", "dims"),
+    "oracles": ("checks", "dims"),
     "stack": ("checks", "dims", "shown"),
     "patches": ("checks", "dims", "kernels", "stack", "shown"),
     "dynamics": ("checks", "dims", "kernels", "patches", "stack", "shown"),
@@ -28,6 +29,7 @@ ALLOWED = {
         "checks",
         "dims",
         "optimizers",
+        "oracles",
         "stack",
         "patches",
         "dynamics",
@@ -63,7 +65,7 @@ ALLOWED = {
 }
 
 #: Frameworks that the array-only half does not know.
-ARRAY_ONLY = ("kernels", "stack", "patches", "dynamics", "measures", "descent")
+ARRAY_ONLY = ("kernels", "stack", "patches", "dynamics", "measures", "oracles", "descent")
 
 
 def imports(source: str) -> set[str]:

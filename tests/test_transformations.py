@@ -9,7 +9,6 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from icl_jax.descent.closed_form import least_squares, ridge
 from icl_jax.descent.linear_steps import descent_prediction, gd_plus_plus, gradient_steps
 from icl_jax.dynamics.anchored import anchored_trajectory
 from icl_jax.dynamics.peel_off import peel_off_trajectory
@@ -21,6 +20,7 @@ from icl_jax.measures.subspaces import (
     leading_angles,
     principal_angles,
 )
+from icl_jax.oracles.closed_form import least_squares, ridge
 from icl_jax.patches.carry import varying_like
 from icl_jax.patches.low_rank import LowRank, frobenius_norm, nan_unless, singular_values
 from tests.helpers import assert_trees_close, normal

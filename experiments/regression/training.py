@@ -36,9 +36,9 @@ from experiments.tools.flags import launch, option
 from experiments.tools.one_program import OneProgram
 from icl_jax import checks
 from icl_jax.blocks.stack import Stack
-from icl_jax.descent.closed_form import ORACLES
 from icl_jax.dims import Array, Params
 from icl_jax.measures.function_space import squared_error
+from icl_jax.oracles.closed_form import ORACLES
 from icl_jax.report.figures import Curve, Panel, Role, curves
 from icl_jax.report.page import Section, Table, number
 from icl_jax.tasks.prompt import Prompt, prompt_tokens

@@ -5,9 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from icl_jax.descent.closed_form import ORACLES, Oracle, prefix_predictions
 from icl_jax.dims import Array
 from icl_jax.measures.function_space import squared_error
+from icl_jax.oracles.closed_form import ORACLES, Oracle, prefix_predictions
 from icl_jax.tasks.prompt import Prompt
 
 

@@ -1,4 +1,1 @@
-"""What learning from the same examples by other means gives: the yardsticks of a context's update.
-
-``closed_form`` holds the oracles: predictors that need no iteration.
-"""
+"""What gradient descent on the same examples gives: the yardstick of a context's update."""

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icl_jax.blocks.attention_stack import linear_attention_stack
-from icl_jax.descent.closed_form import averaging, prefix_predictions
 from icl_jax.descent.linear_attention import (
     one_step_weights,
     optimal_linear_attention,
@@ -25,6 +24,7 @@ from icl_jax.descent.linear_steps import (
     gradient_steps,
     preconditioned_steps,
 )
+from icl_jax.oracles.closed_form import averaging, prefix_predictions
 from tests.helpers import compiled, seeds
 
 

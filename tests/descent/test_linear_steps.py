@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icl_jax.descent.closed_form import averaging, least_squares, prefix_predictions
 from icl_jax.descent.linear_steps import (
     descent_prediction,
     gd_plus_plus,
     gradient_steps,
     preconditioned_steps,
 )
+from icl_jax.oracles.closed_form import averaging, least_squares, prefix_predictions
 from tests.helpers import compiled, seeds
 
 ORACLES = {

@@ -13,8 +13,8 @@ from experiments.linear_attention.depth import run as depth
 from experiments.linear_attention.learner import LinearLearnerConfig, draw
 from experiments.linear_attention.von_oswald import run as von_oswald
 from experiments.tools.predictors import against, over_queries
-from icl_jax.descent.closed_form import ridge
 from icl_jax.descent.linear_steps import descent_prediction
+from icl_jax.oracles.closed_form import ridge
 from icl_jax.tasks.linear import LinearRegression
 from icl_jax.training.config import TrainingConfig
 

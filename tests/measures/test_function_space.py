@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icl_jax.descent.closed_form import least_squares, ridge
 from icl_jax.measures.function_space import (
     ilwd,
     implicit_linear_weights,
@@ -16,6 +15,7 @@ from icl_jax.measures.function_space import (
     sensitivity_cosine,
     squared_prediction_difference,
 )
+from icl_jax.oracles.closed_form import least_squares, ridge
 from tests.helpers import assert_close, compiled, normal
 
 _weights = compiled(implicit_linear_weights)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icl_jax.descent.closed_form import least_squares
+from icl_jax.oracles.closed_form import least_squares
 from icl_jax.tasks.prompt import sample_prompts
 from icl_jax.tasks.shifts import SHIFTS, ShiftedLinearRegression, scaled
 from tests.helpers import compiled

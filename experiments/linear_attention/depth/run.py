@@ -44,11 +44,11 @@ from experiments.tools.flags import LONE, launch, option
 from experiments.tools.predictors import Predictor, against
 from icl_jax import checks
 from icl_jax.blocks.attention_stack import AttentionStack
-from icl_jax.descent.closed_form import least_squares
 from icl_jax.descent.line_search import check_grid, rate_grid, tune_learning_rate
 from icl_jax.descent.linear_steps import gd_plus_plus
 from icl_jax.dims import Array, Params
 from icl_jax.measures.function_space import squared_error
+from icl_jax.oracles.closed_form import least_squares
 from icl_jax.tasks.prompt import Prompt
 from icl_jax.training.config import TrainingConfig, usual_optimizer
 

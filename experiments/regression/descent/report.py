@@ -16,7 +16,7 @@ from experiments.tools.comparisons import (
     table,
     verdict,
 )
-from icl_jax.descent.closed_form import ORACLES
+from icl_jax.oracles.closed_form import ORACLES
 from icl_jax.report.figures import Panel, Role, curves
 from icl_jax.report.page import Section, Table, number
 

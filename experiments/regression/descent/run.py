@@ -51,7 +51,6 @@ from experiments.tools.flags import LONE, launch, option
 from experiments.tools.oracles import oracle_losses, query_losses
 from icl_jax import checks
 from icl_jax.blocks.stack import Stack
-from icl_jax.descent.closed_form import ORACLES
 from icl_jax.descent.explicit import MOVES_KERNEL, ExplicitConfig
 from icl_jax.descent.line_search import check_grid, rate_grid, tune_learning_rate
 from icl_jax.dims import Array, Params
@@ -64,6 +63,7 @@ from icl_jax.measures.intervals import bootstrap_mean
 from icl_jax.measures.nulls import another_prompts, random_points, shuffled_labels
 from icl_jax.measures.subspaces import effective_rank_of_updates, leading_angles
 from icl_jax.measures.weight_space import cosine, norm_ratio
+from icl_jax.oracles.closed_form import ORACLES
 from icl_jax.patches.low_rank import LowRank
 from icl_jax.tasks.prompt import Prompt
 

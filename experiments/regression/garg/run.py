@@ -44,8 +44,8 @@ from experiments.tools.predictors import Predictor, against, over_queries
 from icl_jax import checks
 from icl_jax.blocks.config import StackConfig
 from icl_jax.blocks.stack import Stack
-from icl_jax.descent.closed_form import Oracle, bayes_ridge_weight, ridge
 from icl_jax.dims import Array, Params
+from icl_jax.oracles.closed_form import Oracle, bayes_ridge_weight, ridge
 from icl_jax.tasks.catalogue import TASKS, TaskName
 from icl_jax.tasks.prompt import Prompt, prompt_tokens, sample_prompts
 from icl_jax.tasks.shifts import SHIFTS, ShiftedLinearRegression

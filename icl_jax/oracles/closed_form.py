@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax import checks
-from icl_jax.descent._examples import count, present_examples, product
 from icl_jax.dims import Array
+from icl_jax.oracles.examples import count, present_examples, product
 
 #: ``oracle(inputs_ND, targets_N, query_D, *, present_N=None) -> ()``
 Oracle = Callable[..., Array]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icl_jax.descent.closed_form import (
+from icl_jax.oracles.closed_form import (
     ORACLES,
     averaging,
     bayes_ridge_weight,

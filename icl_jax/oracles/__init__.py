@@ -1,0 +1,1 @@
+"""What a statistician predicts from the same examples, in closed form: no descent, no context."""
