@@ -44,8 +44,8 @@ def pytest_collection_modifyitems(items):
 
 
 #: Linux lets a process map 65,530 regions of memory, and XLA ends the process where it gets no
-#: more; every compiled program takes about a dozen.
-MANY_REGIONS = 30_000
+#: more; every compiled program takes about a dozen (and of memory about four megabytes).
+MANY_REGIONS = 15_000
 LOOKS = pytest.StashKey[int]()
 #: Tests between two looks within a module; counting takes a while.
 OFTEN = 8
