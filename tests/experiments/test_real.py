@@ -40,6 +40,7 @@ def outcome(tokenizer, tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_the_summary_has_every_model_precision_and_policy(outcome):
     models = json.loads((outcome / "summary.json").read_text())["models"]
     assert list(models) == ["smollm2", "gemma3-270m"]
