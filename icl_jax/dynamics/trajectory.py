@@ -30,7 +30,7 @@ class Trajectory:
     points: Any
     final: Any
     step_norms_S: Array
-    losses_S: Array | None = None
+    losses_S: Any = None
     steps: LowRank | None = None
     gradients: LowRank | None = None
     step_size: Array | None = None

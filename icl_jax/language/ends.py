@@ -31,7 +31,7 @@ def finite(logits: Array) -> Array:
     return jnp.all(logits < jnp.inf, axis=-1) & jnp.any(logits > -jnp.inf, axis=-1)
 
 
-def check_finite(where: str, finite: Array) -> None:
+def check_finite(where: str, finite: Array | np.ndarray) -> None:
     """Raises where rows of logits are not ``finite`` (...); silent inside jit.
 
     Raises:
