@@ -22,7 +22,8 @@ from icl_jax.dims import Array, Params
 from icl_jax.language.batch import Prompts, bucket, cut_rows, is_batch, pad_prompts
 from icl_jax.language.ends import check_finite
 from icl_jax.language.sampling import GREEDY, Sampling
-from icl_jax.language.writing import ENDS, Text, begin, begin_patched, go_on, go_on_patched
+from icl_jax.language.text import Text
+from icl_jax.language.writing import ENDS, begin, begin_patched, go_on, go_on_patched
 from icl_jax.patches.bank import Bank, check_patchable
 from icl_jax.patches.output import OutputPolicy
 from icl_jax.shown import short
