@@ -26,12 +26,12 @@ import numpy as np  # noqa: E402
 from absl import flags  # noqa: E402
 from harness import Side, as_row, compare, launch  # noqa: E402
 
-from icl_jax.blocks.attention import SoftmaxAttention  # noqa: E402
 from icl_jax.blocks.block import Block  # noqa: E402
 from icl_jax.blocks.feedforward import Gated  # noqa: E402
 from icl_jax.blocks.functional import functional  # noqa: E402
 from icl_jax.blocks.language_model import LanguageModel  # noqa: E402
 from icl_jax.blocks.rotary import Rotary  # noqa: E402
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.blocks.stack import repeat  # noqa: E402
 from icl_jax.dims import Array, Params  # noqa: E402
 from icl_jax.dynamics.prefixes import prefix_pass  # noqa: E402

@@ -26,12 +26,12 @@ import numpy as np
 from absl import flags
 
 from benchmarks.harness import Side, as_row, compare, launch
-from icl_jax.blocks.attention import SoftmaxAttention
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.feedforward import Gated
 from icl_jax.blocks.functional import functional
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.rotary import Rotary
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.blocks.stack import repeat
 from icl_jax.dims import Array, Params
 from icl_jax.interop.huggingface import Checkpoint, load, save

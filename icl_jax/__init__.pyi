@@ -4,10 +4,6 @@ A name is a line among the imports and a line of its group in ``__all__``. Type 
 read this file, and ``__init__.py`` imports from it what is used, when it is used.
 """
 
-from icl_jax.blocks.attention import (
-    LinearAttention,
-    SoftmaxAttention,
-)
 from icl_jax.blocks.attention_stack import (
     AttentionStack,
     linear_attention_stack,
@@ -21,9 +17,11 @@ from icl_jax.blocks.experts import Experts
 from icl_jax.blocks.feedforward import Dense, Gated
 from icl_jax.blocks.functional import FlaxBlock, cast, functional, layer_params, with_layers
 from icl_jax.blocks.language_model import LanguageModel
+from icl_jax.blocks.linear_attention import LinearAttention
 from icl_jax.blocks.materialise import materialise, position_patch
 from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
 from icl_jax.blocks.rotary import Rotary, Scaling
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.blocks.stack import Stack, repeat
 from icl_jax.descent.finetune import descend, finetune
 from icl_jax.descent.fleet import fleet

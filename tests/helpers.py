@@ -15,15 +15,16 @@ import numpy as np
 from flax import linen as nn
 from hypothesis import strategies as st
 
-from icl_jax.blocks.attention import LinearAttention, SoftmaxAttention
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.delta import GatedDelta
 from icl_jax.blocks.experts import Experts
 from icl_jax.blocks.feedforward import Dense, Feedforward, Gated
 from icl_jax.blocks.functional import functional
+from icl_jax.blocks.linear_attention import LinearAttention
 from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
 from icl_jax.blocks.rotary import Rotary
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.blocks.stack import Stack, repeat
 from icl_jax.blocks.wiring import WIRINGS
 from icl_jax.stack.layers import Layers

@@ -1,10 +1,9 @@
-"""Softmax attention and linear attention: one multi-head layer with two ways to weigh.
+"""Multi-head attention, but for what weighs: ``softmax_attention.py`` and ``linear_attention.py``.
 
 What is mixed goes through ``kernels.attention``, in memory linear in the context. The weights
 themselves, (A, T, T), are a diagnostic, asked for by name: ``parts`` and ``raw_scores``.
 """
 
-import dataclasses
 import math
 from typing import Any, Literal, NamedTuple
 
@@ -22,15 +21,13 @@ from icl_jax.blocks.heads import (
     per_query_head,
     row_scores,
     scores,
-    soft_capped,
     weighted_sum,
 )
 from icl_jax.blocks.memory import KeyValues, append, empty_keys, sees_memory
 from icl_jax.blocks.rotary import Rotary, rotate, tempered
 from icl_jax.blocks.views import Slots
 from icl_jax.dims import Array
-from icl_jax.kernels.attention import Sees, accumulate, attend, gaps, mask, merge, sloped
-from icl_jax.patches.low_rank import accumulator
+from icl_jax.kernels.attention import Sees, mask
 
 _INTO_HEADS = nn.initializers.variance_scaling(
     1.0, "fan_in", "truncated_normal", in_axis=0, out_axis=(1, 2)
@@ -46,7 +43,7 @@ QueryKeyNorm = Literal["none", "head", "all", "layer"]
 QUERY_KEY_NORMS = ("none", "head", "all", "layer")
 
 
-class _Kernels(NamedTuple):
+class Kernels(NamedTuple):
     """Query, key and value kernels, output kernel, biases and query-key gains (or None)."""
 
     query_DAF: Array
@@ -286,7 +283,7 @@ class Attention(ContextualLayer):
         """What ``weigh`` is given, (A, T, T): before mask, cap, sinks and softmax."""
         return self._scores(stream_TD, positions_T)[0]
 
-    def _scores(self, stream_TD: Array, positions_T: Array | None) -> tuple[Array, Array, _Kernels]:
+    def _scores(self, stream_TD: Array, positions_T: Array | None) -> tuple[Array, Array, Kernels]:
         checks.rank(type(self).__name__, "stream_TD", stream_TD, 2, "(T, D)")
         kernels = self._kernels(stream_TD.shape[-1])
         query_TAF, key_TGF, value_TGF = self._project(
@@ -308,7 +305,7 @@ class Attention(ContextualLayer):
         )
 
     @nn.compact
-    def _kernels(self, width: int) -> _Kernels:
+    def _kernels(self, width: int) -> Kernels:
         name = type(self).__name__
         checks.positive_int(name, "num_heads", self.num_heads)
         checks.one_of(name, "qk_norm", self.qk_norm, QUERY_KEY_NORMS)
@@ -342,7 +339,7 @@ class Attention(ContextualLayer):
         gate_DAF = None
         if self.output_gate:
             gate_DAF = self.param("gate", _INTO_HEADS, (width, *query), self.dtype)
-        return _Kernels(
+        return Kernels(
             self.param("query", _INTO_HEADS, (width, *query), self.dtype),
             self.param("key", _INTO_HEADS, (width, *key), self.dtype),
             self.param("value", _INTO_HEADS, (width, *key), self.dtype),
@@ -358,7 +355,7 @@ class Attention(ContextualLayer):
         )
 
     def _project(
-        self, stream_TD: Array, positions_T: Array, kernels: _Kernels
+        self, stream_TD: Array, positions_T: Array, kernels: Kernels
     ) -> tuple[Array, Array, Array]:
         """Queries (T, A, F), keys and values (T, G, F); the queries carry the scores' scale."""
         query_TAF = dense(stream_TD, kernels.query_DAF, kernels.query_bias_AF)
@@ -391,163 +388,7 @@ def _positions(stream_TD: Array, positions_T: Array | None) -> Array:
     return positions_T
 
 
-class SoftmaxAttention(Attention):
-    """Multi-head softmax attention; the weights of each row sum to 1 (Vaswani et al. 2017).
-
-    Attributes:
-      soft_cap: scores s become ``cap tanh(s / cap)`` (Gemma 2); None for none.
-      slopes: of each head, by how much a score falls per position id of distance, before any cap
-        (ALiBi; Press et al., arXiv 2108.12409); None for none.
-      sinks: whether each head has one more score, a parameter, that takes its share of the weights
-        and gives nothing: the others then sum to less than 1 (gpt-oss; Xiao et al., arXiv
-        2309.17453).
-    """
-
-    soft_cap: float | None = None
-    slopes: tuple[float, ...] | None = None
-    sinks: bool = False
-
-    @property
-    def normalised(self) -> bool:
-        """They do, together with a sink's where there is one."""
-        return True
-
-    @property
-    def has_sink(self) -> bool:
-        """Where each head has a score of its own."""
-        return self.sinks
-
-    @property
-    def counts_positions(self) -> bool:
-        """See ``Attention``; slopes do, too."""
-        return self.window is not None or self.slopes is not None
-
-    def weigh(self, scores_AMT: Array, sees_MT: Array) -> Array:
-        """Softmax in float32 or wider over what each row sees, and the sink, which is left out."""
-        return self._softmax(scores_AMT, sees_MT)[0]
-
-    def sink_weights(
-        self,
-        stream_TD: Array,
-        *,
-        positions_T: Array | None = None,
-        present_T: Array | None = None,
-    ) -> Array:
-        """See ``ContextualLayer``; (A, T)."""
-        length = stream_TD.shape[0]
-        scores_ATT, _, _ = self._scores(stream_TD, positions_T)
-        sees_TT = mask(self._sees(positions_T, present_T), length, length)
-        return self._softmax(scores_ATT, sees_TT)[1]
-
-    def _softmax(self, scores_AMT: Array, sees_MT: Array) -> tuple[Array, Array]:
-        """Weights (A, M, T), and those of the sinks (A, M); zero without."""
-        lowest = jnp.finfo(scores_AMT.dtype).min
-        capped_AMT = soft_capped(scores_AMT, self._cap())
-        seen_AMT = jnp.where(sees_MT[None], capped_AMT, lowest)
-        sinks_A = self._sinks()
-        if sinks_A is None:
-            return jax.nn.softmax(seen_AMT, axis=-1), jnp.zeros_like(seen_AMT[..., 0])
-        sinks_A11 = sinks_A.astype(seen_AMT.dtype)[:, None, None]
-        sinks_AM1 = jnp.broadcast_to(sinks_A11, (*seen_AMT.shape[:2], 1))
-        weights_AMX = jax.nn.softmax(jnp.concatenate([seen_AMT, sinks_AM1], axis=-1), axis=-1)
-        return weights_AMX[..., :-1], weights_AMX[..., -1]
-
-    def mixed(self, query_MAF: Array, key_TGF: Array, value_TGF: Array, sees: Sees) -> Array:
-        """See ``Attention``; the weights are never in memory together."""
-        return attend(query_MAF, key_TGF, value_TGF, sees, **self._options(query_MAF))[0]
-
-    def probed(
-        self,
-        query_MAF: Array,
-        context: tuple[Array, Array],
-        own: tuple[Array, Array],
-        before: Sees,
-    ) -> Array:
-        """See ``Attention``: two softmaxes merged by their log-sum-exps (THEORY 3)."""
-        own_key_MGF, own_value_MGF = own
-        own_scores_AM = soft_capped(row_scores(query_MAF, own_key_MGF), self._cap())
-        own_value_MAF = per_query_head(own_value_MGF, self.num_heads)
-        # A probe is no distance away from itself, and the sink counts once.
-        before_M = attend(query_MAF, *context, before, **self._options(query_MAF))
-        return merge(*before_M, own_value_MAF, own_scores_AM)[0]
-
-    def _scores(self, stream_TD: Array, positions_T: Array | None) -> tuple[Array, Array, _Kernels]:
-        scores_ATT, value_TGF, kernels = super()._scores(stream_TD, positions_T)
-        slopes_A = self._slopes(scores_ATT.dtype)
-        if slopes_A is not None:
-            length = stream_TD.shape[0]
-            gaps_TT = gaps(self._sees(positions_T, None), length, length)
-            scores_ATT = sloped(scores_ATT, gaps_TT, slopes_A)
-        return scores_ATT, value_TGF, kernels
-
-    def _options(self, query_MAF: Array) -> dict[str, Any]:
-        """What ``attend`` is told of this layer."""
-        slopes_A = self._slopes(accumulator(query_MAF.dtype))
-        return {"cap": self._cap(), "sinks_A": self._sinks(), "slopes_A": slopes_A}
-
-    @nn.compact
-    def _sinks(self) -> Array | None:
-        if not self.sinks:
-            return None
-        return self.param("sink", nn.initializers.zeros, (self.num_heads,), self.dtype)
-
-    def _slopes(self, dtype: jnp.dtype) -> Array | None:
-        if self.slopes is None:
-            return None
-        if len(self.slopes) != self.num_heads:
-            raise ValueError(
-                f"SoftmaxAttention: slopes must have one number for each of num_heads="
-                f"{self.num_heads} heads, got {len(self.slopes)}."
-            )
-        return jnp.asarray(self.slopes, dtype)
-
-    def _cap(self) -> float | None:
-        if self.soft_cap is not None:
-            checks.positive("SoftmaxAttention", "soft_cap", self.soft_cap)
-        return self.soft_cap
-
-
-class LinearAttention(Attention):
-    """Attention without the softmax: the weights are the scaled scores themselves.
-
-    The scale is that of the queries, 1/sqrt(F), and does not depend on the length of the context,
-    so the output is a plain sum over what a row sees (von Oswald et al., arXiv 2212.07677, without
-    their 1/N). A position that is not present reads the others, and nobody reads it, itself
-    included: so a query is asked about the examples only (the mask of Ahn et al., arXiv
-    2306.00297).
-    """
-
-    @property
-    def normalised(self) -> bool:
-        """They do not: what goes leaves the others as they are."""
-        return False
-
-    def weigh(self, scores_AMT: Array, sees_MT: Array) -> Array:
-        """The scores where a row sees, zero elsewhere."""
-        return jnp.where(sees_MT[None], scores_AMT, jnp.zeros_like(scores_AMT))
-
-    def mixed(self, query_MAF: Array, key_TGF: Array, value_TGF: Array, sees: Sees) -> Array:
-        """See ``Attention``; the weights are never in memory together."""
-        return accumulate(query_MAF, key_TGF, value_TGF, dataclasses.replace(sees, itself=False))
-
-    def probed(
-        self,
-        query_MAF: Array,
-        context: tuple[Array, Array],
-        own: tuple[Array, Array],
-        before: Sees,
-    ) -> Array:
-        """See ``Attention``: two sums."""
-        own_key_MGF, own_value_MGF = own
-        own_value_MAF = per_query_head(own_value_MGF, self.num_heads)
-        own_weight_MA1 = row_scores(query_MAF, own_key_MGF).T[..., None].astype(own_value_MAF.dtype)
-        return accumulate(query_MAF, *context, before) + own_weight_MA1 * own_value_MAF
-
-    def _sees(self, positions_T: Array | None, present_T: Array | None) -> Sees:
-        return dataclasses.replace(super()._sees(positions_T, present_T), itself=False)
-
-
-def _out(mixed_MAF: Array, stream_MD: Array, kernels: _Kernels) -> Array:
+def _out(mixed_MAF: Array, stream_MD: Array, kernels: Kernels) -> Array:
     """The output projection (M, D), of what the rows themselves let through."""
     if kernels.gate_DAF is not None:
         gate_MAF = dense(stream_MD, kernels.gate_DAF, kernels.gate_bias_AF)

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from icl_jax.blocks.attention import LinearAttention
+from icl_jax.blocks.linear_attention import LinearAttention
 from icl_jax.dims import Array
 
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from icl_jax import checks
-from icl_jax.blocks.attention import LinearAttention, SoftmaxAttention
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.feedforward import ACTIVATIONS, ActivationName, Dense, Feedforward, Gated
+from icl_jax.blocks.linear_attention import LinearAttention
 from icl_jax.blocks.norms import NORMS, NormName
 from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.blocks.stack import Stack, repeat
 from icl_jax.blocks.wiring import WIRINGS, WiringName
 

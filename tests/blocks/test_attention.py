@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icl_jax.blocks.attention import LinearAttention, SoftmaxAttention
+from icl_jax.blocks.linear_attention import LinearAttention
 from icl_jax.blocks.rotary import Rotary, Scaling
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from tests.helpers import (
     WIDTH,
     assert_close,

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icl_jax.blocks.attention import LinearAttention
 from icl_jax.blocks.attention_stack import linear_attention_stack
+from icl_jax.blocks.linear_attention import LinearAttention
 from tests.helpers import normal
 
 

@@ -3,9 +3,10 @@
 import jax.numpy as jnp
 import pytest
 
-from icl_jax.blocks.attention import Attention, SoftmaxAttention
+from icl_jax.blocks.attention import Attention
 from icl_jax.blocks.check_layer import check_layer
 from icl_jax.blocks.contextual import ContextualLayer
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from tests.helpers import LAYERS
 
 

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from icl_jax.blocks.attention import Attention, LinearAttention, SoftmaxAttention
+from icl_jax.blocks.attention import Attention
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.delta import GatedDelta
+from icl_jax.blocks.linear_attention import LinearAttention
 from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
 from icl_jax.blocks.rotary import Rotary, rotate
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from tests.helpers import LAYERS, WIDTH, assert_close, compiled, normal, random_params
 
 HIDDEN_TD = normal(1, 6, WIDTH)

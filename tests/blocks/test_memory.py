@@ -10,14 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icl_jax.blocks.attention import Attention, LinearAttention, SoftmaxAttention
+from icl_jax.blocks.attention import Attention
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.delta import GatedDelta
 from icl_jax.blocks.functional import FlaxBlock
+from icl_jax.blocks.linear_attention import LinearAttention
 from icl_jax.blocks.memory import append, empty_keys, sees_memory
 from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
 from icl_jax.blocks.rotary import Rotary, Scaling
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.blocks.views import free_slots, occupy
 from icl_jax.blocks.wiring import WIRINGS
 from icl_jax.kernels.attention import mask

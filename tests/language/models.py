@@ -5,12 +5,12 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from icl_jax.blocks.attention import SoftmaxAttention
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.experts import Experts
 from icl_jax.blocks.feedforward import Dense, Gated
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.rotary import Rotary
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from tests.helpers import random_params
 
 WIDTH, VOCAB = 16, 48

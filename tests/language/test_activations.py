@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icl_jax.blocks.attention import SoftmaxAttention
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.feedforward import Gated
 from icl_jax.blocks.functional import layer_params
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.recurrent import GatedRecurrent
 from icl_jax.blocks.rotary import Rotary
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.blocks.stack import repeat
 from icl_jax.language.activations import attend
 

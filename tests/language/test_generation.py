@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icl_jax.blocks.attention import SoftmaxAttention
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.feedforward import Gated
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.language.generation import generate, patched_generate, token_agreement
 from icl_jax.language.prompt import full_logits, patched_logits
 from icl_jax.language.sampling import Sampling, draw_token

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from icl_jax.blocks.attention import SoftmaxAttention
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.feedforward import Gated
 from icl_jax.blocks.functional import functional
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.rotary import Rotary
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.blocks.stack import repeat
 from icl_jax.dynamics.prefixes import prefix_pass
 from icl_jax.language.ends import embed, readout

@@ -7,9 +7,9 @@ Source: BigScience 2022 (arXiv 2211.05100); Press et al. 2021 (arXiv 2108.12409)
 import math
 from typing import Any
 
-from icl_jax.blocks.attention import SoftmaxAttention
 from icl_jax.blocks.feedforward import Dense
 from icl_jax.blocks.language_model import LanguageModel
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.interop.families.common import (
     decoder,
     head_width,

@@ -4,12 +4,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from icl_jax.blocks.attention import SoftmaxAttention
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.feedforward import ActivationName, Feedforward, Gated
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.norms import NormName
 from icl_jax.blocks.rotary import Rotary, Scaling
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.interop.options import Options
 from icl_jax.interop.table import Tensor, head_bias, heads_in, heads_out, linear, tensor
 

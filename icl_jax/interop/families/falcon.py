@@ -6,10 +6,10 @@ queries, and a norm each for attention and MLP. Source: Almazrouei et al. 2023 (
 
 from typing import Any
 
-from icl_jax.blocks.attention import SoftmaxAttention
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.feedforward import Dense
 from icl_jax.blocks.language_model import LanguageModel
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.blocks.stack import repeat
 from icl_jax.interop.families.common import (
     activation,

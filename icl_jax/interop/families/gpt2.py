@@ -5,10 +5,10 @@ Its ``Conv1D`` stores kernels as (in, out), like ours. Source: Radford et al. 20
 
 from typing import Any
 
-from icl_jax.blocks.attention import SoftmaxAttention
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.feedforward import Dense
 from icl_jax.blocks.language_model import LanguageModel
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.blocks.stack import repeat
 from icl_jax.interop.families.common import activation, layer_norm_table
 from icl_jax.interop.options import Options

@@ -5,9 +5,9 @@ Source: Black et al. 2021 (GPT-Neo, doi 10.5281/zenodo.5297715).
 
 from typing import Any
 
-from icl_jax.blocks.attention import SoftmaxAttention
 from icl_jax.blocks.feedforward import Dense
 from icl_jax.blocks.language_model import LanguageModel
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.interop.families import gpt2
 from icl_jax.interop.families.common import (
     activation,

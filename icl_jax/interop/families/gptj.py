@@ -5,11 +5,11 @@ Source: Wang and Komatsuzaki 2021 (GPT-J-6B).
 
 from typing import Any
 
-from icl_jax.blocks.attention import SoftmaxAttention
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.feedforward import Dense
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.rotary import Rotary
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.blocks.stack import repeat
 from icl_jax.interop.families import gpt2
 from icl_jax.interop.families.common import (

@@ -8,11 +8,11 @@ a layer in two tensors. Both are read, and the first is written.
 from collections.abc import Callable
 from typing import Any
 
-from icl_jax.blocks.attention import SoftmaxAttention
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.experts import Experts
 from icl_jax.blocks.feedforward import Feedforward
 from icl_jax.blocks.language_model import LanguageModel
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.interop.families.common import (
     NORMS,
     activation,

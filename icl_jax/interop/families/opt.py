@@ -5,9 +5,9 @@ Source: Zhang et al. 2022 (arXiv 2205.01068).
 
 from typing import Any
 
-from icl_jax.blocks.attention import SoftmaxAttention
 from icl_jax.blocks.feedforward import Dense
 from icl_jax.blocks.language_model import LanguageModel
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.interop.families.common import (
     activation,
     attention_table,

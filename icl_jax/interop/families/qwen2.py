@@ -5,8 +5,8 @@ Source: Yang et al. 2024 (arXiv 2407.10671), Qwen Team 2024 (arXiv 2412.15115).
 
 from typing import Any
 
-from icl_jax.blocks.attention import SoftmaxAttention
 from icl_jax.blocks.language_model import LanguageModel
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.interop.families.common import (
     attention,
     decoder,

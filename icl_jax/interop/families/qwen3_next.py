@@ -6,10 +6,10 @@ Yang et al. 2024 (arXiv 2412.06464) for the delta rule.
 
 from typing import Any
 
-from icl_jax.blocks.attention import SoftmaxAttention
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.delta import GatedDelta
 from icl_jax.blocks.language_model import LanguageModel
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.interop.families import qwen2
 from icl_jax.interop.families.common import (
     attention,
