@@ -5,7 +5,9 @@
 Three rows on one causal softmax stack: the all-prefix pass against one run per prefix, each padded
 to the full length so that one compiled program serves all (what most code does); against one run
 per prefix padded to the next multiple of 64 only (about the least that such a loop can do); and
-against a single plain causal run over 2 n tokens, the price that the all-prefix pass should have.
+against a single plain causal run over 2 n tokens, the price that the all-prefix pass should have:
+at longer contexts, too, where attention is most of the work (``--longer``). Half of the causal
+run's scores are what one pass needs; its products with kernels are the same.
 """
 
 import functools
@@ -24,6 +26,9 @@ from icl_jax.stack.run import forward
 _LENGTH = flags.DEFINE_integer("length", 512, "context tokens n", lower_bound=1)
 _LAYERS = flags.DEFINE_integer("layers", 4, "blocks", lower_bound=1)
 _WIDTH = flags.DEFINE_integer("width", 256, "model width d", lower_bound=8)
+_LONGER = flags.DEFINE_multi_integer(
+    "longer", [2048, 4096], "further n, beside the causal run only", lower_bound=1
+)
 _RERUNS = flags.DEFINE_integer("reruns", 3, "timed repeats of the slow side", lower_bound=1)
 
 
@@ -34,7 +39,7 @@ def benchmark() -> list[dict]:
         wiring="pre_norm", depth=_LAYERS.value, width=width, hidden_widths=(4 * width,)
     )
     stack = build_stack(config)
-    tokens_TC = jax.random.normal(jax.random.key(0), (2 * length, 3))
+    tokens_TC = jax.random.normal(jax.random.key(0), (2 * max(length, *_LONGER.value, 1), 3))
     params = cast(stack.init(jax.random.key(1), tokens_TC[:2])["params"], jnp.float32)
     layers = functional(stack, params)
     stream_TD = stack.apply({"params": params}, tokens_TC, method="embed")
@@ -69,6 +74,16 @@ def benchmark() -> list[dict]:
     def plain(stream_TD: Array) -> Array:
         return forward(layers, stream_TD)
 
+    def beside_a_causal_run(count: int) -> dict:
+        return compare(
+            f"all prefixes of {count}: one causal run over 2 n tokens against the one pass",
+            {
+                "causal run, 2 n": Side(lambda: plain(stream_TD[: 2 * count])),
+                "one pass": Side(lambda: one_pass(stream_TD[:count], stream_TD[count])),
+            },
+            sizes=sizes | {"length": count},
+        )
+
     expected_MD = one_pass(context_ND, query_D)
     for other_MD in (reruns(context_ND, query_D), jnp.concatenate(bucketed())):
         gap = jnp.max(jnp.abs(expected_MD - other_MD))
@@ -89,11 +104,7 @@ def benchmark() -> list[dict]:
             sizes=sizes,
             repeats=_RERUNS.value,
         ),
-        compare(
-            "all prefixes: one causal run over 2 n tokens against the one pass",
-            {"causal run, 2 n": Side(lambda: plain(stream_TD)), "one pass": ours},
-            sizes=sizes,
-        ),
+        *map(beside_a_causal_run, (length, *_LONGER.value)),
     ]
 
 

@@ -111,6 +111,7 @@ WITH_MORE = {
 }
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("name", WITH_MORE)
 def test_an_optimiser_that_reads_the_loss_takes_its_own_steps(name):
     optimizer = WITH_MORE[name]

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 CHECKOUT = Path(__file__).parents[2]
 SMALL = {
     "token_patches": ["--batch=2", "--positions=3", "--width=16"],
-    "prefixes": ["--length=70", "--layers=2", "--width=16", "--reruns=1"],
+    "prefixes": ["--length=70", "--longer=90", "--layers=2", "--width=16", "--reruns=1"],
     "descent": ["--tasks=16", "--steps=3", "--rates=2", "--looped=2", "--devices=1,2"],
     "compilation": ["--layers=2", "--length=32", "--width=8"],
     "sweeps": ["--rates=2", "--seeds=1", "--processes=1", "--steps=4"],

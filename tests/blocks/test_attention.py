@@ -190,7 +190,7 @@ class TestEveryOption:
             changed_TD = other.apply({"params": params}, HIDDEN_TD, positions_T=POSITIONS_T)
             assert relative_error(changed_TD, got_TD) > 1e-4, option
 
-    @pytest.mark.wide(3)
+    @pytest.mark.wide(6)
     def test_prefixes_equal_one_run_per_prefix(self, name):
         layer = layer_with(**OPTIONS[name])
         _, call = with_params(layer)
@@ -202,6 +202,7 @@ class TestEveryOption:
             want_D = call(sequence_TD, positions_T=POSITIONS_T[: i + 1])[-1]
             assert_close(got_MD[i], want_D, 60)
 
+    @pytest.mark.wide(4)
     def test_suffixes_equal_one_run_per_suffix(self, name):
         _, call = with_params(layer_with(**OPTIONS[name]))
         got_MD = call(HIDDEN_TD[:-1], HIDDEN_TD[-1], positions_T=POSITIONS_T, method="suffixes")

@@ -116,6 +116,7 @@ def side_by_side(experts, params, chosen_k):
 
 
 class TestEqualsALoopOverTokens:
+    @pytest.mark.wide(3)
     @pytest.mark.parametrize("name", EXPERTS)
     def test_choice_gates_hidden_and_output(self, name):
         experts = EXPERTS[name]

@@ -292,7 +292,7 @@ class TestEveryLayer:
         same = np.allclose(changed_TD, call(HIDDEN_TD)[:-1], rtol=1e-12, atol=0)
         assert same == layer.causal
 
-    @pytest.mark.wide(2)
+    @pytest.mark.wide(6)
     def test_prefixes_equal_one_run_per_prefix(self, name):
         _, call = with_params(LAYERS[name])
         context_ND, probes_MD = HIDDEN_TD[:-1], normal(9, 6, WIDTH)
@@ -304,6 +304,7 @@ class TestEveryLayer:
             want_D = call(sequence_TD, positions_T=positions_M[: i + 1])[-1]
             assert_close(got_MD[i], want_D, 60)
 
+    @pytest.mark.wide(4)
     def test_suffixes_equal_one_run_per_suffix(self, name):
         _, call = with_params(LAYERS[name])
         positions_T = jnp.array([2, 3, 5, 8, 13, 21])
@@ -312,7 +313,7 @@ class TestEveryLayer:
         for i in range(6):
             assert_close(got_MD[i], call(HIDDEN_TD[i:], positions_T=positions_T[i:])[-1], 60)
 
-    @pytest.mark.wide(3)
+    @pytest.mark.wide(6)
     def test_the_defaults_of_the_base_class_agree(self, name):
         layer = LAYERS[name]
         _, call = with_params(layer)
@@ -327,7 +328,7 @@ class TestEveryLayer:
         default = call(*arguments, positions_T=positions_M, method=ContextualLayer.suffixes)
         assert_close(own, default, 60)
 
-    @pytest.mark.wide(3)
+    @pytest.mark.wide(6)
     def test_float32_parameters_compute_in_the_dtype_of_the_input(self, name):
         layer = LAYERS[name]
         params = random_params(layer, 0, jnp.zeros((2, WIDTH), jnp.float32))

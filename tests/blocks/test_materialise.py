@@ -124,7 +124,7 @@ NAMES = ["-".join(case[:4]) for case in POLICIES]
 
 
 class TestPolicies:
-    @pytest.mark.wide(3)
+    @pytest.mark.wide(9)
     @pytest.mark.parametrize("wiring, norm, mlp, policy, leaves", POLICIES, ids=NAMES)
     def test_the_patched_block_gives_alone_what_it_gave_in_context(
         self, wiring, norm, mlp, policy, leaves
@@ -185,6 +185,7 @@ class TestPolicies:
 
 
 class TestDtypes:
+    @pytest.mark.wide(3)
     @pytest.mark.parametrize("mlp", ("gated", "experts"))
     @pytest.mark.parametrize("stored, runs", (("float32", "float64"), ("bfloat16", "float32")))
     def test_parameters_keep_theirs_whatever_the_patch_has(self, stored, runs, mlp):

@@ -47,6 +47,7 @@ def run(layers, inputs_ND, targets_N, query_D, *, looped=False):
     )
 
 
+@pytest.mark.wide(2)
 @pytest.mark.parametrize(("dtype", "bound"), ((np.float32, 1e-5), (np.float64, 1e-12)))
 @settings(max_examples=4)
 @given(seeds(), st.integers(1, 12), st.integers(1, 10))

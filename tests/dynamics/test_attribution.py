@@ -63,7 +63,7 @@ def row(attribution, index):
 
 
 class TestContributionsAddUp:
-    @pytest.mark.wide(3)
+    @pytest.mark.wide(9)
     @pytest.mark.parametrize("dtype, promised", (("float32", 1e-5), ("float64", 1e-12)))
     @pytest.mark.parametrize("layer", ATTENTION)
     def test_to_the_change_of_the_input_for_the_lone_query(self, layer, dtype, promised):
@@ -153,7 +153,7 @@ class TestContributionsAddUp:
 
 
 class TestThroughANorm:
-    @pytest.mark.wide(3)
+    @pytest.mark.wide(6)
     @pytest.mark.parametrize("wiring", ("pre_norm", "post_norm", "sandwich", "reordered_norm"))
     @pytest.mark.parametrize("norm", ("layer", "rms"))
     @pytest.mark.parametrize("layer", ("attention", "linear_attention"))

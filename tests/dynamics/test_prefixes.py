@@ -89,6 +89,7 @@ class TestPrefixPass:
         want_MD = separately(run_of(model), *arguments[1:])
         assert_close(prefix_outputs_by_reruns(*arguments), want_MD, 80, condition=10)
 
+    @pytest.mark.wide(6)
     @pytest.mark.parametrize("layer", ("attention_rotary", "state_space"))
     def test_full_midpoints_are_those_of_the_query_after_each_prefix(self, layer):
         model = model_of(layer, depth=2)
@@ -103,7 +104,7 @@ class TestPrefixPass:
                 assert_trees_close(got, want, 80, condition=10)
                 sequence_TD = apply_block(block, params, midpoint)
 
-    @pytest.mark.wide(3)
+    @pytest.mark.wide(9)
     @pytest.mark.parametrize(
         "layer, mlp", (("attention_rotary", "gated"), ("recurrent", "deep_bias"))
     )
@@ -131,6 +132,7 @@ class TestPrefixPass:
         first = [jax.tree.map(lambda rows: rows[:, 0], half) for half in (passed.full, passed.kept)]
         assert_trees_close(*first, 80)
 
+    @pytest.mark.wide(4)
     @pytest.mark.parametrize("layer", CAUSAL)
     def test_an_empty_context_has_one_prefix(self, layer):
         model = model_of(layer, depth=1)

@@ -204,6 +204,7 @@ def test_the_same_prompt_twice_is_controlled_by_other_tokens(tiny):
         assert other.tokens[:4].tolist() == [7, 4, 5, 7]
 
 
+@pytest.mark.slow
 def test_a_model_that_no_scale_patch_fits_is_measured_without(tiny, tmp_path):
     # As in a pruned model: one entry of the MLP's output is always zero.
     loaded = load(tiny)
@@ -226,6 +227,7 @@ def test_a_model_that_no_scale_patch_fits_is_measured_without(tiny, tmp_path):
     assert all("nan" not in section.text for section in sections)
 
 
+@pytest.mark.slow
 def test_last_states_are_no_distribution(tmp_path):
     folder = tmp_path / "bert"
     checkpoint.run(checkpoint.Config(make_tiny="bert"), folder)

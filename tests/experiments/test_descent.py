@@ -69,6 +69,7 @@ def test_both_updates_of_a_layer_say_the_same_of_the_whole_context(context):
     assert jnp.linalg.norm(as_matrix(context.peeled)) > 1e-3
 
 
+@pytest.mark.wide(2)
 @pytest.mark.parametrize("batch", ("one", "full"))
 def test_descent_is_a_loop_over_its_steps(params, batch):
     config = ExplicitConfig(OptimizerConfig("momentum"), trains="mlp", batch=batch, num_steps=3)

@@ -39,6 +39,7 @@ def summary(folder):
     return json.loads((folder / "summary.json").read_text())
 
 
+@pytest.mark.slow
 def test_it_learns(summary):
     assert summary["final_loss"] < summary["initial_loss"] - 0.5
     assert summary["bigram_loss"] < summary["unigram_loss"] < summary["uniform_loss"]

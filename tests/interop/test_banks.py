@@ -32,6 +32,7 @@ def same(got, want):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 
 
+@pytest.mark.wide(2)
 @pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
 @pytest.mark.parametrize("compact", (False, True))
 def test_a_file_gives_back_the_bank(tmp_path, dtype, compact):

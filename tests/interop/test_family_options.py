@@ -75,7 +75,7 @@ def logits(model, params, given):
     return np.asarray(found)[given["mask"]]
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize(("family", "option", "value"), CHANGES)
 def test_another_option_is_another_model(family, option, value):
     config = golden_config(family)

@@ -36,7 +36,7 @@ def changed(before, after):
     return {name for name in before if not np.array_equal(before[name], after[name])}
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(9)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_base_and_adapter_are_the_patched_checkpoint(family, tmp_path):
     before, after, adapter, config = written(family, tmp_path)

@@ -204,7 +204,7 @@ def variant(family, changes):
     return {key: value for key, value in config.items() if value is not ...}
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize(("family", "option", "value"), CHANGES)
 def test_another_option_is_another_model(family, option, value):
     config = golden_config(family)

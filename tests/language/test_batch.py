@@ -108,6 +108,7 @@ def test_padding_changes_nothing(name):
     )
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("name", MODELS)
 def test_what_the_padding_is_does_not_matter(name):
     model, params = MODELS[name], params_of(name)
@@ -133,7 +134,7 @@ def whole(bank):
     return bank.patches.map(of)
 
 
-@pytest.mark.wide(4)
+@pytest.mark.wide(12)
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("loop", ("closed", "open"))
 def test_many_prompts_are_what_each_is_alone(name, loop):

@@ -23,7 +23,7 @@ KEPT = np.array([0, 15, 16, 17, 18, 19])
 SAMPLED = Sampling(temperature=1.0, top_k=12, top_p=0.9)
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_key_value_cache_changes_nothing(name):
     model, params = MODELS[name], params_of(name)
@@ -33,7 +33,7 @@ def test_a_key_value_cache_changes_nothing(name):
     np.testing.assert_array_equal(written, np.argmax(logits, axis=-1))
 
 
-@pytest.mark.wide(4)
+@pytest.mark.wide(12)
 @pytest.mark.parametrize("name", DECODERS)
 @pytest.mark.parametrize(
     "sampling",
@@ -53,6 +53,7 @@ def test_patched_generation_writes_the_same_tokens(name, sampling):
         assert token_agreement(expected, unpatched) < 1.0
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("name", ("rotary", "sandwich", "experts"))
 def test_its_bank_patches_one_run_over_everything_written(name):
     model, params = MODELS[name], params_of(name)
@@ -65,6 +66,7 @@ def test_its_bank_patches_one_run_over_everything_written(name):
     assert relative_error(got, want) < eps("float32", 60, condition=20)
 
 
+@pytest.mark.slow
 def test_in_bfloat16_the_closed_loop_holds():
     model, params = MODELS["sandwich"], params_of("sandwich", "bfloat16")
     patched = patched_generate(model, params, TOKENS, KEPT, 20)

@@ -75,6 +75,7 @@ def test_every_name_gives_what_an_unrolled_run_has_there(run):
         np.testing.assert_allclose(found.activations[name], array, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("name", [*DECODERS, "encoder"])
 def test_blocks_of_every_wiring_are_open(name):
     model, params = MODELS[name], params_of(name)
@@ -112,6 +113,7 @@ def test_the_ends_can_be_replaced_too(deep, end):
     assert not np.allclose(other.logits_TV, plain.logits_TV, atol=1e-3)
 
 
+@pytest.mark.wide(2)
 @pytest.mark.parametrize("site", SITES)
 def test_an_edit_changes_its_layer_and_what_follows_and_nothing_before(deep, site):
     capture = ("layers.*.residual", "layers.*.output")

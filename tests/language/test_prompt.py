@@ -21,7 +21,7 @@ OTHER = np.random.default_rng(1).integers(0, VOCAB, 24).astype(np.int32)
 MISS = 1e-2
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(
     "loop, dtype",
@@ -49,6 +49,7 @@ def test_logits_of_all_kept_positions(name, loop, dtype):
         assert relative_error(control, want) > MISS
 
 
+@pytest.mark.wide(2)
 @pytest.mark.parametrize("name", ("rotary", "parallel"))
 def test_one_nan_in_a_weight_is_refused_by_every_function(name):
     model, params = MODELS[name], params_of(name)
@@ -75,6 +76,7 @@ def test_any_kept_positions(kept, name):
     assert relative_error(got, want) < eps("float32", 60, condition=20)
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("name", ("rotary", "sandwich", "experts"))
 def test_in_bfloat16_the_patched_run_repeats_the_closed_loop(name):
     model, params = MODELS[name], params_of(name, "bfloat16")

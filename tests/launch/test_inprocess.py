@@ -68,6 +68,7 @@ def test_they_are_one_program(together):
     assert "6 runs, 6 done, 0 to do" in run(workdir, "trainings")
 
 
+@pytest.mark.slow
 def test_each_is_what_its_own_process_finds(together, tmp_path):
     workdir, _ = together
     chosen = identify(trainings())[3]
@@ -89,6 +90,7 @@ def test_each_is_what_its_own_process_finds(together, tmp_path):
     assert {n: a.shape for n, a in mine.items()} == {n: a.shape for n, a in theirs.items()}
 
 
+@pytest.mark.slow
 def test_what_has_another_shape_is_another_program_and_what_diverges_fails_alone(tmp_path):
     shown = run(tmp_path / "s", "two_shapes", code=1)
     assert shown.count("one program, 2 runs") == 2

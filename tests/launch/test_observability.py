@@ -200,6 +200,7 @@ def test_a_tracker_that_is_not_installed_is_named_before_anything_runs(monkeypat
         parse(sweep.Config, ["sweep", "--track=tensorbord"])
 
 
+@pytest.mark.slow
 def test_a_real_training_is_tracked_observed_and_collected(tmp_path):
     pytest.importorskip("tensorboardX")
     base = {"learner.training.num_steps": 8, "learner.training.batch_size": 4}

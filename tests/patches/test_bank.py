@@ -139,7 +139,7 @@ class TestPatchedEqualsFull:
 class TestLiterally:
     """The matrices go into the parameter tree, and the ordinary model runs on the query alone."""
 
-    @pytest.mark.wide(4)
+    @pytest.mark.wide(12)
     @pytest.mark.parametrize("wiring", WIRINGS)
     @pytest.mark.parametrize(
         "mlp, output",

@@ -341,6 +341,7 @@ def test_singular_vectors_are_orthonormal_and_make_the_matrix_again(shape, seed)
     assert_close(again, matrix(update), 4 * sum(shape))
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("dtype", ("bfloat16", "float32", "float64"))
 def test_truncation_is_the_nearest_matrix_of_its_rank(dtype):
     update = random_update(3, 6, 9, 7, dtype)

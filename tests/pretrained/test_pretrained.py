@@ -95,6 +95,7 @@ def test_token_ids_go_by_their_positions(llama):
     assert len(llama.generate(tokens, 3, keep=[0, 5]).patched.tokens_N) == 3
 
 
+@pytest.mark.wide(2)
 @pytest.mark.parametrize("family", ("model", "sandwich"))
 def test_the_verbs_are_the_pure_functions(family, request):
     model = request.getfixturevalue(family)
@@ -174,6 +175,7 @@ def test_shares_of_removed_tokens_add_up_to_the_update(model):
     assert len(found.top(3, layer=0)) == 3
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("form", ("checkpoint", "peft"))
 @pytest.mark.parametrize("family", ("model", "sandwich"))
 def test_an_export_is_read_back_and_answers_alone(family, form, request, tmp_path):

@@ -185,7 +185,7 @@ WALKS = {
 }
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize("walk", WALKS)
 @pytest.mark.parametrize(
     "few, many", (("L" * 4, "L" * 12), ("LLLLLG" * 2, "LLLLLG" * 4)), ids=("equal", "five_to_one")
@@ -218,7 +218,7 @@ def closed_loop(layers, stream_TD, kept_K):
     return fold(layers, step, (stream_TD, stream_TD[kept_K]))
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(9)
 @pytest.mark.parametrize("name", BLOCKS)
 @pytest.mark.parametrize("dtype", ("bfloat16", "float32"))
 @pytest.mark.parametrize("level", (0, 3), ids=("not_optimised", "optimised"))

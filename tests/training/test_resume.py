@@ -74,6 +74,7 @@ def test_killed_in_mid_training_it_resumes_bit_for_bit(tmp_path, uninterrupted):
     assert_same_outcome(tmp_path, uninterrupted)
 
 
+@pytest.mark.wide(2)
 @pytest.mark.parametrize("rename", ["5", "6"])
 def test_killed_while_it_writes_a_checkpoint_it_resumes_bit_for_bit(
     tmp_path, uninterrupted, rename
@@ -90,6 +91,7 @@ def test_killed_while_it_writes_a_checkpoint_it_resumes_bit_for_bit(
     assert half_written(tmp_path) == []
 
 
+@pytest.mark.wide(2)
 @pytest.mark.parametrize("rename", ["5", "6"])
 def test_ctrl_c_while_it_writes_a_checkpoint_waits_until_that_is_whole(
     tmp_path, uninterrupted, rename

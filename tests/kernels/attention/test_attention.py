@@ -43,6 +43,7 @@ def assert_near(got, want, dtype, length, condition=1.0):
     assert error <= eps(dtype, length, condition=condition), error
 
 
+@pytest.mark.wide(2)
 @pytest.mark.parametrize("implementation", ["reference", "rows"])
 @pytest.mark.parametrize("name", DTYPES)
 @given(case=cases())
@@ -143,6 +144,7 @@ def test_gradients_of_row_blocks_are_those_of_the_definition(case):
         assert_near(got_array, want_array, jnp.float64, case.columns, condition=30.0)
 
 
+@pytest.mark.wide(2)
 @pytest.mark.parametrize("implementation", ["reference", "rows"])
 def test_derivatives_agree_with_finite_differences_in_both_modes_and_second_order(implementation):
     sees = Sees(row_slots_M=np.arange(6, dtype=np.int32) - 1, itself=False, window=4)

@@ -235,6 +235,7 @@ def loss(*arrays, prefixes=False, linear=False, slopes=False):
     return jnp.sum(jnp.sin(mixed_MAF)) + jnp.sum(jnp.cos(log_sum_exp_AM[:, 1:]))
 
 
+@pytest.mark.wide(2)
 @pytest.mark.parametrize(
     "kind, order",
     [
