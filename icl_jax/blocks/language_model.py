@@ -113,7 +113,11 @@ class LanguageModel(nn.Module):
         )
 
     def embed(self, tokens_T: Array, *, positions_T: Array | None = None) -> Array:
-        """The residual stream (T, D) before the first block."""
+        """The residual stream (T, D) before the first block: of any tokens, each by itself.
+
+        Kept tokens alone need their ``positions_T``, where a model learns positions; 0..T-1 when
+        left out.
+        """
         checks.rank("LanguageModel", "tokens_T", tokens_T, 1, "(T)")
         stream_TD = jnp.take(self.embedding, tokens_T, axis=0)
         if self.embedding_scale != 1.0:
@@ -128,7 +132,7 @@ class LanguageModel(nn.Module):
         return self.norm_embedding(stream_TD) if self.embedding_norm else stream_TD
 
     def readout(self, stream_TD: Array) -> Array:
-        """Logits (T, V) from the residual stream after the last block."""
+        """Logits (T, V) from the residual stream behind the last block, of rows by themselves."""
         return self.logits(self.states(stream_TD))
 
     def states(self, stream_TD: Array) -> Array:

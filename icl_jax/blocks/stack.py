@@ -46,7 +46,7 @@ class Stack(nn.Module):
         positions_T: Array | None = None,
         present_T: Array | None = None,
     ) -> Array:
-        """Outputs (T, O) for tokens (T, C)."""
+        """Outputs (T, O) for tokens (T, C), of every position, with all that its layers see."""
         layers = functional(self, self.variables["params"])
         stream_TD = forward(
             layers, self.embed(tokens_TC), positions_T=positions_T, present_T=present_T
@@ -54,11 +54,14 @@ class Stack(nn.Module):
         return self.readout(stream_TD)
 
     def embed(self, tokens_TC: Array) -> Array:
-        """The residual stream (T, D) before the first block."""
+        """The residual stream (T, D) before the first block, of any rows: each by itself."""
         return self.embedding(tokens_TC)
 
     def readout(self, stream_TD: Array) -> Array:
-        """Outputs (T, O) from the residual stream after the last block."""
+        """Outputs (T, O) from the residual stream behind the last block, of rows by themselves.
+
+        So the K rows of ``patched_forward`` go in as the T of ``forward`` do.
+        """
         return self.head(self.norm(stream_TD))
 
 

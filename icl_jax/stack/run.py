@@ -24,6 +24,10 @@ def forward(
 ) -> Array:
     """Runs a stack, plain or with a patch per row: (T, D) in, (T, D) out, one program.
 
+    The rows are all that there is: a row that is not in ``stream_TD`` is seen by no layer. For the
+    kept rows of a longer sequence ``patches.patched_forward`` picks them, their patches and their
+    position ids.
+
     Args:
       layers: the stack.
       stream_TD: (T, D), the embedded tokens.
