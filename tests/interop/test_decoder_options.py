@@ -12,9 +12,8 @@ from icl_jax.interop.huggingface import parameter_shapes
 from icl_jax.interop.options import Options
 from icl_jax.interop.registry import families
 from icl_jax.interop.stacking import stacked_table
-from tests.helpers import relative_error
+from tests.interop.other_options import check_another_model, variant
 from tests.interop.test_family_options import golden_config
-from tests.interop.test_parity import batch_logits, golden, loaded
 
 FAMILIES = ("falcon", "gpt2", "gpt_neox", "llama", "mistral", "phi", "qwen2", "qwen3")
 
@@ -96,26 +95,10 @@ REFUSED = (
 )
 
 
-def variant(family, changes):
-    """The tiny configuration of a family with other options; those set to ... are left out."""
-    config = {**families()[family].tiny(), **changes}
-    return {key: value for key, value in config.items() if value is not ...}
-
-
 @pytest.mark.wide(3)
 @pytest.mark.parametrize(("family", "option", "value"), CHANGES)
 def test_another_option_is_another_model(family, option, value):
-    config = golden_config(family)
-    *outer, last = option.split(".")
-    place = config
-    for key in outer:
-        place = place[key]
-    assert last in place and place[last] != value
-    place[last] = value
-    given, params = golden(family), loaded(family, "float32").params
-    got = batch_logits(families()[family].build(Options(config)), params, given)
-    mask = given["mask"]
-    assert relative_error(got[mask], given["float32"][mask]) > 1e-3
+    check_another_model(golden_config(family), family, option, value)
 
 
 @pytest.mark.parametrize(("family", "changes", "message"), REFUSED)

@@ -16,7 +16,7 @@ from icl_jax.interop.huggingface import load
 from icl_jax.interop.options import Options
 from icl_jax.interop.registry import families, fitting_table
 from icl_jax.interop.safetensors import MappedTensors, write_tensors
-from tests.helpers import relative_error
+from tests.interop.other_options import check_another_model
 
 GOLDEN = Path(__file__).parent / "golden"
 MIXTURES = ("mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "qwen3_next")
@@ -65,31 +65,10 @@ def golden_config(family):
     return json.loads((GOLDEN / family / "config.json").read_text())
 
 
-def logits(model, params, given):
-    run = jax.vmap(
-        lambda tokens_T, positions_T, present_T: model.apply(
-            {"params": params}, tokens_T, positions_T=positions_T, present_T=present_T
-        )
-    )
-    found = jax.jit(run)(given["tokens"], given["positions"], given["mask"])
-    return np.asarray(found)[given["mask"]]
-
-
 @pytest.mark.wide(6)
 @pytest.mark.parametrize(("family", "option", "value"), CHANGES)
 def test_another_option_is_another_model(family, option, value):
-    config = golden_config(family)
-    *outer, last = option.split(".")
-    place = config
-    for key in outer:
-        place = place[key]
-    assert last in place and place[last] != value
-    place[last] = value
-    params = load(GOLDEN / family, dtype=jnp.float32).params
-    with np.load(GOLDEN / family / "logits.npz") as arrays:
-        given = dict(arrays)
-    got = logits(families()[family].build(Options(config)), params, given)
-    assert relative_error(got, given["float32"][given["mask"]]) > 1e-3
+    check_another_model(golden_config(family), family, option, value)
 
 
 @pytest.mark.parametrize(("family", "changes", "message"), REFUSED)
