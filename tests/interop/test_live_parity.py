@@ -25,7 +25,8 @@ from tests.interop.golden.make import (  # noqa: E402
     random_model,
     wide_logits,
 )
-from tests.interop.test_decoder_options import VARIANTS, variant  # noqa: E402
+from tests.interop.other_options import variant  # noqa: E402
+from tests.interop.test_decoder_options import VARIANTS  # noqa: E402
 from tests.interop.test_parity import batch_experts, batch_logits  # noqa: E402
 from tests.interop.test_wider_options import VARIANTS as WIDER  # noqa: E402
 
