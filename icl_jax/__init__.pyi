@@ -212,7 +212,7 @@ from icl_jax.patches.token import (
     token_update,
 )
 from icl_jax.pretrained.pretrained import Pretrained, load
-from icl_jax.sharding import shard_tasks, task_mesh
+from icl_jax.sharding import make_mesh, place, shard_tasks, task_mesh
 from icl_jax.stack.block import ContextualBlock, Midpoint, apply_block
 from icl_jax.stack.fold import fold
 from icl_jax.stack.layers import Layers, PerLayer, stack_layers
@@ -450,7 +450,9 @@ __all__ = [
     "update_similarity",
     "vector_cosine",
     # Training, and many devices.
+    "make_mesh",
     "make_optimizer",
+    "place",
     "shard_tasks",
     "task_mesh",
     "train",

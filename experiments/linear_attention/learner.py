@@ -17,6 +17,7 @@ from icl_jax import checks
 from icl_jax.blocks.attention_stack import AttentionStack, linear_attention_stack
 from icl_jax.dims import Array, Params
 from icl_jax.measures.function_space import squared_error
+from icl_jax.sharding import on_host, place
 from icl_jax.tasks.linear import LinearRegression
 from icl_jax.tasks.prompt import Prompt, prompt_tokens, sample_prompts
 from icl_jax.training.config import TrainingConfig, make_optimizer
@@ -152,7 +153,7 @@ def obtain(config: LinearLearnerConfig, learners: Path) -> LinearLearner:
     return LinearLearner(
         config,
         model,
-        trained=jax.device_put(jax.device_get(result.params)),
-        untrained=initial_params(initial, key),
+        trained=place(on_host(result.params)),
+        untrained=place(initial_params(initial, key)),
         history=result.metrics,
     )

@@ -29,6 +29,7 @@ from icl_jax.dims import Array, Params
 from icl_jax.dynamics.prefixes import prefix_pass, probe_pass
 from icl_jax.measures.function_space import squared_error
 from icl_jax.patches.bank import patched_forward, stack_patches
+from icl_jax.sharding import on_host, place
 from icl_jax.stack.run import forward
 from icl_jax.tasks.catalogue import TaskName, make_task
 from icl_jax.tasks.prompt import Prompt, Task, example_queries, prompt_tokens, sample_prompts
@@ -236,8 +237,8 @@ def obtain(config: LearnerConfig, learners: Path) -> Learner:
         config.make_task(split="test"),
         # Through the host: parameters from a checkpoint are committed to their device and fresh
         # ones are not, and jit compiles a program for each kind.
-        trained=jax.device_put(jax.device_get(result.params)),
-        untrained=initial_params(initial, key),
+        trained=place(on_host(result.params)),
+        untrained=place(initial_params(initial, key)),
         history=result.metrics,
     )
 

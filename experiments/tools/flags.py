@@ -36,7 +36,7 @@ import jax
 from absl import flags
 from etils import epath
 
-from experiments.tools.machine import Machine, default_cache, prepared
+from experiments.tools.machine import Machine, MachineError, default_cache, prepared
 from icl_jax.records import WorkdirError
 from icl_jax.training.loop import TrainingDivergedError
 from icl_jax.training.preemption import EXIT_CODE, Preempted, exit_on_sigterm
@@ -125,7 +125,7 @@ def _launch(
             run(parsed.config, parsed.workdir)
     except Preempted:
         _fail(name, "asked to end (SIGTERM); the same command goes on from here.", EXIT_CODE)
-    except (UsageError, WorkdirError) as error:
+    except (UsageError, MachineError, WorkdirError) as error:
         _fail(name, error, 2)
     except TrainingDivergedError as error:
         _fail(name, f"{error}{_learning_rates(parsed.config)}", 1)
@@ -165,6 +165,7 @@ def parse(config_type: type[Any], argv: Sequence[str]) -> Parsed:
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     flags.DEFINE_string("compiled", str(default_cache()), "", flag_values=values)
     flags.DEFINE_string("profile", None, "", flag_values=values)
+    flags.DEFINE_string("mesh", None, "", flag_values=values)
     if hasattr(config_type, "quick"):
         flags.DEFINE_boolean("quick", False, "", flag_values=values)
     names = {item.name: item for item in _items(config_type())}
@@ -190,6 +191,7 @@ def parse(config_type: type[Any], argv: Sequence[str]) -> Parsed:
     machine = Machine(
         cache=None if values.compiled in ("", "none") else Path(values.compiled),
         profile=Path(values.profile) if values.profile else None,
+        mesh=values.mesh or None,
     )
     return Parsed(config, _folder(values.workdir), help=False, machine=machine)
 
@@ -267,6 +269,7 @@ def describe(
             "compiled programs are kept there; none: nowhere",
         ),
         ("--profile=DIR", "write a trace for TensorBoard and Perfetto"),
+        ("--mesh=AXES", "devices that share the work, such as data:4,model:2; one, if left out"),
         ("--help", "show this"),
     ]
     groups: dict[str, list[tuple[str, str]]] = {"Flags": general}

@@ -1,4 +1,4 @@
-"""What a run does with the machine: programs kept on disk, a trace, and what was compiled."""
+"""What a run does with the machine: devices, programs kept on disk, a trace, what was compiled."""
 
 import contextlib
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 
 from icl_jax.compilations import count_compilations
+from icl_jax.sharding import make_mesh, mesh_axes
 
 #: Programs that took less time are compiled again sooner than they are found.
 _SECONDS = 0.5
@@ -22,10 +23,16 @@ class Machine:
     Attributes:
       cache: the folder of compiled programs; None for none.
       profile: the folder that receives a trace; None for none.
+      mesh: the devices that share the work, as ``data:4,model:2``; None for one of them.
     """
 
     cache: Path | None = None
     profile: Path | None = None
+    mesh: str | None = None
+
+
+class MachineError(ValueError):
+    """What is asked of the machine, it has not; the message says what to change."""
 
 
 def default_cache() -> Path:
@@ -36,12 +43,20 @@ def default_cache() -> Path:
 
 @contextlib.contextmanager
 def prepared(machine: Machine) -> Iterator[None]:
-    """Around a run: its programs are kept, traced and counted; a last line says how many."""
+    """Around a run: devices share its work; its programs are kept, traced and counted.
+
+    A last line says how many programs there were.
+
+    Raises:
+      MachineError: a mesh of other axes or more devices than there are.
+    """
     if machine.cache is not None:
         # A cache that cannot be written is slow, not wrong: JAX warns and goes on.
         jax.config.update("jax_compilation_cache_dir", str(machine.cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _SECONDS)
     with contextlib.ExitStack() as stack:
+        if machine.mesh is not None:
+            stack.enter_context(_shared(machine.mesh))
         compilations = stack.enter_context(count_compilations())
         if machine.profile is not None:
             stack.enter_context(
@@ -52,3 +67,18 @@ def prepared(machine: Machine) -> Iterator[None]:
         print(compilations, file=sys.stderr)
     if machine.profile is not None:
         print(f"Trace: {machine.profile} (TensorBoard, ui.perfetto.dev)", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _shared(mesh: str) -> Iterator[None]:
+    """In the block the library divides prompts, tasks and parameters over the devices."""
+    try:
+        made = make_mesh(mesh_axes(mesh))
+    except ValueError as error:
+        count = len(jax.devices())
+        raise MachineError(
+            f"--mesh={mesh}: {error} (There are {count} devices here; on a CPU "
+            "XLA_FLAGS=--xla_force_host_platform_device_count=8 makes eight.)"
+        ) from None
+    with jax.set_mesh(made):
+        yield

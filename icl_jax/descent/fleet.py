@@ -7,6 +7,8 @@ import jax
 
 from icl_jax import checks
 from icl_jax.dims import Array
+from icl_jax.sharding import constrain
+from icl_jax.sharding.table import OF_TASKS
 
 #: ``run(task, rate) -> outputs`` or ``run(task, rate, key) -> outputs``, for one of each.
 Descent = Callable[..., Any]
@@ -22,8 +24,9 @@ def fleet(
 ) -> Any:
     """``run`` for every task, learning rate and seed.
 
-    Nothing passes between tasks: with ``tasks`` placed by ``sharding.shard_tasks``, the jitted call
-    runs on all devices without a word between them, and a mean over tasks costs one all-reduce.
+    Nothing passes between tasks: with ``tasks`` placed by ``sharding.shard_tasks``, or on the mesh
+    that is set, the jitted call runs on all devices without a word between them, and a mean over
+    tasks costs one all-reduce.
 
     Args:
       run: a descent and what is to be known of it, such as ``descend(...).losses_S``; pure.
@@ -45,6 +48,8 @@ def fleet(
         raise ValueError(
             f"fleet: tasks must share a leading axis B, got leading axes {sorted(lengths)}."
         )
+
+    tasks = constrain(tasks, leading="B", table=OF_TASKS)
 
     def of_task(task: Any) -> Any:
         if keys_S is None:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array, Params
+from icl_jax.sharding import constrain
 from icl_jax.shown import short
 from icl_jax.stack.block import ContextualBlock, Midpoint, apply_block
 from icl_jax.stack.fold import fold
@@ -123,7 +124,9 @@ def _probe_pass(layers: Layers, context_ND: Array, probes_MD: Array) -> PrefixPa
         state = (apply_block(block, params, context), apply_block(block, params, probes))
         return state, (probes, kept)
 
-    (_, output_MD), found = fold(layers, step, (context_ND, probes_MD))
+    # A long context is divided where the mesh that is set has an axis for it.
+    start = (constrain(context_ND, leading="N"), constrain(probes_MD, leading="M"))
+    (_, output_MD), found = fold(layers, step, start)
     return PrefixPass(found.map(lambda pair: pair[0]), found.map(lambda pair: pair[1]), output_MD)
 
 

@@ -95,8 +95,8 @@ def load(
         of norms are at least float32.
       mesh: of devices to put the parameters on; the default device without one.
       shardings: with a mesh, how to: path -> PartitionSpec, as a function of the path (a tuple of
-        text) or as a tree like the parameters. By default the largest axis that the first axis of
-        the mesh divides is sharded over it.
+        text) or as a tree like the parameters. By default as the table of ``icl_jax.sharding``
+        says: heads, hidden widths and the vocabulary over the axis ``model`` of the mesh.
       revision: of a name on the hub: a branch, a tag or a commit.
       offline: look for a name in the cache only.
 

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
-from icl_jax.interop.assemble import Part, Path, Slices, flatten, region
+from icl_jax.interop.assemble import Part, Path, Slices, flatten, region, unflatten
 from icl_jax.interop.safetensors import MappedTensors, listed
+from icl_jax.sharding import TABLE, specs
 
 
 def placements(
@@ -19,12 +20,12 @@ def placements(
     Args:
       shapes: path -> shape of the parameters.
       mesh: the devices; None for the default device. Its axes are used as automatic ones.
-      shardings: path -> PartitionSpec, or a tree of them like the parameters; ``default_spec``
-        where there is none.
+      shardings: path -> PartitionSpec, or a tree of them like the parameters; the table of
+        ``icl_jax.sharding`` where there is none.
 
     Raises:
-      ValueError: shardings without a mesh, a tree that is not like the parameters, or a spec that
-        does not fit the shape or the mesh.
+      ValueError: shardings without a mesh, a mesh without an axis that the table knows, a tree that
+        is not like the parameters, or a spec that does not fit the shape or the mesh.
     """
     if mesh is None:
         if shardings is not None:
@@ -32,42 +33,37 @@ def placements(
         return dict.fromkeys(shapes)
     # With explicit axes, such as jax.make_mesh makes, the model would have to name shardings.
     mesh = Mesh(mesh.devices, mesh.axis_names)
-    specs: dict[Path, Any]
+    wanted: dict[Path, Any]
     if shardings is None:
-        specs = {path: _layered_spec(path, shape, mesh) for path, shape in shapes.items()}
+        wanted = _by_the_table(shapes, mesh)
     elif callable(shardings):
-        specs = {path: shardings(path) for path in shapes}
+        wanted = {path: shardings(path) for path in shapes}
     elif not isinstance(shardings, Mapping):
         raise ValueError(
             "load: shardings must be a function, path -> PartitionSpec, or a tree like the "
             f"parameters, got {shardings!r}. For one of all, give lambda path: SPEC."
         )
     else:
-        specs = flatten(shardings)
-        differing = sorted("/".join(path) for path in specs.keys() ^ shapes.keys())
+        wanted = flatten(shardings)
+        differing = sorted("/".join(path) for path in wanted.keys() ^ shapes.keys())
         if differing:
             raise ValueError(
                 "load: shardings must be a tree like the parameters; only one of the two has "
                 f"{listed(differing)}. A function of the path is easier: path -> PartitionSpec."
             )
-    return {path: _sharding(path, shape, mesh, specs[path]) for path, shape in shapes.items()}
+    return {path: _sharding(path, shape, mesh, wanted[path]) for path, shape in shapes.items()}
 
 
-def default_spec(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """Shards the largest axis that the first axis of the mesh divides; replicates without one."""
-    name = mesh.axis_names[0]
-    fitting = [axis for axis, size in enumerate(shape) if size and size % mesh.shape[name] == 0]
-    if not fitting:
-        return PartitionSpec()
-    largest = max(fitting, key=lambda axis: shape[axis])
-    return PartitionSpec(*[None] * largest, name)
-
-
-def _layered_spec(path: Path, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """``default_spec`` of one layer: the axis of the layers stays whole, since a scan walks it."""
-    if not path[0].startswith("layers_"):
-        return default_spec(shape, mesh)
-    return PartitionSpec(None, *default_spec(shape[1:], mesh))
+def _by_the_table(shapes: Mapping[Path, tuple[int, ...]], mesh: Mesh) -> dict[Path, Any]:
+    known = TABLE.mesh_axes()
+    if not set(known) & set(mesh.axis_names):
+        raise ValueError(
+            f"load: the mesh has the axes {mesh.axis_names}, and the table divides over "
+            f"{', '.join(known)}: every device would get everything. Name an axis of the mesh "
+            "'model', or give shardings."
+        )
+    leaves = {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in shapes.items()}
+    return flatten(specs(unflatten(leaves), mesh))
 
 
 def place(

@@ -8,6 +8,7 @@ import numpy as np
 from icl_jax import checks
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.dims import Array, Params
+from icl_jax.sharding import on_host
 
 
 def embed(
@@ -39,7 +40,7 @@ def check_finite(where: str, finite: Array | np.ndarray) -> None:
     """
     if not checks.is_concrete(finite):
         return
-    bad = np.argwhere(~np.asarray(finite))
+    bad = np.argwhere(~on_host(finite))
     if len(bad):
         index = tuple(int(i) for i in bad[0])
         raise ValueError(

@@ -26,6 +26,7 @@ from icl_jax.language.text import Text
 from icl_jax.language.writing import ENDS, begin, begin_patched, go_on, go_on_patched
 from icl_jax.patches.bank import Bank, check_patchable
 from icl_jax.patches.output import OutputPolicy
+from icl_jax.sharding import on_host
 from icl_jax.shown import short
 from icl_jax.stack.sites import Edits, Watch, watch
 
@@ -217,7 +218,7 @@ def patched_generate(
         )
         run.report(text)
     tokens_BN, counts_B = run.last(text)
-    measured = jax.device_get((text.relative_error_BN, text.kl_BN, text.same_top1_BN))
+    measured = on_host((text.relative_error_BN, text.kl_BN, text.same_top1_BN))
     each = []
     for number, count in enumerate(counts_B):
         error_N, kl_N, same_N = (array_BN[number, :count] for array_BN in measured)
@@ -263,7 +264,7 @@ class _Loop:
         """Calls ``progress`` for what is new; without it, nothing is read back."""
         if self.progress is None:
             return
-        step, finished_B = jax.device_get((text.step, text.finished_B))
+        step, finished_B = on_host((text.step, text.finished_B))
         self.done = bool(np.all(finished_B))
         for _ in range(int(step) - self.told):
             self.progress()
@@ -275,7 +276,7 @@ class _Loop:
         Raises:
           ValueError: they were drawn from what are no numbers.
         """
-        tokens_BN, count_B, finite_B = jax.device_get((text.tokens_BN, text.count_B, text.finite_B))
+        tokens_BN, count_B, finite_B = on_host((text.tokens_BN, text.count_B, text.finite_B))
         last_B = np.where(finite_B, 0, count_B - 1)
         finite_BN = np.ones((len(count_B), tokens_BN.shape[1]), bool)
         finite_BN[np.arange(len(count_B)), last_B] = finite_B

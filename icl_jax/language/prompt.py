@@ -33,6 +33,7 @@ from icl_jax.language.ends import check_finite, embed, finite, readout
 from icl_jax.patches.bank import Bank, Loop, check_patchable, extract
 from icl_jax.patches.output import OutputPolicy
 from icl_jax.patches.prediction import check_open_loop
+from icl_jax.sharding import constrain, mapped_axes
 from icl_jax.stack.layers import PerLayer
 from icl_jax.stack.run import forward
 
@@ -138,10 +139,15 @@ def _looked_at(where: str, found: tuple[Array, Array], prompts: Prompts, batched
 
 
 def each_prompt(one: Callable[..., Any], prompts: Prompts, *rest: Any) -> Any:
-    """``one(tokens_T, length, kept_K, num_kept, ...)`` of every prompt, side by side."""
+    """``one(tokens_T, length, kept_K, num_kept, ...)`` of every prompt, side by side.
+
+    On the mesh that is set, if any, every device has its share of the prompts.
+    """
+    prompts, rest = constrain(prompts), constrain(rest, leading="BLK")
     fields = (prompts.tokens_BT, prompts.length_B, prompts.kept_BK, prompts.num_kept_B)
-    if prompts.tokens_BT.shape[0] > 1:
-        return jax.vmap(one)(*fields, *rest)
+    count = prompts.tokens_BT.shape[0]
+    if count > 1:
+        return jax.vmap(one, spmd_axis_name=mapped_axes("prompts", count))(*fields, *rest)
     # A batch of one costs an axis in every operation; nobody has to pay for it.
     alone = one(*jax.tree.map(lambda leaf: leaf[0], (*fields, *rest)))
     return jax.tree.map(lambda leaf: leaf[None], alone)

@@ -20,6 +20,7 @@ from icl_jax.language.sampling import Sampling, draw_token
 from icl_jax.measures.distributions import kl_divergence, same_top1
 from icl_jax.measures.function_space import relative_error
 from icl_jax.patches.bank import Bank
+from icl_jax.sharding import constrain
 from icl_jax.stack.layers import PerLayer
 from icl_jax.stack.sites import Seen
 
@@ -93,6 +94,7 @@ class PatchedText(Text):
 
 def begun(memories: PerLayer[Any], slots: Slots, size: int) -> Run:
     """A run that has read ``size`` places."""
+    memories = constrain(memories, leading="LB")
     return Run(memories, slots.positions_T, slots.present_T, jnp.asarray(size, jnp.int32))
 
 

@@ -34,6 +34,7 @@ from icl_jax.language.text import (
 )
 from icl_jax.patches.bank import Bank, closed_step, compact_bank, joint_step
 from icl_jax.patches.output import OutputPolicy
+from icl_jax.sharding import constrain, mapped_axes
 from icl_jax.stack.fold import fold
 from icl_jax.stack.layers import PerLayer, side_by_side
 from icl_jax.stack.sites import Seen, Visit, Watch, feed, watched_fold
@@ -67,6 +68,7 @@ def begin(
       room: how many new tokens there may be.
       sampling: how tokens are drawn.
     """
+    prompts = constrain(prompts)
 
     def one(
         tokens_T: Array, length: Array, positions_T: Array | None
@@ -80,7 +82,10 @@ def begin(
         return logits_V, position, memories, slots, seen
 
     logits_BV, position_B, memories, slots, seen = jax.vmap(
-        one, in_axes=(0, 0, None if positions_BT is None else 0), out_axes=(0, 0, 1, 0, 0)
+        one,
+        in_axes=(0, 0, None if positions_BT is None else 0),
+        out_axes=(0, 0, 1, 0, 0),
+        spmd_axis_name=_over(prompts.length_B),
     )(prompts.tokens_BT, prompts.length_B, positions_BT)
     run = begun(memories, slots, prompts.tokens_BT.shape[1])
     text = blank(run, position_B, keys_B, room, tokens_seen(model, prompts, sampling))
@@ -112,9 +117,12 @@ def go_on(
             new = (token[None], position[None])
             return _read(model, params, *new, 0, memories, slots, watching)
 
-        logits_BV, memories, seen = jax.vmap(one, in_axes=(0, 0, _SLOTS, 1), out_axes=(0, 1, 0))(
-            last_tokens(text), text.position_B, places[0], text.runs[0].memories
-        )
+        logits_BV, memories, seen = jax.vmap(
+            one,
+            in_axes=(0, 0, _SLOTS, 1),
+            out_axes=(0, 1, 0),
+            spmd_axis_name=_over(text.position_B),
+        )(last_tokens(text), text.position_B, places[0], text.runs[0].memories)
         longer = {
             number: jax.lax.dynamic_update_slice_in_dim(
                 text.seen[number], row, places[0].start, axis=row.ndim - 2
@@ -140,6 +148,7 @@ def begin_patched(
     output: OutputPolicy,
 ) -> PatchedText:
     """As ``begin``, with the kept positions in a patched run beside the one with everything."""
+    prompts = constrain(prompts)
     layers = functional(model, params)
 
     def one(tokens_T: Array, length: Array, kept_K: Array, num_kept: Array) -> Any:
@@ -162,9 +171,9 @@ def begin_patched(
         memories = [found.map(lambda one: one[0][0]), found.map(lambda one: one[0][1])]
         return readout(model, params, rows_2D), bank, places, *memories
 
-    logits_B2V, bank, places, *memories = jax.vmap(one, out_axes=(0, 0, 0, 1, 1))(
-        prompts.tokens_BT, prompts.length_B, prompts.kept_BK, prompts.num_kept_B
-    )
+    logits_B2V, bank, places, *memories = jax.vmap(
+        one, out_axes=(0, 0, 0, 1, 1), spmd_axis_name=_over(prompts.length_B)
+    )(prompts.tokens_BT, prompts.length_B, prompts.kept_BK, prompts.num_kept_B)
     sizes = (prompts.tokens_BT.shape[1], prompts.kept_BK.shape[1])
     runs = tuple(map(begun, memories, places, sizes))
     text = blank(runs[0], prompts.length_B - 1, keys_B, room, tokens_seen(model, prompts, sampling))
@@ -211,7 +220,10 @@ def go_on_patched(
             )
 
         logits_B2V, row, *memories = jax.vmap(
-            one, in_axes=(0, 0, (_SLOTS, _SLOTS), 1, 1), out_axes=(0, 0, 1, 1)
+            one,
+            in_axes=(0, 0, (_SLOTS, _SLOTS), 1, 1),
+            out_axes=(0, 0, 1, 1),
+            spmd_axis_name=_over(text.position_B),
         )(last_tokens(text), text.position_B, places, *(run.memories for run in text.runs))
         runs = tuple(
             replace(run, memories=one) for run, one in zip(text.runs, memories, strict=True)
@@ -226,6 +238,11 @@ def go_on_patched(
 
 #: Prompts differ in what the slots hold; the slot that comes next is the same for all.
 _SLOTS = Slots(0, 0, None)  # type: ignore[arg-type]
+
+
+def _over(array_B: Array) -> Any:
+    """The axes of the mesh that is set along which so many prompts lie."""
+    return mapped_axes("prompts", array_B.shape[0])
 
 
 def _fresh(

@@ -27,6 +27,7 @@ from icl_jax.patches.normed import BalancedPatch
 from icl_jax.patches.output import DownPatch, OutputPolicy, compact_down
 from icl_jax.patches.prediction import check_open_loop
 from icl_jax.patches.token import Conditioning
+from icl_jax.sharding import on_host
 from icl_jax.stack.block import ContextualBlock, Midpoint, apply_block, settled, take
 from icl_jax.stack.fold import fold
 from icl_jax.stack.layers import Layers, PerLayer
@@ -268,7 +269,7 @@ def check_patchable(bank: Bank) -> None:
     patched down kernel, had length zero or were not finite, or whose patch is not finite.
     """
     axis = bank.kept_K.ndim - 1
-    evidence = jax.device_get(_evidence(bank))
+    evidence = on_host(_evidence(bank))
     for layer in range(len(bank)):
         found = evidence.layer(layer, axis=axis)
         where = "(prompt axes first, then the kept position)"

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array
+from icl_jax.sharding import constrain
 
 
 @jax.tree_util.register_dataclass
@@ -100,7 +101,7 @@ def sample_prompts(
       dtype: of every array.
 
     Returns:
-      A ``Prompt`` whose arrays have a leading axis B.
+      A ``Prompt`` whose arrays have a leading axis B; divided over the mesh that is set, if any.
 
     Examples:
       >>> task = make_task("linear", input_width=3)
@@ -109,9 +110,10 @@ def sample_prompts(
       ((4, 10, 3), (4, 10), (4, 3))
     """
     checks.positive_int("sample_prompts", "num_prompts", num_prompts)
-    return jax.vmap(lambda one: task.sample(one, num_examples=num_examples, dtype=dtype))(
+    prompts = jax.vmap(lambda one: task.sample(one, num_examples=num_examples, dtype=dtype))(
         jax.random.split(key, num_prompts)
     )
+    return constrain(prompts, leading="B")
 
 
 def check_sample(where: str, num_examples: int, dtype: Any) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from icl_jax import checks
 from icl_jax.dims import Array
+from icl_jax.sharding import constrain
 
 
 def reference_texts() -> dict[str, str]:
@@ -56,6 +57,7 @@ def random_windows(key: Array, tokens_N: Array, *, num_windows: int, length: int
         key, (num_windows,), 0, tokens_N.shape[0] - length + 1, dtype=jnp.int32
     )
     offsets_T = jnp.arange(length, dtype=jnp.int32)
+    starts_B = constrain(starts_B, leading="B")
     return tokens_N[starts_B[:, None] + offsets_T[None, :]]
 
 

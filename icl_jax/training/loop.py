@@ -21,6 +21,7 @@ import optax
 from icl_jax import checks
 from icl_jax.dims import Array, Params
 from icl_jax.records import WorkdirError, lock_folder
+from icl_jax.sharding import on_host
 from icl_jax.training.checkpoints import Checkpoints
 from icl_jax.training.metrics import Row, append_rows, columns, keep_rows
 from icl_jax.training.preemption import Preempted, postponed
@@ -129,7 +130,7 @@ def train(
             state, table, is_finite = advance(
                 state, key, count, loss=loss, optimizer=optimizer, capacity=steps_per_call
             )
-            new_rows = _to_rows(jax.device_get(table), step, count)
+            new_rows = _to_rows(on_host(table), step, count)
             _check_names(rows, new_rows)
             bad = _first_bad(new_rows, bool(is_finite))
             rows += new_rows[:bad]

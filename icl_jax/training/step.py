@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from icl_jax.dims import Array, Params
+from icl_jax.sharding import constrain
 
 #: ``init(key) -> params``.
 Init = Callable[[Array], Params]
@@ -44,7 +45,8 @@ def initial_state(init: Init, optimizer: optax.GradientTransformation, key: Arra
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
     # Without weak types, which the first dispatch would lose and the second recompile for; and
     # copied, because the first dispatch consumes the state: an optimizer may own a part of it.
-    return jax.tree.map(lambda leaf: jnp.array(leaf, leaf.dtype, copy=True), state)
+    state = jax.tree.map(lambda leaf: jnp.array(leaf, leaf.dtype, copy=True), state)
+    return constrain(state)
 
 
 @functools.partial(
@@ -83,7 +85,8 @@ def advance(
             )
         params = optax.apply_updates(state.params, change)
         _check_metrics(metrics, row)
-        return TrainState(state.step + 1, params, opt_state), {**row, **metrics}
+        # On the mesh that is set the state stays where it is, and is divided as parameters are.
+        return constrain(TrainState(state.step + 1, params, opt_state)), {**row, **metrics}
 
     def record(index: Array, carry: tuple[TrainState, dict[str, Array]]) -> Any:
         state, table = carry

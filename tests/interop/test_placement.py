@@ -13,8 +13,8 @@ from jax.sharding import PartitionSpec as P
 from icl_jax.interop import placement
 from icl_jax.interop.assemble import flatten, unflatten
 from icl_jax.interop.huggingface import load
-from icl_jax.interop.placement import default_spec
 from icl_jax.interop.safetensors import MappedTensors
+from icl_jax.sharding import make_mesh, specs
 from tests.helpers import relative_error
 from tests.interop.test_family_options import GOLDEN
 
@@ -53,22 +53,24 @@ def assert_same_as_on_one_device(checkpoint, family):
 
 
 @pytest.mark.parametrize("family", ("gpt2", "llama", "mixtral"))
-def test_by_default_every_device_has_its_part_along_one_axis(family):
-    checkpoint = load(GOLDEN / family, dtype=jnp.float32, mesh=mesh_of(8))
+def test_by_default_every_device_has_its_part_by_the_table(family):
+    mesh = make_mesh({"model": 4})
+    checkpoint = load(GOLDEN / family, dtype=jnp.float32, mesh=mesh)
+    wanted = flatten(specs(checkpoint.params, mesh))
+    divided = 0
     for path, leaf in flatten(checkpoint.params).items():
-        shards = leaf.addressable_shards
-        assert {shard.device for shard in shards} == set(jax.devices()[:8])
-        assert sum(shard.data.size for shard in shards) == leaf.size, path
-        layers = path[0].startswith("layers_")
-        want = (*leaf.shape[:layers], *part_of(leaf.shape[layers:]))
-        assert {shard.data.shape for shard in shards} == {want}, path
+        assert leaf.sharding == NamedSharding(mesh, wanted[path]), path
+        divided += leaf.size * (wanted[path] != P())
+    # Keys, values, norms and positions are whole: most of the numbers are not.
+    assert divided > 0.5 * sum(leaf.size for leaf in jax.tree.leaves(checkpoint.params))
     assert_same_as_on_one_device(checkpoint, family)
 
 
-def part_of(shape):
-    """The shape with an eighth of its largest axis."""
-    largest = shape.index(max(shape))
-    return (*shape[:largest], shape[largest] // 8, *shape[largest + 1 :])
+def test_a_mesh_whose_axes_the_table_does_not_know_is_refused():
+    with pytest.raises(
+        ValueError, match=r"^load: the mesh has the axes \('x',\), .*'model', or give"
+    ):
+        load(GOLDEN / "llama", mesh=mesh_of(8))
 
 
 def test_no_device_reads_more_than_its_part(monkeypatch):
@@ -81,9 +83,10 @@ def test_no_device_reads_more_than_its_part(monkeypatch):
         return found
 
     monkeypatch.setattr(placement, "region", recorded)
-    params = load(GOLDEN / "mixtral", mesh=mesh_of(8)).params
-    leaves = jax.tree.leaves(params)
-    assert sorted(regions) == sorted(leaf.size // 8 for leaf in leaves for _ in range(8))
+    params = load(GOLDEN / "mixtral", mesh=make_mesh({"model": 4})).params
+    parts = [leaf.sharding.shard_shape(leaf.shape) for leaf in jax.tree.leaves(params)]
+    assert sorted(set(regions)) == sorted({math.prod(part) for part in parts})
+    assert max(regions) < max(leaf.size for leaf in jax.tree.leaves(params))
 
 
 @pytest.mark.parametrize("given", ("function", "tree"))
@@ -114,7 +117,7 @@ def test_a_parameter_may_have_a_sharding_of_its_own():
 
 def test_the_mesh_that_jax_makes_will_do():
     # Its axes are explicit, and the model names no shardings.
-    checkpoint = load(GOLDEN / "llama", dtype=jnp.float32, mesh=jax.make_mesh((8,), ("x",)))
+    checkpoint = load(GOLDEN / "llama", dtype=jnp.float32, mesh=jax.make_mesh((2,), ("model",)))
     assert_same_as_on_one_device(checkpoint, "llama")
 
 
@@ -124,23 +127,6 @@ def test_without_a_mesh_everything_is_on_the_default_device():
     assert {device for leaf in jax.tree.leaves(params) for device in leaf.devices()} == {
         jax.devices()[3]
     }
-
-
-@pytest.mark.parametrize(
-    ("shape", "spec"),
-    (
-        ((96, 32), P("x")),
-        ((32, 48), P(None, "x")),
-        ((3, 4, 8), P(None, None, "x")),
-        ((8, 8), P("x")),  # The first of the largest.
-        ((97, 8), P(None, "x")),  # The largest that divides.
-        ((7,), P()),
-        ((0, 3), P()),
-        ((), P()),
-    ),
-)
-def test_the_default_is_the_largest_axis_that_divides(shape, spec):
-    assert default_spec(shape, mesh_of(4, 2)) == spec
 
 
 #: What is given as shardings, and what the message says of it.

@@ -7,7 +7,7 @@ import jax
 
 from icl_jax import checks
 from icl_jax.dims import Array, accumulator
-from icl_jax.kernels.attention import cudnn, pallas_tpu, reference, rows
+from icl_jax.kernels.attention import cudnn, over_mesh, pallas_tpu, reference, rows
 from icl_jax.kernels.attention.derivative import by_rows
 from icl_jax.kernels.attention.shapes import Sees, check, filled
 
@@ -50,8 +50,8 @@ def attend(
         row (ALiBi; Press et al., arXiv 2108.12409), before any cap.
       implementation: a name of ``IMPLEMENTATIONS`` to insist on; as ``explain`` says when left out,
         for the platform that is compiled for (see ``platform``). Insist on "pallas_tpu" to compile
-        for a TPU without a mesh that says so, or inside a program over several devices whose
-        partition leaves attention whole.
+        for a TPU without a mesh that says so. On a mesh of several TPUs that is set, each has its
+        own heads (``over_mesh``).
 
     Returns:
       Mixed values (M, A, F) in the dtype of the values, and the log-sum-exp of the scores (A, M) in
@@ -71,6 +71,8 @@ def attend(
     if name == "rows":
         return rows.attend(*arrays, sees, **options, platform=platform())
     kernel, own = {"pallas_tpu": (pallas_tpu.attend, "tpu"), "cudnn": (cudnn.attend, "cuda")}[name]
+    if name == "pallas_tpu" and over_mesh.is_divided():
+        kernel = over_mesh.by_heads(kernel)
     forward = kernel if implementation else _on_its_platform(kernel, own)
     # Neither kernel knows slopes, and ``why_not`` says so.
     return by_rows(forward, *arrays, sees, cap=cap, sinks_A=sinks_A, platform=platform())
@@ -135,7 +137,9 @@ def why_not(
     checks.one_of("why_not", "name", name, IMPLEMENTATIONS)
     options: dict[str, Any] = {"cap": cap, "sinks_A": sinks_A, "slopes_A": slopes_A}
     reason = _cannot(name, query_MAF, key_TGF, value_TGF, sees, **options)
-    return _no_single_tpu() if reason is None and name == "pallas_tpu" else reason
+    if reason is None and name == "pallas_tpu":
+        return _no_tpu_for(query_MAF.shape[1], key_TGF.shape[1])
+    return reason
 
 
 def explain(
@@ -223,15 +227,18 @@ def _on_its_platform(kernel: Callable[..., Any], own: str) -> Callable[..., Any]
     return forward
 
 
-def _no_single_tpu() -> str | None:
+def _no_tpu_for(num_heads: int, num_groups: int) -> str | None:
     if platform() != "tpu":
         return f"runs on TPUs, and this program is for the platform {platform()!r}"
+    if over_mesh.is_divided():
+        return over_mesh.why_not(num_heads, num_groups)
     mesh = jax.sharding.get_abstract_mesh()
     num_devices = jax.device_count() if mesh.empty else mesh.size
     if num_devices > 1 and not mesh.are_all_axes_manual:
         return (
-            f"is not divided by the compiler among {num_devices} devices: call attend inside "
-            "jax.shard_map, over heads, or insist on it with implementation="
+            f"is not divided by the compiler among {num_devices} devices: set a mesh of automatic "
+            "axes (jax.set_mesh(icl_jax.make_mesh(...))), call attend inside jax.shard_map, or "
+            "insist on it with implementation="
         )
     return None
 

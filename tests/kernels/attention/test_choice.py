@@ -68,7 +68,7 @@ def test_a_mesh_that_is_set_says_what_is_compiled_for():
         assert api.platform() == "gpu"
 
 
-def test_several_devices_that_the_compiler_divides_get_row_blocks():
+def test_several_devices_share_the_heads_on_a_mesh_that_is_set_and_else_get_row_blocks():
     mesh = jax.make_mesh((8,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
     heads = jax.P(None, "model")
     seen = []
@@ -78,9 +78,14 @@ def test_several_devices_that_the_compiler_divides_get_row_blocks():
         return query_MAF
 
     arguments = shapes(4096, heads=16, groups=8)
-    with on("tpu"), mock.patch.object(api, "platform", lambda: "tpu"), jax.set_mesh(mesh):
-        assert "8 devices" in explain(*arguments, Sees())["pallas_tpu"]
-        jax.eval_shape(jax.shard_map(inside, in_specs=heads, out_specs=heads), *arguments)
+    with on("tpu"), mock.patch.object(api, "platform", lambda: "tpu"):
+        with mock.patch.object(api.jax, "device_count", lambda: 8):
+            assert "among 8 devices: set a mesh" in explain(*arguments, Sees())["pallas_tpu"]
+        with jax.set_mesh(mesh):
+            assert taken(*arguments, Sees()) == "pallas_tpu"
+            odd = shapes(4096, heads=24, groups=3)
+            assert "24 heads over 8 devices" in explain(*odd, Sees())["pallas_tpu"]
+            jax.eval_shape(jax.shard_map(inside, in_specs=heads, out_specs=heads), *arguments)
     assert seen == ["taken"]
 
 

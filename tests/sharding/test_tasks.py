@@ -32,6 +32,6 @@ def test_what_cannot_be_placed_is_refused():
         shard_tasks({"a": jnp.ones(8), "b": jnp.ones(16)}, task_mesh())
     with pytest.raises(ValueError, match="must share a leading axis"):
         shard_tasks(jnp.ones(()), task_mesh())
-    other = jax.make_mesh((8,), ("model",), (AxisType.Auto,))
-    with pytest.raises(ValueError, match="must have an axis 'tasks', got"):
+    other = jax.make_mesh((8,), ("x",), (AxisType.Auto,))
+    with pytest.raises(ValueError, match="must have an axis 'tasks' .*got .'x',."):
         shard_tasks(jnp.ones(8), other)
