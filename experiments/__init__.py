@@ -28,13 +28,16 @@ EXPERIMENTS: Mapping[str, str] = {
     "descent": "experiments.regression.descent.run",
     "alignment": "experiments.regression.alignment",
     "attribution": "experiments.regression.attribution",
+    "reusable": "experiments.regression.reusable.run",
     "garg": "experiments.regression.garg.run",
     "von_oswald": "experiments.linear_attention.von_oswald.run",
     "depth": "experiments.linear_attention.depth.run",
     "checkpoint": "experiments.language.checkpoint.run",
+    "compile": "experiments.language.compile.run",
     "classification": "experiments.language.classification.run",
     "language_model": "experiments.language.language_model",
     "real": "experiments.language.real.run",
+    "kept": "experiments.language.kept.run",
     "real_models": "experiments.language.real_models",
 }
 

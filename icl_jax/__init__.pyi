@@ -18,11 +18,12 @@ from icl_jax.blocks.feedforward import Dense, Gated
 from icl_jax.blocks.functional import FlaxBlock, cast, functional, layer_params, with_layers
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.linear_attention import LinearAttention
-from icl_jax.blocks.materialise import materialise, position_patch
+from icl_jax.blocks.materialise import materialise, materialise_static, position_patch
 from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
 from icl_jax.blocks.rotary import Rotary, Scaling
 from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.blocks.stack import Stack, repeat
+from icl_jax.descent.adapters import new_adapters, with_adapters
 from icl_jax.descent.finetune import descend, finetune
 from icl_jax.descent.fleet import fleet
 from icl_jax.descent.layer_causal import layer_causal_loss
@@ -70,9 +71,15 @@ from icl_jax.dynamics.prefixes import (
     suffix_midpoints,
 )
 from icl_jax.dynamics.trajectory import Trajectory
-from icl_jax.interop.banks import load_bank, save_bank
+from icl_jax.interop.banks import load_bank, load_static, save_bank, save_static
 from icl_jax.language.activations import Attended, attend
 from icl_jax.language.attribution import PromptAttribution, attribute
+from icl_jax.language.compile import (
+    compile_context,
+    ordinary_sums,
+    static_logits,
+    static_weights,
+)
 from icl_jax.language.generation import (
     generate,
     patched_generate,
@@ -91,6 +98,7 @@ from icl_jax.language.prompt import (
     prompt_patches,
 )
 from icl_jax.language.sampling import Sampling
+from icl_jax.language.study import own_queries, self_study
 from icl_jax.language.weights import (
     PromptWeights,
     prompt_weights,
@@ -159,6 +167,11 @@ from icl_jax.patches.bank import (
     stack_patches,
 )
 from icl_jax.patches.block import TokenPatch, block_patches
+from icl_jax.patches.calibration import Queries
+from icl_jax.patches.dual_ridge import ridge_factors
+from icl_jax.patches.fit import Fit
+from icl_jax.patches.ladder import fit_static
+from icl_jax.patches.ladder_sums import BlockSums, solve_static, static_sums
 from icl_jax.patches.low_rank import (
     LowRank,
     add,
@@ -199,8 +212,15 @@ from icl_jax.patches.static import (
     exact_patch,
     merge_sums,
     query_sums,
+    reduced_rank,
     ridge_patch,
     thought_vector,
+)
+from icl_jax.patches.static_patch import (
+    StaticPatch,
+    combine_static,
+    scale_static,
+    static_forward,
 )
 from icl_jax.patches.token import (
     Conditioning,
@@ -274,6 +294,7 @@ __all__ = [
     "linear_attention_stack",
     "LinearAttention",
     "materialise",
+    "materialise_static",
     "position_patch",
     "repeat",
     "Rotary",
@@ -296,8 +317,10 @@ __all__ = [
     "bias_patch",
     "BiasPatch",
     "block_patches",
+    "BlockSums",
     "cheap_patch",
     "check_patchable",
+    "combine_static",
     "compact_bank",
     "compose",
     "Conditioning",
@@ -310,6 +333,8 @@ __all__ = [
     "DownPatch",
     "dual_vectors",
     "exact_patch",
+    "Fit",
+    "fit_static",
     "fold",
     "forward",
     "frobenius_inner",
@@ -321,6 +346,7 @@ __all__ = [
     "layer_params",
     "Layers",
     "load_bank",
+    "load_static",
     "LowRank",
     "mean",
     "merge_sums",
@@ -330,18 +356,27 @@ __all__ = [
     "OutputNorm",
     "patched_forward",
     "PerLayer",
+    "Queries",
     "query_sums",
     "QuerySums",
+    "reduced_rank",
+    "ridge_factors",
     "ridge_patch",
     "save_bank",
+    "save_static",
     "scale",
     "scale_patch",
+    "scale_static",
     "ScalePatch",
     "singular_values",
     "singular_vectors",
+    "solve_static",
     "Spectrum",
     "stack_layers",
     "stack_patches",
+    "static_forward",
+    "static_sums",
+    "StaticPatch",
     "subtract",
     "thought_vector",
     "token_update",
@@ -375,6 +410,7 @@ __all__ = [
     "attend",
     "Attended",
     "attribute",
+    "compile_context",
     "full_logits",
     "generate",
     "load",
@@ -382,6 +418,8 @@ __all__ = [
     "Observed",
     "observed_generate",
     "ObservedGeneration",
+    "ordinary_sums",
+    "own_queries",
     "patched_generate",
     "patched_logits",
     "Pretrained",
@@ -390,6 +428,9 @@ __all__ = [
     "PromptAttribution",
     "PromptWeights",
     "Sampling",
+    "self_study",
+    "static_logits",
+    "static_weights",
     "token_agreement",
     # The yardsticks: gradient descent and closed forms.
     "descend",
@@ -400,6 +441,7 @@ __all__ = [
     "gradient_steps",
     "layer_causal_loss",
     "merge",
+    "new_adapters",
     "one_step_weights",
     "optimal_linear_attention",
     "optimal_linear_attention_loss",
@@ -414,6 +456,7 @@ __all__ = [
     "SELECTIONS",
     "stacked_weights",
     "tune_learning_rate",
+    "with_adapters",
     # How two of them compare, and what chance would give.
     "alignment",
     "another_prompts",

@@ -62,6 +62,11 @@ class Experts(Feedforward):
         shared = () if self.shared_width is None else ("shared_gate", "shared_up", "shared_router")
         return ("router", "gate", "up", *shared)
 
+    @property
+    def shares_down(self) -> bool:
+        """No: each token goes through those of its own experts."""
+        return False
+
     def route(self, inputs_TD: Array) -> tuple[Array, Array]:
         """The chosen experts (T, k), int32, and their gates (T, k), in float32 or wider."""
         for name in ("num_experts", "experts_per_token", "hidden_width"):

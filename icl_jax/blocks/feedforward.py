@@ -64,6 +64,11 @@ class Feedforward(nn.Module):
         """The names of what reads ``z`` in the parameters: what an input patch changes."""
         raise TypeError(f"{type(self).__name__} must define input_kernels.")
 
+    @property
+    def shares_down(self) -> bool:
+        """Whether every token goes through the same last kernel."""
+        return True
+
     def __call__(self, mlp_input_TD: Array) -> Array:
         """``M(z)``, (T, D)."""
         return self.output(self.hidden(mlp_input_TD, None), mlp_input_TD, None)

@@ -42,6 +42,11 @@ class FlaxBlock:
         return self.module.mlp.ends_in_bias
 
     @property
+    def shares_down(self) -> bool:
+        """Whether every token goes through the same down kernel (not so among experts)."""
+        return self.module.mlp.shares_down
+
+    @property
     def norms_output(self) -> bool:
         """Whether a norm stands on the MLP's output."""
         return self.module.norms_output and self.module.norm != "none"

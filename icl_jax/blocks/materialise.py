@@ -1,10 +1,11 @@
-"""A token patch written into the parameters of a block: the one place where matrices are built.
+"""A patch written into the parameters of a block: the one place where matrices are built.
 
 Everything else in this library applies factors. A checkpoint, an adapter or another framework needs
-the weights themselves, for one position, and asks for them here by name.
+the weights themselves, those of a token patch for one position, and asks for them here by name.
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from icl_jax import checks
@@ -13,9 +14,10 @@ from icl_jax.blocks.feedforward import Dense, Gated
 from icl_jax.blocks.functional import FlaxBlock
 from icl_jax.dims import Array, Params
 from icl_jax.patches.block import TokenPatch
-from icl_jax.patches.low_rank import accumulator, as_matrix, inner_product, outer
+from icl_jax.patches.low_rank import LowRank, accumulator, as_matrix, inner_product, outer
 from icl_jax.patches.normed import BalancedPatch, ScalePatch
 from icl_jax.patches.output import BiasPatch, DownPatch, down_update
+from icl_jax.patches.static_patch import StaticPatch
 from icl_jax.patches.token import InputFactor, kernel_update
 
 
@@ -66,6 +68,71 @@ def materialise(block: FlaxBlock, params: Params, patch: TokenPatch) -> Params:
     if block.norms_output and patch.output is not None:
         patched["norm_2_out"] = _patched_norm(params["norm_2_out"], patch)
     return patched
+
+
+def materialise_static(block: FlaxBlock, params: Params, patch: StaticPatch) -> Params:
+    """The parameters of one block with a static patch in them: ``static_block`` as plain weights.
+
+    Args:
+      block: a block whose MLP is ``Dense``, ``Gated`` or ``Experts`` (its input side).
+      params: its parameters.
+      patch: of one block.
+
+    Returns:
+      A new tree of the same shapes and dtypes.
+
+    Raises:
+      ValueError: a bias for a block that ends in none, or a down kernel of experts.
+      TypeError: an MLP of another kind.
+    """
+    module = block.module.mlp
+    if not isinstance(module, (Dense, Gated, Experts)):
+        raise TypeError(
+            f"materialise_static: the kernels of a {type(module).__name__} are not known here; "
+            "Dense, Gated and Experts are. Run the patches with static_forward."
+        )
+    mlp = jax.tree.map(lambda leaf: leaf, params["mlp"])
+    if patch.down is not None:
+        if isinstance(module, Experts):
+            raise ValueError(
+                "materialise_static: experts have no down kernel that every token goes through. "
+                "Fit the patches with side='input'."
+            )
+        mlp["down"]["kernel"] = _add(mlp["down"]["kernel"], as_matrix(patch.down))
+    if patch.input is not None:
+        # After the down kernel, which is itself the input kernel where there is no other.
+        for name in module.input_kernels:
+            if isinstance(module, Experts):
+                lifted = _moved if mlp[name].ndim == 2 else jax.vmap(_moved, (0, None))
+                mlp[name] = lifted(mlp[name], patch.input)
+            else:
+                mlp[name]["kernel"] = _moved(mlp[name]["kernel"], patch.input)
+    patched = {**params, "mlp": mlp}
+    if patch.bias_D is not None:
+        if not block.has_output_bias:
+            raise ValueError(
+                "materialise_static: a thought vector is a bias, and this block ends in none. Run "
+                "it with static_forward, or fit another rung."
+            )
+        if block.norms_output:
+            norm = params["norm_2_out"]
+            patched["norm_2_out"] = {**norm, "bias": _add(norm["bias"], patch.bias_D)}
+        else:
+            mlp["down"]["bias"] = _add(mlp["down"]["bias"], patch.bias_D)
+    return patched
+
+
+def moved_kernel(kernel_DH: Array, change: LowRank) -> LowRank:
+    """``M W`` (D, H) as factors: what ``W -> (I + M) W`` adds to a kernel."""
+    dtype = accumulator(change.left_RD.dtype)
+    right_RH = jnp.matmul(
+        change.right_RH.astype(dtype), kernel_DH.astype(dtype), precision=jax.lax.Precision.HIGHEST
+    )
+    return LowRank(change.left_RD.astype(dtype), right_RH)
+
+
+def _moved(kernel_DH: Array, change: LowRank) -> Array:
+    return _add(kernel_DH, as_matrix(moved_kernel(kernel_DH, change)))
 
 
 def _patched_experts(block: FlaxBlock, params: Params, mlp: Params, patch: TokenPatch) -> Params:

@@ -1,4 +1,4 @@
-"""A bank in one safetensors file: its numbers as tensors, its structure in the header.
+"""Banks and static patches in safetensors files: numbers as tensors, structure in the header.
 
 Nothing is pickled. A bank also is a pytree of arrays, so ``pickle``, orbax and
 ``flax.serialization`` take it as it is; this is the file that other programs can read.
@@ -15,8 +15,10 @@ import numpy as np
 from icl_jax.interop.safetensors import missing_package
 from icl_jax.patches.bank import Bank
 from icl_jax.patches.block import TokenPatch
+from icl_jax.patches.low_rank import LowRank
 from icl_jax.patches.normed import BalancedPatch, ScalePatch
 from icl_jax.patches.output import BiasPatch, DownPatch
+from icl_jax.patches.static_patch import StaticPatch
 from icl_jax.patches.token import Conditioning, InputFactor
 from icl_jax.stack.layers import PerLayer
 
@@ -32,9 +34,11 @@ _KINDS: dict[str, Any] = {
         ScalePatch,
         BalancedPatch,
         Conditioning,
+        LowRank,
+        StaticPatch,
     )
 }
-_KEY = "icl_jax.bank"
+_KEY, _STATIC = "icl_jax.bank", "icl_jax.static"
 
 
 def save_bank(file: str | Path, bank: Bank) -> Path:
@@ -50,17 +54,23 @@ def save_bank(file: str | Path, bank: Bank) -> Path:
     Raises:
       ImportError: the package safetensors is not installed.
     """
-    safetensors = _package()
-    tensors: dict[str, Any] = {}
-    structure = _take_apart(bank, "bank", tensors)
-    file = Path(file)
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        safetensors.save_file(tensors, partial, metadata={_KEY: json.dumps(structure)})
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
-    return file
+    return _save(file, bank, _KEY)
+
+
+def save_static(file: str | Path, patches: PerLayer[StaticPatch]) -> Path:
+    """Writes the static patches of a model (of ``compile_context``) into one file.
+
+    Args:
+      file: to write; one that is there is replaced.
+      patches: one per layer.
+
+    Returns:
+      The file.
+
+    Raises:
+      ImportError: the package safetensors is not installed.
+    """
+    return _save(file, patches, _STATIC)
 
 
 def load_bank(file: str | Path) -> Bank:
@@ -71,28 +81,62 @@ def load_bank(file: str | Path) -> Bank:
       ValueError: a file that is damaged or holds no bank.
       ImportError: the package safetensors is not installed.
     """
+    bank = _load("load_bank", file, _KEY, "bank", "save_bank")
+    if not isinstance(bank, Bank):
+        raise ValueError(f"load_bank: {file} holds a {type(bank).__name__}, not a bank.")
+    return bank
+
+
+def load_static(file: str | Path) -> PerLayer[StaticPatch]:
+    """Reads what ``save_static`` wrote.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: a file that is damaged or holds no static patches.
+      ImportError: the package safetensors is not installed.
+    """
+    patches = _load("load_static", file, _STATIC, "static patches", "save_static")
+    if not isinstance(patches, PerLayer):
+        raise ValueError(
+            f"load_static: {file} holds a {type(patches).__name__}, not patches of layers."
+        )
+    return patches
+
+
+def _save(file: str | Path, record: Any, key: str) -> Path:
+    safetensors = _package()
+    tensors: dict[str, Any] = {}
+    structure = _take_apart(record, "bank", tensors)
+    file = Path(file)
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        safetensors.save_file(tensors, partial, metadata={key: json.dumps(structure)})
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+    return file
+
+
+def _load(where: str, file: str | Path, key: str, what: str, writer: str) -> Any:
     safetensors = _package()
     file = Path(file)
     if not file.is_file():
-        raise FileNotFoundError(f"load_bank: {file}: no such file.")
+        raise FileNotFoundError(f"{where}: {file}: no such file.")
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="numpy") as opened:
             header = opened.metadata() or {}
         tensors = safetensors.load_file(file)
-        structure = json.loads(header[_KEY])
-        bank = _put_together(structure, tensors)
+        structure = json.loads(header[key])
+        return _put_together(structure, tensors)
     except KeyError as error:
         raise ValueError(
-            f"load_bank: {file} holds no bank of icl_jax ({error} is missing). Write one with "
-            "save_bank."
+            f"{where}: {file} holds no {what} of icl_jax ({error} is missing). Write one with "
+            f"{writer}."
         ) from None
     except (SafetensorError, json.JSONDecodeError, TypeError) as error:
-        raise ValueError(f"load_bank: {file} is damaged: {error}. Save the bank again.") from None
-    if not isinstance(bank, Bank):
-        raise ValueError(f"load_bank: {file} holds a {type(bank).__name__}, not a bank.")
-    return bank
+        raise ValueError(f"{where}: {file} is damaged: {error}. Save the {what} again.") from None
 
 
 def _take_apart(value: Any, name: str, tensors: dict[str, Any]) -> Any:

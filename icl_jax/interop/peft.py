@@ -1,4 +1,4 @@
-"""A prompt as a rank-1 LoRA adapter in the format of PEFT.
+"""A prompt as a LoRA adapter in the format of PEFT: of rank 1 for a token, of any for all of them.
 
 ``y (W + outer(v, u))`` is LoRA of rank 1: A = v (1, in), B = u (out, 1), scale 1. Every kernel that
 reads the MLP's input gets ``u = (z_S - z_K) W``, the down kernel what carries the residual change.
@@ -18,7 +18,7 @@ import numpy as np
 
 from icl_jax.blocks.experts import Experts
 from icl_jax.blocks.functional import FlaxBlock, functional
-from icl_jax.blocks.materialise import patched_gain
+from icl_jax.blocks.materialise import moved_kernel, patched_gain
 from icl_jax.dims import Array, Params
 from icl_jax.interop.huggingface import Checkpoint
 from icl_jax.interop.json_files import read_json
@@ -31,7 +31,13 @@ from icl_jax.patches.block import TokenPatch
 from icl_jax.patches.low_rank import LowRank
 from icl_jax.patches.normed import BalancedPatch, ScalePatch
 from icl_jax.patches.output import BiasPatch, DownPatch, OutputPolicy, down_update
+from icl_jax.patches.static_patch import StaticPatch, ranked
 from icl_jax.patches.token import kernel_update
+from icl_jax.stack.fold import check_given
+from icl_jax.stack.layers import PerLayer
+
+#: Path of a kernel in the parameters -> its update.
+Updates = dict[tuple[str, ...], LowRank]
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -83,46 +89,117 @@ def save_adapter(
       FileExistsError: the folder has something in it.
     """
     adapter_policy(checkpoint)
+    layers = functional(checkpoint.model, checkpoint.params)
+    updates: Updates = {}
+    gains: dict[tuple[str, ...], Array] = {}
+    for layer, patch in enumerate(patches):
+        block, params = layers[layer]
+        for kernel, update in _updates(block, params["mlp"], layer, patch).items():
+            updates[f"blocks_{layer}", "mlp", kernel, "kernel"] = update
+        if isinstance(patch.output, (ScalePatch, BalancedPatch)):
+            path = (f"blocks_{layer}", "norm_2_out", "scale")
+            gains[path] = patched_gain(params["norm_2_out"]["scale"], patch.output)
+    return _write("save_adapter", folder, checkpoint, updates, gains, 1, base)
+
+
+def save_static_adapter(
+    folder: str | Path,
+    checkpoint: Checkpoint,
+    patches: PerLayer[StaticPatch],
+    *,
+    base: str | None = None,
+) -> Path:
+    """Writes static patches as a LoRA adapter of their rank, for texts of any kind.
+
+    ``z (I + M) W`` is LoRA with A = the left factors of ``M`` and B = their right ones times W; the
+    down kernel's update is one as it is. An update of lower rank is filled up with zeros.
+
+    Args:
+      folder: to make; one that is there must be empty.
+      checkpoint: what the patches belong to.
+      patches: one per layer, of ``compile_context`` or ``fit_static``.
+      base: as in ``save_adapter``.
+
+    Returns:
+      The folder, with ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    Raises:
+      ValueError: patches with a bias, experts, patches of another stack, or a checkpoint with more
+        than a text model.
+      FileExistsError: the folder has something in it.
+    """
+    where = "save_static_adapter"
+    layers = functional(checkpoint.model, checkpoint.params)
+    check_given(layers, patches)
+    updates: Updates = {}
+    for layer, (patch, block) in enumerate(zip(patches, layers.blocks, strict=True)):
+        if not block.shares_down:
+            raise ValueError(
+                f"{where}: block {layer} has experts, whose kernels are no modules of their own to "
+                "PEFT. Save a checkpoint or a file of patches instead."
+            )
+        if patch.bias_D is not None:
+            raise ValueError(
+                f"{where}: the patch of layer {layer} has a bias (a thought vector), which LoRA "
+                "cannot hold. Fit another rung, or save a file of patches."
+            )
+        params = layers.params.layer(layer)["mlp"]
+        mine = {} if patch.down is None else {"down": patch.down}
+        if patch.input is not None:
+            for kernel in block.module.mlp.input_kernels:
+                moved = moved_kernel(params[kernel]["kernel"], patch.input)
+                if kernel in mine:  # z (I + M)(W + D): one kernel is both.
+                    raise ValueError(
+                        f"{where}: block {layer} has one kernel, which is the input's and the "
+                        "down kernel at once. Fit one side."
+                    )
+                mine[kernel] = moved
+        for kernel, update in mine.items():
+            updates[f"blocks_{layer}", "mlp", kernel, "kernel"] = update
+    rank = max(ranked(patches).values())
+    return _write(where, folder, checkpoint, updates, {}, rank, base)
+
+
+def _write(
+    where: str,
+    folder: str | Path,
+    checkpoint: Checkpoint,
+    updates: Updates,
+    gains: Mapping[tuple[str, ...], Array],
+    rank: int,
+    base: str | None,
+) -> Path:
+    """The files of an adapter, whole or not at all."""
     if base is None and _reads_more_than_text(checkpoint.folder):
         raise ValueError(
-            f"save_adapter: {checkpoint.folder} has more than the text model, whose modules PEFT "
+            f"{where}: {checkpoint.folder} has more than the text model, whose modules PEFT "
             "would look for in vain. Save the text model alone, once, with interop.huggingface.save"
             "(NEW, checkpoint.model, checkpoint.params, checkpoint.config), and give base=NEW."
         )
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"save_adapter: {folder} is not empty. Choose another folder.")
+        raise FileExistsError(f"{where}: {folder} is not empty. Choose another folder.")
     _, family = family_of(checkpoint.config)
-    table = family.table(checkpoint.model, Options(checkpoint.config))
     conv1d = getattr(family, "CONV1D", False)
     factors: dict[str, np.ndarray] = {}
     targets, saved = [], []
-    layers = functional(checkpoint.model, checkpoint.params)
-    for layer, patch in enumerate(patches):
-        name, (block, params) = f"blocks_{layer}", layers[layer]
-        updates: dict[tuple[str, ...], LowRank] = {
-            (name, "mlp", kernel, "kernel"): update
-            for kernel, update in _updates(block, params["mlp"], layer, patch).items()
-        }
-        for tensor in table:
-            if not any(piece.path in updates for piece in tensor.pieces):
-                continue
-            module = tensor.name.removesuffix(".weight")
+    for tensor in family.table(checkpoint.model, Options(checkpoint.config)):
+        module = tensor.name.removesuffix(".weight")
+        if any(piece.path in updates for piece in tensor.pieces):
             targets.append(module)
-            left_RD, right_HR = _fused(tensor, updates, conv1d=conv1d)
-            factors[f"base_model.model.{module}.lora_A.weight"] = left_RD
-            factors[f"base_model.model.{module}.lora_B.weight"] = right_HR
-        if isinstance(patch.output, (ScalePatch, BalancedPatch)):
-            gain_D = patched_gain(params["norm_2_out"]["scale"], patch.output)
-            tensor = next(t for t in table if t.pieces[0].path == (name, "norm_2_out", "scale"))
-            saved.append(tensor.name.removesuffix(".weight"))
-            factors[f"base_model.model.{tensor.name}"] = _host(gain_D) - tensor.pieces[0].offset
+            left_RI, right_OR = _fused(tensor, updates, rank, conv1d=conv1d)
+            factors[f"base_model.model.{module}.lora_A.weight"] = left_RI
+            factors[f"base_model.model.{module}.lora_B.weight"] = right_OR
+        if tensor.pieces and tensor.pieces[0].path in gains:
+            saved.append(module)
+            gain_D = _host(gains[tensor.pieces[0].path])
+            factors[f"base_model.model.{tensor.name}"] = gain_D - tensor.pieces[0].offset
     config = {
         "peft_type": "LORA",
         "task_type": None if checkpoint.model.head == "none" else "CAUSAL_LM",
         "base_model_name_or_path": base or str(checkpoint.folder),
-        "r": 1,
-        "lora_alpha": 1,
+        "r": rank,
+        "lora_alpha": rank,
         "lora_dropout": 0.0,
         "bias": "none",
         "target_modules": sorted(targets),
@@ -171,18 +248,25 @@ def _updates(block: FlaxBlock, params: Params, layer: int, patch: TokenPatch) ->
 
 
 def _fused(
-    tensor: Tensor, updates: Mapping[tuple[str, ...], LowRank], *, conv1d: bool
+    tensor: Tensor, updates: Updates, rank: int, *, conv1d: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A (1, in) and B (out, 1) of a stored tensor, from the updates of the kernels in it.
+    """A (rank, in) and B (out, rank) of a stored tensor, from the updates of the kernels in it.
 
     Kernels that are stored together (gate and up of Phi-3) read the same input, and so have the
     same A; their B lie in that of the tensor as they lie in it.
     """
     rights = [_host(updates[piece.path].right_RH) for piece in tensor.pieces]
-    right_HR = np.empty((tensor.shape[-1 if conv1d else 0], 1), rights[0].dtype)
+    left_RI = _host(updates[tensor.pieces[0].path].left_RD)
+    right_OR = np.zeros((tensor.shape[-1 if conv1d else 0], rank), rights[0].dtype)
+    count = len(left_RI)
     for piece, right_RH in zip(tensor.pieces, rights, strict=True):
-        piece.of(right_HR.T if conv1d else right_HR)[...] = right_RH
-    return _host(updates[tensor.pieces[0].path].left_RD), right_HR
+        if conv1d:
+            piece.of(right_OR.T)[:count] = right_RH
+        else:
+            piece.of(right_OR)[:count] = right_RH
+    filled_RI = np.zeros((rank, left_RI.shape[1]), left_RI.dtype)
+    filled_RI[:count] = left_RI
+    return filled_RI, right_OR
 
 
 def _host(array: Array) -> np.ndarray:

@@ -10,10 +10,12 @@ From the cheapest: the mean change (``thought_vector``), ``cheap_patch``, ``exac
 D inputs, ``ridge_patch`` for any number, ``covariance_patch`` that spares ordinary inputs. All but
 the exact one need sums only (``QuerySums``), which stream: any number of rows in the memory of one
 matrix, over calls (``merge_sums``) and over devices (``jax.lax.psum`` of the sums). Any of them at
-a lower rank: ``spectrum.from_matrix`` and ``spectrum.truncate``.
+a lower rank: ``reduced_rank`` (nearest on the rows), or ``spectrum.from_matrix`` and
+``spectrum.truncate`` (nearest as a matrix). For a whole stack: ``ladder.fit_static``.
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,8 @@ from icl_jax import checks
 from icl_jax.dims import Array
 from icl_jax.patches.low_rank import LowRank, accumulator, vector_norm
 from icl_jax.shown import short
+
+Sums = TypeVar("Sums")
 
 
 @jax.tree_util.register_dataclass
@@ -77,8 +81,8 @@ def query_sums(inputs_KD: Array, changes_KH: Array, *, present_K: Array | None =
     )
 
 
-def merge_sums(first: QuerySums, second: QuerySums) -> QuerySums:
-    """The sums over the rows of both."""
+def merge_sums(first: Sums, second: Sums) -> Sums:
+    """The sums over the rows of both: of ``QuerySums``, or of ``static_sums`` of a stack."""
     return jax.tree.map(jnp.add, first, second)
 
 
@@ -134,6 +138,41 @@ def ridge_patch(sums: QuerySums, *, weight: float | Array) -> Array:
     size = sums.gram_DD.shape[0]
     ridge_DD = relative_weight(sums, weight) * jnp.eye(size, dtype=sums.gram_DD.dtype)
     return _solve(sums.gram_DD + ridge_DD, sums.cross_DH)
+
+
+def reduced_rank(sums: QuerySums, patch_DH: Array, rank: int | None) -> LowRank:
+    """A solution as factors, at a rank: of that rank the one that serves the rows best.
+
+    ``D V V^T`` with the leading eigenvectors ``V`` of ``D^T Z^T R``. Of ``D = (Z^T Z + lam S)^-1
+    Z^T R`` this is the least of ``|Z X - R|^2 + lam tr(X^T S X)`` over all ``X`` of the rank, where
+    the truncated singular values of ``D`` are nearest to ``D`` on inputs that nobody has.
+
+    Args:
+      sums: what the solution was made of.
+      patch_DH: (D, H), of ``ridge_patch`` or ``covariance_patch``.
+      rank: at least 1; None, or more than min(D, H): all of it.
+
+    Raises:
+      ValueError: a solution of another shape, or a rank below 1.
+
+    Examples:
+      >>> inputs = jax.random.normal(jax.random.key(0), (50, 3))
+      >>> sums = query_sums(inputs, inputs * jnp.array([5.0, 0.1, 0.0]))
+      >>> update = reduced_rank(sums, ridge_patch(sums, weight=1e-4), 1)
+      >>> jnp.abs(jnp.round(as_matrix(update), 0)).tolist()
+      [[5.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+
+    Source: Izenman 1975 (reduced-rank regression), with the ridge of Mukherjee and Zhu 2011.
+    """
+    checks.same_shape("reduced_rank", cross_DH=sums.cross_DH, patch_DH=patch_DH)
+    if rank is not None:
+        checks.positive_int("reduced_rank", "rank", rank)
+    served_HH = _product(patch_DH.T, sums.cross_DH)
+    # Symmetric but for rounding, which eigh would read from one triangle only.
+    _, turn_HH = jnp.linalg.eigh((served_HH + served_HH.T) / 2)
+    count = min(patch_DH.shape if rank is None else (rank, *patch_DH.shape))
+    turn_HR = turn_HH[:, ::-1][:, :count]
+    return LowRank(_product(patch_DH, turn_HR).T, turn_HR.T)
 
 
 def covariance_patch(sums: QuerySums, covariance_DD: Array, *, weight: float | Array) -> Array:

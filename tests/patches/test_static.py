@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from icl_jax.patches.dual_ridge import ridge_factors
 from icl_jax.patches.low_rank import apply_update, as_matrix
 from icl_jax.patches.spectrum import from_matrix
 from icl_jax.patches.static import (
@@ -18,6 +19,7 @@ from icl_jax.patches.static import (
     exact_patch,
     merge_sums,
     query_sums,
+    reduced_rank,
     relative_weight,
     ridge_patch,
     thought_vector,
@@ -166,3 +168,41 @@ def test_what_does_not_fit_is_named():
         covariance_patch(query_sums(inputs_KD, changes_KH), jnp.eye(3), weight=0.1)
     with pytest.raises(TypeError, match="query_sums: present_K must be a boolean mask"):
         query_sums(inputs_KD, changes_KH, present_K=jnp.ones(WIDTH + 1))
+
+
+@pytest.mark.parametrize("count", [1, 5, 30])
+@pytest.mark.parametrize("rank", [None, 2])
+def test_ridge_from_rows_is_ridge_from_sums(count, rank):
+    inputs_KD, changes_KH = rows(40, count)
+    sums = query_sums(inputs_KD, changes_KH)
+    for weight in (1e-6, 1e-2, 3.0):
+        want = reduced_rank(sums, ridge_patch(sums, weight=weight), rank)
+        got = ridge_factors(inputs_KD, changes_KH, weight=weight, rank=rank)
+        assert got.left_RD.shape[0] == min(rank or HIDDEN, count, HIDDEN)
+        assert relative_error(as_matrix(got), as_matrix(want)) < 1e-8
+    spoilt = [jnp.concatenate([a, jnp.full((2, a.shape[1]), jnp.nan)]) for a in rows(40, count)]
+    here_K = jnp.arange(count + 2) < count
+    padded = ridge_factors(*spoilt, weight=3.0, rank=rank, present_K=here_K)
+    assert relative_error(as_matrix(padded), as_matrix(got)) < 1e-8
+
+
+def test_of_all_updates_of_its_rank_the_reduced_one_serves_the_rows_best():
+    inputs_KD, changes_KH = rows(50, 40)
+    sums = query_sums(inputs_KD * 10.0 ** jnp.linspace(-2, 2, WIDTH)[None], changes_KH)
+    whole_DH = ridge_patch(sums, weight=1e-3)
+    ridge = relative_weight(sums, 1e-3)
+
+    def objective(update):
+        matrix_DH = as_matrix(update)
+        fitted = jnp.sum(matrix_DH * (sums.gram_DD @ matrix_DH - 2 * sums.cross_DH))
+        return fitted + ridge * jnp.sum(matrix_DH**2)
+
+    best = objective(reduced_rank(sums, whole_DH, 2))
+    assert best < objective(from_matrix(whole_DH, rank=2))
+    for seed in range(5):
+        left, right = normal(60 + seed, 2, WIDTH), normal(70 + seed, 2, HIDDEN)
+        near = reduced_rank(sums, whole_DH, 2)
+        moved = type(near)(near.left_RD + 1e-2 * left, near.right_RH + 1e-2 * right)
+        assert best < objective(moved)
+    with pytest.raises(ValueError, match="rank must be an integer of at least 1, got 0"):
+        reduced_rank(sums, whole_DH, 0)

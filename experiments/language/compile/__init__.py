@@ -1,0 +1,1 @@
+"""A context compiled into weights, with a report of what it keeps."""

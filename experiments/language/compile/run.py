@@ -1,0 +1,316 @@
+"""Can a text be turned into weights, once, and be left out from then on?
+
+Compiles a context (an instruction, demonstrations, a document: any text file) into one change of a
+model's weights, in closed form: layer by layer, on calibration queries, without a gradient. Writes
+it as a LoRA adapter in PEFT's format, as a checkpoint, or as one file of patches, and measures on
+held-out queries what it keeps, beside no context, the full context, a thought vector, and LoRA
+trained by Adam on the same calibration texts, at the same rank, in the same seconds and in more.
+
+    python -m experiments.checkpoint --make_tiny=llama --workdir=tiny
+    python -m experiments.compile --checkpoint=tiny --context=FILE --workdir=runs/compile
+
+Queries are the lines of --queries=FILE, as they follow the context. With --study=self the model
+writes on behind each of them (or, without a file, behind the context itself), with the context in
+front; --study=own takes the context's own tokens. A minute on 2 cores for a tiny model, about ten
+for one of 135M parameters. Expected: of a real model, most of the gap in KL divergence where the
+queries resemble the calibration; the report says of each rival how much it keeps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.language.compile.measure import Audience, Heard, audience
+from experiments.language.compile.report import sections, summarise
+from experiments.language.compile.sides import (
+    Lessons,
+    Patches,
+    Solved,
+    choose,
+    descend_for,
+    solve,
+)
+from experiments.tools.conduct import Outcome, finish, note_measurement, start
+from experiments.tools.flags import UsageError, launch, option
+from icl_jax import checks
+from icl_jax.interop.banks import save_static
+from icl_jax.interop.huggingface import Checkpoint, load, save
+from icl_jax.interop.peft import save_static_adapter
+from icl_jax.interop.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
+from icl_jax.language.compile import static_weights
+from icl_jax.language.study import own_queries, self_study
+from icl_jax.patches.fit import Fit
+from icl_jax.records import Run
+
+NAMES = {"peft": "adapter", "checkpoint": "checkpoint", "patches": "patches.safetensors"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which model and context, which queries, and what to make of them."""
+
+    checkpoint: str = option("", "folder or hub name of a checkpoint")
+    context: str = option("", "text file to compile")
+    queries: str = option("", "text file, a query per line, as it follows the context")
+    study: Literal["given", "self", "own"] = option(
+        "self", "the queries as they are, written on by the model, or the context's own tokens"
+    )
+    num_queries: int = option(24, "to calibrate with; of a file, from its start")
+    held_out: int = option(6, "further queries, on which rank and ridge weight are chosen")
+    asked: int = option(18, "further queries, which the report is about")
+    num_tokens: int = option(16, "that the model writes behind a query (or takes of the context)")
+    side: Literal["both", "input", "down"] = option(
+        "both", "the weights that change: MLPs' first kernels, their last one, or both"
+    )
+    ranks: tuple[int, ...] = option((8,), "of the adapter, to choose from")
+    weights: tuple[float, ...] = option((0.01, 0.1, 1.0), "of the ridge, to choose from")
+    bos: int = option(-1, "token in front of everything; -1: the tokenizer's, if it adds one")
+    export: Literal["peft", "checkpoint", "patches", "none"] = option("peft", "what to write")
+    lora: bool = option(True, "train LoRA on the same texts for comparison")
+    rates: tuple[float, ...] = option((1e-3, 5e-3), "of LoRA's Adam, to choose from")
+    more_seconds: float = option(10.0, "LoRA also gets so many times the seconds")
+    seed: int = option(0, "of the draws")
+    offline: bool = option(False, "look for a hub name in the cache only")
+
+    def __post_init__(self) -> None:
+        for name in ("num_queries", "held_out", "num_tokens"):
+            checks.positive_int("compile", name, getattr(self, name))
+        checks.at_least_two("compile", "asked", self.asked, "one query has no interval")
+        for rank in self.ranks:
+            checks.positive_int("compile", "ranks", rank)
+        for name in ("weights", "rates"):
+            for value in getattr(self, name):
+                checks.positive("compile", name, value)
+        if self.study == "given" and not self.queries:
+            raise ValueError("compile: study='given' needs queries, a file with one per line.")
+        if self.more_seconds < 1:
+            raise ValueError(f"compile: more_seconds must be at least 1, got {self.more_seconds}.")
+
+    @classmethod
+    def quick(cls) -> "Config":
+        """Few and short queries, one weight and rate."""
+        return cls(
+            num_queries=6,
+            held_out=2,
+            asked=4,
+            num_tokens=6,
+            ranks=(4,),
+            weights=(0.1,),
+            rates=(5e-3,),
+            more_seconds=2.0,
+        )
+
+
+@dataclass(frozen=True)
+class Material:
+    """Queries of one kind: token ids, and how many tokens of each were given."""
+
+    texts: list[np.ndarray]
+    stems: list[int]
+
+    def part(self, start: int, stop: int) -> "Material":
+        """Some of them."""
+        return Material(self.texts[start:stop], self.stems[start:stop])
+
+
+def prepare(config: Config) -> tuple[Checkpoint, Tokenizer, np.ndarray, list[np.ndarray]]:
+    """Model, tokenizer, context and stems, before anything long begins.
+
+    Raises:
+      UsageError: something is missing or cannot be read.
+    """
+    for flag in ("checkpoint", "context"):
+        if not getattr(config, flag):
+            raise UsageError(f"--{flag} is missing.")
+    try:
+        checkpoint = load(config.checkpoint, dtype=jnp.float32, offline=config.offline)
+        if not has_tokenizer(checkpoint.folder):
+            raise UsageError(f"--checkpoint: {checkpoint.folder} has no tokenizer to read a text.")
+        tokenizer = load_tokenizer(checkpoint.folder)
+        text = Path(config.context).read_text(encoding="utf-8")
+        lines: list[str] = []
+        if config.queries:
+            lines = Path(config.queries).read_text(encoding="utf-8").splitlines()
+    except (ValueError, OSError, ImportError) as error:
+        raise UsageError(str(error)) from error
+    if checkpoint.model.head == "none":
+        raise UsageError(f"--checkpoint: a {checkpoint.family} model has no head to compare.")
+    if not all(block.mlp.shares_down for block in checkpoint.model.blocks):
+        if config.side != "input":
+            raise UsageError(
+                f"--side={config.side}: a {checkpoint.family} model has experts, which share no "
+                "down kernel. Use --side=input --lora=false, and --export=checkpoint or patches."
+            )
+        if config.lora or config.export == "peft":
+            raise UsageError(
+                f"a {checkpoint.family} model has experts, whose kernels are no modules of their "
+                "own for LoRA. Use --lora=false, and --export=checkpoint or patches."
+            )
+    context = tokenizer.encode(text, add_special=False).tokens_T
+    if not len(context):
+        raise UsageError(f"--context: {config.context} has no text.")
+    needed = config.num_queries + config.held_out + config.asked
+    if lines and len(lines) < needed and config.study != "self":
+        raise UsageError(
+            f"--queries: {config.queries} has {len(lines)} lines, and --num_queries, --held_out "
+            f"and --asked are {needed} together."
+        )
+    stems = [tokenizer.encode(line, add_special=False).tokens_T for line in lines if line]
+    return checkpoint, tokenizer, context, stems
+
+
+def front(config: Config, tokenizer: Tokenizer) -> int | None:
+    """The token in front of everything."""
+    if config.bos >= 0:
+        return config.bos
+    return tokenizer.bos_id if tokenizer.adds_bos else None
+
+
+def material(
+    config: Config,
+    checkpoint: Checkpoint,
+    context: np.ndarray,
+    stems: Sequence[np.ndarray],
+    bos: int | None,
+) -> Material:
+    """All queries: to calibrate with, held out, and asked, in this order.
+
+    Raises:
+      UsageError: too few of the context's own tokens.
+    """
+    needed = config.num_queries + config.held_out + config.asked
+    if config.study == "given":
+        return Material(list(stems[:needed]), [0] * needed)
+    if config.study == "own":
+        windows = own_queries(context, config.num_tokens)
+        if len(windows) < 3:
+            raise UsageError(
+                f"--study=own: the context has {len(context)} tokens, {len(windows)} windows of "
+                f"--num_tokens={config.num_tokens}; three are needed. Use --study=self."
+            )
+        # Parts of a context are not many: each kind of query gets every third of them.
+        order = np.random.default_rng(config.seed).permutation(len(windows))
+        chosen = [windows[order[number % len(order)]] for number in range(needed)]
+        return Material(chosen, [0] * needed)
+    empty = [np.zeros(0, np.int32)]
+    begun = [(list(stems) or empty)[number % max(len(stems), 1)] for number in range(needed)]
+    written = self_study(
+        checkpoint.model,
+        checkpoint.params,
+        context,
+        begun,
+        config.num_tokens,
+        jax.random.key(config.seed),
+        bos=bos,
+    )
+    return Material(written, [len(one) for one in begun])
+
+
+def measure(
+    config: Config, checkpoint: Checkpoint, lessons: Lessons, held: Audience, test: Audience
+) -> tuple[dict[str, Any], Solved]:
+    """Every side on the asked queries, as plain numbers; and the patches that were chosen."""
+
+    def told(heard: Heard, **more: Any) -> dict[str, Any]:
+        return {"kl": heard.kl.tolist(), "top1": heard.top1.tolist(), **more}
+
+    def loss(patches: Patches) -> float:
+        return float(held.hear(patches=patches).kl.mean())
+
+    fits = [Fit(side=config.side, rank=rank) for rank in config.ranks]
+    best, tried = choose(checkpoint, lessons, fits, config.weights, loss)
+    thought = solve(checkpoint, lessons, Fit("thought"), 1.0)
+    found = {
+        "nothing": told(test.hear()),
+        "thought": told(test.hear(patches=thought.patches), seconds=thought.seconds),
+        "ridge": told(
+            test.hear(patches=best.patches),
+            seconds=best.seconds,
+            rank=best.rank,
+            weight=best.weight,
+        ),
+    }
+    about: dict[str, Any] = {"tried": tried, "runs": found, "lora": []}
+    if config.lora:
+        assert best.rank is not None  # A rank of --ranks.
+        budget = [best.seconds, best.seconds * config.more_seconds]
+        for rate in config.rates:
+            descended = descend_for(
+                checkpoint,
+                lessons,
+                best.rank,
+                rate,
+                budget,
+                jax.random.key(config.seed),
+                lambda params: float(held.hear(params=params).kl.mean()),
+            )
+            for params, point in zip(descended.at, descended.path, strict=True):
+                about["lora"].append(
+                    told(
+                        test.hear(params=params),
+                        rate=rate,
+                        steps=point.steps,
+                        seconds=point.seconds,
+                        held_out=point.held_out,
+                    )
+                )
+    return about, best
+
+
+def write(config: Config, checkpoint: Checkpoint, patches: Patches, run: Run) -> str:
+    """The file or folder that is asked for; its name."""
+    name = NAMES[config.export]
+    target = run.path(name)
+    if config.export == "patches":
+        save_static(target, patches)
+    elif not target.exists():
+        if config.export == "peft":
+            save_static_adapter(target, checkpoint, patches)
+        else:
+            model, folder = checkpoint.model, checkpoint.folder
+            merged = static_weights(model, checkpoint.params, patches)
+            save(target, model, merged, checkpoint.config, tokenizer=folder)
+    return name
+
+
+def run(config: Config, workdir: Path) -> Outcome:
+    """Compiles, writes, compares, reports."""
+    checkpoint, tokenizer, context, stems = prepare(config)
+    bos = front(config, tokenizer)
+    records = start(workdir, "compile", config)
+    if not records.has("measured.json"):
+        queries = material(config, checkpoint, context, stems, bos)
+        first, second = config.num_queries, config.num_queries + config.held_out
+        calibration = queries.part(0, first)
+        lessons = Lessons(context, calibration.texts, calibration.stems, bos)
+
+        def heard(part: Material) -> Audience:
+            starts = [max(0, stem - 1) for stem in part.stems]
+            return audience(checkpoint, lessons, part.texts, starts)
+
+        held, test = heard(queries.part(first, second)), heard(queries.part(second, None))  # type: ignore[arg-type]
+        numbers, best = measure(config, checkpoint, lessons, held, test)
+        numbers["examples"] = [tokenizer.decode(one) for one in calibration.texts[:4]]
+        numbers["context_tokens"] = len(context)
+        numbers["calibration_tokens"] = sum(map(len, calibration.texts))
+        if config.export != "none":
+            numbers["written"] = write(config, checkpoint, best.patches, records)
+        records.save_json("measured.json", numbers)
+        note_measurement(records)
+    numbers = records.load_json("measured.json")
+    about = {"checkpoint": config.checkpoint, "family": checkpoint.family, "export": config.export}
+    return finish(
+        records,
+        f"{Path(config.context).name} as weights of {Path(config.checkpoint).name}",
+        __doc__,
+        Outcome(summarise(about, numbers), sections(about, numbers)),
+    )
+
+
+if __name__ == "__main__":
+    launch(Config, run, __doc__)

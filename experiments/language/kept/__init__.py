@@ -1,0 +1,1 @@
+"""How much of an in-context task real models keep as weights."""

@@ -1,0 +1,183 @@
+"""How much of an in-context task does a real model keep as weights, and would descent keep more?
+
+Six tasks (translation, antonyms, capitals, sentiment, past tense, languages), all asked in the same
+words, so that only the examples in the context say what is asked for. Each context is compiled in
+closed form from what the model itself answers to some questions behind it; then new questions are
+asked without the examples. The ladder (thought vector; input side, down kernel, both; at once, in
+order; low rank, full rank) beside LoRA trained by Adam on the same texts at the same rank, in the
+same seconds and in ten times as many: the share of the gap in log-probability of the right answer
+between no context and the full one, and right answers.
+
+    python -m experiments.real_models --workdir=runs/models
+    python -m experiments.kept --models=runs/models --workdir=runs/kept
+
+About two hours on 2 cores (``--quick``: some minutes). A killed run goes on behind the last task.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.language.compile.sides import Patches, choose, descend_for, solve
+from experiments.language.kept.pairs import PAIRS
+from experiments.language.kept.report import sections, summarise
+from experiments.language.kept.sides import Sizes, answer, lessons_of
+from experiments.language.real_models import SOURCES, real_model
+from experiments.tools.conduct import Outcome, each, finish, note_measurement, start
+from experiments.tools.flags import launch, option
+from icl_jax import checks
+from icl_jax.dims import Params
+from icl_jax.interop.huggingface import Checkpoint, load
+from icl_jax.interop.tokenizer import Tokenizer, load_tokenizer
+from icl_jax.patches.fit import Fit
+
+#: What stands in front of every text: the token that begins one, or between two in training.
+BOS = {"smollm2": 0, "gemma3-270m": 2}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which models and tasks, and how much of everything."""
+
+    models: str = option("", "folder of experiments.real_models; made in the workdir if left out")
+    names: tuple[str, ...] = option(tuple(SOURCES), "of the models")
+    tasks: tuple[str, ...] = option(tuple(PAIRS), "to compile")
+    shown: int = option(6, "examples in the context")
+    calibration: int = option(16, "questions that are fitted")
+    held_out: int = option(6, "questions on which weight and rate are chosen")
+    asked: int = option(16, "new questions")
+    written: int = option(4, "tokens that the model writes behind a calibration question")
+    rank: int = option(16, "of the updates, and of LoRA")
+    weights: tuple[float, ...] = option((0.01, 0.1, 1.0), "of the ridge, to choose from")
+    rates: tuple[float, ...] = option((1e-3, 3e-3, 1e-2), "of LoRA's Adam, to choose from")
+    more_seconds: float = option(10.0, "LoRA also gets so many times the seconds")
+    seed: int = option(0, "of the draws")
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            checks.one_of("kept", "names", name, tuple(SOURCES))
+        for task in self.tasks:
+            checks.one_of("kept", "tasks", task, tuple(PAIRS))
+        for name in ("shown", "calibration", "held_out", "written", "rank"):
+            checks.positive_int("kept", name, getattr(self, name))
+        checks.at_least_two("kept", "asked", self.asked, "one question has no interval")
+        most = min(len(PAIRS[task]) for task in self.tasks)
+        needed = self.shown + self.calibration + self.held_out + self.asked
+        if needed > most:
+            raise ValueError(
+                f"kept: shown, calibration, held_out and asked are {needed} pairs together, and a "
+                f"task has {most}. Ask for fewer."
+            )
+        for name in ("weights", "rates"):
+            for value in getattr(self, name):
+                checks.positive("kept", name, value)
+        if self.more_seconds < 1:
+            raise ValueError(f"kept: more_seconds must be at least 1, got {self.more_seconds}.")
+
+    @classmethod
+    def quick(cls) -> "Config":
+        """One model, two tasks, one weight and rate."""
+        return cls(
+            names=("smollm2",),
+            tasks=("translation", "past tense"),
+            weights=(0.1,),
+            rates=(3e-3,),
+            more_seconds=2.0,
+        )
+
+    @property
+    def sizes(self) -> Sizes:
+        """How pairs are used."""
+        return Sizes(self.shown, self.calibration, self.held_out, self.asked, self.written)
+
+
+def rungs(rank: int) -> dict[str, Fit]:
+    """The ladder, by the names of the report."""
+    return {
+        "thought": Fit("thought"),
+        "input": Fit(side="input", rank=rank),
+        "down": Fit(side="down", rank=rank),
+        "at_once": Fit(rank=rank, order="at_once"),
+        "both": Fit(rank=rank),
+        "full_rank": Fit(),
+    }
+
+
+def measure(
+    config: Config, checkpoint: Checkpoint, tokenizer: Tokenizer, name: str, task: str
+) -> dict[str, Any]:
+    """One task in one model: every side's answers, as plain numbers."""
+    made = lessons_of(checkpoint, tokenizer, task, config.sizes, BOS[name], config.seed)
+    lessons, held, asked = made
+    ends = {"nothing": False, "context": True}
+    runs = {
+        end: answer(checkpoint, lessons, asked, in_context=there).told()
+        for end, there in ends.items()
+    }
+
+    def loss(patches: Patches) -> float:
+        return -float(answer(checkpoint, lessons, held, patches=patches).log_chance.mean())
+
+    for rung, fit in rungs(config.rank).items():
+        if rung == "thought":
+            best = solve(checkpoint, lessons, fit, 1.0)
+        else:
+            best, _ = choose(checkpoint, lessons, [fit], config.weights, loss)
+        found = answer(checkpoint, lessons, asked, patches=best.patches)
+        runs[rung] = found.told(seconds=best.seconds, weight=best.weight)
+
+    def tuned_loss(params: Params) -> float:
+        return -float(answer(checkpoint, lessons, held, params=params).log_chance.mean())
+
+    seconds = runs["both"]["seconds"]
+    lora = []
+    for rate in config.rates:
+        descended = descend_for(
+            checkpoint,
+            lessons,
+            config.rank,
+            rate,
+            [seconds, seconds * config.more_seconds],
+            jax.random.key(config.seed),
+            lambda params: (
+                -float(answer(checkpoint, lessons, held, params=params).log_chance.mean())
+            ),
+        )
+        for params, point in zip(descended.at, descended.path, strict=True):
+            found = answer(checkpoint, lessons, asked, params=params)
+            lora.append(
+                found.told(
+                    rate=rate, steps=point.steps, seconds=point.seconds, held_out=point.held_out
+                )
+            )
+    for label, part in (("lora_same", lora[0::2]), ("lora_more", lora[1::2])):
+        runs[label] = min(part, key=lambda row: row["held_out"])
+    written = [tokenizer.decode(one) for one in lessons.texts[:4]]
+    return {"runs": runs, "written": written}
+
+
+def run(config: Config, workdir: Path) -> Outcome:
+    """Measures every task in every model, each saved as soon as it is there, and reports."""
+    records = start(workdir, "kept", config)
+    found: dict[str, dict[str, Any]] = {name: {} for name in config.names}
+    for name in config.names:
+        models = Path(config.models) if config.models else workdir / "models"
+        loaded: list[Any] = []
+        for task in each(list(config.tasks), name):
+            file = f"{name}/{task.replace(' ', '_')}.json"
+            if not records.has(file):
+                if not loaded:
+                    folder = real_model(name, models)
+                    loaded = [load(folder, dtype=jnp.float32), load_tokenizer(folder)]
+                records.save_json(file, measure(config, loaded[0], loaded[1], name, task))
+                note_measurement(records)
+            found[name][task] = records.load_json(file)
+    outcome = Outcome(summarise(found), sections(found, config.rank))
+    return finish(records, "In-context tasks, kept as weights", __doc__, outcome)
+
+
+if __name__ == "__main__":
+    launch(Config, run, __doc__)

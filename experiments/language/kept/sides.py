@@ -1,0 +1,122 @@
+"""One task: its context, its questions, and what each side answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.language.compile.sides import Lessons, Patches
+from experiments.language.kept.pairs import LINE, PAIRS
+from icl_jax.dims import Params
+from icl_jax.interop.huggingface import Checkpoint
+from icl_jax.interop.tokenizer import Tokenizer
+from icl_jax.language.compile import static_logits
+from icl_jax.language.prompt import full_logits
+from icl_jax.language.study import self_study
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How the pairs of a task are used, in this order.
+
+    Attributes:
+      shown: demonstrations, which are the context.
+      calibration: questions that are fitted.
+      held_out: questions on which rank, weight and rate are chosen.
+      asked: questions that are reported.
+      written: tokens that the model writes behind a calibration question.
+    """
+
+    shown: int
+    calibration: int
+    held_out: int
+    asked: int
+    written: int
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Questions, and the first token of the right answer to each."""
+
+    texts: list[np.ndarray]
+    answers: np.ndarray
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a run says to B questions.
+
+    Attributes:
+      log_chance: (B,), nats, of the right answer's first token.
+      right: (B,), whether that is the most probable one.
+    """
+
+    log_chance: np.ndarray
+    right: np.ndarray
+
+    def told(self, **more: Any) -> dict[str, Any]:
+        """As plain numbers."""
+        numbers = {"log_chance": self.log_chance.tolist(), "right": self.right.tolist()}
+        return {**numbers, **more}
+
+
+def lessons_of(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, task: str, sizes: Sizes, bos: int, seed: int
+) -> tuple[Lessons, Questions, Questions]:
+    """What a task is compiled from (self-study), and its held-out and its asked questions."""
+
+    def tokens(text: str) -> np.ndarray:
+        return tokenizer.encode(text, add_special=False).tokens_T
+
+    pairs = PAIRS[task]
+    context = tokens("".join(f"{LINE.format(x)} {y}\n" for x, y in pairs[: sizes.shown]))
+    rest = pairs[sizes.shown :]
+
+    def questions(part: Sequence[tuple[str, str]]) -> Questions:
+        texts = [tokens(LINE.format(x)) for x, _ in part]
+        whole = [tokens(f"{LINE.format(x)} {y}") for x, y in part]
+        answers = [int(one[len(text)]) for one, text in zip(whole, texts, strict=True)]
+        return Questions(texts, np.asarray(answers))
+
+    first, second = sizes.calibration, sizes.calibration + sizes.held_out
+    stems = questions(rest[:first]).texts
+    written = self_study(
+        checkpoint.model,
+        checkpoint.params,
+        context,
+        stems,
+        sizes.written,
+        jax.random.key(seed),
+        bos=bos,
+    )
+    lessons = Lessons(context, written, [len(one) for one in stems], bos)
+    asked = rest[second : second + sizes.asked]
+    return lessons, questions(rest[first:second]), questions(asked)
+
+
+def answer(
+    checkpoint: Checkpoint,
+    lessons: Lessons,
+    questions: Questions,
+    *,
+    in_context: bool = False,
+    patches: Patches | None = None,
+    params: Params | None = None,
+) -> Answered:
+    """What the model says: behind the context, alone, patched, or with other parameters."""
+    place = lessons.behind if in_context else lessons.without
+    texts = [place(one) for one in questions.texts]
+    read = [np.array([len(one) - 1]) for one in texts]
+    params = checkpoint.params if params is None else params
+    if patches is None:
+        found = full_logits(checkpoint.model, params, texts, read)
+    else:
+        found = static_logits(checkpoint.model, params, texts, read, patches)
+    logits_BV = jnp.concatenate(found)
+    chances_BV = jax.nn.log_softmax(logits_BV.astype(jnp.float32), axis=-1)
+    pick = (jnp.arange(len(texts)), jnp.asarray(questions.answers))
+    right_B = np.asarray(jnp.argmax(logits_BV, axis=-1)) == questions.answers
+    return Answered(np.asarray(chances_BV[pick]), right_B)

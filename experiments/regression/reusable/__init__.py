@@ -1,0 +1,1 @@
+"""What a context teaches, kept as weights for queries that were never seen with it."""

@@ -1,0 +1,84 @@
+"""Calibration queries for a context, when nobody has given any."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from icl_jax import checks
+from icl_jax.blocks.language_model import LanguageModel
+from icl_jax.dims import Array, Params
+from icl_jax.language.generation import generate
+from icl_jax.language.sampling import Sampling
+
+#: As the model itself is: nothing is cut off, nothing sharpened.
+PLAIN = Sampling(1.0)
+
+
+def self_study(
+    model: LanguageModel,
+    params: Params,
+    context_T: Any,
+    stems: Sequence[Any],
+    num_tokens: int,
+    key: Array,
+    *,
+    bos: int | None = None,
+    sampling: Sampling = PLAIN,
+    stop: Collection[int] = (),
+) -> list[np.ndarray]:
+    """Queries sampled from the model itself with the context in front: stem and continuation.
+
+    Args:
+      model: a causal model with a head.
+      params: its parameters.
+      context_T: (T,), the context's token ids, without a BOS.
+      stems: token ids of the beginning of each query; an empty one asks for whatever follows.
+      num_tokens: how many to write after each.
+      key: of the draws; query b has the draws of ``fold_in(key, b)``.
+      bos: the token in front of everything, if there is one.
+      sampling: by default from the model's own distribution.
+      stop: tokens after which a query ends (they are kept).
+
+    Returns:
+      The token ids of each query, without the context.
+
+    Raises:
+      ValueError: no stems, or what ``generate`` refuses.
+    """
+    if not len(stems):
+        raise ValueError(
+            "self_study: stems is empty. Give the beginning of each query; [] is one that says "
+            "nothing yet."
+        )
+    lead = [] if bos is None else [bos]
+    context = [int(token) for token in np.asarray(context_T).reshape(-1)]
+    begun = [[int(token) for token in np.asarray(stem).reshape(-1)] for stem in stems]
+    prompts = [[*lead, *context, *stem] for stem in begun]
+    written = generate(model, params, prompts, num_tokens, sampling=sampling, key=key, stop=stop)
+    return [
+        np.asarray([*stem, *np.asarray(new_N).tolist()], np.int32)
+        for stem, new_N in zip(begun, jax.device_get(written), strict=True)
+    ]
+
+
+def own_queries(context_T: Any, length: int) -> list[np.ndarray]:
+    """The context's own tokens as queries: windows of ``length``, each half in the one before.
+
+    A query that repeats a part of the context asks what the context says there.
+
+    Raises:
+      ValueError: a length below 1, or an empty context.
+
+    Examples:
+      >>> [query.tolist() for query in own_queries([1, 2, 3, 4, 5], 4)]
+      [[1, 2, 3, 4], [3, 4, 5]]
+    """
+    checks.positive_int("own_queries", "length", length)
+    context = np.asarray(context_T, np.int32).reshape(-1)
+    if not len(context):
+        raise ValueError("own_queries: context_T is empty; there is nothing to ask about.")
+    step = max(1, length // 2)
+    starts = range(0, max(1, len(context) - step), step)
+    return [context[start : start + length] for start in starts]

@@ -1,0 +1,108 @@
+"""experiments.compile on a tiny random checkpoint: what it writes, measures and refuses."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.language.compile import run as compiling
+from experiments.language.compile.report import told_runs, verdict
+from experiments.language.compile.sides import Lessons, descend_for, padded
+from experiments.tools.flags import UsageError
+from icl_jax.interop.banks import load_static
+from icl_jax.interop.huggingface import load, make_tiny
+from icl_jax.interop.tokenizer import load_tokenizer, save_tokenizer, train_bpe
+from icl_jax.language.compile import static_logits
+from icl_jax.language.prompt import full_logits
+from tests.helpers import relative_error
+
+TEXT = "The lighthouse on Gull Rock was built in 1871 by Ada Brandt. It is red and white.\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    make_tiny("llama", folder / "tiny", jax.random.key(0), vocab_size=300)
+    save_tokenizer(folder / "tiny", train_bpe([TEXT] * 5, 300))
+    (folder / "context.txt").write_text(TEXT)
+    return folder
+
+
+def config(folder, **changes):
+    named = {"checkpoint": str(folder / "tiny"), "context": str(folder / "context.txt")}
+    quick = compiling.Config.quick()
+    return type(quick)(**{**vars(quick), **named, **changes})
+
+
+def test_lora_learns_what_the_model_wrote_and_not_what_it_was_given(folder):
+    checkpoint = load(folder / "tiny")
+    texts = [np.array([5, 6, 7, 8]), np.array([9, 10, 11])]
+    lessons = Lessons(np.array([3, 4]), texts, [2, 0], 1)
+    tokens_BT, learnt_BT = padded(lessons, checkpoint.model)
+    assert np.asarray(tokens_BT)[0, :5].tolist() == [1, 5, 6, 7, 8]
+    places = [np.flatnonzero(row).tolist() for row in np.asarray(learnt_BT)]
+    assert places == [[3, 4], [1, 2, 3]]  # BOS is there from the start.
+    alone = padded(Lessons(np.array([3]), texts, [0, 0], None), checkpoint.model)[1]
+    assert [np.flatnonzero(row).tolist() for row in np.asarray(alone)] == [[1, 2, 3], [1, 2]]
+
+    def loss(params):
+        (logits,) = full_logits(checkpoint.model, params, [np.array([1, 5, 6, 7, 8])], [[2, 3]])
+        chances = jax.nn.log_softmax(logits)
+        return -float(chances[0, 7] + chances[1, 8])
+
+    found = descend_for(checkpoint, lessons, 2, 1e-2, [0.0, 1.0], jax.random.key(0), loss)
+    start, end = found.path
+    assert start.steps == 0 and end.steps > 1 and end.seconds >= 1
+    assert start.held_out == pytest.approx(loss(checkpoint.params))
+    assert end.held_out < start.held_out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("export", ["peft", "patches", "checkpoint"])
+def test_a_file_becomes_weights_with_a_report_of_what_they_keep(export, folder, tmp_path):
+    asked = config(folder, export=export, lora=export == "peft")
+    outcome = compiling.run(asked, tmp_path)
+    runs = outcome.summary["runs"]
+    assert {"nothing", "thought", "ridge"} <= set(runs) and runs["nothing"]["share"] == 0
+    assert (tmp_path / compiling.NAMES[export]).exists()
+    numbers = json.loads((tmp_path / "measured.json").read_text())
+    assert ("lora_same" in told_runs(numbers)) == (export == "peft")
+    page = (tmp_path / "report.html").read_text()
+    assert "take away" in verdict(numbers) and "What is kept of the context" in page
+    before = (tmp_path / "measured.json").read_bytes()
+    compiling.run(asked, tmp_path)  # Only the report again.
+    assert (tmp_path / "measured.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_the_file_of_patches_is_what_was_measured(folder, tmp_path):
+    compiling.run(config(folder, export="patches", lora=False), tmp_path / "patches")
+    compiling.run(config(folder, export="checkpoint", lora=False), tmp_path / "merged")
+    checkpoint = load(folder / "tiny")
+    patches = load_static(tmp_path / "patches" / "patches.safetensors")
+    merged = load(tmp_path / "merged" / "checkpoint")
+    tokens_T = load_tokenizer(folder / "tiny").encode("The lighthouse").tokens_T
+    read = np.arange(len(tokens_T))
+    want = static_logits(checkpoint.model, checkpoint.params, tokens_T, read, patches)
+    got = full_logits(merged.model, merged.params, tokens_T, read)
+    assert relative_error(got, want) < 1e-4
+
+
+def test_what_cannot_be_compiled_is_a_usage_error(folder, tmp_path):
+    with pytest.raises(UsageError, match="--context is missing"):
+        compiling.prepare(config(folder, context=""))
+    with pytest.raises(UsageError, match="No such file"):
+        compiling.prepare(config(folder, context=str(tmp_path / "none")))
+    (tmp_path / "few.txt").write_text("one\ntwo\n")
+    with pytest.raises(UsageError, match="has 2 lines, and .* are 12 together"):
+        compiling.prepare(config(folder, study="given", queries=str(tmp_path / "few.txt")))
+    with pytest.raises(ValueError, match="study='given' needs queries"):
+        config(folder, study="given")
+    make_tiny("mixtral", tmp_path / "mixture", jax.random.key(0), vocab_size=300)
+    save_tokenizer(tmp_path / "mixture", train_bpe([TEXT] * 5, 300))
+    mixture = {"checkpoint": str(tmp_path / "mixture")}
+    with pytest.raises(UsageError, match="has experts.*Use --side=input --lora=false"):
+        compiling.prepare(config(folder, **mixture))
+    with pytest.raises(UsageError, match="Use --lora=false, and --export=checkpoint"):
+        compiling.prepare(config(folder, side="input", **mixture))

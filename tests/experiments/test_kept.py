@@ -1,0 +1,94 @@
+"""experiments.kept: tasks of enough pairs, verdicts in words, and a small run."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.language.kept import run as kept
+from experiments.language.kept.pairs import LINE, PAIRS
+from experiments.language.kept.report import best_rung, sections, share, summarise, verdict
+from experiments.language.kept.sides import Sizes, answer, lessons_of
+from icl_jax.interop.huggingface import load, make_tiny
+from icl_jax.interop.tokenizer import load_tokenizer, save_tokenizer, train_bpe
+
+SIZES = Sizes(2, 3, 2, 4, 2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    make_tiny("llama", folder, jax.random.key(0), vocab_size=320)
+    texts = [f"{LINE.format(x)} {y}\n" for x, y in PAIRS["past tense"]]
+    save_tokenizer(folder, train_bpe(texts, 320))
+    return folder
+
+
+def test_there_are_five_tasks_and_more_and_pairs_enough_for_all_uses():
+    config = kept.Config()
+    assert len(PAIRS) >= 5
+    needed = config.shown + config.calibration + config.held_out + config.asked
+    for pairs in PAIRS.values():
+        assert len({x for x, _ in pairs}) == len(pairs) >= needed
+    with pytest.raises(ValueError, match="pairs together"):
+        dataclasses.replace(config, asked=30)
+
+
+def test_no_question_is_used_twice_and_answers_are_what_the_tokens_say(folder):
+    tokenizer = load_tokenizer(folder)
+    lessons, held, asked = lessons_of(load(folder), tokenizer, "past tense", SIZES, 1, 0)
+    pairs = PAIRS["past tense"]
+    assert tokenizer.decode(lessons.context) == "".join(
+        f"{LINE.format(x)} {y}\n" for x, y in pairs[:2]
+    )
+    texts = [tokenizer.decode(one) for one in (*lessons.texts, *held.texts, *asked.texts)]
+    for text, (x, _) in zip(texts, pairs[2:], strict=False):
+        assert text.startswith(LINE.format(x))
+    assert len(texts) == 9
+    for text, token, (_, y) in zip(asked.texts, asked.answers, pairs[7:], strict=False):
+        assert f" {y}".startswith(tokenizer.decode([token])) and len(text)
+
+
+def test_a_context_moves_the_answers_of_the_same_questions(folder):
+    checkpoint = load(folder)
+    made = lessons_of(checkpoint, load_tokenizer(folder), "past tense", SIZES, 1, 0)
+    lessons, _, asked = made
+    alone = answer(checkpoint, lessons, asked)
+    full = answer(checkpoint, lessons, asked, in_context=True)
+    assert alone.log_chance.shape == (4,) and np.all(alone.log_chance < 0)
+    assert np.abs(alone.log_chance - full.log_chance).max() > 1e-3
+
+
+def runs(**values):
+    names = ("thought", "input", "down", "at_once", "both", "full_rank", "lora_same", "lora_more")
+    told = {name: {"log_chance": [values.get(name, -3.0)] * 2, "right": [True, False],
+                   "seconds": 1.0} for name in names}  # fmt: skip
+    told["nothing"] = {"log_chance": [-5.0, -5.0], "right": [False, False]}
+    told["context"] = {"log_chance": [-1.0, -1.0], "right": [True, True]}
+    return {"runs": told, "written": ["Q: a"]}
+
+
+def test_the_verdict_counts_tasks_and_names_those_that_are_lost():
+    tasks = {"one": runs(both=-2.0), "two": runs(lora_more=-1.0)}
+    assert share(tasks["one"]["runs"], "both").value == 0.75
+    assert best_rung(tasks["one"]["runs"]) == "both"
+    words = verdict(tasks)
+    assert "LoRA, same seconds on 2 of 2 tasks" in words
+    assert "LoRA, more seconds on 1 of 2 tasks, less on two" in words
+    found = {"smollm2": tasks}
+    assert summarise(found)["models"]["smollm2"]["one"]["best"] == "both"
+    assert len(sections(found, 16)) == 2
+
+
+@pytest.mark.slow
+def test_a_small_run_measures_every_side(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "real_model", lambda name, models: folder)
+    monkeypatch.setitem(kept.BOS, "smollm2", 1)
+    config = dataclasses.replace(
+        kept.Config.quick(), tasks=("past tense",), rank=2, calibration=4, held_out=2, asked=4
+    )
+    outcome = kept.run(config, tmp_path)
+    told = outcome.summary["models"]["smollm2"]["past tense"]
+    assert {"both", "lora_same", "lora_more", "full_rank"} <= set(told)
+    assert (tmp_path / "report.html").exists()
