@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from icl_jax import checks
-from icl_jax.blocks.affine import dense
+from icl_jax.blocks.affine import dense, rows_of
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.functional import declare_layers, functional
 from icl_jax.blocks.heads import soft_capped
@@ -119,14 +119,14 @@ class LanguageModel(nn.Module):
         left out.
         """
         checks.rank("LanguageModel", "tokens_T", tokens_T, 1, "(T)")
-        stream_TD = jnp.take(self.embedding, tokens_T, axis=0)
+        stream_TD = rows_of(self.embedding, tokens_T, or_nan=True)
         if self.embedding_scale != 1.0:
             stream_TD = stream_TD * jnp.asarray(self.embedding_scale, stream_TD.dtype)
         if self.num_positions is not None:
             if positions_T is None:
                 positions_T = jnp.arange(tokens_T.shape[0], dtype=jnp.int32)
             rows_T = positions_T + self.position_offset
-            stream_TD = stream_TD + jnp.take(self.position_embedding, rows_T, axis=0)
+            stream_TD = stream_TD + rows_of(self.position_embedding, rows_T, or_nan=True)
         if self.num_types is not None:
             stream_TD = stream_TD + self.type_embedding[:1]
         return self.norm_embedding(stream_TD) if self.embedding_norm else stream_TD
