@@ -31,6 +31,8 @@ class LanguageModel(nn.Module):
       vocab_size: V.
       width: D, of the residual stream.
       num_positions: positions that have a learned embedding; None for none.
+      max_positions: the most tokens that the model is meant for, where that is less than it could
+        read; no layer asks for it, the functions of ``language`` do. None for no limit.
       position_offset: rows of that embedding in front of position 0's (OPT), which are never read.
       num_types: rows of a token-type embedding (BERT; every token has type 0); None for none.
       embedding_norm: whether a norm follows the embedding (BERT).
@@ -61,6 +63,7 @@ class LanguageModel(nn.Module):
     logit_scale: float = 1.0
     soft_cap: float | None = None
     dtype: jnp.dtype = jnp.float32
+    max_positions: int | None = None
 
     def setup(self) -> None:
         where = "LanguageModel"
@@ -73,6 +76,8 @@ class LanguageModel(nn.Module):
             raise ValueError(f"{where}: head_bias=True needs a head; this model has head='none'.")
         if self.soft_cap is not None:
             checks.positive(where, "soft_cap", self.soft_cap)
+        if self.max_positions is not None:
+            checks.positive_int(where, "max_positions", self.max_positions)
         normal, zeros = nn.initializers.normal(0.02), nn.initializers.zeros
         table = (self.vocab_size, self.width)
         self.embedding = self.param("embedding", normal, table, self.dtype)

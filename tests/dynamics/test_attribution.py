@@ -303,6 +303,38 @@ class TestErrors:
         with pytest.raises(ValueError, match="attribute_block: kept position 6 is outside"):
             attribute_block(block, params, self.stream_TD, [6])
 
+    @pytest.mark.parametrize(
+        ("given", "error", "message"),
+        (
+            ({"positions_T": jnp.arange(6)[::-1]}, ValueError, "positions_T must be non-negative"),
+            ({"positions_T": jnp.arange(5)}, ValueError, "axis 0 of positions_T must have 6"),
+            ({"present_T": jnp.full(6, 2)}, TypeError, "present_T must be a boolean mask, got"),
+            ({"present_K": jnp.ones(2)}, TypeError, "present_K must be a boolean mask, got dtype"),
+            ({"rows_X": jnp.array([2])}, ValueError, r"rows_X must number the 2 kept.*got \[2\]"),
+            ({"rows_X": jnp.array([-1])}, ValueError, "rows_X must number the 2 kept positions"),
+            ({"rows_X": jnp.array([0.5])}, TypeError, "rows_X must be integers, got float64"),
+        ),
+    )
+    def test_what_is_said_of_positions_is_checked(self, given, error, message):
+        block, params = block_of("attention")
+        with pytest.raises(error, match=f"attribute_block: {message}"):
+            attribute_block(block, params, self.stream_TD, [2, 5], **given)
+
+    def test_a_part_is_of_one_position_and_one_kernel(self):
+        block, params = block_of("attention")
+        both = attribute_block(block, params, self.stream_TD, [2, 5])
+        one, kernel_DH = jax.tree.map(lambda leaf: leaf[1], both), normal(3, 8, 4)
+        heads, length = one.contributions_ATD.shape[:2]
+        for index, name in (((heads, 0), "head"), ((0, length), "token"), ((-1, 0), "head")):
+            with pytest.raises(ValueError, match=f"contribution_update: {name} must be from 0 to"):
+                contribution_update(one, *index, kernel_DH)
+        for measure in (contribution_norms, contribution_shares, remainder_share, summed_update):
+            # Of two positions at once the sums would run over heads of one and of the other.
+            with pytest.raises(ValueError, match=f"{measure.__name__}: contributions_ATD must hav"):
+                measure(both, kernel_DH)
+            with pytest.raises(ValueError, match=f"{measure.__name__}: axis 0 of kernel_DH must"):
+                measure(one, kernel_DH[:7])
+
     def test_a_zero_input_is_refused_outside_jit(self):
         block, params = block_of("linear_attention")
         stream_TD = self.stream_TD.at[5].set(0.0)
