@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icl_jax.blocks.block import Block
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.dynamics.attribution import (
     Attribution,
     attention_contributions,
@@ -297,6 +298,36 @@ class TestErrors:
         block, params = block_of("recurrent")
         with pytest.raises(TypeError, match="GatedRecurrent is not a sum over heads and tokens"):
             attribute_block(block, params, self.stream_TD, [5])
+
+    def test_a_layer_of_ones_own_is_exact_where_it_says_what_its_sum_is(self):
+        class Cooler(SoftmaxAttention):
+            def weigh(self, scores_AMT, sees_MT):
+                return super().weigh(scores_AMT / 3, sees_MT)
+
+            def mixed(self, query_MAF, key_TGF, value_TGF, sees):
+                return super().mixed(query_MAF / 3, key_TGF, value_TGF, sees)
+
+        model = make_model(Block(Cooler(num_heads=2), MLPS["dense_bias"], "skip", "none"))
+        run = (model.blocks[0], model.block_params[0], self.stream_TD)
+        found = attribute_block(*run, [0, 3, 5])
+        full_KD, kept_KD = midpoints(*run, [0, 3, 5])
+        totals_KD = jnp.sum(found.contributions_ATD, axis=(1, 2))
+        assert_close(totals_KD, full_KD - kept_KD, 60, condition=10)
+        assert not np.any(found.remainder_D)
+        # The layer is another than the library's, with the same parameters.
+        other, _ = block_of("attention")
+        other_KD = midpoints(other, *run[1:], [0, 3, 5])[0]
+        assert relative_error(other_KD[1:], full_KD[1:]) > 1e-3
+
+    def test_a_layer_of_ones_own_that_does_not_say_so_is_refused(self):
+        class Silent(SoftmaxAttention):
+            @property
+            def normalised(self):
+                return None
+
+        model = make_model(Block(Silent(num_heads=2), MLPS["dense_bias"], "skip", "none"))
+        with pytest.raises(ValueError, match="does not say whether its weights add up to 1.*norm"):
+            attribute_block(model.blocks[0], model.block_params[0], self.stream_TD, [0, 3, 5])
 
     def test_kept_positions_are_checked(self):
         block, params = block_of("attention")
