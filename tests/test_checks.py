@@ -137,6 +137,35 @@ class TestMasks:
             checks.mask("f", "present_T", [True, False], 2, "one per token")
 
 
+class TestPlaces:
+    def test_ids_increase_and_fit_the_sequence(self):
+        checks.places("f", 3, jnp.array([0, 4, 9]), jnp.array([True, True, False]))
+        checks.places("f", 3)
+        for bad in ([2, 1, 0], [0, 0, 1], [-1, 0, 1]):
+            with pytest.raises(ValueError, match="f: positions_T must be non-negative and strictl"):
+                checks.places("f", 3, np.array(bad))
+        with pytest.raises(ValueError, match=r"axis 0 of positions_T must have 3 entries"):
+            checks.places("f", 3, jnp.arange(2))
+        for dtype in (np.uint8, np.uint32, np.float32):
+            with pytest.raises(TypeError, match="f: positions_T must hold signed integers, got"):
+                checks.places("f", 3, np.arange(3, dtype=dtype))
+
+    def test_padding_may_have_any_id(self):
+        there = jnp.array([True, False, True])
+        checks.places("f", 3, jnp.array([0, -7, 1]), there)
+        with pytest.raises(ValueError, match="f: positions_T must be non-negative"):
+            checks.places("f", 3, jnp.array([5, -7, 1]), there)
+
+    def test_a_mask_is_boolean_and_as_long_as_the_sequence(self):
+        for bad in (jnp.full(3, 2), jnp.ones(3)):
+            with pytest.raises(TypeError, match="f: present_T must be a boolean mask, got dtype"):
+                checks.places("f", 3, None, bad)
+        with pytest.raises(ValueError, match=r"axis 0 of present_T must have 3 entries"):
+            checks.places("f", 3, None, jnp.ones(4, bool))
+        with pytest.raises(TypeError, match="f: positions_T must be an array, got a list"):
+            checks.places("f", 3, [0, 1, 2])
+
+
 class TestScalars:
     def test_a_positive_number_may_be_an_array_and_traced(self):
         for good in (0.5, np.float32(2), jnp.asarray(0.5)):

@@ -71,8 +71,10 @@ def network_losses(prompts: Prompt, *, num_steps: int = 500) -> Array:
     start = {"first": first, "bias": jnp.zeros(HIDDEN, dtype), "second": jnp.zeros(HIDDEN, dtype)}
 
     def predict(params: Params, inputs_XD: Array) -> Array:
-        hidden_XH = jax.nn.relu(inputs_XD @ params["first"] + params["bias"][None])
-        return hidden_XH @ params["second"]
+        highest = jax.lax.Precision.HIGHEST
+        into_XH = jnp.matmul(inputs_XD, params["first"], precision=highest)
+        hidden_XH = jax.nn.relu(into_XH + params["bias"][None])
+        return jnp.matmul(hidden_XH, params["second"], precision=highest)
 
     def fit(prompt: Prompt, shot: Array) -> Array:
         shown_N = (jnp.arange(count, dtype=shot.dtype) < shot).astype(dtype)

@@ -59,7 +59,8 @@ def against(
             "shuffled": predict_and_differentiate(reference, confused),
         }
         random_D = random_vector(random_key, found["reference"][1])
-        return found | {"random": (jnp.vdot(random_D, prompt.query_D), random_D)}
+        predicted = jnp.vdot(random_D, prompt.query_D, precision=jax.lax.Precision.HIGHEST)
+        return found | {"random": (predicted, random_D)}
 
     found = jax.vmap(sides)(prompts, jax.random.split(key, prompts.query_target.shape[0]))
     measure = jax.vmap(_measures)

@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -52,3 +53,21 @@ class Affine(nn.Module):
         kernel = self.param("kernel", _LECUN, (inputs.shape[-1], self.width), self.dtype)
         bias = self.param("bias", _ZEROS, (self.width,), self.dtype) if self.use_bias else None
         return dense(inputs, kernel, bias)
+
+
+def rows_of(table: Array, indices: Array, *, or_nan: bool = False) -> Array:
+    """``table[indices]``, also on a mesh with explicit axes, where JAX asks how that is to lie.
+
+    Args:
+      table: (G, ...).
+      indices: of any shape, integers.
+      or_nan: whether a row that the table does not have is NaN; otherwise the nearest is given.
+    """
+    if not jax.sharding.get_abstract_mesh().explicit_axes:
+        return jnp.take(table, indices, axis=0) if or_nan else table[indices]
+    if not indices.ndim:  # Of a slice, JAX forgets the answer under ``vmap``.
+        return rows_of(table, indices[None], or_nan=or_nan)[0]
+    mine, inner = jax.typeof(indices).sharding.spec, jax.typeof(table).sharding.spec[1:]
+    spec = jax.sharding.PartitionSpec(*mine, *inner)
+    found: Array = table.at[indices].get(mode="fill" if or_nan else None, out_sharding=spec)
+    return found

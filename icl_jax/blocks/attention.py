@@ -150,6 +150,19 @@ class Attention(ContextualLayer):
         own_weight_MA1 = weights_AMT[..., -1].T[..., None].astype(own_value_MAF.dtype)
         return weighted_sum(weights_AMT[..., :-1], value_NGF) + own_weight_MA1 * own_value_MAF
 
+    @property
+    def reads_length(self) -> bool:
+        """With longrope, whose rates are others for long sequences."""
+        return self._short is not None
+
+    @property
+    def _short(self) -> int | None:
+        """The longest sequence that turns by the rates of short ones; None where all do."""
+        scaling = None if self.rotary is None else self.rotary.scaling
+        if scaling is None or scaling.kind != "longrope":
+            return None
+        return scaling.original_length
+
     def __call__(
         self,
         stream_TD: Array,
@@ -159,6 +172,7 @@ class Attention(ContextualLayer):
     ) -> Array:
         """See ``ContextualLayer``."""
         checks.rank(type(self).__name__, "stream_TD", stream_TD, 2, "(T, D)")
+        checks.places(type(self).__name__, stream_TD.shape[0], positions_T, present_T)
         kernels = self._kernels(stream_TD.shape[-1])
         query_TAF, key_TGF, value_TGF = self._project(
             stream_TD, _positions(stream_TD, positions_T), kernels
@@ -208,6 +222,13 @@ class Attention(ContextualLayer):
         """One pass: the probes share the context's keys and values, and each adds its own."""
         if not context_ND.shape[0]:
             return context_ND, self(probes_MD, positions_T=positions_M)
+        longest = self._short
+        if longest is not None and probes_MD.shape[0] > longest:
+            raise NotImplementedError(
+                f"{type(self).__name__}: prefixes of {probes_MD.shape[0]} tokens turn by other "
+                f"rates than the whole (longrope, from original_length = {longest} on), so they "
+                "share no work. Run each prefix by itself."
+            )
         kernels = self._kernels(context_ND.shape[-1])
         positions_N = positions_M[:-1]
         query_NAF, *kept = self._project(context_ND, positions_N, kernels)

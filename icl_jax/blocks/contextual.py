@@ -53,6 +53,11 @@ class ContextualLayer(nn.Module):
         """
         return False
 
+    @property
+    def reads_length(self) -> bool:
+        """Whether the largest position id changes what tokens before it get (longrope does)."""
+        return False
+
     def sink_weights(
         self,
         stream_TD: Array,

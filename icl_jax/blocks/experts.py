@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from icl_jax import checks
-from icl_jax.blocks.affine import dense
+from icl_jax.blocks.affine import dense, rows_of
 from icl_jax.blocks.feedforward import ActivationName, Feedforward, patched_input
 from icl_jax.blocks.grouped import group_rows, grouped_map
 from icl_jax.dims import Array
@@ -125,14 +125,16 @@ class Experts(Feedforward):
         length, width = mlp_input_TD.shape
         chosen_Tk, gates_Tk = self.route(patched_input(mlp_input_TD, factor))
         routed = self.experts_per_token * self.hidden_width
-        rows_NF = hidden_TH[:, :routed].reshape(-1, self.hidden_width)
+        # Split, then merged: on a mesh with explicit axes JAX refuses both at once.
+        slots_TkF = hidden_TH[:, :routed].reshape(length, self.experts_per_token, -1)
+        rows_NF = slots_TkF.reshape(-1, self.hidden_width)
         down_EFD = self._kernel("down", (self.num_experts, self.hidden_width, width))
         blocks = group_rows(chosen_Tk.reshape(-1), self.num_experts)
         parts_ND = grouped_map(dense, rows_NF, down_EFD, blocks)
         output_TD = jnp.sum(parts_ND.reshape(length, self.experts_per_token, width), axis=1)
         bias_ED = self._bias("down", (self.num_experts, width))
         if bias_ED is not None:
-            biases_TkD = bias_ED.astype(output_TD.dtype)[chosen_Tk]
+            biases_TkD = rows_of(bias_ED.astype(output_TD.dtype), chosen_Tk)
             weighed_TkD = gates_Tk[..., None].astype(output_TD.dtype) * biases_TkD
             output_TD = output_TD + jnp.sum(weighed_TkD, axis=1)
         if self.shared_width is None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from icl_jax.blocks.affine import rows_of
 from icl_jax.dims import Array
 
 
@@ -74,7 +75,7 @@ def grouped_map(
 
     def one(_: None, block: tuple[Array, Array]) -> tuple[None, Array]:
         rows_B, group = block
-        mine = jax.tree.map(lambda leaf: leaf[group], kernels)
+        mine = jax.tree.map(lambda leaf: rows_of(leaf, group), kernels)
         return None, function(rows_ND[rows_B], mine)
 
     _, results_PBF = jax.lax.scan(one, None, (blocks.rows_PB, blocks.groups_P))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from icl_jax import checks
-from icl_jax.blocks.affine import dense
+from icl_jax.blocks.affine import dense, rows_of
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.functional import declare_layers, functional
 from icl_jax.blocks.heads import soft_capped
@@ -31,6 +31,8 @@ class LanguageModel(nn.Module):
       vocab_size: V.
       width: D, of the residual stream.
       num_positions: positions that have a learned embedding; None for none.
+      max_positions: the most tokens that the model is meant for, where that is less than it could
+        read; no layer asks for it, the functions of ``language`` do. None for no limit.
       position_offset: rows of that embedding in front of position 0's (OPT), which are never read.
       num_types: rows of a token-type embedding (BERT; every token has type 0); None for none.
       embedding_norm: whether a norm follows the embedding (BERT).
@@ -61,6 +63,7 @@ class LanguageModel(nn.Module):
     logit_scale: float = 1.0
     soft_cap: float | None = None
     dtype: jnp.dtype = jnp.float32
+    max_positions: int | None = None
 
     def setup(self) -> None:
         where = "LanguageModel"
@@ -73,6 +76,8 @@ class LanguageModel(nn.Module):
             raise ValueError(f"{where}: head_bias=True needs a head; this model has head='none'.")
         if self.soft_cap is not None:
             checks.positive(where, "soft_cap", self.soft_cap)
+        if self.max_positions is not None:
+            checks.positive_int(where, "max_positions", self.max_positions)
         normal, zeros = nn.initializers.normal(0.02), nn.initializers.zeros
         table = (self.vocab_size, self.width)
         self.embedding = self.param("embedding", normal, table, self.dtype)
@@ -119,14 +124,14 @@ class LanguageModel(nn.Module):
         left out.
         """
         checks.rank("LanguageModel", "tokens_T", tokens_T, 1, "(T)")
-        stream_TD = jnp.take(self.embedding, tokens_T, axis=0)
+        stream_TD = rows_of(self.embedding, tokens_T, or_nan=True)
         if self.embedding_scale != 1.0:
             stream_TD = stream_TD * jnp.asarray(self.embedding_scale, stream_TD.dtype)
         if self.num_positions is not None:
             if positions_T is None:
                 positions_T = jnp.arange(tokens_T.shape[0], dtype=jnp.int32)
             rows_T = positions_T + self.position_offset
-            stream_TD = stream_TD + jnp.take(self.position_embedding, rows_T, axis=0)
+            stream_TD = stream_TD + rows_of(self.position_embedding, rows_T, or_nan=True)
         if self.num_types is not None:
             stream_TD = stream_TD + self.type_embedding[:1]
         return self.norm_embedding(stream_TD) if self.embedding_norm else stream_TD

@@ -59,6 +59,11 @@ class Scaling:
         checks.one_of("Scaling", "kind", self.kind, SCALINGS)
         if self.factor <= 0:
             raise ValueError(f"Scaling: factor must be positive, got {self.factor!r}.")
+        if self.kind == "longrope" and self.attention_factor is None and self.original_length < 2:
+            raise ValueError(
+                "Scaling: longrope sharpens by the logarithm of original_length, which must be at "
+                f"least 2, got {self.original_length!r}; or give its attention_factor."
+            )
 
 
 @dataclass(frozen=True)

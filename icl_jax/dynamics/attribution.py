@@ -166,16 +166,25 @@ def attribute_block(
       The attributions, with a leading axis K (or X).
 
     Raises:
-      ValueError: bad kept positions (``checks.kept_positions``), a parallel block (whose MLP input
-        does not change), or (outside jit) an MLP input of length zero.
-      TypeError: the contextual layer is no sum over heads and tokens.
+      ValueError: a sequence, position ids or a mask that cannot be, bad kept positions
+        (``checks.kept_positions``) or rows of them, a parallel block (whose MLP input does not
+        change), or (outside jit) an MLP input of length zero.
+      TypeError: the contextual layer is no sum over heads and tokens; dtypes that cannot be.
     """
     if not block.patches_input:
         raise ValueError(
             "attribute_block: a parallel block's MLP reads nothing of the context, so its input "
             "patch is zero and there is nothing to attribute."
         )
-    kept_K = checks.kept_positions("attribute_block", kept_K, stream_TD.shape[0])
+    where = "attribute_block"
+    checks.rank(where, "stream_TD", stream_TD, 2, "(T, D)")
+    checks.floating(where, "stream_TD", stream_TD)
+    checks.places(where, stream_TD.shape[0], positions_T, present_T)
+    kept_K = checks.kept_positions(where, kept_K, stream_TD.shape[0])
+    if present_K is not None:
+        checks.mask(where, "present_K", present_K, kept_K.shape[0], "one per kept position")
+    if rows_X is not None:
+        _check_rows(rows_X, kept_K.shape[0])
     if positions_T is None:
         positions_T = jnp.arange(stream_TD.shape[0], dtype=jnp.int32)
     if present_K is None and present_T is not None:
@@ -226,23 +235,51 @@ def attribute_block(
     return jax.vmap(one)(*(rows if rows_X is None else jax.tree.map(lambda row: row[rows_X], rows)))
 
 
+def _check_rows(rows_X: Array, count: int) -> None:
+    """Raises where ``rows_X`` does not number kept positions: JAX would read others."""
+    checks.rank("attribute_block", "rows_X", rows_X, 1, "(X)")
+    if not jnp.issubdtype(jnp.result_type(rows_X), jnp.integer):
+        raise TypeError(f"attribute_block: rows_X must be integers, got {jnp.result_type(rows_X)}.")
+    if checks.is_concrete(rows_X) and any(not 0 <= row < count for row in rows_X.tolist()):
+        raise ValueError(
+            f"attribute_block: rows_X must number the {count} kept positions, from 0 to "
+            f"{count - 1}, got {rows_X.tolist()}."
+        )
+
+
 def contribution_update(
     attribution: Attribution, head: int, token: int, kernel_DH: Array
 ) -> LowRank:
-    """What one head reading one token adds to ``dW``, as factors."""
-    right_H = _mapped(attribution.contributions_ATD[head, token], kernel_DH)
+    """What one head reading one token adds to ``dW``, as factors.
+
+    Raises:
+      ValueError: no such head or token.
+    """
+    _check_one("contribution_update", attribution)
+    names = ("head", "token")
+    for name, index, count in zip(
+        names, (head, token), attribution.contributions_ATD.shape[-3:-1], strict=True
+    ):
+        if checks.is_concrete(index) and not 0 <= int(index) < count:
+            raise ValueError(
+                f"contribution_update: {name} must be from 0 to {count - 1}, got {int(index)}. "
+                "Negative indices do not wrap."
+            )
+    right_H = _mapped("contribution_update", attribution.contributions_ATD[head, token], kernel_DH)
     return outer(attribution.v_D, right_H.astype(kernel_DH.dtype))
 
 
 def summed_update(attribution: Attribution, kernel_DH: Array) -> LowRank:
     """All contributions and the remainder together: the token update again."""
-    total_H = _mapped(_total(attribution), kernel_DH)
+    _check_one("summed_update", attribution)
+    total_H = _mapped("summed_update", _total(attribution), kernel_DH)
     return outer(attribution.v_D, total_H.astype(kernel_DH.dtype))
 
 
 def contribution_norms(attribution: Attribution, kernel_DH: Array) -> Array:
     """``|dW|_F`` of every contribution, (A, T), in float32 or wider."""
-    mapped_ATH = _mapped(attribution.contributions_ATD, kernel_DH)
+    _check_one("contribution_norms", attribution)
+    mapped_ATH = _mapped("contribution_norms", attribution.contributions_ATD, kernel_DH)
     return vector_norm(attribution.v_D) * vector_norm(mapped_ATH)
 
 
@@ -252,27 +289,40 @@ def contribution_shares(attribution: Attribution, kernel_DH: Array | None = None
     The shares and the remainder's add up to 1, so they can be read as parts of the whole. In
     float32 or wider. Without a kernel, of the input factor that all kernels share.
     """
-    return _shares(attribution, _mapped(attribution.contributions_ATD, kernel_DH), kernel_DH)
+    where = "contribution_shares"
+    _check_one(where, attribution)
+    parts_ATH = _mapped(where, attribution.contributions_ATD, kernel_DH)
+    return _shares(where, attribution, parts_ATH, kernel_DH)
 
 
 def remainder_share(attribution: Attribution, kernel_DH: Array | None = None) -> Array:
     """The signed share of the remainder in ``dW``: what no token and no head accounts for."""
-    return _shares(attribution, _mapped(attribution.remainder_D, kernel_DH), kernel_DH)
+    where = "remainder_share"
+    _check_one(where, attribution)
+    part_H = _mapped(where, attribution.remainder_D, kernel_DH)
+    return _shares(where, attribution, part_H, kernel_DH)
 
 
-def _mapped(changes: Array, kernel_DH: Array | None) -> Array:
+def _check_one(where: str, attribution: Attribution) -> None:
+    """Raises ValueError for the attributions of several positions: sums would run across them."""
+    checks.rank(where, "contributions_ATD", attribution.contributions_ATD, 3, "(A, T, D)")
+
+
+def _mapped(where: str, changes: Array, kernel_DH: Array | None) -> Array:
     """What changes (..., D) of the kernel's input do to its output, (..., H), float32 or wider."""
     dtype = accumulator(changes.dtype)
     if kernel_DH is None:
         return changes.astype(dtype)
+    checks.rank(where, "kernel_DH", kernel_DH, 2, "(D, H)")
+    checks.axis_size(where, "kernel_DH", kernel_DH, 0, changes.shape[-1], "the input's width")
     return jnp.matmul(
         changes.astype(dtype), kernel_DH.astype(dtype), precision=jax.lax.Precision.HIGHEST
     )
 
 
-def _shares(attribution: Attribution, parts: Array, kernel_DH: Array | None) -> Array:
+def _shares(where: str, attribution: Attribution, parts: Array, kernel_DH: Array | None) -> Array:
     """``<part, total> / |total|^2``, (...) of parts (..., H) of the change of the output."""
-    total_H = _mapped(_total(attribution), kernel_DH)
+    total_H = _mapped(where, _total(attribution), kernel_DH)
     products = jnp.matmul(parts, total_H, precision=jax.lax.Precision.HIGHEST)
     return products / inner_product(total_H, total_H)
 

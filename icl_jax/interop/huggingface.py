@@ -130,6 +130,7 @@ def load(
     _check_numbers(options, shapes)
     generation = read_generation_config(folder)
     max_positions = longest_prompt(config, options.where)
+    model = model.clone(max_positions=max_positions)
     table = stacked_table(fitting_table(family, model, options, tensors), model)
     plan = assemble.plan(f"family {family_name}", table, shapes)
     tied = getattr(model, "head", None) == "tied"

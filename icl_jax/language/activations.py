@@ -1,15 +1,18 @@
 """What one position of a language model attends to, layer by layer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from icl_jax import checks
 from icl_jax.blocks.functional import functional
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.dims import Array, Params
+from icl_jax.language.ends import check_finite, embed, finite, readout, token_ids
 from icl_jax.shown import short
 from icl_jax.stack.block import apply_block
 from icl_jax.stack.fold import fold
@@ -40,7 +43,10 @@ class Attended:
 
 
 def attend(
-    model: LanguageModel, params: Params, tokens_T: Array, position: Array | int
+    model: LanguageModel,
+    params: Params,
+    tokens_T: Array | np.ndarray | Sequence[int],
+    position: Array | int,
 ) -> Attended:
     """Runs a prompt and looks at one of its positions.
 
@@ -54,11 +60,13 @@ def attend(
       position: whose; may be traced.
 
     Raises:
-      ValueError: tokens that are no vector.
-      TypeError: a layer that is no sum over heads.
+      ValueError: bad tokens, a position that the prompt does not have, or (outside jit) logits that
+        are not finite.
+      TypeError: tokens that are not integers; a layer that is no sum over heads.
     """
-    checks.rank("attend", "tokens_T", tokens_T, 1, "(T)")
-    stream_TD: Any = model.apply({"params": params}, tokens_T, method="embed")
+    tokens_T = jnp.asarray(token_ids("attend", model, tokens_T))
+    _check_position(position, tokens_T.shape[0])
+    stream_TD = embed(model, params, tokens_T)
 
     def step(
         block: Any, layer: Params, state_TD: Array, _: None
@@ -78,6 +86,16 @@ def attend(
         return apply_block(block, layer, midpoint), found
 
     stream_TD, found = fold(functional(model, params), step, stream_TD)
-    logits_1V: Any = model.apply({"params": params}, stream_TD[position][None], method="readout")
+    logits_1V = readout(model, params, stream_TD[position][None])
+    check_finite("attend", finite(logits_1V))
     outputs, weights, scores, inputs, mlp_inputs = found.joined()
     return Attended(outputs, weights, scores, inputs, mlp_inputs, logits_1V[0])
+
+
+def _check_position(position: Array | int, length: int) -> None:
+    """Raises ValueError for a concrete position that is none of the prompt's."""
+    if checks.is_concrete(position) and not 0 <= int(position) < length:
+        raise ValueError(
+            f"attend: position must be one of the prompt's, from 0 to {length - 1}, got "
+            f"{int(position)}. Count from the left; negative indices do not wrap."
+        )

@@ -11,7 +11,7 @@ from icl_jax.blocks.functional import FlaxBlock, functional
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.dims import Array, Params
 from icl_jax.dynamics.attribution import attribute_block, contribution_shares, remainder_share
-from icl_jax.language.batch import Prompts, is_batch, pad_prompts, presence
+from icl_jax.language.batch import Prompts, is_batch, pad_prompts, padded_positions, presence
 from icl_jax.language.ends import embed
 from icl_jax.language.prompt import Ids, Many, each_prompt
 from icl_jax.shown import short
@@ -81,6 +81,7 @@ def _attribute(
     ) -> PromptAttribution:
         present_T = presence(model, length, tokens_T.shape[0])
         present_K = presence(model, num_kept, kept_K.shape[0])
+        positions_T = padded_positions(model, length, tokens_T.shape[0])
 
         def step(
             block: FlaxBlock, layer: Params, state_TD: Array, _: None
@@ -90,12 +91,15 @@ def _attribute(
                 layer,
                 state_TD,
                 kept_K,
+                positions_T=positions_T,
                 present_T=present_T,
                 present_K=present_K,
                 rows_X=row[None],
             )
             one = jax.tree.map(lambda leaf: leaf[0], found)
-            midpoint = block.contextual(layer, state_TD, present_T=present_T)
+            midpoint = block.contextual(
+                layer, state_TD, positions_T=positions_T, present_T=present_T
+            )
             state_TD = apply_block(block, layer, midpoint)
             return state_TD, (contribution_shares(one), remainder_share(one))
 

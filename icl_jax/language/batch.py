@@ -125,6 +125,16 @@ def presence(model: LanguageModel, length: Array, size: int) -> Array | None:
     return jnp.arange(size, dtype=jnp.int32) < length
 
 
+def padded_positions(model: LanguageModel, length: Array, size: int) -> Array | None:
+    """Position ids (size,) of a padded prompt; None for 0..size-1, where padding counts no more.
+
+    Where a layer asks how long the sequence is, what pads it stands where its last token does.
+    """
+    if not any(block.contextual_layer.reads_length for block in model.blocks):
+        return None
+    return jnp.minimum(jnp.arange(size, dtype=jnp.int32), jnp.asarray(length, jnp.int32) - 1)
+
+
 def unpadded(results: Any, prompts: Prompts, batched: bool) -> Any:
     """Each prompt's own result, without what was added to pad it.
 

@@ -74,7 +74,8 @@ def token_ids(
       extra: how many more positions will be needed.
 
     Raises:
-      ValueError: no tokens, an id outside the vocabulary, more tokens than learned positions.
+      ValueError: no tokens, an id outside the vocabulary, more tokens than the model has positions
+        for or is meant for.
       TypeError: not integers.
     """
     if checks.is_concrete(tokens_T):  # Also a torch tensor, or any other that numpy can read.
@@ -91,10 +92,39 @@ def token_ids(
                 f"{where}: tokens_T must lie in [0, {model.vocab_size}), the vocabulary, got "
                 f"{wrong[:5].tolist()}. Use the tokenizer of this checkpoint."
             )
-    needed = tokens_T.shape[0] + extra
+    _check_room(where, model, tokens_T.shape[0] + extra, "tokens")
+    return tokens_T.astype(np.int32)
+
+
+def check_position_ids(
+    where: str, model: LanguageModel, length: int, positions_T: Any, *, extra: int = 0
+) -> None:
+    """Raises where position ids of one prompt cannot be, or the model has no room for the last.
+
+    Args:
+      where: the caller, for the error.
+      model: the model.
+      length: T, of the prompt.
+      positions_T: (T,), or None for 0..T-1.
+      extra: how many more positions will be needed behind the last one.
+
+    Raises:
+      ValueError, TypeError: as ``checks.places``; (outside jit) more positions than the model has.
+    """
+    checks.places(where, length, positions_T)
+    if positions_T is not None and checks.is_concrete(positions_T):
+        _check_room(where, model, int(np.asarray(positions_T)[-1]) + 1 + extra, "positions")
+
+
+def _check_room(where: str, model: LanguageModel, needed: int, what: str) -> None:
     if model.num_positions is not None and needed > model.num_positions:
         raise ValueError(
-            f"{where}: {needed} tokens are needed, and the model has only {model.num_positions} "
+            f"{where}: {needed} {what} are needed, and the model has only {model.num_positions} "
             "positions. Shorten the prompt or write less."
         )
-    return tokens_T.astype(np.int32)
+    if model.max_positions is not None and needed > model.max_positions:
+        raise ValueError(
+            f"{where}: {needed} {what} are needed, and the model is meant for at most "
+            f"{model.max_positions} (its max_positions). Shorten the prompt or write less; to go "
+            "beyond what it was made for, use model.clone(max_positions=None)."
+        )

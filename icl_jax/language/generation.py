@@ -20,7 +20,7 @@ from icl_jax.blocks.functional import functional
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.dims import Array, Params
 from icl_jax.language.batch import Prompts, bucket, cut_rows, is_batch, pad_prompts
-from icl_jax.language.ends import check_finite
+from icl_jax.language.ends import check_finite, check_position_ids
 from icl_jax.language.sampling import GREEDY, Sampling
 from icl_jax.language.text import Text
 from icl_jax.language.writing import ENDS, begin, begin_patched, go_on, go_on_patched
@@ -133,9 +133,8 @@ def write(
     if positions_T is not None:
         if batched:
             raise ValueError(f"{where}: positions_T are for one prompt, got several prompts.")
-        checks.places(where, len(tokens), positions_T)
+        check_position_ids(where, model, len(tokens), positions_T, extra=num_tokens)
         ids = np.asarray(positions_T, np.int32)
-        _check_last(where, model, int(ids[-1]) + 1 + num_tokens)
         # Nobody reads the padding.
         positions_BT = np.pad(ids, (0, prompts.tokens_BT.shape[1] - len(ids)), mode="edge")[None]
     run = _Loop(where, num_tokens, stop, progress)
@@ -229,8 +228,16 @@ def patched_generate(
 
 
 def token_agreement(expected_N: np.ndarray, actual_N: np.ndarray) -> float:
-    """The share of steps with the same token; a step that only one text has counts as different."""
+    """The share of steps with the same token; a step that only one text has counts as different.
+
+    Raises:
+      ValueError: two texts without a token, which neither agree nor differ.
+    """
     steps = max(len(expected_N), len(actual_N))
+    if not steps:
+        raise ValueError(
+            "token_agreement: expected_N and actual_N are both empty; give texts with a token."
+        )
     shared = min(len(expected_N), len(actual_N))
     return float(np.sum(expected_N[:shared] == actual_N[:shared]) / steps)
 
@@ -312,14 +319,6 @@ def _keys(key: Array, prompts: Any, batched: bool) -> Array:
     if not batched:
         return key[None]
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(count))
-
-
-def _check_last(where: str, model: LanguageModel, needed: int) -> None:
-    if model.num_positions is not None and needed > model.num_positions:
-        raise ValueError(
-            f"{where}: position ids up to {needed} are needed, and the model has only "
-            f"{model.num_positions} positions. Shorten the prompt or write less."
-        )
 
 
 def _check(

@@ -23,7 +23,7 @@ from icl_jax.blocks.functional import functional
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.dims import Array, Params
 from icl_jax.language.batch import is_batch
-from icl_jax.language.ends import embed, head, states, token_ids
+from icl_jax.language.ends import check_position_ids, embed, head, states, token_ids
 from icl_jax.language.generation import write
 from icl_jax.language.sampling import GREEDY, Sampling
 from icl_jax.language.writing import ENDS
@@ -113,7 +113,7 @@ def observe(
     """
     where = "observe"
     tokens_T = token_ids(where, model, tokens_T)
-    checks.places(where, tokens_T.shape[0], positions_T)
+    check_position_ids(where, model, tokens_T.shape[0], positions_T)
     patches = None
     if bank is not None:
         if positions_T is not None:

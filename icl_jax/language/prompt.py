@@ -25,6 +25,7 @@ from icl_jax.language.batch import (
     cut_rows,
     is_batch,
     pad_prompts,
+    padded_positions,
     presence,
     repeat_last_row,
     unpadded,
@@ -162,6 +163,7 @@ def _patches(
             functional(model, params),
             embed(model, params, tokens_T),
             kept_K,
+            padded_positions(model, length, tokens_T.shape[0]),
             present_T=presence(model, length, tokens_T.shape[0]),
             present_K=presence(model, num_kept, kept_K.shape[0]),
             loop=loop,
@@ -179,7 +181,10 @@ def _full(model: LanguageModel, params: Params, prompts: Prompts) -> tuple[Array
         del num_kept
         present_T = presence(model, length, tokens_T.shape[0])
         stream_TD = forward(
-            functional(model, params), embed(model, params, tokens_T), present_T=present_T
+            functional(model, params),
+            embed(model, params, tokens_T),
+            positions_T=padded_positions(model, length, tokens_T.shape[0]),
+            present_T=present_T,
         )
         logits_KV = readout(model, params, stream_TD[kept_K])
         return logits_KV, finite(logits_KV)

@@ -16,7 +16,7 @@ from icl_jax.blocks.functional import FlaxBlock, functional
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.views import Slots, free_slots, occupy
 from icl_jax.dims import Array, Params
-from icl_jax.language.batch import Prompts
+from icl_jax.language.batch import Prompts, padded_positions
 from icl_jax.language.ends import embed, head, readout, states
 from icl_jax.language.sampling import Sampling
 from icl_jax.language.text import (
@@ -73,6 +73,8 @@ def begin(
     def one(
         tokens_T: Array, length: Array, positions_T: Array | None
     ) -> tuple[Array, Array, PerLayer[Any], Slots, Seen]:
+        if positions_T is None:
+            positions_T = padded_positions(model, length, tokens_T.shape[0])
         slots, memories = _fresh(model, params, tokens_T, length, positions_T, room)
         last = length - 1
         logits_V, memories, seen = _read(
@@ -152,7 +154,8 @@ def begin_patched(
     layers = functional(model, params)
 
     def one(tokens_T: Array, length: Array, kept_K: Array, num_kept: Array) -> Any:
-        full_slots, full_memories = _fresh(model, params, tokens_T, length, None, room)
+        positions_T = padded_positions(model, length, tokens_T.shape[0])
+        full_slots, full_memories = _fresh(model, params, tokens_T, length, positions_T, room)
         kept_slots, kept_memories = _fresh(model, params, tokens_T[kept_K], num_kept, kept_K, room)
         places = (full_slots, kept_slots)
 

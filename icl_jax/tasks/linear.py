@@ -125,7 +125,7 @@ def _matrix(covariance: Covariance) -> np.ndarray:
 def _square_root(covariance: Covariance) -> np.ndarray:
     """The symmetric root, at trace time; unlike a Cholesky factor it exists when singular."""
     spectrum_D, vectors_DD = np.linalg.eigh(_matrix(covariance))
-    return (vectors_DD * np.sqrt(np.maximum(spectrum_D, 0.0))) @ vectors_DD.T
+    return np.matmul(vectors_DD * np.sqrt(np.maximum(spectrum_D, 0.0)), vectors_DD.T)
 
 
 def _rounding(spectrum_D: np.ndarray) -> float:

@@ -269,3 +269,10 @@ class TestErrors:
     def test_a_factor_that_is_not_positive_is_refused(self, factor):
         with pytest.raises(ValueError, match=f"Scaling: factor must be positive, got {factor}"):
             Scaling("linear", factor)
+
+
+def test_longrope_sharpens_by_a_length_that_has_a_logarithm():
+    given = {"short_factors": (1.0,), "long_factors": (2.0,), "original_length": 1}
+    with pytest.raises(ValueError, match="original_length, which must be at least 2, got 1; or g"):
+        Scaling("longrope", 4.0, **given)
+    Scaling("longrope", 4.0, **given, attention_factor=1.1)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icl_jax.blocks.block import Block
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.dynamics.attribution import (
     Attribution,
     attention_contributions,
@@ -298,10 +299,72 @@ class TestErrors:
         with pytest.raises(TypeError, match="GatedRecurrent is not a sum over heads and tokens"):
             attribute_block(block, params, self.stream_TD, [5])
 
+    def test_a_layer_of_ones_own_is_exact_where_it_says_what_its_sum_is(self):
+        class Cooler(SoftmaxAttention):
+            def weigh(self, scores_AMT, sees_MT):
+                return super().weigh(scores_AMT / 3, sees_MT)
+
+            def mixed(self, query_MAF, key_TGF, value_TGF, sees):
+                return super().mixed(query_MAF / 3, key_TGF, value_TGF, sees)
+
+        model = make_model(Block(Cooler(num_heads=2), MLPS["dense_bias"], "skip", "none"))
+        run = (model.blocks[0], model.block_params[0], self.stream_TD)
+        found = attribute_block(*run, [0, 3, 5])
+        full_KD, kept_KD = midpoints(*run, [0, 3, 5])
+        totals_KD = jnp.sum(found.contributions_ATD, axis=(1, 2))
+        assert_close(totals_KD, full_KD - kept_KD, 60, condition=10)
+        assert not np.any(found.remainder_D)
+        # The layer is another than the library's, with the same parameters.
+        other, _ = block_of("attention")
+        other_KD = midpoints(other, *run[1:], [0, 3, 5])[0]
+        assert relative_error(other_KD[1:], full_KD[1:]) > 1e-3
+
+    def test_a_layer_of_ones_own_that_does_not_say_so_is_refused(self):
+        class Silent(SoftmaxAttention):
+            @property
+            def normalised(self):
+                return None
+
+        model = make_model(Block(Silent(num_heads=2), MLPS["dense_bias"], "skip", "none"))
+        with pytest.raises(ValueError, match="does not say whether its weights add up to 1.*norm"):
+            attribute_block(model.blocks[0], model.block_params[0], self.stream_TD, [0, 3, 5])
+
     def test_kept_positions_are_checked(self):
         block, params = block_of("attention")
         with pytest.raises(ValueError, match="attribute_block: kept position 6 is outside"):
             attribute_block(block, params, self.stream_TD, [6])
+
+    @pytest.mark.parametrize(
+        ("given", "error", "message"),
+        (
+            ({"positions_T": jnp.arange(6)[::-1]}, ValueError, "positions_T must be non-negative"),
+            ({"positions_T": jnp.arange(5)}, ValueError, "axis 0 of positions_T must have 6"),
+            ({"present_T": jnp.full(6, 2)}, TypeError, "present_T must be a boolean mask, got"),
+            ({"present_K": jnp.ones(2)}, TypeError, "present_K must be a boolean mask, got dtype"),
+            ({"rows_X": jnp.array([2])}, ValueError, r"rows_X must number the 2 kept.*got \[2\]"),
+            ({"rows_X": jnp.array([-1])}, ValueError, "rows_X must number the 2 kept positions"),
+            ({"rows_X": jnp.array([0.5])}, TypeError, "rows_X must be integers, got float64"),
+        ),
+    )
+    def test_what_is_said_of_positions_is_checked(self, given, error, message):
+        block, params = block_of("attention")
+        with pytest.raises(error, match=f"attribute_block: {message}"):
+            attribute_block(block, params, self.stream_TD, [2, 5], **given)
+
+    def test_a_part_is_of_one_position_and_one_kernel(self):
+        block, params = block_of("attention")
+        both = attribute_block(block, params, self.stream_TD, [2, 5])
+        one, kernel_DH = jax.tree.map(lambda leaf: leaf[1], both), normal(3, 8, 4)
+        heads, length = one.contributions_ATD.shape[:2]
+        for index, name in (((heads, 0), "head"), ((0, length), "token"), ((-1, 0), "head")):
+            with pytest.raises(ValueError, match=f"contribution_update: {name} must be from 0 to"):
+                contribution_update(one, *index, kernel_DH)
+        for measure in (contribution_norms, contribution_shares, remainder_share, summed_update):
+            # Of two positions at once the sums would run over heads of one and of the other.
+            with pytest.raises(ValueError, match=f"{measure.__name__}: contributions_ATD must hav"):
+                measure(both, kernel_DH)
+            with pytest.raises(ValueError, match=f"{measure.__name__}: axis 0 of kernel_DH must"):
+                measure(one, kernel_DH[:7])
 
     def test_a_zero_input_is_refused_outside_jit(self):
         block, params = block_of("linear_attention")

@@ -11,7 +11,7 @@ from experiments.language.checkpoint import measure as checkpoint_measure
 from experiments.language.checkpoint import report as checkpoint_report
 from experiments.language.checkpoint import run as checkpoint
 from experiments.tools.flags import UsageError
-from icl_jax.interop.huggingface import load
+from icl_jax.interop.huggingface import load, save
 from icl_jax.interop.spans import Prompt
 from icl_jax.records import WorkdirError
 
@@ -59,6 +59,21 @@ def test_every_prompt_is_exact_and_the_controls_are_not(summary):
         assert len(numbers["max_scale_change"]) == len(numbers["min_normalised"]) == 4
         assert all(value > 0 for values in numbers.values() for value in values)
     assert summary["dtypes"]["bfloat16"]["relative_error"]["patched"] < 2e-2
+
+
+@pytest.mark.parametrize("generate", (0, 4))
+def test_one_nan_in_a_weight_is_no_summary(tiny, tmp_path, generate):
+    found = load(tiny)
+    gains = {name: leaf.at[0].set(np.nan) for name, leaf in found.params["norm_final"].items()}
+    params = {**found.params, "norm_final": gains}
+    save(tmp_path / "bad", found.model, params, found.config)
+    (tmp_path / "one.jsonl").write_text(json.dumps({"tokens": [3, 1, 4, 1, 5], "keep": [0, 4]}))
+    config = checkpoint.Config(
+        checkpoint=str(tmp_path / "bad"), prompts=str(tmp_path / "one.jsonl"), generate=generate
+    )
+    with pytest.raises(ValueError, match="the logits of row .* are not finite. Look for NaN or in"):
+        checkpoint.run(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "summary.json").exists()
 
 
 def test_conditioning_is_told_of_every_precision(summary):

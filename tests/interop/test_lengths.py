@@ -5,10 +5,13 @@ import json
 import jax
 import pytest
 
+import icl_jax
 from experiments.language.checkpoint.run import Config, prepare
 from experiments.tools.flags import UsageError
 from icl_jax.interop.huggingface import load, make_tiny
 from icl_jax.interop.lengths import longest_prompt
+from icl_jax.language.generation import generate
+from icl_jax.language.prompt import full_logits
 from tests.interop.test_family_options import GOLDEN
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
@@ -61,3 +64,20 @@ def test_a_longer_prompt_is_refused_before_anything_is_computed(tmp_path):
     with pytest.raises(UsageError, match="1000000 tokens are more than the model has room for, 12"):
         prepare(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_loaded_model_refuses_a_longer_prompt_by_itself():
+    checkpoint = load(GOLDEN / "mistral")
+    run = (checkpoint.model, checkpoint.params)
+    with pytest.raises(ValueError, match="full_logits: 129 tokens are needed.* at most 128"):
+        full_logits(*run, [1] * 129, [0, 128])
+    with pytest.raises(ValueError, match="generate: 131 tokens are needed.* at most 128"):
+        generate(*run, [1] * 128, 3)
+    # Also where nothing is removed, in text or in ids.
+    pretrained = icl_jax.load(GOLDEN / "mistral")
+    with pytest.raises(ValueError, match="131 tokens are needed.* at most 128"):
+        pretrained.generate([1] * 128, 3)
+    with pytest.raises(ValueError, match="129 tokens are needed.* at most 128"):
+        pretrained.logits([1] * 129)
+    beyond = checkpoint.model.clone(max_positions=None)
+    assert full_logits(beyond, checkpoint.params, [1] * 129, [0, 128]).shape[0] == 2

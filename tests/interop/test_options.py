@@ -90,6 +90,40 @@ OLD = {"rope_theta": 5e5, "max_position_embeddings": 64}
 SCALED = {"factor": 8.0, "original_max_position_embeddings": 16}
 
 
+YARN = {"rope_type": "yarn", "original_max_position_embeddings": 16}
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    (
+        # The older object wins over the newer one, as in transformers.
+        (
+            {
+                "rope_scaling": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5.0},
+                "rope_parameters": {"rope_type": "yarn", "factor": 3.0, "rope_theta": 9.0},
+            },
+            {"rope_type": "linear", "factor": 2.0, "rope_theta": 5.0},
+        ),
+        # A factor of null is how much longer texts are than those of the training.
+        (
+            {"max_position_embeddings": 64, "rope_scaling": {**YARN, "factor": None}},
+            {**YARN, "factor": 4.0},
+        ),
+        # An original length beside the object counts more than the one inside.
+        (
+            {
+                "max_position_embeddings": 64,
+                "original_max_position_embeddings": 32,
+                "rope_scaling": {**YARN, "factor": 2.0},
+            },
+            {**YARN, "factor": 2.0, "original_max_position_embeddings": 32},
+        ),
+    ),
+)
+def test_of_rotary_options_that_disagree_those_count_that_transformers_takes(config, expected):
+    assert Options(config).rope().config == expected
+
+
 @pytest.mark.parametrize(
     "config, expected",
     (

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from icl_jax.blocks.block import Block
+from icl_jax.blocks.feedforward import Gated
+from icl_jax.blocks.functional import functional
+from icl_jax.blocks.rotary import Rotary, Scaling
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
+from icl_jax.dynamics.prefixes import prefix_pass
 from icl_jax.language import prompt
+from icl_jax.language.attribution import attribute
 from icl_jax.language.batch import (
     Prompts,
     bucket,
@@ -21,6 +28,7 @@ from icl_jax.language.batch import (
     presence,
     repeat_last_row,
 )
+from icl_jax.language.generation import generate, patched_generate
 from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, prompt_patches
 from icl_jax.patches.normed import BalancedPatch
 from tests.helpers import assert_trees_close, eps, kept_sets, relative_error
@@ -218,3 +226,47 @@ class TestErrors:
     def test_no_prompts_are_refused(self):
         with pytest.raises(ValueError, match="test: tokens_T is empty"):
             pad_prompts("test", self.model, [], [])
+
+
+def longrope(original_length):
+    """The model with other rates for sequences of more than ``original_length`` tokens."""
+    scaling = Scaling(
+        "longrope",
+        4.0,
+        original_length=original_length,
+        attention_factor=1.1,
+        short_factors=(1.0, 1.2),
+        long_factors=(2.0, 5.0),
+    )
+    attention = SoftmaxAttention(num_heads=4, num_kv_heads=2, rotary=Rotary(100.0, scaling=scaling))
+    mlp = Gated(hidden_width=24, activation="silu", use_bias=False)
+    blocks = tuple(Block(attention.clone(), mlp.clone(), norm="rms") for _ in range(2))
+    return MODELS["rotary"].clone(blocks=blocks)
+
+
+def test_padding_does_not_make_a_prompt_long_for_longrope():
+    # 18 tokens are padded to 32, and behind 20 of them the positions turn by other rates.
+    params, kept, bound = params_of("rotary"), np.array([3, 9, 17]), eps("float32", 60, condition=9)
+    run = (longrope(20), params, TOKENS[:18])
+    short_TV, long_TV = (
+        longrope(length).apply({"params": params}, TOKENS[:18]) for length in (99, 2)
+    )
+    assert relative_error(long_TV[kept], short_TV[kept]) > 1e-2
+    assert relative_error(full_logits(*run, kept), short_TV[kept]) < bound
+    assert relative_error(patched_logits(*run, prompt_patches(*run, kept)), short_TV[kept]) < bound
+    beside = full_logits(*run[:2], [TOKENS[:18], TOKENS], [kept, [22, 23]])
+    assert relative_error(beside[0], short_TV[kept]) < bound
+    written = patched_generate(*run, kept, 1)
+    best = int(jnp.argmax(short_TV[-1]))
+    assert int(generate(*run, 1)[0]) == int(written.tokens_N[0]) == best
+    assert written.relative_error_N[0] < bound
+    shares, want = (attribute(one, *run[1:], kept).shares_LAT for one in (run[0], longrope(99)))
+    assert relative_error(shares, want) < 1e-4
+
+
+def test_a_prefix_that_longrope_turns_otherwise_shares_no_pass():
+    layers = functional(longrope(20), params_of("rotary"))
+    stream_TD = longrope(20).apply({"params": params_of("rotary")}, TOKENS, method="embed")
+    prefix_pass(layers, stream_TD[:19], stream_TD[19])
+    with pytest.raises(NotImplementedError, match="prefixes of 21 tokens.*longrope.*by itself"):
+        prefix_pass(layers, stream_TD[:20], stream_TD[20])

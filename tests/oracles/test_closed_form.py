@@ -357,3 +357,22 @@ def test_a_learner_may_be_trained_through_the_sensitivity_of_an_oracle():
             for step in (1e-6, -1e-6)
         ]
         np.testing.assert_allclose(np.sum(got * move), (ends[0] - ends[1]) / 2e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", (0, 1, 6))
+@pytest.mark.parametrize("name", ORACLES)
+def test_every_oracle_has_finite_gradients_that_are_differences(name, count):
+    inputs, targets, query = (np.array(one) for one in _problem(6, 3, seed=11))
+    inputs[0], present = query, np.arange(6) < count  # An example at the query itself, too.
+    oracle = functools.partial(ORACLES[name], present_N=present)
+    gradients = jax.grad(oracle, argnums=(0, 1, 2))(inputs, targets, query)
+    assert all(np.all(np.isfinite(one)) for one in gradients)
+    assert not np.any(gradients[0][~present]) and not np.any(gradients[1][~present])
+    # Labels and query may move anywhere; the inputs are the subject of a test of its own.
+    rng = np.random.default_rng(2)
+    moves = (rng.normal(size=6), rng.normal(size=3))
+    ends = [
+        oracle(inputs, targets + step * moves[0], query + step * moves[1]) for step in (1e-6, -1e-6)
+    ]
+    got = np.sum(gradients[1] * moves[0]) + np.sum(gradients[2] * moves[1])
+    np.testing.assert_allclose(got, (ends[0] - ends[1]) / 2e-6, rtol=1e-6, atol=1e-8)

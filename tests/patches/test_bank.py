@@ -20,7 +20,7 @@ from icl_jax.blocks.functional import functional, with_layers
 from icl_jax.blocks.materialise import materialise, position_patch
 from icl_jax.blocks.wiring import WIRINGS
 from icl_jax.dynamics.prefixes import prefix_outputs_by_reruns, prefix_pass
-from icl_jax.patches.bank import LOOPS, check_patchable, patched_forward, stack_patches
+from icl_jax.patches.bank import LOOPS, check_patchable, extract, patched_forward, stack_patches
 from icl_jax.patches.block import TokenPatch
 from icl_jax.patches.output import BiasPatch, DownPatch, apply_output
 from icl_jax.patches.token import apply_factor
@@ -212,6 +212,24 @@ class TestPositionsAndPadding:
         assert_close(got_KD, want_KD, 60, condition=10)
         wrong = replace(bank, positions_K=bank.kept_K)
         assert relative_error(patched_forward(*RUN, self.stream_TD, wrong), want_KD) > MISS
+
+    @pytest.mark.parametrize("layer", ("attention_bidirectional", "linear_bidirectional"))
+    def test_a_kept_padding_token_is_read_by_nobody(self, layer):
+        # Not causal, and the last kept position is padding: it must not weigh on the other two.
+        model = make_model(Block(LAYERS[layer], MLPS["dense_bias"], "post_norm"))
+        run = (model.layers, model.embed(normal(3, 10, 3)))
+        present_T = jnp.arange(10) < 8
+        bank = stack_patches(*run, [4, 6, 8], present_T=present_T)
+        want_KD = forward(*run, present_T=present_T)[jnp.array([4, 6])]
+        got_KD = patched_forward(*run, bank, present_T=present_T)[:2]
+        assert_close(got_KD, want_KD, 60, condition=10)
+        # The same patches as without it, and others where it is taken for a token.
+        short = stack_patches(*run, [4, 6], present_T=present_T)
+        first = jax.tree.map(lambda leaf: leaf[:, :2], bank.patches)
+        assert_trees_close(first, short.patches, 60, condition=10)
+        blind = extract(*run, jnp.array([4, 6, 8]), loop="closed", output="auto")
+        blind_KD = patched_forward(*run, blind, present_T=present_T)[:2]
+        assert relative_error(blind_KD, want_KD) > MISS
 
     @pytest.mark.parametrize("layer", ("attention_bidirectional", "linear_attention", "recurrent"))
     def test_padding_is_as_good_as_absent(self, layer):
@@ -494,6 +512,20 @@ class TestPatchesThatDoNotExist:
         bank = stack_patches(*run, stream_TD, [3])
         check_patchable(bank)
         assert_close(patched_forward(*run, stream_TD, bank), forward(*run, stream_TD)[3:], 30)
+
+    def test_a_parallel_block_with_a_nan_in_its_patches_is_named(self):
+        # Nothing of it reads the context through the MLP: the patch itself has to be looked at.
+        model = make_model(Block(LAYERS["attention"], MLPS["dense_bias"], "parallel", "none"), 2)
+        bank = stack_patches(model.layers, normal(1, 4, 8), [2, 3])
+        check_patchable(bank)
+        for value in (jnp.nan, jnp.inf):
+            bad = jax.tree.map(lambda leaf, value=value: leaf.at[1, 0].set(value), bank.patches)
+            with pytest.raises(ValueError, match=r"layer 1 at index \(0,\) .* not finite"):
+                check_patchable(replace(bank, patches=bad))
+        # As it comes about: a removed token that is no number, and kept ones that are.
+        stream_TD = normal(1, 4, 8).at[0].set(jnp.nan)
+        with pytest.raises(ValueError, match=r"patch of layer 0 at index \(0,\) .* not finite"):
+            stack_patches(model.layers, stream_TD, [2, 3])
 
     def test_a_parallel_block_has_no_input_patch_to_fail(self):
         model = make_model(Block(LAYERS["attention"], MLPS["dense_bias"], "parallel", "none"))

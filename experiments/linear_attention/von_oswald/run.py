@@ -150,7 +150,8 @@ def merged_prediction(bilinear_CC: Array, value_C: Array, prompt: Prompt) -> Arr
     examples_NC = jnp.concatenate([prompt.inputs_ND, prompt.targets_N[:, None]], axis=1)
     query_C = jnp.append(prompt.query_D, jnp.zeros((), prompt.query_D.dtype))
     highest = jax.lax.Precision.HIGHEST
-    weights_N = jnp.matmul(examples_NC, jnp.matmul(query_C, bilinear_CC, precision=highest))
+    read_C = jnp.matmul(query_C, bilinear_CC, precision=highest)
+    weights_N = jnp.matmul(examples_NC, read_C, precision=highest)
     return jnp.mean(weights_N * jnp.matmul(examples_NC, value_C, precision=highest))
 
 

@@ -22,28 +22,45 @@ def sloped(scores_AMT: Array, distance_MT: Array, slopes_A: Array) -> Array:
 
 def scores(query_MAF: Array, key_TGF: Array) -> Array:
     """Scores (A, M, T), accumulated in float32 or wider; head a reads group ``a // (A / G)``."""
-    rows, heads, features = query_MAF.shape
-    length, groups, _ = key_TGF.shape
+    rows, heads, _ = query_MAF.shape
+    groups = key_TGF.shape[1]
     # One plain product per group of heads, the small factors turned for it: left to XLA on a CPU,
     # the large result would be turned, at the price of the product itself.
     query_AMF = query_MAF.transpose(1, 0, 2)
     scores_GXT = jnp.matmul(
-        query_AMF.reshape(groups, heads // groups * rows, features),
+        _by_groups(query_AMF, groups),
         key_TGF.transpose(1, 2, 0),
         precision=jax.lax.Precision.HIGHEST,
         preferred_element_type=accumulator(query_MAF.dtype),
     )
-    return scores_GXT.reshape(heads, rows, length)
+    return _by_heads(scores_GXT, heads, rows)
 
 
 def weighted_sum(weights_AMT: Array, value_TGF: Array) -> Array:
     """Values (M, A, F) summed with the weights, in the dtype of the values."""
-    heads, rows, length = weights_AMT.shape
-    groups, features = value_TGF.shape[1:]
+    heads, rows, _ = weights_AMT.shape
+    groups = value_TGF.shape[1]
     # As in ``scores``: the weights stay where they are.
     mixed_GXF = jnp.matmul(
-        weights_AMT.astype(value_TGF.dtype).reshape(groups, heads // groups * rows, length),
+        _by_groups(weights_AMT.astype(value_TGF.dtype), groups),
         value_TGF.transpose(1, 0, 2),
         precision=jax.lax.Precision.HIGHEST,
     )
-    return mixed_GXF.reshape(heads, rows, features).transpose(1, 0, 2)
+    return _by_heads(mixed_GXF, heads, rows).transpose(1, 0, 2)
+
+
+def _by_groups(array_AMF: Array, groups: int) -> Array:
+    """The rows of all heads of a group one after another, (G, X, F).
+
+    Split and merged one at a time: on a mesh with explicit axes JAX refuses both at once.
+    """
+    heads, rows, features = array_AMF.shape
+    split = array_AMF.reshape(groups, heads // groups, rows, features)
+    return split.reshape(groups, heads // groups * rows, features)
+
+
+def _by_heads(array_GXF: Array, heads: int, rows: int) -> Array:
+    """What ``_by_groups`` laid together, head by head, (A, M, F)."""
+    groups, _, features = array_GXF.shape
+    split = array_GXF.reshape(groups, heads // groups, rows, features)
+    return split.reshape(heads, rows, features)
