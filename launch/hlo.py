@@ -33,10 +33,13 @@ COLLECTIVES = (
 )  # fmt: skip
 #: Instructions whose called computation is one of elements, or belongs to one instruction.
 _OF_ELEMENTS = ("fusion", "reduce", "scatter", "sort", "map", "select-and-scatter", "all-reduce")
+#: The rest of what was started, which names the same computation again.
+_GOING_ON = ("async-update", "async-done")
 #: Instructions that move nothing by themselves.
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call",
-    "conditional", "opt-barrier", "after-all", "partition-id", "replica-id", "iota",
+    "conditional", "opt-barrier", "after-all", "partition-id", "replica-id", "iota", "async-start",
+    "async-update",
 }  # fmt: skip
 
 
@@ -76,6 +79,7 @@ class Instruction:
       name, opcode: as written; ``operands`` and ``calls`` are names.
       shapes: what it gives; several of a tuple.
       rest: what stands behind the operands.
+      index: of a parameter its number, of a constant its value, else the line.
     """
 
     name: str
@@ -161,17 +165,29 @@ class Program:
         def walk(name: str, count: int) -> None:
             times[name] += count
             for one in self.computations.get(name, {}).values():
-                if one.opcode.startswith(_OF_ELEMENTS):
+                if one.opcode.startswith(_OF_ELEMENTS) or one.opcode in _GOING_ON:
                     continue
-                trips = 1
-                if one.opcode == "while":
-                    found = _TRIPS.search(one.rest)
-                    trips = int(found.group(1)) if found else 1
+                trips = self._trips(one) if one.opcode == "while" else 1
                 for called in one.calls:
                     walk(called, count * trips)
 
         walk(self.entry, 1)
         return times
+
+    def _trips(self, loop: Instruction) -> int:
+        """How often a loop turns; 1 where only the running program knows."""
+        if (found := _TRIPS.search(loop.rest)) is not None:
+            return int(found.group(1))
+        # Where the compiler says nothing: JAX counts from 0 up to a number in the condition.
+        condition = re.search(r"condition=%([\w.\-]+)", loop.rest)
+        inside = self.computations.get(condition.group(1), {}) if condition else {}
+        for one in inside.values():
+            if one.opcode == "compare" and "direction=LT" in one.rest:
+                limits = [inside[name] for name in one.operands if name in inside]
+                numbers = [each.index for each in limits if each.opcode == "constant"]
+                if len(numbers) == 1:
+                    return max(numbers[0], 0)
+        return 1
 
     def running(self) -> Iterator[tuple[Instruction, str, int]]:
         """Every instruction that runs, with its computation and how often; fusions as one."""
@@ -201,14 +217,7 @@ class Program:
         """Multiplications and additions of the products, which are what takes long."""
         total = 0.0
         for one, name, times in self.running():
-            inside = [(one, name)]
-            if one.opcode == "fusion":
-                inside = [
-                    (each, called)
-                    for called in one.calls
-                    for each in self.computations.get(called, {}).values()
-                ]
-            for each, where in inside:
+            for each, where in self._inside(one, name):
                 total += times * self._product_flops(each, where)
         return total
 
@@ -233,7 +242,7 @@ class Program:
                 continue
             whole: float = sum(shape.nbytes for shape in source.shapes if not shape.on_chip)
             if whole and number in parameters:
-                whole = min(whole, _read_of(parameters[number], inner))
+                whole = min(whole, self._read_of(parameters[number].name, inner))
             if one.opcode == "dynamic-update-slice" and number == 0:
                 whole = 0  # In place.
             total += whole
@@ -246,7 +255,41 @@ class Program:
                 written = min(written, sum(shape.nbytes for shape in part.shapes))
         return total + written
 
+    def _read_of(self, name: str, inside: Mapping[str, Instruction]) -> float:
+        """What a fusion reads of an operand: slices of it, where it takes nothing else."""
+        total = 0.0
+        for one in inside.values():
+            for place, operand in enumerate(one.operands):
+                if operand != name:
+                    continue
+                if one.opcode == "fusion":
+                    inner = self.computations.get(one.calls[0], {})
+                    total += sum(
+                        self._read_of(each.name, inner)
+                        for each in inner.values()
+                        if each.opcode == "parameter" and each.index == place
+                    )
+                elif one.opcode in ("bitcast", "copy", "reshape", "transpose"):
+                    total += self._read_of(one.name, inside)
+                elif one.opcode in ("dynamic-slice", "gather", "slice") and place == 0:
+                    total += sum(shape.nbytes for shape in one.shapes)
+                elif one.opcode != "dynamic-update-slice" or place != 0:
+                    return math.inf
+        return total
+
+    def _inside(self, one: Instruction, where: str) -> Iterator[tuple[Instruction, str]]:
+        """An instruction with its computation; of a fusion all that it is made of."""
+        if one.opcode != "fusion":
+            yield one, where
+            return
+        for called in one.calls:
+            for each in self.computations.get(called, {}).values():
+                yield from self._inside(each, called)
+
     def _product_flops(self, one: Instruction, where: str) -> float:
+        if one.opcode == "custom-call":  # A kernel says what it costs.
+            said = re.search(r'"flops":\s*"?(\d+)', one.rest)
+            return float(said.group(1)) if said else 0.0
         if one.opcode not in ("dot", "convolution"):
             return 0.0
         result = one.shapes[0].count
@@ -296,22 +339,6 @@ def _convolution_flops(one: Instruction, inputs: Shape, kernel: Shape) -> float:
     return 2.0 * float(pairs) * result.sizes[of_result.index("b")] * features
 
 
-def _read_of(parameter: Instruction, inner: Mapping[str, Instruction]) -> float:
-    """What a fusion reads of an operand: slices of it, where it takes nothing else."""
-    users = [one for one in inner.values() if parameter.name in one.operands]
-    total = 0.0
-    for one in users:
-        takes_part = one.opcode in ("dynamic-slice", "gather", "slice", "dynamic-update-slice")
-        if not takes_part or one.operands[0] != parameter.name:
-            if one.opcode in ("bitcast", "copy", "convert", "reshape", "transpose"):
-                total += _read_of(one, inner)
-                continue
-            return math.inf
-        if one.opcode != "dynamic-update-slice":
-            total += sum(shape.nbytes for shape in one.shapes)
-    return total if users else 0.0
-
-
 def _updates(inner: Mapping[str, Instruction]) -> Instruction | None:
     """The update in place that a fusion ends in, if it does."""
     last = list(inner.values())[-1:] if inner else []
@@ -330,7 +357,8 @@ def _instruction(line: str, index: int) -> Instruction | None:
     if opcode is None:
         return None
     inside, rest = _balanced(rest[opcode.end() - 1 :])
-    number = int(inside) if opcode.group(1) == "parameter" and inside.isdigit() else index
+    counts = opcode.group(1) in ("parameter", "constant") and inside.lstrip("-").isdigit()
+    number = int(inside) if counts else index
     calls = tuple(one for found in _CALLED.findall(rest) for one in _NAME.findall(found))
     shapes = tuple(
         Shape(dtype, tuple(int(size) for size in sizes.split(",") if size), "S(" in layout)

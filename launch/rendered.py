@@ -75,6 +75,7 @@ def driver(batch: Batch, shard: str) -> list[str]:
         "--local.workers=1",
         f"--shard={shard}",
         *([f"--track={','.join(batch.track)}"] if batch.track else []),
+        *([f"--mesh={batch.mesh}"] if batch.mesh else []),
     ]
 
 

@@ -20,6 +20,7 @@ import rich.console
 
 from experiments.tools.conduct import provenance
 from experiments.tools.flags import UsageError, arguments, describe, option, parse
+from icl_jax.sharding import mesh_axes
 from launch.configuration import Run, identify, load_sweep, shard_of
 from launch.executors.gke import Options as GkeOptions
 from launch.executors.inprocess import Options as InProcessOptions
@@ -83,20 +84,37 @@ def main(argv: Sequence[str] | None = None, console: rich.console.Console | None
         if config.executor != "inprocess":
             # Devices are for the runs: a driver that holds one would take it from them.
             jax.config.update("jax_platforms", "cpu")
-        return _sweep(config, str(parsed.workdir), console)
+        machine = parsed.machine
+        if machine.distributed is not None:
+            raise UsageError("--distributed: a run of a sweep is one process. Leave it out.")
+        if machine.mesh is not None:
+            _check_mesh(machine.mesh, config.executor)
+        return _sweep(config, str(parsed.workdir), machine.mesh, console)
     except UsageError as error:
         print(f"sweep: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
 
-def _sweep(config: Config, workdir: str, console: rich.console.Console) -> int:
+def _check_mesh(mesh: str, executor: str) -> None:
+    if executor == "inprocess":
+        raise UsageError(
+            f"--mesh={mesh}: with --executor=inprocess the devices share the runs, not each run. "
+            "Leave it out, or choose another executor."
+        )
+    try:
+        mesh_axes(mesh)
+    except ValueError as error:
+        raise UsageError(f"--mesh={mesh}: {error}") from None
+
+
+def _sweep(config: Config, workdir: str, mesh: str | None, console: rich.console.Console) -> int:
     check_reachable(workdir)
     runs = shard_of(identify(load_sweep(config.sweep)), config.shard)
     layout = Layout(workdir)
     done = layout.done()
     left = [run for run in runs if run.id not in done]
-    tasks = [Task(run, workdir, config.track) for run in left]
-    batch = Batch(config.sweep, config.shard, workdir, tasks, config.track)
+    tasks = [Task(run, workdir, config.track, mesh) for run in left]
+    batch = Batch(config.sweep, config.shard, workdir, tasks, config.track, mesh)
     executor = config.make_executor()
     counts = f"{len(runs)} runs, {len(runs) - len(left)} done, {len(left)} to do"
     if config.dry_run:

@@ -18,11 +18,13 @@ class Task:
       run: the configuration and its id.
       workdir: the sweep's folder.
       track: where metrics go besides, see ``launch.trackers``.
+      mesh: the devices that share the run, as ``data:4,model:2``; None for one.
     """
 
     run: Run
     workdir: str
     track: tuple[str, ...] = ()
+    mesh: str | None = None
 
     @property
     def id(self) -> str:
@@ -39,7 +41,9 @@ class Task:
         configuration = self.run.configuration
         where = [str(self.layout.root), self.id, configuration.experiment]
         track = [f"--track={','.join(self.track)}"] if self.track else []
-        return [python, "-m", "launch.worker", *track, *where, *configuration.arguments()]
+        mesh = [f"--mesh={self.mesh}"] if self.mesh else []
+        flags = [*configuration.arguments(), *mesh]
+        return [python, "-m", "launch.worker", *track, *where, *flags]
 
     def shell(self, python: str = "python") -> str:
         """The same as one line for a shell."""
@@ -56,6 +60,7 @@ class Batch:
       workdir: the sweep's folder.
       tasks: one per run, in the sweep's order.
       track: where metrics go besides.
+      mesh: the devices that share each run.
     """
 
     sweep: str
@@ -63,6 +68,7 @@ class Batch:
     workdir: str
     tasks: Sequence[Task]
     track: tuple[str, ...] = ()
+    mesh: str | None = None
 
     @property
     def layout(self) -> Layout:

@@ -73,6 +73,12 @@ def test_shards_divide_the_work(tmp_path, capsys):
     assert len(set(lines)) == 12
 
 
+def test_every_run_is_told_the_mesh(tmp_path, capsys):
+    run(*flags(tmp_path / "s", "three", "--dry_run", "--mesh=data:4,model:2"))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and all("--mesh=data:4,model:2" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -86,6 +92,9 @@ def test_shards_divide_the_work(tmp_path, capsys):
         (flags("x", "three", "--local.retries=-1"), "--local.retries=-1: must be from 0 to"),
         (flags("x", "three", "--local.time_limit=0"), "local: time_limit must be above 0"),
         (flags("x", "three", "--local.devices=0,1", "--local.workers=3"), "leave workers out"),
+        (flags("x", "three", "--mesh=data"), "--mesh=data: mesh must be written as NAME:SIZE"),
+        (flags("x", "three", "--mesh=data:2", "--executor=inprocess"), "devices share the runs"),
+        (flags("x", "three", "--distributed"), "a run of a sweep is one process"),
     ],
 )
 def test_what_cannot_be_run_is_named_in_one_line(arguments, message, capsys):

@@ -115,6 +115,8 @@ def attend(
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary")
         ),
+        # The compiler cannot look into a kernel; plans and its own schedule need to know.
+        cost_estimate=_cost(sees, query_MAF, value_TGF),
         interpret=interpret,
         name="attend",
     )(
@@ -201,6 +203,26 @@ def _options(sees: Sees) -> Sees:
     """What of it is static."""
     itself = sees.itself and may_hide_itself(sees)
     return Sees(causal=sees.causal, window=sees.window, itself=itself)
+
+
+def _cost(sees: Sees, query_MAF: Array, value_TGF: Array) -> pl.CostEstimate:
+    """What two products over the pairs that see each other take, so far as known when traced."""
+    (num_rows, num_heads, features), (length, _, width) = query_MAF.shape, value_TGF.shape
+    pairs = float(num_rows * length)
+    rows_M, columns_T = sees.row_slots_M, sees.column_slots_T
+    if sees.causal:
+        pairs /= 2
+        if isinstance(rows_M, np.ndarray) and isinstance(columns_T, np.ndarray):
+            seen_M = np.searchsorted(np.sort(columns_T), rows_M, side="right")
+            pairs = float(np.sum(np.minimum(seen_M, sees.window or length)))
+        elif sees.window is not None:
+            pairs = min(pairs, float(num_rows * sees.window))
+    operands = (num_rows * num_heads + value_TGF.shape[1] * length) * (features + width)
+    return pl.CostEstimate(
+        flops=int(2 * num_heads * pairs * (features + width)),
+        transcendentals=int(num_heads * pairs),
+        bytes_accessed=operands * query_MAF.dtype.itemsize,
+    )
 
 
 def _whole(array: Array) -> pl.BlockSpec:

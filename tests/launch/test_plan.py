@@ -1,0 +1,183 @@
+"""Plans: what is read of a compiled program, and what is said of one that does not fit."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rich.console
+
+from experiments.tools.flags import UsageError, parse
+from icl_jax.sharding import make_mesh
+from launch import plan, plan_table
+from launch.chips import CHIPS, chip_of
+from launch.hlo import Program, Shape
+from launch.programs import PROGRAMS, Sizes
+from launch.shapes import MODELS, model_of, weights_of
+
+MESH = {"data": 4, "model": 2}
+
+
+def compiled(function, *arguments, mesh=None):
+    with jax.set_mesh(make_mesh(mesh or {"data": 1})):
+        return jax.jit(function).lower(*arguments).compile()
+
+
+def arrays(*shapes):
+    return [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+
+
+def test_products_in_a_loop_count_as_often_as_it_turns():
+    def layers(x_TD, kernels_LDD):
+        return jax.lax.scan(lambda x, kernel: (jnp.tanh(x @ kernel), None), x_TD, kernels_LDD)[0]
+
+    text = compiled(layers, *arrays((64, 32), (5, 32, 32))).as_text()
+    assert Program(text).flops() == 5 * 2 * 64 * 32 * 32
+    twice = compiled(layers, *arrays((64, 32), (10, 32, 32))).as_text()
+    assert Program(twice).flops() == 2 * Program(text).flops()
+
+
+def test_a_batched_product_has_its_contraction_counted_once():
+    def products(x_BTD, y_BDH):
+        return jnp.einsum("btd,bdh->bth", x_BTD, y_BDH)
+
+    text = compiled(products, *arrays((3, 40, 32), (3, 32, 48))).as_text()
+    assert Program(text).flops() == 3 * 2 * 40 * 32 * 48
+
+
+#: As the TPU's compiler writes a product over a batch, and one of heads.
+CONVOLUTIONS = """HloModule m, num_partitions=4
+
+ENTRY %main (a: bf16[2,8,16], b: bf16[16,4,6]) -> bf16[2,8,4,6] {
+  %a = bf16[2,8,16]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %b = bf16[16,4,6]{2,1,0:T(8,128)(2,1)} parameter(1)
+  %c.1 = bf16[2,8,4,6]{3,2,1,0} convolution(%a, %b), window={size=1x4 pad=0_0x3_3 rhs_reversal=0x1}, dim_labels=0bf1_1oi0->0b1f
+  %k = bf16[2,8,4,6]{3,2,1,0} custom-call(%c.1), backend_config={"cost_estimate":{"flops":"1000"}}
+  ROOT %r = bf16[2,8,4,6]{3,2,1,0:S(1)} all-reduce(%c.1), replica_groups=[2,2]<=[4], to_apply=%add
+}
+"""  # noqa: E501
+
+
+def test_products_written_as_convolutions_count_what_meets():
+    text = CONVOLUTIONS.replace("bf16[2,8,16]", "bf16[2,8,16,1]").replace(
+        "bf16[16,4,6]", "bf16[4,6,16,1]"
+    )
+    read = Program(text)
+    assert read.flops() == 2 * 2 * 8 * 4 * 6 * 16 + 1000
+    (message,) = read.collectives()
+    assert str(message) == "1 x all-reduce of bf16[2,8,4,6] among 2"
+    assert message.sent == message.nbytes == 2 * 2 * 8 * 4 * 6
+    assert Shape("bf16", (3, 5)).nbytes == 30
+
+
+def test_messages_in_a_loop_are_counted_and_their_group_is_read():
+    def layers(x_BD, kernels_LDD):
+        def step(x_BD, kernel_DD):
+            wide = jax.lax.with_sharding_constraint(x_BD @ kernel_DD, jax.P("data", "model"))
+            return jax.lax.with_sharding_constraint(jnp.tanh(wide), jax.P("data")), None
+
+        return jax.lax.scan(step, x_BD, kernels_LDD)[0]
+
+    mesh = make_mesh(MESH)
+    x, kernels = arrays((8, 32), (3, 32, 32))
+    spec = jax.NamedSharding(mesh, jax.P(None, None, "model"))
+    kernels = jax.ShapeDtypeStruct(kernels.shape, kernels.dtype, sharding=spec)
+    found = Program(compiled(layers, x, kernels, mesh=MESH).as_text()).collectives()
+    assert [str(one) for one in found] == ["3 x all-gather of f32[2,32] among 2"]
+    assert found[0].sent == 2 * 32 * 4 / 2
+
+
+def test_a_slice_of_a_stack_is_read_and_not_the_stack():
+    def layers(x_TD, kernels_LDD):
+        return jax.lax.scan(lambda x, kernel: (x @ kernel, None), x_TD, kernels_LDD)[0]
+
+    short, long = (
+        Program(compiled(layers, *arrays((8, 64), (n, 64, 64))).as_text()).traffic()
+        for n in (8, 64)
+    )
+    # Eight times the layers move eight times as much; whole stacks would be 64 times as much.
+    assert long < 9 * short
+
+
+def test_the_compilers_word_for_too_much_is_read():
+    text = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
+    assert plan._needed(text + "hbm. Used 23.50G of 15.75G hbm. Exceeded") == int(23.5 * 2**30)
+    assert plan._needed("INVALID_ARGUMENT: something else") is None
+
+
+def test_a_plan_that_does_not_fit_says_what_to_change():
+    sizes = Sizes(prompts=4, length=2048)
+    big = plan.Plan("training", "v5e:2x2", "data:2,model:2", sizes, False, 20 * 2**30, {})
+    text = plan.advice(big)
+    assert "'model'" in text and "'data'" in text and "--length=1024" in text and "--remat" in text
+    console = rich.console.Console(record=True, width=200)
+    plan.show(big, CHIPS["v5e"], 0.0, console)
+    assert "does NOT fit. 20 GiB of 16 GiB per chip" in console.export_text()
+
+
+def test_the_search_tries_other_meshes_remat_shorter_buckets_and_fewer_prompts():
+    config = plan.Config(experiment="training", prompts=4, length=2048)
+    changes = [change for _, _, change in plan.alternatives(config, "data:2,model:2")]
+    assert changes == ["--mesh=data:4", "--mesh=model:4", "--remat", "--length=1024", "--prompts=2"]
+
+
+def test_what_cannot_be_planned_is_refused_with_what_to_write():
+    for text in ("v5e", "v9:2x2", "v5e:2x2x1", "v5e:ax2"):
+        with pytest.raises(UsageError, match="--topology="):
+            chip_of(text)
+    with pytest.raises(UsageError, match="experiment must be one of full, patches"):
+        parse(plan.Config, ["plan", "--experiment=nothing"])
+    with pytest.raises(UsageError, match="--model=nothing: must be one of gemma-3-1b"):
+        model_of("nothing")
+    assert plan.Config(experiment="experiments.checkpoint").program == "patches"
+
+
+@pytest.mark.parametrize(("name", "billions"), [("gemma-3-1b", 1.0), ("gemma-3-27b", 27.0)])
+def test_shapes_are_those_of_the_published_models(name, billions):
+    leaves = jax.tree.leaves(weights_of(model_of(name), "bfloat16"))
+    count = sum(np.prod(leaf.shape, dtype=np.int64) for leaf in leaves)
+    assert abs(count / 1e9 - billions) < 0.05 * billions
+    assert not any(isinstance(leaf, jax.Array) for leaf in leaves)
+
+
+TINY = {
+    **MODELS["llama-3.2-1b"],
+    "vocab_size": 512,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+@pytest.mark.tpu
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_program_compiles_for_a_slice(program, tmp_path):
+    pytest.importorskip("libtpu", reason="libtpu is not installed: pip install icl_jax[tpu]")
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    sizes = Sizes(model=str(tmp_path), prompts=4, length=1024, kept=8, rates=2, steps=3)
+    found = plan.make_plan(program, sizes, "v5e:2x2", "data:2,model:2")
+    assert found.fits and found.parts["arguments"] > 0 and found.flops > 0
+    assert found.seconds[0] > 0
+    # Nothing is said between the tasks of a fleet; layers that are divided add up what they give.
+    assert (found.sent == 0) == (program == "fleet")
+
+
+@pytest.mark.tpu
+def test_what_does_not_fit_is_told_by_the_compiler(tmp_path):
+    pytest.importorskip("libtpu", reason="libtpu is not installed: pip install icl_jax[tpu]")
+    (tmp_path / "config.json").write_text(json.dumps({**TINY, "vocab_size": 8_000_000}))
+    sizes = Sizes(model=str(tmp_path), prompts=4, length=1024, kept=1024, dtype="float32")
+    found = plan.make_plan("full", sizes, "v5e:2x2", "data:4")
+    assert not found.fits and found.needed > CHIPS["v5e"].capacity
+
+
+def test_the_table_of_plans_is_what_the_compiler_said():
+    plans = json.loads(plan_table.PLANS.read_text())
+    page = plan_table.PAGE.read_text()
+    shown = page.partition(plan_table.BEGIN)[2].partition(plan_table.END)[0].strip()
+    assert shown == plan_table.table(plans)
+    for one in plans:
+        assert sum(one["parts"].values()) == one["needed"] or not one["fits"]
