@@ -16,6 +16,16 @@ SMALL = {
     "descent": ["--tasks=16", "--steps=3", "--rates=2", "--looped=2", "--devices=1,2"],
     "compilation": ["--layers=2", "--length=32", "--width=8"],
     "sweeps": ["--rates=2", "--seeds=1", "--processes=1", "--steps=4"],
+    "reusable": [
+        "--width=16",
+        "--layers=2",
+        "--vocab=32",
+        "--context=8",
+        "--tokens=160,480",
+        "--in_order=160",
+        "--rank=2",
+        "--steps=10",
+    ],
     "checkpoint": [
         "--width=32",
         "--layers=2",
@@ -76,3 +86,11 @@ def test_a_folder_that_is_not_there_is_said_before_any_timing():
     done = _run("token_patches", "--json=/nowhere/rows.json")
     assert done.returncode != 0
     assert "/nowhere does not exist" in done.stdout + done.stderr
+
+
+def test_a_stream_of_three_times_the_tokens_holds_no_more(tmp_path):
+    _run("reusable", f"--json={tmp_path / 'rows.json'}")
+    few, many, descent = json.loads((tmp_path / "rows.json").read_text())
+    label = "streaming, at once"
+    assert many["sides"][label]["bytes"] == few["sides"][label]["bytes"]
+    assert descent["held_out"].keys() == {"closed", "lora", "no context"}

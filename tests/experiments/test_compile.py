@@ -89,6 +89,22 @@ def test_the_file_of_patches_is_what_was_measured(folder, tmp_path):
     assert relative_error(got, want) < 1e-4
 
 
+@pytest.mark.parametrize("study", ["own", "self", "given"])
+def test_no_query_is_calibrated_with_and_asked(study, folder, tmp_path):
+    lines = "".join(f"line {number} is here\n" for number in range(12))
+    (tmp_path / "lines.txt").write_text(lines)
+    queries = str(tmp_path / "lines.txt") if study == "given" else ""
+    asked = config(folder, study=study, queries=queries, num_tokens=4)
+    checkpoint, _, context, stems = compiling.prepare(asked)
+    parts = compiling.material(asked, checkpoint, context, stems, None)
+    texts = [tuple(text.tolist()) for part in parts for text in part.texts]
+    assert all(part.texts and len(part.texts) == len(part.stems) for part in parts)
+    if study != "self":  # What a model writes may be the same twice.
+        assert len(set(texts)) == len(texts)
+    if study != "own":
+        assert [len(part.texts) for part in parts] == [6, 2, 4]
+
+
 def test_what_cannot_be_compiled_is_a_usage_error(folder, tmp_path):
     with pytest.raises(UsageError, match="--context is missing"):
         compiling.prepare(config(folder, context=""))

@@ -104,8 +104,8 @@ def _kept(about: Mapping[str, Any], numbers: Mapping[str, Any]) -> Section:
     chosen = numbers["runs"]["ridge"]
     caption = (
         f"{len(chosen['kl'])} held-out queries; rank {chosen['rank']}, ridge weight "
-        f"{number(chosen['weight'])}, chosen on others. Seconds without compilation. LoRA's rate "
-        "is the best of those tried, on the queries that chose the ridge weight."
+        f"{number(chosen['weight'])}, chosen on others. Seconds are of the processor, without "
+        "compilation. LoRA's rate is the best of those tried, on the queries that chose the weight."
     )
     text = (
         "Every run answers the same queries without the context in front; the KL divergence is "

@@ -113,10 +113,6 @@ class Material:
     texts: list[np.ndarray]
     stems: list[int]
 
-    def part(self, start: int, stop: int) -> "Material":
-        """Some of them."""
-        return Material(self.texts[start:stop], self.stems[start:stop])
-
 
 def prepare(config: Config) -> tuple[Checkpoint, Tokenizer, np.ndarray, list[np.ndarray]]:
     """Model, tokenizer, context and stems, before anything long begins.
@@ -177,38 +173,46 @@ def material(
     context: np.ndarray,
     stems: Sequence[np.ndarray],
     bos: int | None,
-) -> Material:
-    """All queries: to calibrate with, held out, and asked, in this order.
+) -> tuple[Material, Material, Material]:
+    """The queries to calibrate with, those held out, and those asked; none of them is two of these.
 
     Raises:
       UsageError: too few of the context's own tokens.
     """
-    needed = config.num_queries + config.held_out + config.asked
-    if config.study == "given":
-        return Material(list(stems[:needed]), [0] * needed)
+    counts = (config.num_queries, config.held_out, config.asked)
     if config.study == "own":
-        windows = own_queries(context, config.num_tokens)
-        if len(windows) < 3:
+        texts = own_queries(context, config.num_tokens)
+        if len(texts) < 4:
             raise UsageError(
-                f"--study=own: the context has {len(context)} tokens, {len(windows)} windows of "
-                f"--num_tokens={config.num_tokens}; three are needed. Use --study=self."
+                f"--study=own: the context has {len(context)} tokens, {len(texts)} windows of "
+                f"--num_tokens={config.num_tokens}; four are needed. Use --study=self."
             )
-        # Parts of a context are not many: each kind of query gets every third of them.
-        order = np.random.default_rng(config.seed).permutation(len(windows))
-        chosen = [windows[order[number % len(order)]] for number in range(needed)]
-        return Material(chosen, [0] * needed)
-    empty = [np.zeros(0, np.int32)]
-    begun = [(list(stems) or empty)[number % max(len(stems), 1)] for number in range(needed)]
-    written = self_study(
-        checkpoint.model,
-        checkpoint.params,
-        context,
-        begun,
-        config.num_tokens,
-        jax.random.key(config.seed),
-        bos=bos,
+        # Parts of a context are not many: a quarter is held out, a quarter asked.
+        texts = [texts[i] for i in np.random.default_rng(config.seed).permutation(len(texts))]
+        few = len(texts) // 4
+        counts = (len(texts) - 2 * few, min(few, counts[1]), min(few, counts[2]))
+        given = [0] * len(texts)
+    elif config.study == "given":
+        texts, given = list(stems), [0] * len(stems)
+    else:
+        begun = list(stems) or [np.zeros(0, np.int32)]
+        begun = [begun[number % len(begun)] for number in range(sum(counts))]
+        texts = self_study(
+            checkpoint.model,
+            checkpoint.params,
+            context,
+            begun,
+            config.num_tokens,
+            jax.random.key(config.seed),
+            bos=bos,
+        )
+        given = [len(one) for one in begun]
+    ends = np.cumsum((0, *counts))
+    first, second, third = (
+        Material(texts[start:stop], given[start:stop])
+        for start, stop in zip(ends[:-1], ends[1:], strict=True)
     )
-    return Material(written, [len(one) for one in begun])
+    return first, second, third
 
 
 def measure(
@@ -284,16 +288,14 @@ def run(config: Config, workdir: Path) -> Outcome:
     bos = front(config, tokenizer)
     records = start(workdir, "compile", config)
     if not records.has("measured.json"):
-        queries = material(config, checkpoint, context, stems, bos)
-        first, second = config.num_queries, config.num_queries + config.held_out
-        calibration = queries.part(0, first)
+        calibration, chosen, asked = material(config, checkpoint, context, stems, bos)
         lessons = Lessons(context, calibration.texts, calibration.stems, bos)
 
         def heard(part: Material) -> Audience:
             starts = [max(0, stem - 1) for stem in part.stems]
             return audience(checkpoint, lessons, part.texts, starts)
 
-        held, test = heard(queries.part(first, second)), heard(queries.part(second, None))  # type: ignore[arg-type]
+        held, test = heard(chosen), heard(asked)
         numbers, best = measure(config, checkpoint, lessons, held, test)
         numbers["examples"] = [tokenizer.decode(one) for one in calibration.texts[:4]]
         numbers["context_tokens"] = len(context)

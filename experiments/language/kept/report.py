@@ -38,7 +38,8 @@ def accuracy(runs: Mapping[str, Any], name: str) -> float:
 
 def best_rung(runs: Mapping[str, Any]) -> str:
     """The closed form of LoRA's rank or below that keeps most."""
-    return max(CLOSED[:-1], key=lambda name: share(runs, name).value)
+    there = [name for name in CLOSED[:-1] if name in runs]
+    return max(there, key=lambda name: share(runs, name).value)
 
 
 def summarise(found: Found) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def _model(name: str, tasks: Mapping[str, Any], rank: int) -> Section:
     rows = []
     for task, numbers in tasks.items():
         runs = numbers["runs"]
-        for run in LABELS:
+        for run in (name for name in LABELS if name in runs):
             rows.append(
                 (
                     task,
@@ -115,7 +116,10 @@ def _model(name: str, tasks: Mapping[str, Any], rank: int) -> Section:
     roles: dict[str, Role] = {"both": "main", "lora_more": "second", "lora_same": "reference",
                               "thought": "control"}  # fmt: skip
     lines = []
+    first = next(iter(tasks.values()))["runs"]
     for run, role in roles.items():
+        if run not in first:
+            continue
         shares = [share(numbers["runs"], run) for numbers in tasks.values()]
         value, low, high = (
             np.array([getattr(one, end) for one in shares]) for end in Share._fields
@@ -124,12 +128,12 @@ def _model(name: str, tasks: Mapping[str, Any], rank: int) -> Section:
         lines.append(Curve(LABELS[run], places, value, low, high, role=role))
     panel = Panel("", lines, "task, in the order of the table", "share of the gap kept",
                   y_limits=(-1.0, 1.6))  # fmt: skip
-    count = len(next(iter(tasks.values()))["runs"]["both"]["right"])
+    count = len(first["both"]["right"])
     text = (
         f"Updates of rank {rank}, except at full rank. Share of the gap: of the mean "
         f"log-probability of the right answer's first token, over {count} new questions, with 95% "
         "intervals over questions: 0 is no context, 1 the full one. Ridge weights and learning "
-        "rates are chosen on held-out questions, seconds are without compilation."
+        "rates are chosen on held-out questions, seconds are of the processor, without compilation."
     )
     return Section(
         f"{name}: what is kept of each task",

@@ -50,6 +50,10 @@ class Config:
     held_out: int = option(6, "questions on which weight and rate are chosen")
     asked: int = option(16, "new questions")
     written: int = option(4, "tokens that the model writes behind a calibration question")
+    rungs: tuple[str, ...] = option(
+        ("thought", "input", "down", "at_once", "both", "full_rank"),
+        "of the ladder; both is needed",
+    )
     rank: int = option(16, "of the updates, and of LoRA")
     weights: tuple[float, ...] = option((0.01, 0.1, 1.0), "of the ridge, to choose from")
     rates: tuple[float, ...] = option((1e-3, 3e-3, 1e-2), "of LoRA's Adam, to choose from")
@@ -61,6 +65,10 @@ class Config:
             checks.one_of("kept", "names", name, tuple(SOURCES))
         for task in self.tasks:
             checks.one_of("kept", "tasks", task, tuple(PAIRS))
+        for rung in self.rungs:
+            checks.one_of("kept", "rungs", rung, tuple(rungs(1)))
+        if "both" not in self.rungs:
+            raise ValueError("kept: rungs must have 'both', whose seconds LoRA is given.")
         for name in ("shown", "calibration", "held_out", "written", "rank"):
             checks.positive_int("kept", name, getattr(self, name))
         checks.at_least_two("kept", "asked", self.asked, "one question has no interval")
@@ -83,6 +91,7 @@ class Config:
         return cls(
             names=("smollm2",),
             tasks=("translation", "past tense"),
+            rungs=("thought", "both"),
             weights=(0.1,),
             rates=(3e-3,),
             more_seconds=2.0,
@@ -122,6 +131,8 @@ def measure(
         return -float(answer(checkpoint, lessons, held, patches=patches).log_chance.mean())
 
     for rung, fit in rungs(config.rank).items():
+        if rung not in config.rungs:
+            continue
         if rung == "thought":
             best = solve(checkpoint, lessons, fit, 1.0)
         else:
