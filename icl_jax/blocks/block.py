@@ -15,11 +15,11 @@ from icl_jax.blocks.views import Extend, Prefixes, Slots, Suffixes, Whole
 from icl_jax.blocks.wiring import WIRINGS, Wiring, WiringName
 from icl_jax.dims import Array
 from icl_jax.patches.block import TokenPatch
-from icl_jax.patches.low_rank import as_stored
 from icl_jax.patches.normed import BalancedPatch, OutputNorm, ScalePatch, patched_normed
 from icl_jax.patches.output import apply_output
 from icl_jax.patches.token import InputFactor
 from icl_jax.stack.block import Midpoint
+from icl_jax.stack.settled import as_stored
 
 
 class Block(nn.Module):

@@ -25,9 +25,10 @@ from icl_jax.patches.block import TokenPatch, block_patches
 from icl_jax.patches.output import OutputPolicy
 from icl_jax.patches.token import Conditioning
 from icl_jax.shown import short
-from icl_jax.stack.block import apply_block, settled, take
+from icl_jax.stack.block import apply_block, take
 from icl_jax.stack.fold import fold
 from icl_jax.stack.layers import PerLayer
+from icl_jax.stack.settled import settled
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,11 @@ from icl_jax.patches.output import DownPatch, OutputPolicy, compact_down
 from icl_jax.patches.prediction import check_open_loop
 from icl_jax.patches.token import Conditioning
 from icl_jax.sharding import on_host
-from icl_jax.stack.block import ContextualBlock, Midpoint, apply_block, settled, take
+from icl_jax.stack.block import ContextualBlock, Midpoint, apply_block, take
 from icl_jax.stack.fold import fold
 from icl_jax.stack.layers import Layers, PerLayer
 from icl_jax.stack.run import check_run, forward
+from icl_jax.stack.settled import settled
 
 #: ``closed``: each patch repairs the state that the patched run really has. ``open``: all patches
 #: from the run with everything; rounding adds up over the layers.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array, Params
-from icl_jax.patches.low_rank import accumulator, as_stored
+from icl_jax.patches.low_rank import accumulator
 from icl_jax.patches.normed import (
     BalancedPatch,
     OutputNorm,
@@ -38,6 +38,7 @@ from icl_jax.patches.token import (
 )
 from icl_jax.shown import short
 from icl_jax.stack.block import ContextualBlock, Midpoint, apply_block
+from icl_jax.stack.settled import as_stored
 
 
 @jax.tree_util.register_dataclass

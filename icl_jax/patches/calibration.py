@@ -16,8 +16,9 @@ from icl_jax.patches.fit import Side
 from icl_jax.patches.low_rank import accumulator
 from icl_jax.patches.normed import OutputNorm
 from icl_jax.shown import short
-from icl_jax.stack.block import ContextualBlock, Midpoint, apply_block, settled
+from icl_jax.stack.block import ContextualBlock, Midpoint, apply_block
 from icl_jax.stack.layers import Layers
+from icl_jax.stack.settled import settled
 
 #: A norm's gain near zero asks for a huge change in front of it: below this share of the mean
 #: square of the gains an entry is asked for less, and its change is given up.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from icl_jax import checks
 from icl_jax.dims import Array
 from icl_jax.patches.low_rank import LowRank, accumulator
-from icl_jax.stack.block import settled
+from icl_jax.stack.settled import settled
 
 
 def ridge_factors(

@@ -47,9 +47,10 @@ from icl_jax.patches.low_rank import LowRank, accumulator
 from icl_jax.patches.spectrum import truncate
 from icl_jax.patches.static import QuerySums, exact_patch
 from icl_jax.patches.static_patch import StaticPatch, static_block, static_input
-from icl_jax.stack.block import ContextualBlock, Midpoint, settled
+from icl_jax.stack.block import ContextualBlock, Midpoint
 from icl_jax.stack.fold import fold
 from icl_jax.stack.layers import Layers, PerLayer
+from icl_jax.stack.settled import settled
 
 
 def fit_static(

@@ -37,9 +37,10 @@ from icl_jax.patches.static import (
 )
 from icl_jax.patches.static_patch import StaticPatch, static_block, static_input
 from icl_jax.shown import short
-from icl_jax.stack.block import ContextualBlock, settled
+from icl_jax.stack.block import ContextualBlock
 from icl_jax.stack.fold import fold
 from icl_jax.stack.layers import Layers, PerLayer, side_by_side
+from icl_jax.stack.settled import settled
 
 
 @jax.tree_util.register_dataclass

@@ -6,7 +6,6 @@ token and head (rank 1). Functions are written for one matrix; batches go throug
 """
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +14,6 @@ from icl_jax import checks
 from icl_jax.dims import Array, accumulator
 from icl_jax.patches.carry import varying_like
 from icl_jax.shown import short
-
-Tree = TypeVar("Tree")
 
 
 @jax.tree_util.register_dataclass
@@ -33,20 +30,6 @@ class LowRank:
     right_RH: Array
 
     __repr__ = short
-
-
-def as_stored(tree: Tree) -> Tree:
-    """A tree rounded to what its dtypes hold.
-
-    A compiler may keep values of bfloat16 wider until they are written, and so use other numbers
-    than it stores; a patch has to be made with the factors that it will be applied with.
-    """
-
-    def rounded(array: Array) -> Array:
-        bits = jnp.finfo(array.dtype)
-        return jax.lax.reduce_precision(array, bits.nexp, bits.nmant)
-
-    return jax.tree.map(rounded, tree)
 
 
 def inner_product(left_D: Array, right_D: Array) -> Array:

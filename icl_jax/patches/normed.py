@@ -20,9 +20,10 @@ import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array
-from icl_jax.patches.low_rank import accumulator, as_stored, vector_norm
+from icl_jax.patches.low_rank import accumulator, vector_norm
 from icl_jax.patches.output import DownPatch, down_patch, down_strength
 from icl_jax.shown import short
+from icl_jax.stack.settled import as_stored
 
 #: The largest entry that a balanced patch asks of a normed vector, whose mean square is 1: gains so
 #: near zero that they would need more (zero included) are moved.

@@ -15,13 +15,13 @@ from icl_jax.dims import Array
 from icl_jax.patches.low_rank import (
     LowRank,
     accumulator,
-    as_stored,
     inner_product,
     largest_entry,
     outer,
     vector_norm,
 )
 from icl_jax.shown import short
+from icl_jax.stack.settled import as_stored
 
 
 @jax.tree_util.register_dataclass

@@ -7,14 +7,13 @@ when they compute the same from the same parameters; what is learned is in ``par
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import jax
 
 from icl_jax.dims import Array, Params
 from icl_jax.shown import short
-
-Tree = TypeVar("Tree")
+from icl_jax.stack.settled import settled
 
 
 @jax.tree_util.register_dataclass
@@ -76,16 +75,8 @@ def apply_block(
     block: ContextualBlock, params: Params, midpoint: Midpoint, patch: Any = None
 ) -> Array:
     """The rest of the block after its contextual layer, patched row by row or plain."""
-    factor = None if patch is None else patch.input
-    hidden_TH = block.hidden(params, midpoint.mlp_input_TD, factor)
+    if patch is None:
+        hidden_TH = block.hidden(params, midpoint.mlp_input_TD, None)
+    else:
+        hidden_TH = settled(block.hidden(params, midpoint.mlp_input_TD, patch.input))
     return block.output(params, midpoint, hidden_TH, patch)
-
-
-def settled(tree: Tree) -> Tree:
-    """The same values, computed to the end before anything that reads them is.
-
-    Left alone, XLA fuses the steps of a layer otherwise when they are patched than when the patches
-    are made, and the two round differently. With a barrier between the steps the patched run
-    repeats the extraction bit for bit, whatever stands around it.
-    """
-    return jax.lax.optimization_barrier(tree)

@@ -8,8 +8,8 @@ import jax
 
 from icl_jax import checks
 from icl_jax.dims import Array
-from icl_jax.stack.block import settled
 from icl_jax.stack.layers import Layers, PerLayer
+from icl_jax.stack.settled import settled
 from icl_jax.stack.sites import Edits, Seen, Visit, Watch, feed, named, watch, watched_fold
 
 

@@ -30,6 +30,7 @@ from icl_jax.dims import Array, Params
 from icl_jax.stack.block import ContextualBlock, Midpoint
 from icl_jax.stack.fold import check_given, fold
 from icl_jax.stack.layers import Layers, PerLayer, side_by_side
+from icl_jax.stack.settled import settled
 
 SITES = ("residual", "mixed", "mlp_input", "hidden", "output")
 
@@ -122,7 +123,10 @@ def feed(
     mlp_input_TD, seen = visit.at("mlp_input", midpoint.mlp_input_TD, seen)
     midpoint = Midpoint(midpoint.residual_TD, mlp_input_TD)
     factor = None if patch is None else patch.input
-    hidden_TH, seen = visit.at("hidden", block.hidden(params, mlp_input_TD, factor), seen)
+    hidden_TH = block.hidden(params, mlp_input_TD, factor)
+    if patch is not None:  # The steps of ``apply_block``, kept apart in the same place.
+        hidden_TH = settled(hidden_TH)
+    hidden_TH, seen = visit.at("hidden", hidden_TH, seen)
     return visit.at("output", block.output(params, midpoint, hidden_TH, patch), seen)
 
 
