@@ -172,7 +172,7 @@ class Attention(ContextualLayer):
     ) -> Array:
         """See ``ContextualLayer``."""
         checks.rank(type(self).__name__, "stream_TD", stream_TD, 2, "(T, D)")
-        checks.places(type(self).__name__, stream_TD.shape[0], positions_T, present_T)
+        checks.places(type(self).__name__, stream_TD.shape[0], None, present_T)
         kernels = self._kernels(stream_TD.shape[-1])
         query_TAF, key_TGF, value_TGF = self._project(
             stream_TD, _positions(stream_TD, positions_T), kernels

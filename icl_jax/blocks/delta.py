@@ -111,7 +111,7 @@ class GatedDelta(ContextualLayer):
     ) -> Array:
         """See ``ContextualLayer``."""
         checks.rank("GatedDelta", "stream_TD", stream_TD, 2, "(T, D)")
-        checks.places("GatedDelta", stream_TD.shape[0], positions_T, present_T)
+        checks.places("GatedDelta", stream_TD.shape[0], None, present_T)
         kernels = self._kernels(stream_TD.shape[-1])
         return self._run(kernels, stream_TD, present_T, None)[0]
 

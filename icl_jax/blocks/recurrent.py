@@ -43,7 +43,7 @@ class StateSpace(ContextualLayer):
     ) -> Array:
         """See ``ContextualLayer``; an absent position leaves the state as it is."""
         checks.rank("StateSpace", "stream_TD", stream_TD, 2, "(T, D)")
-        checks.places("StateSpace", stream_TD.shape[0], positions_T, present_T)
+        checks.places("StateSpace", stream_TD.shape[0], None, present_T)
         parameters = self._parameters(stream_TD)
         return _state_space(parameters, stream_TD, present_T, None)[0]
 
@@ -185,7 +185,7 @@ class GatedRecurrent(ContextualLayer):
     ) -> Array:
         """See ``ContextualLayer``; an absent position leaves the state as it is."""
         checks.rank("GatedRecurrent", "stream_TD", stream_TD, 2, "(T, D)")
-        checks.places("GatedRecurrent", stream_TD.shape[0], positions_T, present_T)
+        checks.places("GatedRecurrent", stream_TD.shape[0], None, present_T)
         kernels = self._kernels(stream_TD.shape[-1])
         return dense(_gated_states(kernels, stream_TD, present_T), kernels.out_SD)
 

@@ -366,3 +366,11 @@ class TestEveryLayer:
 def test_the_base_class_asks_for_a_call():
     with pytest.raises(TypeError, match="ContextualLayer must define __call__"):
         ContextualLayer().init(jax.random.key(0), HIDDEN_TD)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_mask_of_numbers_is_refused_by_every_layer(name):
+    _, call = with_params(LAYERS[name])
+    for bad in (jnp.full(6, 2), jnp.ones(6)):
+        with pytest.raises(TypeError, match="present_T must be a boolean mask, got dtype"):
+            call(HIDDEN_TD, present_T=bad)
