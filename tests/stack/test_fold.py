@@ -1,5 +1,6 @@
 """One walk over the layers: it is the loop over them, and its program does not grow with them."""
 
+import functools
 import itertools
 from dataclasses import dataclass
 
@@ -13,8 +14,11 @@ from hypothesis import strategies as st
 from jax.extend.core import jaxprs_in_params
 
 from icl_jax.blocks.block import Block
+from icl_jax.blocks.feedforward import Gated
 from icl_jax.blocks.functional import cast, functional
-from icl_jax.blocks.stack import Stack
+from icl_jax.blocks.rotary import Rotary
+from icl_jax.blocks.softmax_attention import SoftmaxAttention
+from icl_jax.blocks.stack import Stack, repeat
 from icl_jax.dynamics.prefixes import prefix_pass
 from icl_jax.patches.bank import closed_step, patched_forward, stack_patches
 from icl_jax.stack.block import apply_block
@@ -222,7 +226,7 @@ def closed_loop(layers, stream_TD, kept_K):
 @pytest.mark.parametrize("name", BLOCKS)
 @pytest.mark.parametrize("dtype", ("bfloat16", "float32"))
 @pytest.mark.parametrize("level", (0, 3), ids=("not_optimised", "optimised"))
-def test_the_patched_run_repeats_the_closed_loop_in_bfloat16_bit_for_bit(name, dtype, level):
+def test_the_patched_run_repeats_the_closed_loop_bit_for_bit(name, dtype, level):
     layer, mlp, wiring, norm = BLOCKS[name]
     model = make_model(Block(LAYERS[layer], MLPS[mlp], wiring, norm), depth=4)
     layers = functional(model.stack, cast(model.params, dtype))
@@ -249,6 +253,32 @@ def test_the_patched_run_repeats_the_closed_loop_in_bfloat16_bit_for_bit(name, d
     assert_close(want_KD, full_TD[kept_K], 60)
     alone_KD = jitted(forward)(layers, stream_TD[kept_K], positions_T=kept_K)
     assert relative_error(alone_KD, full_TD[kept_K]) > 5e-2
+
+
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
+def test_a_product_that_ends_a_step_is_rounded_before_the_next_step_adds_to_it(dtype):
+    """The gain of a norm and the patch behind it used to be one fused multiply-add, or not."""
+    attention = SoftmaxAttention(num_heads=4, num_kv_heads=2, rotary=Rotary(1e4), use_bias=False)
+    mlp = Gated(hidden_width=64, activation="silu", use_bias=False)
+    stack = Stack(repeat(Block(attention, mlp, "pre_norm", "rms"), 3), width=32)
+    tokens_TC = normal(0, 29, 3)
+    params = stack.init(jax.random.key(1), tokens_TC)["params"]
+    # Gains of other than 1: no product is nothing.
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.1 * normal(5, *leaf.shape, dtype=leaf.dtype), params
+    )
+    params, tokens_TC = cast(params, dtype), tokens_TC.astype(dtype)
+    layers, kept_K = functional(stack, params), jnp.arange(25, 29, dtype=jnp.int32)
+    stream_TD = stack.apply({"params": params}, tokens_TC, method="embed")
+    # As outside of the tests, where the compiler is asked for less.
+    options = {"xla_backend_optimization_level": 3}
+    if jax.__version__.startswith("0.10."):
+        options["xla_cpu_use_fusion_emitters"] = True
+    jitted = functools.partial(jax.jit, compiler_options=options)
+    (_, want_KD), _ = jitted(closed_loop)(layers, stream_TD, kept_K)
+    bank = jitted(stack_patches)(layers, stream_TD, kept_K)
+    got_KD = jitted(patched_forward)(layers, stream_TD, bank)
+    np.testing.assert_array_equal(got_KD, want_KD)
 
 
 def test_a_layer_stands_between_its_neighbours():
