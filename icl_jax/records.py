@@ -30,10 +30,13 @@ from typing import Any, BinaryIO
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 CONFIG = "config.json"
 PROVENANCE = "provenance.json"
 LOCK = ".lock"
+#: How the logs of several processes begin, which are there before the run is.
+PROCESS_LOG = "process-"
 _PARTIAL = ".partial"  # Suffix of a file that is still being written.
 _DTYPES = "__dtypes__"  # Entry of an .npz file: the dtypes that numpy itself cannot store.
 _MOST_CHANGES = 3  # Differences of a configuration that an error lists.
@@ -64,14 +67,18 @@ class Run:
         return self.workdir / relative
 
     def has(self, name: str) -> bool:
-        """Whether ``name`` was written to the end: a finished stage can be skipped."""
-        return self.path(name).is_file()
+        """Whether ``name`` was written to the end: a finished stage can be skipped.
+
+        Processes of one program agree: what the first one sees, all see.
+        """
+        return bool(_of_the_first(self.path(name).is_file()))
 
     def save_json(self, name: str, value: Any) -> None:
         """Writes ``value`` as ``plain`` sees it. Raises as ``plain`` does."""
         text = json.dumps(plain(value), indent=2) + "\n"
         with atomic_file(self.path(name)) as file:
             file.write(text.encode())
+        _meet()
 
     def load_json(self, name: str) -> Any:
         """Reads what ``save_json`` wrote; tuples and arrays come back as lists.
@@ -88,11 +95,15 @@ class Run:
     def save_arrays(self, name: str, arrays: Mapping[str, Any]) -> None:
         """Writes named arrays (numpy, jax, bfloat16 and float8 too) as one .npz file.
 
+        Arrays that lie on several processes are gathered from all of them, so all have to ask.
+
         Raises:
           TypeError: an entry is no array of numbers, truth values or text; a PRNG key, say.
         """
+        whole = {key: _gathered(value) for key, value in arrays.items()}
         with atomic_file(self.path(name)) as file:
-            _write_npz(file, arrays)
+            _write_npz(file, whole)
+        _meet()
 
     def load_arrays(self, name: str) -> dict[str, np.ndarray]:
         """Reads what ``save_arrays`` wrote: the same names, shapes, dtypes and bits.
@@ -327,9 +338,15 @@ def plain(value: Any, name: str = "") -> Any:
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Opens ``path`` for writing bytes; it appears, whole, when the block ends without an error.
 
+    Of the processes of one program only the first writes; what the others write is dropped.
+
     Raises:
       WorkdirError: it cannot be written: no space left, no permission. What was there stays.
     """
+    # Asked in this order, a program of one process is not made to look for devices.
+    if jax.distributed.is_initialized() and jax.process_index() != 0:
+        yield io.BytesIO()
+        return
     partial = path.with_name(f".{path.name}{_PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -343,6 +360,34 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def _gathered(value: Any) -> Any:
+    """An array with all of its parts, which may lie on other processes."""
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        if not value.is_fully_replicated:
+            return multihost_utils.process_allgather(value, tiled=True)
+    return value
+
+
+def _meet() -> None:
+    """Returns when every process of this program is here: what one has written, all can read."""
+    _of_the_first(True)
+
+
+def _of_the_first(answer: bool) -> bool:
+    """The first process' answer, in all of them."""
+    if not jax.distributed.is_initialized():
+        return answer
+    said = answer and jax.process_index() == 0
+    # On a mesh of its own, whatever mesh is set: one number of every device.
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("all",))
+    with jax.set_mesh(mesh):
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("all"))
+        told = jax.make_array_from_callback(
+            (mesh.size,), sharding, lambda _: np.full(1, said, np.int32)
+        )
+        return bool(np.asarray(jax.jit(jnp.max)(told).addressable_data(0)) > 0)
 
 
 def _write_npz(file: BinaryIO, arrays: Mapping[str, Any]) -> None:
@@ -382,7 +427,11 @@ def _make_folder(run: Run) -> None:
     run.workdir.mkdir(parents=True, exist_ok=True)
     ours = {CONFIG, PROVENANCE}  # A run killed while it opened leaves no more than these.
     ours |= {LOCK, *(f".{name}{_PARTIAL}" for name in ours)}
-    strangers = sorted(path.name for path in run.workdir.iterdir() if path.name not in ours)
+    strangers = sorted(
+        path.name
+        for path in run.workdir.iterdir()
+        if path.name not in ours and not path.name.startswith(PROCESS_LOG)
+    )
     if strangers and not run.has(CONFIG):
         raise WorkdirError(
             f"workdir {run.workdir} is not empty and no run folder (it holds {strangers[0]!r} but "

@@ -218,6 +218,11 @@ def read_plan(compiled: Any, text: str, chip: Chip, dtype: str) -> dict[str, Any
     }
 
 
+#: How versions of the compiler say how much was asked for.
+_FORMS = (
+    r"[Uu]sed ([0-9.]+)([BKMGT])\w* of [0-9.]+[BKMGT]",
+    r"\(([0-9.]+)([BKMGT])\w*\) exceeds available",
+)
 _UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -225,8 +230,10 @@ def _needed(error: str) -> int | None:
     """The bytes that an out-of-memory error of the compiler names; None of another error."""
     if "memory" not in error:
         return None
-    found = re.search(r"[Uu]sed ([0-9.]+)([BKMGT])\w* of [0-9.]+[BKMGT]", error)
-    return int(float(found.group(1)) * _UNITS[found.group(2)]) if found else None
+    for form in _FORMS:
+        if (found := re.search(form, error)) is not None:
+            return int(float(found.group(1)) * _UNITS[found.group(2)])
+    return None
 
 
 def alternatives(config: Config, mesh: str) -> Iterator[tuple[Sizes, str, str]]:

@@ -88,7 +88,7 @@ def start(workdir: str | Path, name: str, config: Any, *, free: Collection[str] 
 def measured(run: Run, kind: type[Record], measure: Callable[[], Record]) -> Record:
     """What an experiment measured: done and saved, or read back when it is there."""
     if not run.has("arrays.npz"):
-        run.save_arrays("arrays.npz", jax.device_get(flatten(measure())))
+        run.save_arrays("arrays.npz", flatten(measure()))
         note_measurement(run)
     return rebuild(kind, run.load_arrays("arrays.npz"))
 
@@ -121,6 +121,8 @@ def finish(
     ``introduction`` is the experiment's docstring; the page shows what stands before its commands.
     """
     run.save_json("summary.json", outcome.summary)
+    if jax.process_index() != 0:  # Of several processes the first one reports.
+        return outcome
     write_page(
         run.path("report.html"),
         title=title,

@@ -36,7 +36,8 @@ import jax
 from absl import flags
 from etils import epath
 
-from experiments.tools.machine import Machine, MachineError, default_cache, prepared
+from experiments.tools.machine import Machine, default_cache, prepared
+from experiments.tools.processes import Distributed, LostPeerError, MachineError
 from icl_jax.records import WorkdirError
 from icl_jax.training.loop import TrainingDivergedError
 from icl_jax.training.preemption import EXIT_CODE, Preempted, exit_on_sigterm
@@ -121,12 +122,16 @@ def _launch(
     # Experiments compare float32 with float64; what they compute names its dtype.
     jax.config.update("jax_enable_x64", True)
     try:
-        with _told(name), exit_on_sigterm(), prepared(parsed.machine):
+        with _told(name), exit_on_sigterm(), prepared(parsed.machine, parsed.workdir):
             run(parsed.config, parsed.workdir)
     except Preempted:
         _fail(name, "asked to end (SIGTERM); the same command goes on from here.", EXIT_CODE)
     except (UsageError, MachineError, WorkdirError) as error:
         _fail(name, error, 2)
+    except LostPeerError as error:
+        # As the process ends where JAX itself sees the loss: who started it starts it again.
+        print(f"{name}: error: {error}", file=sys.stderr, flush=True)
+        os.abort()
     except TrainingDivergedError as error:
         _fail(name, f"{error}{_learning_rates(parsed.config)}", 1)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -166,6 +171,10 @@ def parse(config_type: type[Any], argv: Sequence[str]) -> Parsed:
     flags.DEFINE_string("compiled", str(default_cache()), "", flag_values=values)
     flags.DEFINE_string("profile", None, "", flag_values=values)
     flags.DEFINE_string("mesh", None, "", flag_values=values)
+    flags.DEFINE_boolean("distributed", False, "", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "", flag_values=values)
+    for flag_name in ("process", "processes", "heartbeat"):
+        flags.DEFINE_integer(flag_name, None, "", flag_values=values)
     if hasattr(config_type, "quick"):
         flags.DEFINE_boolean("quick", False, "", flag_values=values)
     names = {item.name: item for item in _items(config_type())}
@@ -192,8 +201,27 @@ def parse(config_type: type[Any], argv: Sequence[str]) -> Parsed:
         cache=None if values.compiled in ("", "none") else Path(values.compiled),
         profile=Path(values.profile) if values.profile else None,
         mesh=values.mesh or None,
+        distributed=_distributed(values),
     )
     return Parsed(config, _folder(values.workdir), help=False, machine=machine)
+
+
+def _distributed(values: flags.FlagValues) -> Distributed | None:
+    """Which process of how many this is; None for the only one."""
+    names = ("coordinator", "process", "processes")
+    given: dict[str, Any] = {
+        name: values[name].value for name in names if values[name].value is not None
+    }
+    if not values.distributed:
+        if given:
+            raise UsageError(f"--{next(iter(given))} is for one of several: add --distributed.")
+        return None
+    if given and len(given) != len(names):
+        missing = " and ".join(f"--{name}" for name in names if name not in given)
+        raise UsageError(f"{missing}: missing beside --{' and --'.join(given)}.")
+    if values.heartbeat is not None:
+        given["heartbeat"] = values.heartbeat
+    return Distributed(**given)
 
 
 def _folder(text: str | None) -> Any:
@@ -270,6 +298,11 @@ def describe(
         ),
         ("--profile=DIR", "write a trace for TensorBoard and Perfetto"),
         ("--mesh=AXES", "devices that share the work, such as data:4,model:2; one, if left out"),
+        ("--distributed", "one of several processes; TPU slices, GKE and SLURM say which"),
+        ("--coordinator=HOST:PORT", "elsewhere: of the first process, with the next two"),
+        ("--process=INT", "elsewhere: which one this is, from 0"),
+        ("--processes=INT", "elsewhere: how many there are"),
+        ("--heartbeat=INT", "seconds after which a silent process counts as lost"),
         ("--help", "show this"),
     ]
     groups: dict[str, list[tuple[str, str]]] = {"Flags": general}

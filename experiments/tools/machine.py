@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 
+from experiments.tools.processes import Distributed, MachineError, greet, joined
 from icl_jax.compilations import count_compilations
 from icl_jax.sharding import make_mesh, mesh_axes
 
@@ -23,16 +24,15 @@ class Machine:
     Attributes:
       cache: the folder of compiled programs; None for none.
       profile: the folder that receives a trace; None for none.
-      mesh: the devices that share the work, as ``data:4,model:2``; None for one of them.
+      mesh: the devices that share the work, as ``data:4,model:2``; None for one of them, or for
+        all of several processes.
+      distributed: which of several processes this is; None for the only one.
     """
 
     cache: Path | None = None
     profile: Path | None = None
     mesh: str | None = None
-
-
-class MachineError(ValueError):
-    """What is asked of the machine, it has not; the message says what to change."""
+    distributed: Distributed | None = None
 
 
 def default_cache() -> Path:
@@ -42,21 +42,31 @@ def default_cache() -> Path:
 
 
 @contextlib.contextmanager
-def prepared(machine: Machine) -> Iterator[None]:
+def prepared(machine: Machine, workdir: Path | None = None) -> Iterator[None]:
     """Around a run: devices share its work; its programs are kept, traced and counted.
 
     A last line says how many programs there were.
 
+    Args:
+      machine: what is asked for.
+      workdir: receives the log of every one of several processes.
+
     Raises:
-      MachineError: a mesh of other axes or more devices than there are.
+      MachineError: a mesh of other axes or more devices than there are; processes that do not find
+        each other.
+      LostPeerError: one of several processes is gone.
     """
     if machine.cache is not None:
         # A cache that cannot be written is slow, not wrong: JAX warns and goes on.
         jax.config.update("jax_compilation_cache_dir", str(machine.cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _SECONDS)
     with contextlib.ExitStack() as stack:
-        if machine.mesh is not None:
-            stack.enter_context(_shared(machine.mesh))
+        mesh = machine.mesh
+        if machine.distributed is not None:
+            stack.enter_context(joined(machine.distributed, workdir))
+            mesh = mesh or f"data:{len(jax.devices())}"
+        if mesh is not None:
+            stack.enter_context(_shared(mesh))
         compilations = stack.enter_context(count_compilations())
         if machine.profile is not None:
             stack.enter_context(
@@ -81,4 +91,6 @@ def _shared(mesh: str) -> Iterator[None]:
             "XLA_FLAGS=--xla_force_host_platform_device_count=8 makes eight.)"
         ) from None
     with jax.set_mesh(made):
+        if jax.process_count() > 1 and jax.default_backend() == "cpu":
+            greet(made)
         yield

@@ -93,7 +93,8 @@ def load(
       path_or_name: a folder, or a name on the Hugging Face hub (or in its cache).
       dtype: of the parameters; by default the one that most of the stored numbers have. Parameters
         of norms are at least float32.
-      mesh: of devices to put the parameters on; the default device without one.
+      mesh: of devices to put the parameters on; when left out the one that is set
+        (``jax.set_mesh``), and the default device without one.
       shardings: with a mesh, how to: path -> PartitionSpec, as a function of the path (a tuple of
         text) or as a tree like the parameters. By default as the table of ``icl_jax.sharding``
         says: heads, hidden widths and the vocabulary over the axis ``model`` of the mesh.

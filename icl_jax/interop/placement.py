@@ -19,7 +19,8 @@ def placements(
 
     Args:
       shapes: path -> shape of the parameters.
-      mesh: the devices; None for the default device. Its axes are used as automatic ones.
+      mesh: the devices; None for the mesh that is set, if the table knows an axis of it, and else
+        for the default device. Its axes are used as automatic ones.
       shardings: path -> PartitionSpec, or a tree of them like the parameters; the table of
         ``icl_jax.sharding`` where there is none.
 
@@ -30,7 +31,9 @@ def placements(
     if mesh is None:
         if shardings is not None:
             raise ValueError("load: shardings need a mesh to lie on, got mesh = None. Give one.")
-        return dict.fromkeys(shapes)
+        mesh = jax.sharding.get_mesh()
+        if not set(TABLE.mesh_axes()) & set(mesh.axis_names):
+            return dict.fromkeys(shapes)
     # With explicit axes, such as jax.make_mesh makes, the model would have to name shardings.
     mesh = Mesh(mesh.devices, mesh.axis_names)
     wanted: dict[Path, Any]

@@ -10,7 +10,7 @@ from its name), ``placing`` (arrays onto a mesh, and values inside a program), `
         banks = prompt_patches(model, params, tokens, kept)
 """
 
-from icl_jax.sharding.hosts import on_host
+from icl_jax.sharding.hosts import any_process, on_host
 from icl_jax.sharding.mesh import make_mesh, mesh_axes, task_mesh
 from icl_jax.sharding.placing import constrain, mapped_axes, place, shard_tasks, specs
 from icl_jax.sharding.table import TABLE, Table
@@ -18,6 +18,7 @@ from icl_jax.sharding.table import TABLE, Table
 __all__ = [
     "TABLE",
     "Table",
+    "any_process",
     "constrain",
     "make_mesh",
     "mapped_axes",

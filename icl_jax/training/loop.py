@@ -21,7 +21,7 @@ import optax
 from icl_jax import checks
 from icl_jax.dims import Array, Params
 from icl_jax.records import WorkdirError, lock_folder
-from icl_jax.sharding import on_host
+from icl_jax.sharding import any_process, on_host
 from icl_jax.training.checkpoints import Checkpoints
 from icl_jax.training.metrics import Row, append_rows, columns, keep_rows
 from icl_jax.training.preemption import Preempted, postponed
@@ -140,7 +140,7 @@ def train(
                 raise _diverged(new_rows[bad], rows, checkpoints)
             step += count
             # The metrics are on disk by now: a checkpoint never runs ahead of them.
-            stop = asked_to_stop()
+            stop = any_process(asked_to_stop())  # Processes of one program end together.
             is_due = step // checkpoint_every > (step - count) // checkpoint_every
             if checkpoints is not None and (stop or is_due or step == num_steps):
                 checkpoints.save(step, _saved_tree(state, key))

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from icl_jax.records import WorkdirError, atomic_file, unwritable
@@ -20,9 +21,13 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, int | float]]) -> None:
     JSON has no word for what is not finite: that is written as ``"nan"``, ``"inf"`` or ``"-inf"``,
     which ``float`` reads, and so does ``read_rows``.
 
+    Of the processes of one program only the first writes.
+
     Raises:
       WorkdirError: the file cannot be written.
     """
+    if jax.distributed.is_initialized() and jax.process_index() != 0:
+        return
     try:
         with path.open("ab") as file:
             file.write(_encode(rows))

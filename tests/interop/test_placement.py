@@ -66,6 +66,14 @@ def test_by_default_every_device_has_its_part_by_the_table(family):
     assert_same_as_on_one_device(checkpoint, family)
 
 
+def test_a_mesh_that_is_set_is_loaded_onto():
+    with jax.set_mesh(make_mesh({"model": 4})):
+        params = load(GOLDEN / "llama").params
+    assert len(params["embedding"].devices()) == 4
+    with jax.set_mesh(mesh_of(8)):  # Somebody else's.
+        assert len(load(GOLDEN / "llama").params["embedding"].devices()) == 1
+
+
 def test_a_mesh_whose_axes_the_table_does_not_know_is_refused():
     with pytest.raises(
         ValueError, match=r"^load: the mesh has the axes \('x',\), .*'model', or give"

@@ -103,6 +103,11 @@ def test_a_slice_of_a_stack_is_read_and_not_the_stack():
 def test_the_compilers_word_for_too_much_is_read():
     text = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
     assert plan._needed(text + "hbm. Used 23.50G of 15.75G hbm. Exceeded") == int(23.5 * 2**30)
+    text = (
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "
+        "required for HLO temporaries (38.15G) exceeds available HBM (15.75G)."
+    )
+    assert plan._needed(text) == int(38.15 * 2**30)
     assert plan._needed("INVALID_ARGUMENT: something else") is None
 
 

@@ -1,0 +1,125 @@
+"""Every experiment on a mesh of eight devices measures what it measures on one.
+
+The learner is trained once, on one device, and its checkpoint is read onto the mesh: what two
+trainings of float32 differ by grows with every step, and is a matter of the optimizer
+(``tests/sharding/test_equal.py`` compares their first steps, in float64 to 1e-12).
+"""
+
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.language.checkpoint import run as checkpoint
+from experiments.language.checkpoint.tiny import make_tiny
+from experiments.linear_attention.depth import run as depth
+from experiments.linear_attention.von_oswald import run as von_oswald
+from experiments.regression import alignment, attribution, convergence, equivalence, training
+from experiments.regression.descent import run as descent
+from experiments.regression.garg import run as garg
+from icl_jax.records import Run
+from icl_jax.sharding import make_mesh
+from tests.experiments import test_garg, test_linear_experiments, test_paper
+
+pytestmark = pytest.mark.slow
+
+LEARNER, DEEP = test_paper.CONFIG.learner, test_paper.CONFIG.deep
+LINEAR = dataclasses.replace(
+    test_linear_experiments.LEARNER,
+    training=dataclasses.replace(
+        test_linear_experiments.TRAINING, num_steps=60, checkpoint_every=60
+    ),
+)
+
+#: Name -> module and configuration.
+EXPERIMENTS = {
+    "training": (training, training.Config(num_prompts=64, learner=LEARNER)),
+    "equivalence": (equivalence, equivalence.Config(num_prompts=16)),
+    "convergence": (convergence, convergence.Config(num_prompts=32, learner=LEARNER)),
+    "descent": (descent, descent.Config(num_prompts=16, num_search_prompts=8, learner=LEARNER)),
+    "alignment": (alignment, alignment.Config(num_prompts=16, learner=DEEP)),
+    "attribution": (attribution, attribution.Config(num_prompts=16, learner=LEARNER)),
+    "garg": (garg, dataclasses.replace(test_garg.CONFIG, num_prompts=64)),
+    "von_oswald": (
+        von_oswald,
+        von_oswald.Config(
+            num_prompts=64,
+            num_search_prompts=64,
+            num_rates=11,
+            num_optimum_prompts=400,
+            learner=LINEAR,
+            skewed=dataclasses.replace(LINEAR, input_range=None, variances=(2.0, 1.0, 0.7, 0.3)),
+        ),
+    ),
+    "depth": (
+        depth,
+        depth.Config(
+            depths=(1, 2),
+            num_prompts=64,
+            num_search_prompts=64,
+            num_rates=11,
+            corrections=(0.0, 0.3),
+            learner=LINEAR,
+        ),
+    ),
+}
+
+
+def files(folder):
+    return sorted(path for path in folder.rglob("*.npz") if "checkpoints" not in path.parts)
+
+
+def measured_again_on_a_mesh(module, config, folder, other):
+    """Both folders' arrays: as they are, and with the experiment's own measured on a mesh."""
+    shutil.copytree(folder, other, ignore=shutil.ignore_patterns(".lock"))
+    for path in files(other):
+        path.unlink()
+    with jax.set_mesh(make_mesh({"data": 4, "model": 2})):
+        module.run(config, other)
+    for path in files(folder):
+        name = str(path.relative_to(folder))
+        yield name, Run(folder).load_arrays(name), Run(other).load_arrays(name)
+
+
+def assert_equal(name, want, got):
+    assert want.keys() == got.keys()
+    for key, expected in want.items():
+        if not np.issubdtype(expected.dtype, np.floating):
+            np.testing.assert_array_equal(got[key], expected, err_msg=f"{name} {key}")
+            continue
+        bound = 1e-12 if expected.dtype == np.float64 else 1e-5
+        scale = max(np.nanmax(np.abs(expected), initial=0.0), 1.0)
+        np.testing.assert_allclose(
+            got[key], expected, rtol=0, atol=bound * scale, err_msg=f"{name} {key}"
+        )
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_measures_the_same_on_eight_devices(name, tmp_path):
+    module, config = EXPERIMENTS[name]
+    module.run(config, tmp_path / "one")
+    count = 0
+    for file, want, got in measured_again_on_a_mesh(
+        module, config, tmp_path / "one", tmp_path / "eight"
+    ):
+        assert_equal(file, want, got)
+        count += len(want)
+    assert count > 3
+
+
+def test_a_checkpoint_is_loaded_onto_the_mesh_and_answers_the_same(tmp_path):
+    make_tiny("llama", tmp_path / "tiny", seed=0)
+    config = checkpoint.Config(
+        checkpoint=str(tmp_path / "tiny"),
+        prompts=str(tmp_path / "tiny" / "prompts.jsonl"),
+        max_prompts=2,
+        generate=4,
+    )
+    checkpoint.run(config, tmp_path / "one")
+    for file, want, got in measured_again_on_a_mesh(
+        checkpoint, config, tmp_path / "one", tmp_path / "eight"
+    ):
+        # Errors of patched runs are roundings themselves.
+        assert_equal(file, want, got)
