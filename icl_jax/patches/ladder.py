@@ -52,6 +52,9 @@ from icl_jax.stack.fold import fold
 from icl_jax.stack.layers import Layers, PerLayer
 from icl_jax.stack.settled import settled
 
+#: More fitted rows than this are padded to a multiple of it.
+ROW_BUCKET = 32
+
 
 def fit_static(
     layers: Layers,
@@ -100,28 +103,44 @@ def fit_static(
     if fit.order == "at_once":
         sums = static_sums(layers, queries, side=fit.side, chunk=fit.chunk)
         return solve_static(layers, sums, fit, weight=weight, ordinary=ordinary)
-    chosen_N = None
-    if fit.rung == "exact":
-        if not checks.is_concrete(queries.fitted_BK):
-            raise ValueError(
-                "fit_static: rung='exact' has to count its rows, and inside jit nobody can. Call "
-                "it outside, or use rung='ridge'."
-            )
-        chosen_N = jnp.asarray(np.flatnonzero(np.asarray(queries.fitted_BK)), jnp.int32)
-        width = queries.full_BTD.shape[-1]
-        if chosen_N.shape[0] > width:
-            raise ValueError(
-                f"fit_static: rung='exact' serves up to D={width} rows, got {chosen_N.shape[0]} "
-                "in fitted_BK. Fit fewer rows (the last of each query, say), or use rung='ridge'."
-            )
-    return _in_order(layers, queries, chosen_N, weight, ordinary, fit=fit)
+    chosen = _chosen(queries, fit) if fit.rung in ("exact", "ridge") else None
+    return _in_order(layers, queries, chosen, weight, ordinary, fit=fit)
+
+
+def _chosen(queries: Queries, fit: Fit) -> tuple[Array, Array] | None:
+    """The fitted rows' numbers, and which of them count; None for all rows, by their mask.
+
+    What is solved for in the rows' products grows with the cube of their number, padding included:
+    where the mask can be read, padding is left out, but for what makes few programs serve all.
+    """
+    if not checks.is_concrete(queries.fitted_BK):
+        if fit.rung != "exact":
+            return None
+        raise ValueError(
+            "fit_static: rung='exact' has to count its rows, and inside jit nobody can. Call it "
+            "outside, or use rung='ridge'."
+        )
+    rows_N = np.flatnonzero(np.asarray(queries.fitted_BK))
+    count, width = len(rows_N), queries.full_BTD.shape[-1]
+    if not count:
+        raise ValueError(
+            "fit_static: queries.fitted_BK is False everywhere: there is no row to fit."
+        )
+    if fit.rung == "exact" and count > width:
+        raise ValueError(
+            f"fit_static: rung='exact' serves up to D={width} rows, got {count} in fitted_BK. Fit "
+            "fewer rows (the last of each query, say), or use rung='ridge'."
+        )
+    padded = -count % ROW_BUCKET if fit.rung == "ridge" and count > ROW_BUCKET else 0
+    rows_N = np.pad(rows_N, (0, padded), mode="edge")
+    return jnp.asarray(rows_N, jnp.int32), jnp.arange(len(rows_N)) < count
 
 
 @functools.partial(jax.jit, static_argnames="fit")
 def _in_order(
     layers: Layers,
     queries: Queries,
-    chosen_N: Array | None,
+    chosen: tuple[Array, Array] | None,
     weight: Array,
     ordinary: PerLayer[BlockSums] | None,
     *,
@@ -132,9 +151,7 @@ def _in_order(
     ) -> tuple[tuple[Array, Array], StaticPatch]:
         full_BTD, full, kept = midpoints(block, params, state, queries, fit.chunk)
         rows = Rows(flat(full), flat(kept), queries.fitted_BK.reshape(-1))
-        patch = settled(
-            _fitted(block, params, rows, chosen_N, queries.anchored, fit, weight, given)
-        )
+        patch = settled(_fitted(block, params, rows, chosen, queries.anchored, fit, weight, given))
 
         def patched(midpoint: Midpoint) -> Array:
             return static_block(block, params, midpoint, patch)
@@ -149,7 +166,7 @@ def _fitted(
     block: ContextualBlock,
     params: Params,
     rows: Rows,
-    chosen_N: Array | None,
+    chosen: tuple[Array, Array] | None,
     anchored: bool,
     fit: Fit,
     weight: Array,
@@ -165,19 +182,22 @@ def _fitted(
 
     def solved(inputs_ND: Array, changes_NO: Array, usual: QuerySums | None) -> LowRank:
         spared_D = wide(inputs_ND[0]) if anchored else None
-        if chosen_N is not None:
-            exact = exact_patch(
-                without(wide(inputs_ND), spared_D)[chosen_N], wide(changes_NO)[chosen_N]
-            )
+        fitted_N = rows.fitted_N
+        if chosen is not None:
+            inputs_ND, changes_NO, fitted_N = inputs_ND[chosen[0]], changes_NO[chosen[0]], chosen[1]
+        if fit.rung == "exact":
+            exact = exact_patch(without(wide(inputs_ND), spared_D), wide(changes_NO))
             return exact if fit.rank is None else truncate(exact, fit.rank)
         if fit.rung == "ridge" and inputs_ND.shape[0] < inputs_ND.shape[1]:
             # Fewer rows than dimensions: the same solution, and no matrix of its size.
-            inputs_ND, changes_NO = without(wide(inputs_ND), spared_D), wide(changes_NO)
-            present_N = rows.fitted_N
             return ridge_factors(
-                inputs_ND, changes_NO, weight=weight, rank=fit.rank, present_K=present_N
+                without(wide(inputs_ND), spared_D),
+                wide(changes_NO),
+                weight=weight,
+                rank=fit.rank,
+                present_K=fitted_N,
             )
-        sums = row_sums(inputs_ND, changes_NO, rows.fitted_N, spared_D)
+        sums = row_sums(inputs_ND, changes_NO, fitted_N, spared_D)
         return solved_update(sums, spared_D, fit, weight, usual)
 
     if changes_input(block, fit.side):

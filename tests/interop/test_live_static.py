@@ -56,7 +56,7 @@ def theirs(tmp_path, base, adapter="none"):
     return np.load(out)
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "gemma3", "falcon", "granite"])
 def test_an_adapter_and_a_checkpoint_give_our_patched_logits(family, tmp_path):
     checkpoint = make_tiny(family, tmp_path / "tiny", jax.random.key(3))

@@ -28,7 +28,7 @@ def compiled(family, folder, fit=None):
     return checkpoint, compile_context(*run, CONTEXT, QUERIES, bos=2, fit=fit)
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_base_and_adapter_are_the_merged_checkpoint(family, tmp_path):
     checkpoint, patches = compiled(family, tmp_path / "tiny")
@@ -77,6 +77,7 @@ def test_what_an_adapter_cannot_hold_is_refused_and_leaves_nothing(tmp_path):
         save_static_adapter(tmp_path / "tiny", *compiled("llama", tmp_path / "again"))
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("fit", [Fit(rank=2), Fit("thought"), Fit(side="input")])
 def test_a_file_of_patches_is_read_back_as_they_were(fit, tmp_path):
     checkpoint, patches = compiled("llama", tmp_path / "tiny", fit)

@@ -48,6 +48,7 @@ def runs(model, params, queries, patches):
     return tuple(jnp.concatenate(each) for each in (full, alone, compiled))
 
 
+@pytest.mark.wide(2)
 @pytest.mark.parametrize("name", ["rotary", "parallel"])
 def test_a_context_is_put_away_exactly_for_few_queries(name):
     model, params = loaded(name)
@@ -57,6 +58,7 @@ def test_a_context_is_put_away_exactly_for_few_queries(name):
     assert relative_error(compiled, full) < 1e-3 * relative_error(alone, full)
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("name", ["sandwich", "experts", "learned_positions"])
 def test_in_every_model_a_part_of_the_gap_is_closed(name):
     model, params = loaded(name)
@@ -67,6 +69,7 @@ def test_in_every_model_a_part_of_the_gap_is_closed(name):
     assert relative_error(compiled, full) < 0.95 * relative_error(alone, full)
 
 
+@pytest.mark.wide(2)
 @pytest.mark.parametrize("name", ["rotary", "sandwich", "experts"])
 def test_weights_with_the_patches_in_them_are_the_patched_model(name):
     model, params = loaded(name)
@@ -99,6 +102,7 @@ def test_the_first_token_and_other_texts_lengths_do_not_matter():
     assert relative_error(short, long) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_metric_of_ordinary_text_disturbs_it_less():
     model, params = loaded("rotary")
     texts = asked(40, length=6, seed=11)
