@@ -1,6 +1,8 @@
 """A training that is killed and started again ends bit for bit as if nothing had happened."""
 
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,3 +138,32 @@ def test_asked_to_end_it_checkpoints_where_it_is_and_resumes_bit_for_bit(tmp_pat
 
     finish(tmp_path)
     assert_same_outcome(tmp_path, uninterrupted)
+
+
+@pytest.mark.faults
+def test_sigkill_at_twenty_random_moments_changes_no_bit(tmp_path, uninterrupted):
+    generator, kills = random.Random(0), 0
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    process = start(folder)
+    while kills < 20:
+        # While it starts, while it trains (up to a row drawn at random), or a moment later.
+        row = num_rows(folder) + generator.randint(1, NUM_STEPS // 4)
+        deadline = time.monotonic() + generator.choice((generator.uniform(0, 3), 120))
+        while num_rows(folder) < row and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(generator.uniform(0, 0.02))
+        if process.poll() is not None:  # Nothing is left to kill: from the start again.
+            _, errors = process.communicate()
+            assert process.returncode == 0, errors
+            assert_same_outcome(folder, uninterrupted)
+            shutil.rmtree(folder)
+            folder.mkdir()
+        else:
+            process.kill()
+            process.communicate()
+            kills += 1
+        process = start(folder)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert_same_outcome(folder, uninterrupted)
