@@ -90,5 +90,5 @@ def test_a_small_run_measures_every_side(folder, tmp_path, monkeypatch):
     )
     outcome = kept.run(config, tmp_path)
     told = outcome.summary["models"]["smollm2"]["past tense"]
-    assert {"both", "lora_same", "lora_more", "full_rank"} <= set(told)
+    assert {"thought", "both", "lora_same", "lora_more"} <= set(told)
     assert (tmp_path / "report.html").exists()

@@ -131,4 +131,9 @@ def _made(numbers: Mapping[str, Any]) -> Section:
         f"The context has {numbers['context_tokens']} tokens, the calibration queries "
         f"{numbers['calibration_tokens']}."
     )
-    return Section("What it was made of", text, tables=tables)
+    best = min(numbers["tried"], key=lambda row: row["held_out"])
+    verdict = (
+        f"Rank {best['rank']} and ridge weight {number(best['weight'])} are the best of "
+        f"{len(tried)} that were tried on held-out queries."
+    )
+    return Section("What it was made of", text, tables=tables, verdict=verdict)

@@ -11,9 +11,8 @@ trained by Adam on the same calibration texts, at the same rank, in the same sec
 
 Queries are the lines of --queries=FILE, as they follow the context. With --study=self the model
 writes on behind each of them (or, without a file, behind the context itself), with the context in
-front; --study=own takes the context's own tokens. A minute on 2 cores for a tiny model, about ten
-for one of 135M parameters. Expected: of a real model, most of the gap in KL divergence where the
-queries resemble the calibration; the report says of each rival how much it keeps.
+front; --study=own takes the context's own tokens. A minute on 2 cores for a tiny random model, of
+which nothing is to be expected; longer for a real one. The report says what each side keeps.
 """
 
 from collections.abc import Sequence

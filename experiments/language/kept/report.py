@@ -85,11 +85,8 @@ def verdict(tasks: Mapping[str, Any]) -> str:
         words = f"at least as much as {LABELS[name]} on {len(wins)} of {len(tasks)} tasks"
         told.append(words + (f", less on {'; '.join(losses)}" if losses else ""))
     whole = [share(numbers["runs"], best_rung(numbers["runs"])).value for numbers in tasks.values()]
-    return (
-        f"The best rung keeps {min(whole):.2f} to {max(whole):.2f} of the gap in log-probability; "
-        + "; ".join(told)
-        + "."
-    )
+    kept = f"{min(whole):.2f} to {max(whole):.2f} of the gap in log-probability"
+    return f"The best rung (of these questions) keeps {kept}; {'; '.join(told)}."
 
 
 def _model(name: str, tasks: Mapping[str, Any], rank: int) -> Section:
@@ -152,4 +149,6 @@ def _written(found: Found) -> Section:
         for text in numbers["written"][:2]
     ]
     text = "Both sides learn from the same texts: what the model wrote behind the context."
-    return Section("Calibration texts", text, tables=[Table(("model", "task", "text"), rows)])
+    verdict = "Both sides have the same texts, and the model wrote what is to be learnt itself."
+    tables = [Table(("model", "task", "text"), rows)]
+    return Section("Calibration texts", text, verdict=verdict, tables=tables)
