@@ -9,24 +9,16 @@
         launch(Config, run, __doc__)
 
 gives ``--num_prompts``, ``--training.num_steps`` and so on, beside ``--workdir`` and, where there
-is a ``Config.quick()``, ``--quick``. A field is int, float, str, bool, ``Literal[...]``,
-``tuple[X, ...]`` or ``X | None``; anything else is an error when the flags are made.
+is a ``Config.quick()``, ``--quick``. Which types a field may have: ``fields.py``.
 """
 
 import contextlib
-import dataclasses
-import difflib
 import functools
 import os
-import re
 import shlex
-import shutil
 import signal
 import sys
-import textwrap
 import threading
-import types
-import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +28,18 @@ import jax
 from absl import flags
 from etils import epath
 
+from experiments.tools.fields import (
+    UsageError,
+    check_size,
+    converted,
+    items,
+    option,
+    overridden,
+    shown,
+    unknown_flag,
+)
 from experiments.tools.machine import Machine, default_cache, prepared
+from experiments.tools.manual import describe
 from experiments.tools.processes import Distributed, LostPeerError, MachineError
 from icl_jax.records import WorkdirError
 from icl_jax.training.loop import TrainingDivergedError
@@ -45,20 +48,19 @@ from icl_jax.training.preemption import EXIT_CODE, Preempted, exit_on_sigterm
 #: Why an experiment with intervals or nulls asks for two prompts.
 LONE = "one prompt has no interval, and no other prompt for a null"
 
-#: The largest counts that a flag takes: above them arrays outgrow any machine, or a seed its type.
-_MOST_SEED, _MOST_STEPS, _MOST = 2**63 - 1, 10**9, 10**7
-_METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", bool: "true|false"}
-_WIDTH, _INDENT = 100, 44  # Of the help text: longest line, and start of the explanations.
-_NARROW = 80  # In a window below this, explanations stand under their flags.
-
-
-class UsageError(ValueError):
-    """A command line that cannot be run; the message says what to change."""
-
-
-def option(default: Any, text: str) -> Any:
-    """A dataclass field with a default and the help text of its flag."""
-    return dataclasses.field(default=default, metadata={"help": text})
+__all__ = [
+    "LONE",
+    "Parsed",
+    "UsageError",
+    "arguments",
+    "command",
+    "configured",
+    "describe",
+    "launch",
+    "option",
+    "parse",
+    "settings",
+]
 
 
 def launch(
@@ -177,7 +179,7 @@ def parse(config_type: type[Any], argv: Sequence[str]) -> Parsed:
         flags.DEFINE_integer(flag_name, None, "", flag_values=values)
     if hasattr(config_type, "quick"):
         flags.DEFINE_boolean("quick", False, "", flag_values=values)
-    names = {item.name: item for item in _items(config_type())}
+    names = {item.name: item for item in items(config_type())}
     for item in names.values():
         flag = flags.Flag(_Parser(item.hint), None, item.name, None, "")
         flag.boolean = item.hint is bool  # Then --name and --noname need no value.
@@ -185,7 +187,7 @@ def parse(config_type: type[Any], argv: Sequence[str]) -> Parsed:
     try:
         rest = values(list(argv))[1:]
     except flags.UnrecognizedFlagError as error:
-        raise UsageError(_unknown(error.flagname, list(values))) from None
+        raise UsageError(unknown_flag(error.flagname, list(values))) from None
     except flags.Error as error:
         raise UsageError(str(error).removeprefix("flag ")) from None
     if rest:
@@ -195,8 +197,8 @@ def parse(config_type: type[Any], argv: Sequence[str]) -> Parsed:
     quick = "quick" in values and values.quick
     given = {name: values[name].value for name in names if values[name].present}
     for flag_name, value in given.items():
-        _check_size(flag_name, value)
-    config = _override(config_type.quick() if quick else config_type(), given)
+        check_size(flag_name, value)
+    config = overridden(config_type.quick() if quick else config_type(), given)
     machine = Machine(
         cache=None if values.compiled in ("", "none") else Path(values.compiled),
         profile=Path(values.profile) if values.profile else None,
@@ -233,7 +235,7 @@ def _folder(text: str | None) -> Any:
 
 def arguments(settings: Mapping[str, Any]) -> list[str]:
     """Settings by flag name as a command line: ``{"rate": 0.1}`` -> ``["--rate=0.1"]``."""
-    return [f"--{name}={_show(value)}" for name, value in settings.items()]
+    return [f"--{name}={shown(value)}" for name, value in settings.items()]
 
 
 def configured(config_type: type[Any], settings: Mapping[str, Any]) -> Any:
@@ -251,13 +253,14 @@ def configured(config_type: type[Any], settings: Mapping[str, Any]) -> Any:
         if name == "quick" and hasattr(config_type, "quick"):
             continue
         if name not in hints:
-            raise UsageError(_unknown(name, list(hints)))
+            raise UsageError(unknown_flag(name, list(hints)))
         try:
             # Through its text, as the program will read it.
-            given[name] = _convert(hints[name], _show(value))
+            given[name] = converted(hints[name], shown(value))
         except ValueError as error:
-            raise UsageError(f"--{name}={_show(value)}: {error}") from None
-    return _override(_base(kind, bool(settings.get("quick", False))), given)
+            raise UsageError(f"--{name}={shown(value)}: {error}") from None
+        check_size(name, given[name])
+    return overridden(_base(kind, bool(settings.get("quick", False))), given)
 
 
 @functools.lru_cache(maxsize=64)
@@ -268,84 +271,7 @@ def _base(config_type: type[Any], quick: bool) -> Any:
 @functools.lru_cache(maxsize=64)
 def _hints(config_type: type[Any]) -> dict[str, Any]:
     """Name -> type of every leaf of a configuration."""
-    return {item.name: item.hint for item in _items(config_type())}
-
-
-def describe(
-    config_type: type[Any],
-    doc: str | None,
-    name: str,
-    *,
-    needs_workdir: bool = True,
-    package: str = "experiments",
-) -> str:
-    """The help text: the docstring, then the flags by group, each with its default.
-
-    As wide as the window, or as COLUMNS says.
-    """
-    width = min(_WIDTH, shutil.get_terminal_size((_WIDTH, 24)).columns)
-    small = config_type.quick() if hasattr(config_type, "quick") else None
-    required = "required" if needs_workdir else "optional"
-    general = [
-        ("--workdir=DIR", f"folder for records and figures ({required}); a killed run goes on")
-    ]
-    if small is not None:
-        general.append(("--quick", "everything small; flags given beside it still count"))
-    general += [
-        (
-            "--compiled=DIR",
-            "compiled programs are kept there; none: nowhere",
-        ),
-        ("--profile=DIR", "write a trace for TensorBoard and Perfetto"),
-        ("--mesh=AXES", "devices that share the work, such as data:4,model:2; one, if left out"),
-        ("--distributed", "one of several processes; TPU slices, GKE and SLURM say which"),
-        ("--coordinator=HOST:PORT", "elsewhere: of the first process, with the next two"),
-        ("--process=INT", "elsewhere: which one this is, from 0"),
-        ("--processes=INT", "elsewhere: how many there are"),
-        ("--heartbeat=INT", "seconds after which a silent process counts as lost"),
-        ("--help", "show this"),
-    ]
-    groups: dict[str, list[tuple[str, str]]] = {"Flags": general}
-    quick = {item.name: item.default for item in _items(small)} if small is not None else {}
-    for item in _items(config_type()):
-        # Nothing is no default: such a flag is required, or off without a value.
-        default = "" if item.default in ("", ()) else f"default: {_show(item.default)}"
-        if item.name in quick and quick[item.name] != item.default:
-            default = f"{default}; quick: {_show(quick[item.name])}".removeprefix("; ")
-        if typing.get_origin(item.hint) is typing.Literal:
-            default = f"{', '.join(map(_show, typing.get_args(item.hint)))}; {default}"
-        text = f"{item.help} ({default})" if default else item.help
-        groups.setdefault(item.group, []).append((_usage(item), text.strip()))
-    lines = [_filled(doc or "", width), "", f"Usage: python -m {package}.{name} [flags]"]
-    for group, entries in groups.items():
-        lines += ["", *_wrapped(group, width)]
-        for flag, text in entries:
-            lines += _columns(f"  {flag}", text, width)
-    return "\n".join(lines)
-
-
-def _filled(doc: str, width: int) -> str:
-    """A docstring in lines of at most so many characters; indented lines, commands, as they are."""
-    if width >= _WIDTH:
-        return doc.strip()
-    paragraphs = doc.strip().split("\n\n")
-    filled = [
-        p if p.startswith(" ") else "\n".join(_wrapped(" ".join(p.split()), width))
-        for p in paragraphs
-    ]
-    return "\n\n".join(filled)
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
-
-
-def _columns(flag: str, text: str, width: int) -> list[str]:
-    indent = _INDENT if width >= _NARROW else 6
-    wrapped = _wrapped(text, width - indent)
-    if len(flag) + 2 > indent:
-        return [flag, *(" " * indent + line for line in wrapped)]
-    return [(flag if i == 0 else "").ljust(indent) + line for i, line in enumerate(wrapped)]
+    return {item.name: item.hint for item in items(config_type())}
 
 
 @contextlib.contextmanager
@@ -374,67 +300,17 @@ def _close_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-@dataclass(frozen=True)
-class _Item:
-    """One leaf of a configuration: its flag, its type, its default, and where help lists it."""
-
-    name: str
-    hint: Any
-    default: Any
-    help: str
-    group: str
-
-
-def _items(config: Any, prefix: str = "") -> Iterator[_Item]:
-    """The leaves of a configuration, its own before those of nested ones."""
-    hints = typing.get_type_hints(type(config))
-    nested = []
-    summary = (type(config).__doc__ or "").strip().splitlines()[0].rstrip(".")
-    group = f"{prefix.rstrip('.') or 'This experiment'}: {summary}"
-    for field in dataclasses.fields(config):
-        name, value = prefix + field.name, getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            nested.append((value, name + "."))
-        else:
-            _metavar(hints[field.name], name)
-            text = field.metadata.get("help", "")
-            yield _Item(name, hints[field.name], value, text, group)
-    for value, inner in nested:
-        yield from _items(value, inner)
-
-
-def _override(config: Any, given: Mapping[str, Any], prefix: str = "") -> Any:
-    changes = {}
-    for field in dataclasses.fields(config):
-        name, value = prefix + field.name, getattr(config, field.name)
-        if name in given:
-            changes[field.name] = given[name]
-        elif any(other.startswith(name + ".") for other in given):
-            changes[field.name] = _override(value, given, name + ".")
-    try:
-        return dataclasses.replace(config, **changes)
-    except (TypeError, ValueError) as error:
-        if isinstance(error, UsageError):
-            raise
-        blamed = {name: value for name, value in given.items() if name.startswith(prefix)}
-        named = {
-            n: v for n, v in blamed.items() if re.search(rf"\b{n.split('.')[-1]}\b", str(error))
-        }
-        listed = " ".join(f"--{name}={_show(value)}" for name, value in (named or blamed).items())
-        raise UsageError(f"{listed}: {error}") from error
-
-
 def command(name: str, config: Any, workdir: Path) -> str:
     """The shortest command line that runs an experiment with a configuration."""
     bases = {"": type(config)()}
     if hasattr(config, "quick"):
         bases[" --quick"] = type(config).quick()
-    asked = {item.name: item for item in _items(config)}
+    asked = {item.name: item for item in items(config)}
     told = {}
     for flag, base in bases.items():
-        usual = {item.name: item.default for item in _items(base)}
+        usual = {item.name: item.default for item in items(base)}
         given = [
-            f" --{name}={shlex.quote(_show(item.default))}"
+            f" --{name}={shlex.quote(shown(item.default))}"
             for name, item in asked.items()
             if item.default != usual[name]
         ]
@@ -451,18 +327,8 @@ def settings(recorded: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, dict):
             found |= settings(value, f"{prefix}{name}.")
         else:
-            found[f"--{prefix}{name}"] = _show(tuple(value) if isinstance(value, list) else value)
+            found[f"--{prefix}{name}"] = shown(tuple(value) if isinstance(value, list) else value)
     return found
-
-
-def _check_size(name: str, value: Any) -> None:
-    """Raises UsageError for a whole number that no experiment can mean."""
-    leaf = name.split(".")[-1]
-    most = _MOST_STEPS if leaf.endswith("_steps") or leaf == "checkpoint_every" else _MOST
-    most = _MOST_SEED if leaf == "seed" else most
-    for number in value if isinstance(value, tuple) else (value,):
-        if isinstance(number, int) and not 0 <= number <= most:
-            raise UsageError(f"--{name}={_show(value)}: must be from 0 to {most:,}.")
 
 
 class _Parser(flags.ArgumentParser):
@@ -473,83 +339,13 @@ class _Parser(flags.ArgumentParser):
         self.hint = hint
 
     def parse(self, argument: str) -> Any:
-        return _convert(self.hint, argument)
-
-
-def _convert(hint: Any, text: str) -> Any:
-    if typing.get_origin(hint) is typing.Literal:
-        choices = {_show(choice): choice for choice in typing.get_args(hint)}
-        if text not in choices:
-            raise ValueError(f"must be one of {', '.join(choices)}.{_nearest(text, list(choices))}")
-        return choices[text]
-    if typing.get_origin(hint) is tuple:
-        return tuple(_convert(typing.get_args(hint)[0], part.strip()) for part in text.split(","))
-    if (inner := _optional(hint)) is not None:
-        return None if text.lower() == "none" else _convert(inner, text)
-    if hint is bool:
-        return _convert(typing.Literal[True, False], text)
-    try:
-        return hint(text)
-    except ValueError:
-        raise ValueError(f"must be {'an integer' if hint is int else 'a number'}.") from None
-
-
-def _metavar(hint: Any, name: str) -> str:
-    """What stands after ``--name=`` in the help; TypeError where the type cannot be a flag."""
-    if hint in _METAVARS:
-        return _METAVARS[hint]
-    if typing.get_origin(hint) is typing.Literal:
-        return "NAME"
-    if typing.get_origin(hint) is tuple and typing.get_args(hint)[1:] == (...,):
-        return f"{_metavar(typing.get_args(hint)[0], name)},..."
-    if (inner := _optional(hint)) is not None:
-        return f"{_metavar(inner, name)}|none"
-    raise TypeError(
-        f"{name}: {hint} cannot be a flag. Use int, float, str, bool, Literal[...], tuple[X, ...], "
-        "X | None or a dataclass."
-    )
-
-
-def _optional(hint: Any) -> Any:
-    """``X`` of ``X | None``, None of anything else."""
-    if typing.get_origin(hint) not in (types.UnionType, typing.Union):
-        return None
-    inner = [part for part in typing.get_args(hint) if part is not type(None)]
-    return inner[0] if len(inner) == 1 else None
-
-
-def _usage(item: _Item) -> str:
-    if item.hint is bool:
-        return f"--[no]{item.name}"
-    return f"--{item.name}={_metavar(item.hint, item.name)}"
-
-
-def _show(value: Any) -> str:
-    """A value as one types it."""
-    if isinstance(value, tuple):
-        return ",".join(_show(entry) for entry in value)
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
-
-
-def _unknown(flag: str, names: list[str]) -> str:
-    leaf = flag.split(".")[-1]
-    same_leaf = [name for name in names if name.split(".")[-1] == leaf]
-    leaves = {name.split(".")[-1]: name for name in names}
-    near = same_leaf or difflib.get_close_matches(flag, names)
-    near = near or [leaves[match] for match in difflib.get_close_matches(leaf, list(leaves))]
-    hint = f" Did you mean --{' or --'.join(near)}?" if near else ""
-    return f"unknown flag --{flag}.{hint} See --help."
-
-
-def _nearest(text: str, choices: list[str]) -> str:
-    near = difflib.get_close_matches(text, choices, n=1)
-    return f" Did you mean {near[0]}?" if near else ""
+        return converted(self.hint, argument)
 
 
 def _learning_rates(config: Any) -> str:
     """The flags of the trainings' learning rates, as they are set."""
-    rates = [item for item in _items(config) if item.name.endswith("training.learning_rate")]
-    listed = " ".join(f"--{item.name}={_show(item.default)}" for item in rates)
+    rates = [item for item in items(config) if item.name.endswith("training.learning_rate")]
+    listed = " ".join(f"--{item.name}={shown(item.default)}" for item in rates)
     return f" This run had {listed}." if rates else ""
 
 

@@ -18,9 +18,9 @@ import pytest
 import experiments
 import icl_jax
 from experiments import EXPERIMENTS
+from experiments.tools.fields import items
 from experiments.tools.flags import (
     UsageError,
-    _items,
     arguments,
     configured,
     describe,
@@ -337,7 +337,7 @@ def programs():
 def test_no_experiment_takes_a_count_that_it_cannot_run():
     assert len(programs()) > 10
     for module in programs().values():
-        for item in _items(module.Config()):
+        for item in items(module.Config()):
             if item.hint is not int:
                 continue
             for value in (-5, 10**20):
