@@ -232,7 +232,8 @@ from icl_jax.patches.token import (
     token_update,
 )
 from icl_jax.pretrained.pretrained import Pretrained, load
-from icl_jax.sharding import make_mesh, place, shard_tasks, task_mesh
+from icl_jax.sharding.mesh import make_mesh, task_mesh
+from icl_jax.sharding.placing import place, shard_tasks
 from icl_jax.stack.block import ContextualBlock, Midpoint, apply_block
 from icl_jax.stack.fold import fold
 from icl_jax.stack.layers import Layers, PerLayer, stack_layers
