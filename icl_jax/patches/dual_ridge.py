@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array
-from icl_jax.patches.low_rank import LowRank, accumulator
+from icl_jax.patches.low_rank import LowRank
+from icl_jax.patches.static import wide_rows
 from icl_jax.stack.settled import settled
 
 
@@ -44,17 +45,11 @@ def ridge_factors(
       [[0.5, 1.5, 0.0]]
     """
     where = "ridge_factors"
-    checks.rank(where, "inputs_KD", inputs_KD, 2, "(K, D)")
-    checks.rank(where, "changes_KH", changes_KH, 2, "(K, H)")
-    checks.floating(where, "inputs_KD", inputs_KD)
-    checks.same_dtype(where, inputs_KD=inputs_KD, changes_KH=changes_KH)
-    count = inputs_KD.shape[0]
-    checks.axis_size(where, "changes_KH", changes_KH, 0, count, "one row per input")
+    rows_KD, wanted_KH = wide_rows(where, inputs_KD, changes_KH)
+    count, dtype = rows_KD.shape[0], rows_KD.dtype
     checks.positive_scalar(where, "weight", weight)
     if rank is not None:
         checks.positive_int(where, "rank", rank)
-    dtype = accumulator(inputs_KD.dtype)
-    rows_KD, wanted_KH = inputs_KD.astype(dtype), changes_KH.astype(dtype)
     if present_K is not None:
         checks.mask(where, "present_K", present_K, count, "one per row")
         rows_KD = jnp.where(present_K[:, None], rows_KD, 0)

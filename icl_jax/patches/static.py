@@ -62,7 +62,7 @@ def query_sums(inputs_KD: Array, changes_KH: Array, *, present_K: Array | None =
       ValueError: shapes that disagree.
       TypeError: dtypes that differ or are not floating point, a mask that is not boolean.
     """
-    inputs_KD, changes_KH = _rows("query_sums", inputs_KD, changes_KH)
+    inputs_KD, changes_KH = wide_rows("query_sums", inputs_KD, changes_KH)
     if present_K is None:
         present_K = jnp.ones(inputs_KD.shape[0], bool)
     checks.mask("query_sums", "present_K", present_K, inputs_KD.shape[0], "one per row")
@@ -275,7 +275,7 @@ def exact_patch(
 
     Source: Dherin et al. 2025 (arXiv 2507.16003v4), section 3.4.
     """
-    _rows("exact_patch", inputs_KD, changes_KH)
+    wide_rows("exact_patch", inputs_KD, changes_KH)
     return LowRank(dual_vectors(inputs_KD, covariance_DD=covariance_DD, ridge=ridge), changes_KH)
 
 
@@ -288,7 +288,7 @@ def _pseudo_duals(rows_KD: Array, lengths_K1: Array, ridge: float | Array) -> Ar
     return _solve(_product(rows_KD, rows_KD.T) + weights_KK, rows_KD)
 
 
-def _rows(where: str, inputs_KD: Array, changes_KH: Array) -> tuple[Array, Array]:
+def wide_rows(where: str, inputs_KD: Array, changes_KH: Array) -> tuple[Array, Array]:
     """The rows, checked, in float32 or wider."""
     checks.rank(where, "inputs_KD", inputs_KD, 2, "(K, D)")
     checks.rank(where, "changes_KH", changes_KH, 2, "(K, H)")
