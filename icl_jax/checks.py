@@ -15,6 +15,10 @@ import numpy as np
 from icl_jax.dims import Array
 
 
+class NumericalError(ValueError):
+    """What a model computed cannot be used: it is not finite, or no patch for it exists."""
+
+
 def no_list(where: str, name: str, array: Any) -> None:
     """Raises TypeError for a list or a tuple, which has no dtype, where an array belongs."""
     if isinstance(array, list | tuple):

@@ -24,7 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.regression.learner import embed
-from experiments.tools.conduct import Outcome, each, finish, measured, start
+from experiments.tools.at_once import at_once, computed_in
+from experiments.tools.conduct import Outcome, finish, measured, start
 from experiments.tools.flags import LONE, launch, option
 from icl_jax import checks
 from icl_jax.blocks.config import LAYERS, StackConfig, build_stack
@@ -188,11 +189,19 @@ def measure(config: Config) -> Arrays:
         for name, stack_config in layer_cases(config).items()
     }
     key = jax.random.key(config.seed)
-    for (where, name), (dtype, stack_config) in each(jobs.items(), "equivalence"):
+
+    def errors(case: tuple[str, str]) -> dict[str, np.ndarray]:
+        dtype, stack_config = jobs[case]
         stack = build_stack(stack_config)
-        params = cast(stack.init(key, tokens_BTC[0])["params"], dtype)
-        numbers = compare(stack, params, tokens_BTC.astype(dtype), key)
-        found[where][name] = jax.device_get(numbers)
+        with computed_in(dtype):
+            params = cast(stack.init(key, tokens_BTC[0])["params"], dtype)
+            numbers: dict[str, np.ndarray] = jax.device_get(
+                compare(stack, params, tokens_BTC.astype(dtype), key)
+            )
+        return numbers
+
+    for (where, name), numbers in at_once(errors, list(jobs), "equivalence"):
+        found[where][name] = numbers
     return Arrays(**found)
 
 

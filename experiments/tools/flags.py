@@ -41,6 +41,7 @@ from experiments.tools.fields import (
 from experiments.tools.machine import Machine, default_cache, prepared
 from experiments.tools.manual import describe
 from experiments.tools.processes import Distributed, LostPeerError, MachineError
+from icl_jax.checks import NumericalError
 from icl_jax.records import WorkdirError
 from icl_jax.training.loop import TrainingDivergedError
 from icl_jax.training.preemption import EXIT_CODE, Preempted, exit_on_sigterm
@@ -85,8 +86,9 @@ def launch(
 
     Raises:
       SystemExit: 0 after ``--help``; and after one line on standard error, 2 for a bad command
-        line or a workdir that cannot be used, 1 for a training that diverged or too little memory,
-        42 for SIGTERM (what there is, is saved: run it again), 130 for Ctrl-C.
+        line or a workdir that cannot be used, 1 for a training that diverged, a model that
+        computes NaN or has no patches, or too little memory, 42 for SIGTERM (what there is, is
+        saved: run it again), 130 for Ctrl-C.
     """
     argv = list(sys.argv if argv is None else argv)
     name = _program(argv[0])
@@ -134,6 +136,8 @@ def _launch(
         # As the process ends where JAX itself sees the loss: who started it starts it again.
         print(f"{name}: error: {error}", file=sys.stderr, flush=True)
         os.abort()
+    except NumericalError as error:
+        _fail(name, error, 1)
     except TrainingDivergedError as error:
         _fail(name, f"{error}{_learning_rates(parsed.config)}", 1)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:

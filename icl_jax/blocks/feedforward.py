@@ -14,6 +14,7 @@ from flax import linen as nn
 from icl_jax import checks
 from icl_jax.blocks.affine import Affine
 from icl_jax.dims import Array
+from icl_jax.kernels.product import in_turn
 from icl_jax.patches.token import InputFactor, apply_factor
 
 ActivationName = Literal[
@@ -145,6 +146,7 @@ class Gated(Feedforward):
         checks.positive_int("Gated", "hidden_width", self.hidden_width)
         inputs_TD = patched_input(mlp_input_TD, factor)
         gate_TH = self._act(self._affine("gate", inputs_TD, self.hidden_width))
+        gate_TH, inputs_TD = in_turn(gate_TH, inputs_TD, self.hidden_width)
         hidden_TH = gate_TH * self._affine("up", inputs_TD, self.hidden_width)
         if self.scale != 1.0:
             hidden_TH = hidden_TH * jnp.asarray(self.scale, hidden_TH.dtype)

@@ -36,14 +36,14 @@ def check_finite(where: str, finite: Array | np.ndarray) -> None:
     """Raises where rows of logits are not ``finite`` (...); silent inside jit.
 
     Raises:
-      ValueError: naming ``where`` and the first row.
+      NumericalError: naming ``where`` and the first row.
     """
     if not checks.is_concrete(finite):
         return
     bad = np.argwhere(~on_host(finite))
     if len(bad):
         index = tuple(int(i) for i in bad[0])
-        raise ValueError(
+        raise checks.NumericalError(
             f"{where}: the logits of row {index} (prompt, then position) are not finite. Look for "
             "NaN or infinity in the weights, or for activations that leave the range of the dtype; "
             "bfloat16 and float32 have a wider one than float16."

@@ -263,7 +263,7 @@ def compact_bank(bank: Bank) -> Bank:
 
 
 def check_patchable(bank: Bank) -> None:
-    """Raises ValueError when a patch of a computed bank (batched or not) does not exist.
+    """Raises ``NumericalError`` when a patch of a computed bank (batched or not) does not exist.
 
     Runs on the host, after ``jit``; what it needs is computed on the device and read back once.
     Names the layer and the first kept position whose MLP input, or hidden activations under a
@@ -275,26 +275,26 @@ def check_patchable(bank: Bank) -> None:
         found = evidence.layer(layer, axis=axis)
         where = "(prompt axes first, then the kept position)"
         if (index := _first_bad_length(found.get("input"))) is not None:
-            raise ValueError(
+            raise checks.NumericalError(
                 f"check_patchable: the MLP input of layer {layer} at index {index} {where} has "
                 f"length {found['input'][index]}: no weight update changes what it gives. Keep a "
                 "further position, such as a BOS token."
             )
         if (index := _first_bad_length(found.get("hidden"))) is not None:
-            raise ValueError(
+            raise checks.NumericalError(
                 f"check_patchable: the hidden activations of layer {layer} at index {index} "
                 f"{where} have length {found['hidden'][index]}: no update of the down kernel puts "
                 "the residual change back. Use output='bias' on a block with an output bias, or "
                 "keep a further position."
             )
         if "gain" in found and (index := _first(~found["gain"])) is not None:
-            raise ValueError(
+            raise checks.NumericalError(
                 f"check_patchable: the MLP's output of layer {layer} at index {index} {where} has "
                 "entries of zero, or none at all: its norm's gain cannot put the residual change "
                 "back. Use output='balanced', or keep a further position."
             )
         if (index := _first(~found["finite"])) is not None:
-            raise ValueError(
+            raise checks.NumericalError(
                 f"check_patchable: the patch of layer {layer} at index {index} {where} is not "
                 "finite. Look for NaN or infinite weights, or for states that overflow this dtype."
             )

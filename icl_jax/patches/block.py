@@ -28,6 +28,7 @@ from icl_jax.patches.output import (
     DownPatch,
     OutputPolicy,
     bias_patch,
+    down_amplification,
     down_patch,
 )
 from icl_jax.patches.token import (
@@ -147,7 +148,9 @@ def output_patches(
     if policy != "scale":
         checks.non_zero_rows("block_patches", "the down kernel's input", hidden_KH)
     if policy == "down":
-        return TokenPatch(factor, jax.vmap(down_patch)(hidden_KH, change_KD)), numbers
+        share_K = jax.vmap(down_amplification)(change_KD, full.residual_TD)
+        patch_K = jax.vmap(down_patch)(hidden_KH, change_KD)
+        return TokenPatch(factor, patch_K), dataclasses.replace(numbers, amplification=share_K)
 
     assert norm is not None and isinstance(block, NormedBlock)  # chosen_policy has seen to it
     output_KD = block.mlp_output(params, kept.mlp_input_TD, hidden_KH, factor)

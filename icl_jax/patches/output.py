@@ -90,6 +90,20 @@ def down_patch(hidden_H: Array, change_D: Array) -> DownPatch:
     return DownPatch(dual_vector(hidden_H), change_D, vector_norm(hidden_H))
 
 
+def down_amplification(change_D: Array, stream_D: Array) -> Array:
+    """How much of a relative error of the hidden activations is one of the stream, ().
+
+    ``|r| / |h|``: the patched kernel gives ``r`` with the strength ``a . v`` of what comes. A
+    patched run that repeats the extraction bit for bit never sees it; an open loop multiplies it
+    from layer to layer.
+
+    Args:
+      change_D: (D,), ``r``.
+      stream_D: (D,), ``h_S``, the residual stream that the MLP's output is added to.
+    """
+    return vector_norm(change_D) / vector_norm(stream_D)
+
+
 def compact_down(patch: DownPatch) -> DownPatch:
     """The same patch without its H-vector.
 

@@ -12,9 +12,9 @@ from icl_jax.stack.layers import PerLayer
 def open_loop_growth(conditioning: PerLayer[Conditioning], *, axis: int = 0) -> Array | None:
     """How much one rounding grows from the first layer to the last in open loop, (K,).
 
-    ``prod_l (1 + A_l)``: the stream carries an error on, and layer ``l``'s norm adds ``A_l`` of it
+    ``prod_l (1 + A_l)``: the stream carries an error on, and layer ``l`` adds ``A_l`` of it
     (``Conditioning.amplification``). An estimate from above, as roundings partly cancel. None where
-    no norm stands on the MLP's output: there the patches add what they add, whatever comes.
+    biases carry the changes of the stream: they add what they add, whatever comes.
 
     Args:
       conditioning: of a bank.
@@ -42,20 +42,30 @@ def check_open_loop(
       axis: how many axes of prompts stand in front.
 
     Raises:
-      ValueError: a rounding of float32 (or of a wider ``dtype``) grows to the size of the output
-        itself, at the position and by the factor that are named.
+      ValueError: a rounding grows to the size of the output itself, at the position and by the
+        factor that are named. A rounding of ``dtype``; but of float32, or wider, where every
+        block has a norm on its MLP's output: those patches reach the very states that were stored.
     """
     growth = open_loop_growth(conditioning, axis=axis)
     if growth is None:
         return
+    layers = [numbers for period in conditioning.segments for numbers in period]
+    stored = any(n.amplification is not None and n.max_gain_change is None for n in layers)
+    rounded = jnp.dtype(dtype) if stored else accumulator(dtype)
     growth_K = np.asarray(growth, np.float64)
-    error_K = float(jnp.finfo(accumulator(dtype)).eps) * growth_K
+    error_K = float(jnp.finfo(rounded).eps) * growth_K
     if np.all(error_K < 1):
         return
     index = tuple(int(i) for i in np.unravel_index(np.argmax(error_K), error_K.shape))
+    reason = (
+        "what the patches add to the stream is as large as the stream, and is added in proportion "
+        "to activations that have errors"
+        if stored
+        else "the changed gains multiply outputs near zero"
+    )
     raise ValueError(
         f"check_open_loop: at index {index} (prompt axes first, then the kept position) a relative "
-        f"error grows {growth_K[index]:.1e} times through the layers, because the changed gains "
-        "multiply outputs near zero: in open loop, where these are not repeated bit for bit, "
-        "nothing of the context would be left. Use loop='closed', or output='auto'."
+        f"error grows {growth_K[index]:.1e} times through the layers, because {reason}: in open "
+        f"loop, with roundings of {rounded}, nothing of the context might be left. Use "
+        "loop='closed'" + (", or a wider dtype." if stored else ", or output='auto'.")
     )

@@ -180,8 +180,10 @@ class Conditioning:
       residual: (), ``|z_K E - z_S| / |z_S|``, what the factor leaves in the arithmetic of its type:
         some eps where the patch is good; eps ``|z_K| / |z_S|`` where the context makes a long input
         short; 1 or NaN where ``1 / |z_K|`` leaves the range of the dtype.
-      amplification: (), how much of a relative error of the MLP's output is one of the block's (see
-        ``patches.normed.amplification``); None likewise.
+      amplification: (), how much of a relative error inside the MLP is one of the block's output
+        (``patches.normed.amplification`` with a norm on the MLP's output, without one
+        ``patches.output.down_amplification``); None where a bias carries the residual change, or
+        nothing does.
     """
 
     kept_norm: Array

@@ -10,7 +10,7 @@ import pytest
 from experiments.language.checkpoint import measure as checkpoint_measure
 from experiments.language.checkpoint import report as checkpoint_report
 from experiments.language.checkpoint import run as checkpoint
-from experiments.tools.flags import UsageError
+from experiments.tools.flags import UsageError, launch
 from icl_jax.interop.huggingface import load, save
 from icl_jax.interop.spans import Prompt
 from icl_jax.records import WorkdirError
@@ -62,17 +62,20 @@ def test_every_prompt_is_exact_and_the_controls_are_not(summary):
 
 
 @pytest.mark.parametrize("generate", (0, 4))
-def test_one_nan_in_a_weight_is_no_summary(tiny, tmp_path, generate):
+def test_one_nan_in_a_weight_is_one_line_and_no_summary(tiny, tmp_path, capsys, generate):
     found = load(tiny)
     gains = {name: leaf.at[0].set(np.nan) for name, leaf in found.params["norm_final"].items()}
     params = {**found.params, "norm_final": gains}
     save(tmp_path / "bad", found.model, params, found.config)
     (tmp_path / "one.jsonl").write_text(json.dumps({"tokens": [3, 1, 4, 1, 5], "keep": [0, 4]}))
-    config = checkpoint.Config(
-        checkpoint=str(tmp_path / "bad"), prompts=str(tmp_path / "one.jsonl"), generate=generate
-    )
-    with pytest.raises(ValueError, match="the logits of row .* are not finite. Look for NaN or in"):
-        checkpoint.run(config, tmp_path / "run")
+    given = {"checkpoint": tmp_path / "bad", "prompts": tmp_path / "one.jsonl"}
+    given |= {"generate": generate, "workdir": tmp_path / "run"}
+    argv = ["checkpoint", *(f"--{name}={value}" for name, value in given.items())]
+    with pytest.raises(SystemExit) as ended:
+        launch(checkpoint.Config, checkpoint.run, checkpoint.__doc__, argv=argv)
+    assert ended.value.code == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("checkpoint: error: ") and "are not finite. Look for NaN or in" in error
     assert not (tmp_path / "run" / "summary.json").exists()
 
 

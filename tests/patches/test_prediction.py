@@ -24,17 +24,15 @@ def run():
     return model.layers, stream_TD
 
 
-def numbers(*sizes):
+def numbers(*sizes, normed=True):
     """Conditioning of a layer for every size, with one kept position; two segments."""
-    one_RK = jnp.ones((1, 1), jnp.float32)
-    above_RK = jnp.array(sizes[1:], jnp.float32)[:, None]
-    return PerLayer(
-        (
-            (Conditioning(one_RK, one_RK, amplification=sizes[0] * one_RK),),
-            (Conditioning(0 * above_RK, 0 * above_RK, amplification=above_RK),),
-        ),
-        (1, len(sizes) - 1),
-    )
+
+    def layers(*of):
+        of_RK = jnp.array(of, jnp.float32)[:, None]
+        gain = 0 * of_RK if normed else None
+        return (Conditioning(of_RK, of_RK, max_gain_change=gain, amplification=of_RK),)
+
+    return PerLayer((layers(sizes[0]), layers(*sizes[1:])), (1, len(sizes) - 1))
 
 
 #: Without a norm on the output.
@@ -70,6 +68,40 @@ def test_patches_that_grow_a_rounding_to_the_output_are_refused():
         check_open_loop(numbers(1e4, 1e4), jnp.bfloat16)
     check_open_loop(numbers(1e4, 1e4), jnp.float64)
     check_open_loop(PLAIN, jnp.float32)
+
+
+def test_patches_of_the_down_kernel_grow_roundings_of_what_is_stored():
+    """A real model without its first token: 5e3 times, and half of the logits in bfloat16."""
+    hard = numbers(4.0, 999.0, normed=False)
+    check_open_loop(hard, jnp.float32)
+    with pytest.raises(ValueError, match="5.0e.03 times .* roundings of bfloat16, .* wider dtype"):
+        check_open_loop(hard, jnp.bfloat16)
+    check_open_loop(numbers(4.0, 999.0), jnp.bfloat16)
+    check_open_loop(numbers(4.0, 9.0, normed=False), jnp.bfloat16)
+
+
+def test_without_a_norm_growth_is_what_the_down_patches_add():
+    model = make_model(Block(LAYERS["attention"], MLPS["gated"], "pre_norm", "rms"), 3)
+    stream_TD = 1e-3 * model.embed(normal(3, 6, 3, dtype=jnp.float32))  # Small beside its changes.
+    bank = stack_patches(model.layers, stream_TD, KEPT, loop="open")
+    for layer in range(3):
+        patch, numbers = bank.layer(layer), bank.conditioning.layer(layer)
+        assert numbers.max_gain_change is None
+        sizes_K = jnp.linalg.norm(patch.output.delta_D, axis=-1)
+        assert np.all(sizes_K[1:] > 0)
+        full_KD = residual_of(model, stream_TD, layer)
+        want_K = sizes_K / jnp.linalg.norm(full_KD, axis=-1)
+        np.testing.assert_allclose(numbers.amplification, want_K, rtol=1e-5)
+    want_KD = forward(model.layers, stream_TD)[jnp.array(KEPT)]
+    error = relative_error(patched_forward(model.layers, stream_TD, bank), want_KD)
+    assert error < eps("float32") * float(jnp.max(open_loop_growth(bank.conditioning)))
+
+
+def residual_of(model, stream_TD, last):
+    """The residual stream of the full run at the kept positions, behind a layer's attention."""
+    below_TD = forward(model.layers[:last], stream_TD) if last else stream_TD
+    block, params = model.layers[last]
+    return block.contextual(params, below_TD).residual_TD[jnp.array(KEPT)]
 
 
 def test_growth_is_the_same_compiled(run):

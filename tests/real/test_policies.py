@@ -37,26 +37,33 @@ def test_auto_is_never_worse_than_the_best_policy(rows):
             assert row["relative_error"] <= max(1.2 * best, eps("float32") / 8), (row, best)
 
 
-def test_auto_is_exact_in_both_loops(rows, dtype):
-    """Open loop with a norm on the output used to be worse than no patch: 0.4 to 2.3."""
-    bounds = {
-        ("float32", "closed"): 2e-6,
-        ("float32", "open"): 1e-5,
-        ("bfloat16", "closed"): 1e-2,
-        ("bfloat16", "open"): 0.1,
-    }
+def test_auto_is_exact_in_closed_loop(rows, dtype):
     for row in rows:
-        assert row["alone"] > 0.3 and row["another_context"] > 0.3
-        if row["policy"] == "auto":
-            assert row["relative_error"] < bounds[dtype, row["loop"]], row
-            if row["loop"] == "closed":
-                assert row["same_top1"] == 1, row
+        assert row["alone"] > 0.25 and row["another_context"] > 0.3
+        if row["policy"] == "auto" and row["loop"] == "closed":
+            assert row["relative_error"] < {"float32": 2e-6, "bfloat16": 1e-2}[dtype], row
+            assert row["same_top1"] == 1, row
 
 
-def test_an_open_loop_that_fails_is_known_before_it_is_used(rows):
-    """Not the other way round: where every layer is exact to the bit there is nothing to grow."""
+def test_an_open_loop_is_exact_or_refused(rows, dtype):
+    """With a norm on the output, or without the first token, it may be worse than no patch."""
     for row in rows:
-        if row["growth"] is not None and row["loop"] == "open":
-            said = eps("float32") / 8 * row["growth"] > 1
-            assert said or row["relative_error"] < 0.5, row
-            assert said == (row["policy"] == "scale"), row
+        if row["policy"] == "auto" and row["loop"] == "open" and not row["refused"]:
+            assert row["relative_error"] < {"float32": 5e-5, "bfloat16": 0.1}[dtype], row
+
+
+def test_the_growth_of_an_open_loop_is_known_before_it_is_used(rows, name, dtype):
+    opened = [row for row in rows if row["loop"] == "open"]
+    for row in opened:
+        assert row["relative_error"] < eps(dtype) * row["growth"], row
+        if name == "smollm2":  # Only without its first token, and only in bfloat16.
+            assert row["refused"] == (dtype == "bfloat16" and not row["bos_kept"]), row
+        else:
+            assert row["refused"] == (row["policy"] == "scale"), row
+
+
+def test_float32_keeps_digits_where_bfloat16_is_refused(rows, name, dtype):
+    if name == "smollm2" and dtype == "float32":
+        growth = [row["growth"] for row in rows if row["loop"] == "open"]
+        assert max(growth) > 1e3 and min(growth) < 1e2
+        assert not any(row["refused"] for row in rows)

@@ -27,7 +27,7 @@ from icl_jax.measures.distributions import same_top1
 from icl_jax.measures.function_space import relative_error
 from icl_jax.patches.bank import Bank, Loop
 from icl_jax.patches.output import OutputPolicy
-from icl_jax.patches.prediction import open_loop_growth
+from icl_jax.patches.prediction import check_open_loop, open_loop_growth
 from icl_jax.stack.run import forward
 
 Numbers = dict[str, Any]
@@ -88,6 +88,7 @@ def exactness(
                             "alone": alone["relative_error"],
                             "another_context": shuffled["relative_error"],
                             "growth": None if growth is None else float(jnp.max(growth)),
+                            "refused": loop == "open" and _refused(bank, checkpoint),
                         }
                     )
     return rows
@@ -230,6 +231,15 @@ def _patches(checkpoint: Checkpoint, prompt: Removal, policy: OutputPolicy, loop
     run = (checkpoint.model, checkpoint.params, prompt.tokens_T, prompt.kept_K)
     bank: Bank = _unrefused(*run, output=policy, loop=loop)
     return bank
+
+
+def _refused(bank: Bank, checkpoint: Checkpoint) -> bool:
+    """Whether a caller outside jit would be told not to use an open loop."""
+    try:
+        check_open_loop(bank.conditioning, checkpoint.params["embedding"].dtype)
+    except ValueError:
+        return True
+    return False
 
 
 def _compared(actual_KV: Any, expected_KV: Any) -> Numbers:

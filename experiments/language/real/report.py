@@ -44,7 +44,8 @@ def _first(by_dtype: Mapping[str, Mapping[str, Any]], part: str) -> Any:
 
 
 def _worst(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """loop -> policy -> the largest error of all prompts, and the smallest of the controls'."""
+    """loop -> policy -> the largest error of all prompts, how many open loops are refused, and the
+    smallest errors of the controls."""
     worst: dict[str, Any] = {
         "alone": min(row["alone"] for row in rows),
         "another_context": min(row["another_context"] for row in rows),
@@ -55,6 +56,11 @@ def _worst(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             policy: max(row["relative_error"] for row in here if row["policy"] == policy)
             for policy in dict.fromkeys(row["policy"] for row in here)
         }
+    opened = [row for row in rows if row["loop"] == "open"]
+    worst["refused"] = {
+        policy: sum(row["refused"] for row in opened if row["policy"] == policy)
+        for policy in worst["open"]
+    }
     return worst
 
 
@@ -67,7 +73,8 @@ def _alone(parts: Mapping[str, Any]) -> float:
 
 
 def _exactness(found: Found) -> Section:
-    columns = ("model", "dtype", "tokens", "BOS", "loop", "policy", "error", "top-1", "alone")
+    columns = ("model", "dtype", "tokens", "BOS", "loop", "policy", "error")
+    columns += ("growth", "", "top-1", "alone")
     rows = [
         (
             name,
@@ -77,6 +84,8 @@ def _exactness(found: Found) -> Section:
             row["loop"],
             row["policy"],
             row["relative_error"],
+            "" if row["growth"] is None else row["growth"],
+            "refused" if row["refused"] else "",
             f"{row['same_top1']:.0%}",
             row["alone"],
         )
@@ -86,10 +95,14 @@ def _exactness(found: Found) -> Section:
     ]
     text = (
         "The kept tokens with patched weights against the run with everything. `auto` is what the "
-        "library takes; in open loop no patch repairs the ones before it, and a scale patch is "
-        "lost. The reason is in docs/theory.md."
+        "library takes. In open loop no patch repairs the ones before it: what a rounding may grow "
+        "to is told beforehand, and where it is as large as the output the library refuses "
+        "(measured here all the same). The reasons are in docs/theory.md."
     )
-    caption = "Relative error of the logits at the kept positions."
+    caption = (
+        "Relative error of the logits at the kept positions; growth: how many times larger a "
+        "rounding of the first layer may leave the last one in open loop."
+    )
     return Section("Is the patched run the full one?", text, tables=[Table(columns, rows, caption)])
 
 

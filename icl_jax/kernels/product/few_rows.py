@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax.dims import Array, accumulator
-from icl_jax.kernels.product import reference
+from icl_jax.kernels.product.special import special
 
 #: Rows of the kernel in a piece: what one thread adds up, one after the other.
 PIECE = 128
@@ -28,21 +28,6 @@ def can(rows: Array, kernel_DH: Array) -> bool:
     return count <= FEW and kernel_DH.size >= LARGE and kernel_DH.shape[0] % PIECE == 0
 
 
-@jax.custom_jvp
-def product(rows: Array, kernel_DH: Array) -> Array:
-    """``rows W``, (..., D) and (D, H) to (..., H), with the derivative of the plain product."""
-    return _product(rows, kernel_DH)
-
-
-@product.defjvp
-def _derivative(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    rows, kernel_DH = primals
-    rows_dot, kernel_dot_DH = tangents
-    change = reference.product(rows_dot, kernel_DH) + reference.product(rows, kernel_dot_DH)
-    return product(rows, kernel_DH), change
-
-
-@jax.custom_batching.custom_vmap
 def _product(rows: Array, kernel_DH: Array) -> Array:
     wide = accumulator(rows.dtype)
     pieces_CDH = kernel_DH.reshape(-1, PIECE, kernel_DH.shape[1])
@@ -58,12 +43,5 @@ def _product(rows: Array, kernel_DH: Array) -> Array:
     return jnp.stack(sums).reshape(*rows.shape[:-1], -1)
 
 
-@_product.def_vmap
-def _batched(
-    axis_size: int, in_batched: list[bool], rows: Array, kernel_DH: Array
-) -> tuple[Array, bool]:
-    """A batch makes few rows many: the plain product again, unless they are still few."""
-    rows_batched, kernel_batched = in_batched
-    if kernel_batched:
-        return jax.vmap(reference.product, (0 if rows_batched else None, 0))(rows, kernel_DH), True
-    return (product if can(rows, kernel_DH) else reference.product)(rows, kernel_DH), True
+#: ``rows W``, (..., D) and (D, H) to (..., H).
+product = special(_product, can)

@@ -1,11 +1,13 @@
 """A product in pieces is the product, in its values and its derivatives, alone and in batches."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icl_jax.kernels.product import few_rows, product
+from icl_jax.kernels.product import api, few_rows, in_turn, one_row, product
 from tests.helpers import assert_close, normal
 
 WIDTH = 2 * few_rows.PIECE
@@ -56,6 +58,47 @@ def test_derivatives_are_those_of_the_plain_product():
     assert_close(jax.jacfwd(in_pieces)(x[:1], kernel), jax.jacrev(in_pieces)(x[:1], kernel), WIDTH)
 
 
+@pytest.mark.parametrize("dtype", ("float16", "bfloat16"))
+def test_one_row_is_numpys_product_and_its_derivatives_are_the_plain_ones(dtype):
+    x, kernel = operands(1, dtype)
+    alone = functools.partial(product, implementation="one_row")
+    want = np.asarray(x, np.float64) @ np.asarray(kernel, np.float64)
+    for got in (alone(x, kernel), alone(x[0], kernel)[None], jax.jit(alone)(x, kernel)):
+        assert got.dtype == dtype and got.shape == want.shape
+        assert_close(got, jnp.asarray(want).astype(dtype), WIDTH, condition=4)
+    _, got = jax.jvp(alone, (x, kernel), (2 * x, kernel))
+    np.testing.assert_array_equal(got, product(2 * x, kernel) + product(x, kernel))
+    many = jax.vmap(alone, in_axes=(0, None))(jnp.stack([x, 2 * x]), kernel)
+    np.testing.assert_array_equal(many[1], 2 * product(x, kernel))
+    assert jax.vmap(alone, in_axes=(0, None))(x[None], kernel).shape == (1, *want.shape)
+
+
+def test_on_a_gpu_a_row_of_half_precision_is_no_sum_of_rounded_products(monkeypatch):
+    shape = jax.ShapeDtypeStruct
+    kernel = shape((WIDTH, 24), jnp.bfloat16)
+    assert one_row.can(shape((1, WIDTH), jnp.bfloat16), kernel)
+    assert not one_row.can(shape((2, WIDTH), jnp.bfloat16), kernel)
+    assert not one_row.can(shape((1, WIDTH), jnp.float32), kernel)
+
+    def rows_of_products(rows, width):
+        def run(x, kernel):
+            done, x = in_turn(jnp.zeros(2), x, width)
+            return product(x, kernel), done
+
+        kernel = shape((rows.shape[-1], width), rows.dtype)
+        jaxpr = str(jax.make_jaxpr(run)(rows, kernel))
+        return jaxpr.count("optimization_barrier"), jaxpr.count("reduce_sum")
+
+    row, wide = shape((1, WIDTH), jnp.bfloat16), few_rows.LARGE // WIDTH
+    assert rows_of_products(row, 24) == (0, 0)  # No GPU here.
+    monkeypatch.setattr(api.jax, "default_backend", lambda: "gpu")
+    assert rows_of_products(row, 24) == (1, 0)  # Behind a barrier, one of two rows.
+    assert rows_of_products(row, wide) == (2, 2)  # In turn, and in pieces.
+    pair = shape((2, WIDTH), jnp.bfloat16)
+    assert rows_of_products(pair, 24) == (0, 0)
+    assert rows_of_products(pair, wide) == (1, 4)  # Two rows share the reading.
+
+
 def test_a_loop_over_stacked_kernels_may_use_it():
     x, kernel = normal(1, 1, WIDTH), normal(2, 3, WIDTH, WIDTH) / WIDTH
 
@@ -78,7 +121,9 @@ def test_it_is_for_few_rows_and_large_kernels():
 
 def test_errors_say_what_was_expected():
     x, kernel = operands(1)
-    with pytest.raises(ValueError, match="implementation must be one of 'reference', 'few_rows'"):
+    with pytest.raises(
+        ValueError, match="implementation must be one of 'reference', 'few_rows', 'one_row'"
+    ):
         product(x, kernel, implementation="quick")
     with pytest.raises(ValueError, match=r"kernel_DH must have 2 axes \(D, H\)"):
         product(x, kernel[0])
