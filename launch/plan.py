@@ -31,6 +31,7 @@ from rich.table import Table
 from experiments.tools.flags import UsageError, describe, option, parse
 from icl_jax.language.batch import bucket
 from icl_jax.sharding import make_mesh, mesh_axes
+from launch import costs
 from launch.chips import FLOAT32_SLOWDOWN, Chip, chip_of, devices_of
 from launch.hlo import Program
 from launch.programs import PROGRAMS, Call, Sizes
@@ -197,9 +198,9 @@ def read_plan(compiled: Any, text: str, chip: Chip, dtype: str) -> dict[str, Any
     # What is given away is room for what comes back.
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     read = Program(text)
-    collectives = read.collectives()
-    flops, traffic = read.flops(), read.traffic()
-    sent = sum(one.sent * one.times for one in collectives)
+    messages = costs.collectives(read)
+    flops, traffic = costs.flops(read), costs.traffic(read)
+    sent = sum(one.sent * one.times for one in messages)
     slowdown = FLOAT32_SLOWDOWN if dtype == "float32" else 1.0
     return {
         "parts": {
@@ -210,7 +211,7 @@ def read_plan(compiled: Any, text: str, chip: Chip, dtype: str) -> dict[str, Any
         },
         "flops": flops,
         "traffic": traffic,
-        "collectives": tuple((str(one), one.nbytes * one.times) for one in collectives),
+        "collectives": tuple((str(one), one.nbytes * one.times) for one in messages),
         "sent": sent,
         "compute": flops * slowdown / chip.flops,
         "memory": traffic / chip.memory,

@@ -126,7 +126,8 @@ def test_somebody_elses_config_json_is_left_alone(tmp_path, content):
 def test_a_folder_without_write_permission_is_refused(tmp_path):
     # In a process of its own, which gives up being root, who may write everywhere.
     script = (
-        "import os, sys; from icl_jax.records import *; from dataclasses import make_dataclass\n"
+        "import jax, os, sys; from icl_jax.records import *\n"
+        "from dataclasses import make_dataclass\n"
         "os.chmod(sys.argv[1], 0o555)\n"
         "os.chdir(sys.argv[1])\n"
         "jax.devices()\n"

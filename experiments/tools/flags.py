@@ -38,7 +38,7 @@ from experiments.tools.fields import (
     shown,
     unknown_flag,
 )
-from experiments.tools.machine import Machine, default_cache, prepared
+from experiments.tools.machine import PLATFORMS, Machine, default_cache, prepared
 from experiments.tools.manual import describe
 from experiments.tools.processes import Distributed, LostPeerError, MachineError
 from icl_jax.checks import NumericalError
@@ -177,6 +177,7 @@ def parse(config_type: type[Any], argv: Sequence[str]) -> Parsed:
     flags.DEFINE_string("compiled", str(default_cache()), "", flag_values=values)
     flags.DEFINE_string("profile", None, "", flag_values=values)
     flags.DEFINE_string("mesh", None, "", flag_values=values)
+    flags.DEFINE_enum("platform", "auto", PLATFORMS, "", flag_values=values)
     flags.DEFINE_boolean("distributed", False, "", flag_values=values)
     flags.DEFINE_string("coordinator", None, "", flag_values=values)
     for flag_name in ("process", "processes", "heartbeat"):
@@ -208,6 +209,8 @@ def parse(config_type: type[Any], argv: Sequence[str]) -> Parsed:
         profile=Path(values.profile) if values.profile else None,
         mesh=values.mesh or None,
         distributed=_distributed(values),
+        platform=values.platform,
+        small=quick,
     )
     return Parsed(config, _folder(values.workdir), help=False, machine=machine)
 

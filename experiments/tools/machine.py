@@ -13,6 +13,8 @@ from experiments.tools.processes import Distributed, MachineError, greet, joined
 from icl_jax.compilations import count_compilations
 from icl_jax.sharding import make_mesh, mesh_axes
 
+PLATFORMS = ("auto", "cpu", "gpu", "tpu")
+
 #: Programs that took less time are compiled again sooner than they are found.
 _SECONDS = 0.5
 
@@ -27,12 +29,18 @@ class Machine:
       mesh: the devices that share the work, as ``data:4,model:2``; None for one of them, or for
         all of several processes.
       distributed: which of several processes this is; None for the only one.
+      platform: cpu, gpu or tpu; "auto" for the accelerator where there is one, but the CPU for what
+        is small.
+      small: whether a small job is asked for (``--quick``), whose programs take an accelerator's
+        compiler several times as long as a CPU's, and then run for no time at all.
     """
 
     cache: Path | None = None
     profile: Path | None = None
     mesh: str | None = None
     distributed: Distributed | None = None
+    platform: str = "auto"
+    small: bool = False
 
 
 def default_cache() -> Path:
@@ -52,14 +60,15 @@ def prepared(machine: Machine, workdir: Path | None = None) -> Iterator[None]:
       workdir: receives the log of every one of several processes.
 
     Raises:
-      MachineError: a mesh of other axes or more devices than there are; processes that do not find
-        each other.
+      MachineError: a platform that is not there; a mesh of other axes or more devices than there
+        are; processes that do not find each other.
       LostPeerError: one of several processes is gone.
     """
     if machine.cache is not None:
         # A cache that cannot be written is slow, not wrong: JAX warns and goes on.
         jax.config.update("jax_compilation_cache_dir", str(machine.cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _SECONDS)
+    _choose_platform(machine)
     with contextlib.ExitStack() as stack:
         mesh = machine.mesh
         if machine.distributed is not None:
@@ -77,6 +86,33 @@ def prepared(machine: Machine, workdir: Path | None = None) -> Iterator[None]:
         print(compilations, file=sys.stderr)
     if machine.profile is not None:
         print(f"Trace: {machine.profile} (TensorBoard, ui.perfetto.dev)", file=sys.stderr)
+
+
+def _platforms() -> str | None:
+    names: str | None = jax.config.jax_platforms  # type: ignore[attr-defined]
+    return names
+
+
+def _choose_platform(machine: Machine) -> None:
+    """Says which devices JAX is to look for, before it looks for any."""
+    if machine.platform == "auto":
+        # Whoever names devices, here or in JAX_PLATFORMS, gets them.
+        named = machine.mesh or machine.distributed or _platforms()
+        if machine.small and not named:
+            jax.config.update("jax_platforms", "cpu")
+        return
+    found = _platforms()
+    jax.config.update("jax_platforms", machine.platform)
+    try:
+        there = jax.default_backend()
+    except RuntimeError:
+        there = "none"
+    if there != machine.platform:
+        jax.config.update("jax_platforms", found)
+        raise MachineError(
+            f"--platform={machine.platform}: JAX finds no such device here (it finds {there}). "
+            "Leave the flag out, or install JAX for it."
+        )
 
 
 @contextlib.contextmanager

@@ -36,6 +36,11 @@ def describe(
             "--compiled=DIR",
             "compiled programs are kept there; none: nowhere",
         ),
+        (
+            "--platform=NAME",
+            "cpu, gpu or tpu; left out, the accelerator"
+            + (", but the CPU for what is quick" if small is not None else ""),
+        ),
         ("--profile=DIR", "write a trace for TensorBoard and Perfetto"),
         ("--mesh=AXES", "devices that share the work, such as data:4,model:2; one, if left out"),
         ("--distributed", "one of several processes; TPU slices, GKE and SLURM say which"),

@@ -7,12 +7,9 @@ from typing import Any
 
 import pytest
 
-from icl_jax.interop.assemble import plan
-from icl_jax.interop.huggingface import parameter_shapes
 from icl_jax.interop.options import Options
 from icl_jax.interop.registry import build_model, families
-from icl_jax.interop.stacking import stacked_table
-from tests.interop.other_options import check_another_model, variant
+from tests.interop.other_options import built, check_another_model, check_table, variant
 from tests.interop.test_family_options import golden_config
 
 FAMILIES = (
@@ -212,18 +209,12 @@ def test_what_is_not_supported_is_refused_by_name(family, changes, message):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_old_and_new_spellings_are_the_same_model(family):
     # The tiny configuration is spelt as in files of 2024, the golden one as transformers 5 does.
-    module = families()[family]
-    assert module.build(Options(module.tiny())) == module.build(Options(golden_config(family)))
+    assert built(family, families()[family].tiny()) == built(family, golden_config(family))
 
 
 @pytest.mark.parametrize(("family", "changes"), VARIANTS)
 def test_tables_cover_the_parameters_of_every_variant(family, changes):
-    module, options = families()[family], Options(variant(family, changes))
-    model = module.build(options)
-    table = stacked_table(module.table(model, options), model)
-    names = [one.name for one in table]
-    assert len(set(names)) == len(names)
-    plan(family, table, parameter_shapes(model))  # ValueError where one lacks what the other has.
+    check_table(family, variant(family, changes))
 
 
 def test_smollm3_leaves_out_positions_in_every_fourth_layer_where_nothing_is_said():

@@ -12,6 +12,7 @@ from experiments.tools.flags import UsageError, parse
 from icl_jax.sharding import make_mesh
 from launch import plan, plan_table
 from launch.chips import CHIPS, chip_of
+from launch.costs import collectives, flops, traffic
 from launch.hlo import Program, Shape
 from launch.programs import PROGRAMS, Sizes
 from launch.shapes import MODELS, model_of, weights_of
@@ -33,9 +34,9 @@ def test_products_in_a_loop_count_as_often_as_it_turns():
         return jax.lax.scan(lambda x, kernel: (jnp.tanh(x @ kernel), None), x_TD, kernels_LDD)[0]
 
     text = compiled(layers, *arrays((64, 32), (5, 32, 32))).as_text()
-    assert Program(text).flops() == 5 * 2 * 64 * 32 * 32
+    assert flops(Program(text)) == 5 * 2 * 64 * 32 * 32
     twice = compiled(layers, *arrays((64, 32), (10, 32, 32))).as_text()
-    assert Program(twice).flops() == 2 * Program(text).flops()
+    assert flops(Program(twice)) == 2 * flops(Program(text))
 
 
 def test_a_batched_product_has_its_contraction_counted_once():
@@ -43,7 +44,7 @@ def test_a_batched_product_has_its_contraction_counted_once():
         return jnp.einsum("btd,bdh->bth", x_BTD, y_BDH)
 
     text = compiled(products, *arrays((3, 40, 32), (3, 32, 48))).as_text()
-    assert Program(text).flops() == 3 * 2 * 40 * 32 * 48
+    assert flops(Program(text)) == 3 * 2 * 40 * 32 * 48
 
 
 #: As the TPU's compiler writes a product over a batch, and one of heads.
@@ -64,8 +65,8 @@ def test_products_written_as_convolutions_count_what_meets():
         "bf16[16,4,6]", "bf16[4,6,16,1]"
     )
     read = Program(text)
-    assert read.flops() == 2 * 2 * 8 * 4 * 6 * 16 + 1000
-    (message,) = read.collectives()
+    assert flops(read) == 2 * 2 * 8 * 4 * 6 * 16 + 1000
+    (message,) = collectives(read)
     assert str(message) == "1 x all-reduce of bf16[2,8,4,6] among 2"
     assert message.sent == message.nbytes == 2 * 2 * 8 * 4 * 6
     assert Shape("bf16", (3, 5)).nbytes == 30
@@ -83,7 +84,7 @@ def test_messages_in_a_loop_are_counted_and_their_group_is_read():
     x, kernels = arrays((8, 32), (3, 32, 32))
     spec = jax.NamedSharding(mesh, jax.P(None, None, "model"))
     kernels = jax.ShapeDtypeStruct(kernels.shape, kernels.dtype, sharding=spec)
-    found = Program(compiled(layers, x, kernels, mesh=MESH).as_text()).collectives()
+    found = collectives(Program(compiled(layers, x, kernels, mesh=MESH).as_text()))
     assert [str(one) for one in found] == ["3 x all-gather of f32[2,32] among 2"]
     assert found[0].sent == 2 * 32 * 4 / 2
 
@@ -93,8 +94,7 @@ def test_a_slice_of_a_stack_is_read_and_not_the_stack():
         return jax.lax.scan(lambda x, kernel: (x @ kernel, None), x_TD, kernels_LDD)[0]
 
     short, long = (
-        Program(compiled(layers, *arrays((8, 64), (n, 64, 64))).as_text()).traffic()
-        for n in (8, 64)
+        traffic(Program(compiled(layers, *arrays((8, 64), (n, 64, 64))).as_text())) for n in (8, 64)
     )
     # Eight times the layers move eight times as much; whole stacks would be 64 times as much.
     assert long < 9 * short

@@ -22,6 +22,7 @@ from icl_jax.language.sampling import GREEDY
 from icl_jax.sharding import make_mesh
 from icl_jax.stack.sites import watch
 from icl_jax.training.step import advance
+from launch import costs
 from launch.hlo import Program
 from tests.sharding.programs import KEPT, LOSSES, OPTIMIZER, TOKENS, setting, training_state
 
@@ -101,7 +102,7 @@ def program(name, **options):
 
 def collectives(name, **options):
     """What its devices say to each other."""
-    return [str(one) for one in program(name, **options).collectives()]
+    return [str(one) for one in costs.collectives(program(name, **options))]
 
 
 if __name__ == "__main__" and "--write" in sys.argv:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from icl_jax.sharding import Table, make_mesh, place, specs
+from launch import costs
 from launch.hlo import Program
 from tests.sharding.compiled import GOLDEN, LOWERED, MESH, collectives, program
 from tests.sharding.programs import quick, weights
@@ -43,7 +44,7 @@ def put_together(read, params):
     forbidden = whole_weights(params)
     return [
         str(one)
-        for one in read.collectives()
+        for one in costs.collectives(read)
         for shape in one.shapes
         if one.kind in FORBIDDEN and tuple(sorted(n for n in shape.sizes if n > 1)) in forbidden
     ]

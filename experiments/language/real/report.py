@@ -73,8 +73,8 @@ def _alone(parts: Mapping[str, Any]) -> float:
 
 
 def _exactness(found: Found) -> Section:
-    columns = ("model", "dtype", "tokens", "BOS", "loop", "policy", "error")
-    columns += ("growth", "", "top-1", "alone")
+    asked = ("model", "dtype", "tokens", "BOS", "loop", "policy")
+    columns = (*asked, "error", "growth", "", "top-1", "alone")
     rows = [
         (
             name,

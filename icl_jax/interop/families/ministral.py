@@ -6,6 +6,7 @@ Source: Mistral AI 2024 (Ministral 8B).
 from typing import Any
 
 from icl_jax.blocks.language_model import LanguageModel
+from icl_jax.interop.families import mistral
 from icl_jax.interop.families.common import (
     attention,
     decoder,
@@ -13,7 +14,6 @@ from icl_jax.interop.families.common import (
     gated,
     pre_norm_blocks,
 )
-from icl_jax.interop.families.mistral import WINDOW
 from icl_jax.interop.options import Options
 from icl_jax.interop.table import Tensor
 
@@ -25,7 +25,7 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 def build(config: Options) -> LanguageModel:
     """The model; where nothing is said of layers, all have the window."""
     num_layers = config.layers("num_hidden_layers")
-    window = config.optional_integer("sliding_window", missing=WINDOW)
+    window = config.optional_integer("sliding_window", missing=mistral.WINDOW)
     if window is None:
         raise config.unsupported("sliding_window", None, "a window (without one it is a Mistral)")
     kinds = config.sequence("layer_types", default=(SLIDING,) * num_layers)
@@ -44,22 +44,8 @@ def table(model: LanguageModel, config: Options) -> tuple[Tensor, ...]:
 def tiny() -> dict[str, Any]:
     """One layer that sees all, between two that see six tokens."""
     return {
+        **mistral.tiny(),
         "architectures": ["MinistralForCausalLM"],
         "model_type": "ministral",
-        "vocab_size": 96,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 6,
-        "hidden_act": "silu",
-        "max_position_embeddings": 128,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "sliding_window": 6,
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
-        "tie_word_embeddings": False,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
     }
