@@ -24,7 +24,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Examples are few because each new shape compiles; derandomised so that a failure is everybody's.
 # HYPOTHESIS_PROFILE=thorough looks longer.
-for profile, max_examples in (("default", 6), ("thorough", 200)):
+for profile, max_examples in (("default", 3), ("thorough", 200)):
     hypothesis.settings.register_profile(
         profile, max_examples=max_examples, deadline=None, derandomize=True, database=None
     )
@@ -33,9 +33,14 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Of a test marked ``wide(n)`` every n-th variant is run by default, the others when slow."""
+    """Of a test marked ``wide(n)`` every n-th variant is run by default, the others when slow.
+
+    So are the tests of a fixture ``whole_run``, which runs a whole experiment.
+    """
     seen = collections.Counter()
     for item in items:
+        if "whole_run" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
         if (wide := item.get_closest_marker("wide")) is not None:
             name = (item.path, item.cls, item.originalname)
             if seen[name] % wide.args[0]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from icl_jax.blocks.experts import Experts
@@ -192,7 +192,6 @@ class TestEqualsALoopOverTokens:
 
 
 class TestInputFactor:
-    @settings(max_examples=7)
     @given(st.sampled_from(sorted(EXPERTS)), seeds())
     def test_the_patched_router_chooses_what_it_chose_with_the_context(self, name, seed):
         _, call = with_params(EXPERTS[name])
@@ -233,7 +232,6 @@ class TestInputFactor:
 
 
 class TestDownPatch:
-    @settings(max_examples=7)
     @given(st.sampled_from(sorted(EXPERTS)), seeds())
     def test_is_exact_and_of_least_norm_on_the_kernels_side_by_side(self, name, seed):
         experts = EXPERTS[name]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from icl_jax.blocks.block import Block
@@ -142,7 +142,6 @@ class TestPolicies:
             assert relative_error(plain_KD[k], want_KD[k]) > MISS
             assert relative_error(got_KD[1 - k], want_KD[1 - k]) > MISS
 
-    @settings(max_examples=6)
     @given(st.sampled_from(POLICIES), seeds())
     def test_whatever_the_parameters(self, case, seed):
         wiring, norm, mlp, policy, _ = case

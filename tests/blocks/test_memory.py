@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from icl_jax.blocks.attention import Attention
@@ -155,7 +155,6 @@ class TestContinuedEqualsWhole:
         alone_TD = call(HIDDEN_TD[last], positions_T=POSITIONS_T[last])
         assert relative_error(alone_TD, want_TD[last]) > 1e-2
 
-    @settings(max_examples=8)
     @given(
         st.sampled_from(sorted(WITH_MEMORY)),
         chunks(),

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from icl_jax.blocks.attention_stack import linear_attention_stack
@@ -49,7 +49,6 @@ def run(layers, inputs_ND, targets_N, query_D, *, looped=False):
 
 @pytest.mark.wide(2)
 @pytest.mark.parametrize(("dtype", "bound"), ((np.float32, 1e-5), (np.float64, 1e-12)))
-@settings(max_examples=4)
 @given(seeds(), st.integers(1, 12), st.integers(1, 10))
 def test_a_layer_takes_one_step(dtype, bound, seed, num_examples, width):
     arrays = problem(num_examples, width, dtype, seed)

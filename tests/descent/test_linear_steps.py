@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from icl_jax.descent.linear_steps import (
@@ -40,7 +40,6 @@ def _curvature(inputs):
     return inputs.T @ inputs / len(inputs)
 
 
-@settings(max_examples=6)
 @given(seeds(), st.integers(1, 8), st.integers(1, 5), st.integers(1, 5))
 def test_gradient_steps_follow_the_gradient_of_the_loss(seed, num_examples, width, num_steps):
     inputs, targets, _ = _problem(num_examples, width, seed=seed)
@@ -94,7 +93,6 @@ def _gd_plus_plus_loop(inputs, targets, query, rate, correction, num_steps):
     return np.array(predictions)
 
 
-@settings(max_examples=6)
 @given(seeds(), st.integers(1, 8), st.integers(1, 5), st.integers(1, 5))
 def test_gd_plus_plus_is_its_definition(seed, num_examples, width, num_steps):
     problem = _problem(num_examples, width, seed=seed)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from icl_jax.blocks.block import Block
@@ -78,7 +78,6 @@ class TestContributionsAddUp:
         # No norm in between: nothing remains, and not merely a little.
         assert not np.any(attribution.remainder_D)
 
-    @settings(max_examples=6)
     @given(st.sampled_from(ATTENTION), kept_sets(LENGTH), seeds())
     def test_for_any_kept_set(self, layer, kept, seed):
         block, params = block_of(layer, seed=seed)
@@ -257,7 +256,6 @@ class TestUpdates:
         want_D = kernel_DH @ mapped_H / np.linalg.norm(mapped_H) * np.linalg.norm(normal(0, 8))
         assert_close(gradient_ATD[1, 3], want_D, 20)
 
-    @settings(max_examples=6)
     @given(st.sampled_from(ATTENTION), st.sampled_from(("skip", "pre_norm", "post_norm")), seeds())
     def test_shares_sum_to_one(self, layer, wiring, seed):
         block, params = block_of(layer, wiring, "layer", seed)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from icl_jax.blocks.block import Block
@@ -55,7 +55,6 @@ def separately(run, context_ND, query_D):
 
 
 class TestPrefixPass:
-    @settings(max_examples=5)
     @given(
         st.sampled_from(CAUSAL),
         st.sampled_from(tuple(WIRINGS)),
@@ -89,6 +88,7 @@ class TestPrefixPass:
         want_MD = separately(run_of(model), *arguments[1:])
         assert_close(prefix_outputs_by_reruns(*arguments), want_MD, 80, condition=10)
 
+    @pytest.mark.slow
     @pytest.mark.wide(6)
     @pytest.mark.parametrize("layer", ("attention_rotary", "state_space"))
     def test_full_midpoints_are_those_of_the_query_after_each_prefix(self, layer):
@@ -192,7 +192,7 @@ class TestPrefixPass:
 
 
 class TestSuffixes:
-    @pytest.mark.wide(3)
+    @pytest.mark.wide(8)
     @pytest.mark.parametrize("layer", LAYERS)
     def test_equal_separate_runs(self, layer):
         model = model_of(layer, wiring="post_norm")

@@ -37,15 +37,15 @@ def config_of(tiny, **changes):
 
 
 @pytest.fixture(scope="module")
-def folder(tiny, tmp_path_factory):
+def whole_run(tiny, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run") / "run"
     checkpoint.run(config_of(tiny), workdir)
     return workdir
 
 
 @pytest.fixture(scope="module")
-def summary(folder):
-    return json.loads((folder / "summary.json").read_text())
+def summary(whole_run):
+    return json.loads((whole_run / "summary.json").read_text())
 
 
 def test_every_prompt_is_exact_and_the_controls_are_not(summary):
@@ -97,23 +97,23 @@ def test_generation_agrees(summary):
     assert summary["dtypes"]["float32"]["generation"]["tokens"] == 8
 
 
-def test_the_export_is_a_checkpoint_that_answers_alone(tiny, folder, summary):
+def test_the_export_is_a_checkpoint_that_answers_alone(tiny, whole_run, summary):
     assert summary["export"]["format"] == "checkpoint"
     assert summary["export"]["logit_error"] < 1e-4 < summary["export"]["unpatched_logit_error"]
     # Exact for one position only, and said so.
     assert summary["export"]["earlier_logit_error"] > 1e-4
     assert 0 <= summary["export"]["following_agreement"] <= 1
-    report = (folder / "report.html").read_text()
+    report = (whole_run / "report.html").read_text()
     assert "neither for earlier positions nor for what follows" in report
     assert "Of the next 12 greedy tokens" in report
-    exported = folder / summary["export"]["folder"]
+    exported = whole_run / summary["export"]["folder"]
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
         path.name for path in exported.iterdir()
     }
 
 
-def test_the_report_shows_all_of_it(folder):
-    page = (folder / "report.html").read_text()
+def test_the_report_shows_all_of_it(whole_run):
+    page = (whole_run / "report.html").read_text()
     for title in (
         "The same logits",
         "How hard the patches",
@@ -125,19 +125,19 @@ def test_the_report_shows_all_of_it(folder):
     assert page.count("<svg") >= 3
 
 
-def test_what_is_measured_is_not_measured_again(tiny, folder, monkeypatch):
+def test_what_is_measured_is_not_measured_again(tiny, whole_run, monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("measured again")
 
     monkeypatch.setattr(checkpoint, "measure", never)
     monkeypatch.setattr(checkpoint, "measure_generation", never)
-    before = (folder / "summary.json").read_text()
-    checkpoint.run(config_of(tiny), folder)
-    assert (folder / "summary.json").read_text() == before
+    before = (whole_run / "summary.json").read_text()
+    checkpoint.run(config_of(tiny), whole_run)
+    assert (whole_run / "summary.json").read_text() == before
 
 
-def test_a_killed_run_loses_one_prompt_at_most(tiny, folder, monkeypatch):
-    (folder / "float32" / "0001.npz").unlink()
+def test_a_killed_run_loses_one_prompt_at_most(tiny, whole_run, monkeypatch):
+    (whole_run / "float32" / "0001.npz").unlink()
     measured, original = [], checkpoint.measure
 
     def counted(config, loaded, prompts, index):
@@ -145,7 +145,7 @@ def test_a_killed_run_loses_one_prompt_at_most(tiny, folder, monkeypatch):
         return original(config, loaded, prompts, index)
 
     monkeypatch.setattr(checkpoint, "measure", counted)
-    checkpoint.run(config_of(tiny), folder)
+    checkpoint.run(config_of(tiny), whole_run)
     assert measured == [1]
 
 
@@ -172,13 +172,13 @@ def test_another_export_or_a_longer_text_is_added_and_the_rest_kept(tiny, tmp_pa
 
 
 class TestErrors:
-    def test_other_prompts_need_another_folder(self, tiny, folder):
+    def test_other_prompts_need_another_folder(self, tiny, whole_run):
         file = tiny / "two.jsonl"
         text = file.read_text()
         file.write_text(text.replace("the", "thy"))
         try:
             with pytest.raises(WorkdirError, match="begun with other prompts"):
-                checkpoint.run(config_of(tiny), folder)
+                checkpoint.run(config_of(tiny), whole_run)
         finally:
             file.write_text(text)
 

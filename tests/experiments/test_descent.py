@@ -47,6 +47,7 @@ def context(params):
     return jax.jit(lambda: implicit(STACK, params, PROMPT, 1))()
 
 
+@pytest.mark.slow
 def test_the_implicit_side_is_the_learner_after_every_prefix(params, context):
     tokens_TC = prompt_tokens(PROMPT)
     for count in (0, 2, 4):
@@ -149,6 +150,7 @@ NULLS = {"untrained", "shuffled", "random", "another"}
 KEYS = {"value", "interval", "margin", "margin_interval"} | NULLS
 
 
+@pytest.mark.slow
 def test_every_measure_has_its_nulls_and_its_margin(tmp_path):
     descent.run(TINY, tmp_path / "run")
     found = json.loads((tmp_path / "run" / "summary.json").read_text())

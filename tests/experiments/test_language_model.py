@@ -48,6 +48,7 @@ def test_it_learns(summary):
     assert summary["bits_per_byte"] == pytest.approx(bits)
 
 
+@pytest.mark.slow
 def test_its_files_give_the_same_logits(summary):
     assert summary["reload_difference"] == 0.0
 

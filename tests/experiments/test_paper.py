@@ -37,15 +37,15 @@ CONFIG = paper.Config(
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def whole_run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("paper") / "run"
     paper.run(CONFIG, workdir)
     return workdir
 
 
 @pytest.fixture(scope="module")
-def summary(folder):
-    return json.loads((folder / "summary.json").read_text())
+def summary(whole_run):
+    return json.loads((whole_run / "summary.json").read_text())
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-5), ("float64", 1e-12)])
@@ -94,9 +94,9 @@ def test_descent_has_a_value_per_context_size(summary):
     np.testing.assert_allclose(found["implicit_loss"][0], found["descent_loss"][0], rtol=1e-4)
 
 
-def test_the_implicit_loss_is_that_of_the_context(summary, folder):
+def test_the_implicit_loss_is_that_of_the_context(summary, whole_run):
     config = descent.Config(num_prompts=CONFIG.num_prompts, learner=CONFIG.learner)
-    learner = obtain(CONFIG.learner, folder / "learners")
+    learner = obtain(CONFIG.learner, whole_run / "learners")
     prompts = training.test_prompts(learner, config.seed, config.num_prompts)
     by_context = training.losses(learner.stack, learner.trained, prompts)["context"]
     np.testing.assert_allclose(summary["descent"]["implicit_loss"][-1], by_context, rtol=1e-4)
@@ -114,29 +114,29 @@ def test_alignment_is_within_its_range(summary):
     assert -1 <= found["block_alignment"] <= 1
 
 
-def test_the_report_stands_alone(folder):
-    page = (folder / "report.html").read_text()
+def test_the_report_stands_alone(whole_run):
+    page = (whole_run / "report.html").read_text()
     assert page.count("<svg") >= 8
     assert 'src="http' not in page
     assert 'href="http' not in page
 
 
-def test_a_finished_run_is_read_back_and_not_measured_again(folder, summary, monkeypatch):
+def test_a_finished_run_is_read_back_and_not_measured_again(whole_run, summary, monkeypatch):
     for module in (convergence, descent, attribution, alignment, training):
         monkeypatch.setattr(module, "measure", None)
-    assert paper.run(CONFIG, folder).summary.keys() == summary.keys()
-    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert paper.run(CONFIG, whole_run).summary.keys() == summary.keys()
+    assert json.loads((whole_run / "summary.json").read_text()) == summary
 
 
-def test_a_run_that_lost_a_stage_measures_that_stage_again(folder, summary):
-    (folder / "attribution" / "arrays.npz").unlink()
-    paper.run(CONFIG, folder)
-    assert json.loads((folder / "summary.json").read_text()) == summary
+def test_a_run_that_lost_a_stage_measures_that_stage_again(whole_run, summary):
+    (whole_run / "attribution" / "arrays.npz").unlink()
+    paper.run(CONFIG, whole_run)
+    assert json.loads((whole_run / "summary.json").read_text()) == summary
 
 
-def test_a_folder_of_another_configuration_is_refused_before_any_work(folder):
+def test_a_folder_of_another_configuration_is_refused_before_any_work(whole_run):
     with pytest.raises(WorkdirError, match="num_prompts"):
-        paper.run(dataclasses.replace(CONFIG, num_prompts=101), folder)
+        paper.run(dataclasses.replace(CONFIG, num_prompts=101), whole_run)
 
 
 def test_settings_that_cannot_work_are_refused():

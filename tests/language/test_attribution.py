@@ -29,6 +29,7 @@ def by_hand(model, params, tokens_T, kept, row):
     return np.stack(shares), np.stack(remainders)
 
 
+@pytest.mark.slow
 @pytest.mark.wide(2)
 @pytest.mark.parametrize("name", ("rotary", "encoder"))
 def test_a_batch_is_every_prompt_by_hand(name):

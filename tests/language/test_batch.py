@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from icl_jax.blocks.block import Block
@@ -170,7 +170,7 @@ def test_many_prompts_are_what_each_is_alone(name, loop):
         assert relative_error(alone[number], want) > 1e-3
 
 
-@settings(max_examples=6)
+@pytest.mark.slow
 @given(kept_sets(24), st.integers(2, 23), st.sampled_from(("sandwich", "rotary", "encoder")))
 def test_neighbours_do_not_matter(kept, length, name):
     model, params = MODELS[name], params_of(name)
@@ -244,6 +244,7 @@ def longrope(original_length):
     return MODELS["rotary"].clone(blocks=blocks)
 
 
+@pytest.mark.slow
 def test_padding_does_not_make_a_prompt_long_for_longrope():
     # 18 tokens are padded to 32, and behind 20 of them the positions turn by other rates.
     params, kept, bound = params_of("rotary"), np.array([3, 9, 17]), eps("float32", 60, condition=9)

@@ -63,6 +63,7 @@ def narrow(params):
     )
 
 
+@pytest.mark.slow
 def test_float32(params):
     want = full_logits(MODEL, params, TOKENS, KEPT)
     for output in ("balanced", "balanced+remainder"):

@@ -94,6 +94,7 @@ MIXED = LanguageModel(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampling",
     (Sampling(), pytest.param(SAMPLED, marks=pytest.mark.slow)),
@@ -112,6 +113,7 @@ def test_states_are_memories_too(sampling):
     assert patched.relative_error_N.max() < eps("float32", 60, condition=20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, sampling",
     (pytest.param("learned_positions", Sampling(), marks=pytest.mark.slow), ("sandwich", SAMPLED)),

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from icl_jax.blocks.functional import layer_params
@@ -65,7 +65,6 @@ def test_one_nan_in_a_weight_is_refused_by_every_function(name):
     assert bool(jnp.all(jnp.isnan(seen)))
 
 
-@settings(max_examples=6)
 @given(kept_sets(24), st.sampled_from(("sandwich", "rotary")))
 def test_any_kept_positions(kept, name):
     model, params = MODELS[name], params_of(name)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from icl_jax.blocks.block import Block
@@ -73,7 +73,6 @@ def condition(bank):
 
 
 class TestPatchedEqualsFull:
-    @settings(max_examples=8)
     @given(cases(), st.sampled_from(LOOPS), st.sampled_from(("auto", "down")))
     def test_in_float32_and_float64(self, case, loop, output):
         model = case.model
@@ -101,7 +100,6 @@ class TestPatchedEqualsFull:
         for control_KD in (plain_KD, shuffled_KD, random_KD):
             assert relative_error(control_KD, want_KD) > MISS
 
-    @settings(max_examples=5)
     @given(cases(dtypes=("bfloat16",)), st.sampled_from(LOOPS))
     def test_in_bfloat16_to_bfloat16(self, case, loop):
         model = case.model

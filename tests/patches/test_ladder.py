@@ -126,6 +126,7 @@ def test_a_thought_vector_takes_the_mean_change_and_nothing_else():
     assert jnp.linalg.norm(off_BD.mean(axis=0)) < 1e-12 * jnp.linalg.norm(off_BD)
 
 
+@pytest.mark.slow
 def test_the_cheap_form_is_the_sum_of_the_token_patches_in_every_layer():
     layers, asked = model(depth=1, dtype="float64"), queries(24, dtype="float64")
     block, params = layers[0]

@@ -87,6 +87,7 @@ def test_messages_go_by_their_numbers(model):
     assert len(whole.kept) == len(whole.tokens)
 
 
+@pytest.mark.slow
 def test_token_ids_go_by_their_positions(llama):
     tokens = [3, 1, 4, 1, 5, 9]
     for one in (tokens, np.array(tokens), jnp.array(tokens)):
@@ -131,6 +132,7 @@ def test_three_runs_write_and_two_of_them_the_same(model):
     assert "patched, without:" in repr(found) and "(100% of the tokens)" in repr(found)
 
 
+@pytest.mark.slow
 def test_several_prompts_are_answered_one_by_one(model):
     texts = [CONTEXT + QUESTION, CONTEXT + "Where?"]
     prompts = model.prompt(texts, remove=[CONTEXT, CONTEXT])
@@ -175,7 +177,7 @@ def test_shares_of_removed_tokens_add_up_to_the_update(model):
     assert len(found.top(3, layer=0)) == 3
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(4)
 @pytest.mark.parametrize("form", ("checkpoint", "peft"))
 @pytest.mark.parametrize("family", ("model", "sandwich"))
 def test_an_export_is_read_back_and_answers_alone(family, form, request, tmp_path):

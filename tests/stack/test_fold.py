@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given as hypothesis_given
-from hypothesis import settings
 from hypothesis import strategies as st
 from jax.extend.core import jaxprs_in_params
 
@@ -84,7 +83,6 @@ def shifts_of(layers):
 
 
 class TestIsALoop:
-    @settings(max_examples=8)
     @hypothesis_given(st.sampled_from(PATTERNS), st.booleans(), st.booleans(), st.booleans())
     def test_over_the_layers_from_below(self, names, with_given, remat, jit):
         layers = layers_of(names)
@@ -255,6 +253,7 @@ def test_the_patched_run_repeats_the_closed_loop_bit_for_bit(name, dtype, level)
     assert relative_error(alone_KD, full_TD[kept_K]) > 5e-2
 
 
+@pytest.mark.wide(2)
 @pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
 def test_a_product_that_ends_a_step_is_rounded_before_the_next_step_adds_to_it(dtype):
     """The gain of a norm and the patch behind it used to be one fused multiply-add, or not."""

@@ -47,7 +47,7 @@ def each(way, function, rows):
         return jax.device_get(jax.jit(mapped)(placed))
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(5)
 @pytest.mark.parametrize(("way", "names"), CASES)
 def test_patches_of_a_prompt_per_device_are_those_of_a_prompt_per_call(way, names):
     layer, mlp, wiring, norm = names
