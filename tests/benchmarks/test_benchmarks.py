@@ -11,6 +11,7 @@ pytestmark = pytest.mark.slow
 
 CHECKOUT = Path(__file__).parents[2]
 SMALL = {
+    "accelerator": ["--small", "--sections=card,forward,patches,generation,prefixes,lengths"],
     "token_patches": ["--batch=2", "--positions=3", "--width=16"],
     "prefixes": ["--length=70", "--longer=90", "--layers=2", "--width=16", "--reruns=1"],
     "descent": ["--tasks=16", "--steps=3", "--rates=2", "--looped=2", "--devices=1,2"],
@@ -48,7 +49,7 @@ def test_rows_hold_both_sides_and_their_ratio(name, tmp_path):
     done = _run(name, f"--json={tmp_path / 'rows.json'}")
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "rows.json").read_text())
-    assert rows
+    assert rows and "failed:" not in done.stdout
     for row in rows:
         first, second = row["sides"].values()
         assert row["ratio"] == pytest.approx(second["seconds"] / first["seconds"])
