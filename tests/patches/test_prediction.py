@@ -77,7 +77,7 @@ def test_patches_of_the_down_kernel_grow_roundings_of_what_is_stored():
     with pytest.raises(ValueError, match="5.0e.03 times .* roundings of bfloat16, .* wider dtype"):
         check_open_loop(hard, jnp.bfloat16)
     check_open_loop(numbers(4.0, 999.0), jnp.bfloat16)
-    check_open_loop(numbers(4.0, 9.0, normed=False), jnp.bfloat16)
+    check_open_loop(numbers(4.0, 99.0, normed=False), jnp.bfloat16)
 
 
 def test_without_a_norm_growth_is_what_the_down_patches_add():
