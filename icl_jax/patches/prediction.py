@@ -8,7 +8,6 @@ from icl_jax.patches.low_rank import accumulator
 from icl_jax.patches.token import Conditioning
 from icl_jax.stack.layers import PerLayer
 
-
 #: How much the growth of down patches says too much, at least: measured on real models, 11 to 350.
 _FROM_ABOVE = 10
 
