@@ -270,7 +270,7 @@ def functional(model: HasBlocks, params: Params) -> Layers:
       params: its parameters, ``variables["params"]`` of ``model.init``.
 
     Raises:
-      ValueError: ``params`` lacks layers.
+      ValueError: ``params`` lacks layers, or are those of a model of another depth.
     """
     segments = _segments(model.blocks)
     names = [
@@ -283,6 +283,15 @@ def functional(model: HasBlocks, params: Params) -> Layers:
             f"functional: params has no {', '.join(missing)}; pass the 'params' collection of "
             "stack.init(key, tokens)."
         )
+    for period, (_, repeats) in zip(names, segments, strict=True):
+        for name in period:
+            counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params[name])}
+            if counts - {(repeats,)}:  # A loop would walk over as many as there are.
+                raise ValueError(
+                    f"functional: {name} in params holds {min(counts)[0]} layers, and the model "
+                    f"has {repeats} there. Use the parameters of this model; those of a deeper "
+                    "one's first layers are made by first_layers."
+                )
     return Layers(
         tuple(period for period, _ in segments),
         PerLayer(
@@ -304,6 +313,28 @@ def layer_params(model: HasBlocks, params: Params, layer: int, *, axis: int = 0)
     name, repeat = layer_places(model.blocks)[layer]
     index = (slice(None),) * axis + (repeat,)
     return jax.tree.map(lambda leaf: leaf[index], params[name])
+
+
+def first_layers(model: Any, params: Params, depth: int) -> tuple[Any, Params]:
+    """The model that ends after its first ``depth`` layers, with its parameters.
+
+    Args:
+      model: the Flax model; what comes before and after its layers stays.
+      params: its parameters.
+      depth: how many layers to keep, at least one.
+
+    Raises:
+      ValueError: the model has not so many layers.
+    """
+    if not 1 <= depth <= len(model.blocks):
+        raise ValueError(
+            f"first_layers: depth must be 1 to {len(model.blocks)}, the layers of the model, got "
+            f"{depth}."
+        )
+    kept = functional(model, params)[:depth].params
+    old = {name for name, _ in layer_places(model.blocks)}
+    others = {name: leaf for name, leaf in params.items() if name not in old}
+    return model.clone(blocks=model.blocks[:depth]), with_layers(others, kept)
 
 
 def with_layers(params: Params, layers: PerLayer[Params]) -> Params:

@@ -10,7 +10,7 @@ import pytest
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.config import GROWING, StackConfig, build_stack
 from icl_jax.blocks.config import LAYERS as LAYER_NAMES
-from icl_jax.blocks.functional import cast, functional, layer_params, with_layers
+from icl_jax.blocks.functional import cast, first_layers, functional, layer_params, with_layers
 from icl_jax.blocks.stack import Stack, repeat
 from icl_jax.blocks.wiring import WIRINGS
 from icl_jax.stack.run import forward
@@ -114,6 +114,31 @@ class TestFunctional:
             functional(mixed, {"params": params})
         with pytest.raises(ValueError, match="functional: params has no layers_1_0; pass"):
             functional(mixed, {"layers_0_0": params["layers_0_0"]})
+
+    @pytest.mark.parametrize("names", ("AAAA", "AABAAB", "ABCA"))
+    def test_the_first_layers_are_a_model_of_their_own(self, names):
+        kinds = {"A": BLOCK, "B": replace_norm(BLOCK), "C": BLOCK.clone(wiring="parallel")}
+        whole = Stack(tuple(kinds[name] for name in names), width=8)
+        params = random_params(whole, 0, TOKENS_TC)
+        stream_TD = normal(4, 5, 8)
+        for depth in range(1, len(names) + 1):
+            stack, kept = first_layers(whole, params, depth)
+            assert set(kept) == set(random_params(stack, 0, TOKENS_TC))
+            want_TD = forward(functional(whole, params)[:depth], stream_TD)
+            np.testing.assert_array_equal(forward(functional(stack, kept), stream_TD), want_TD)
+        for depth in (0, len(names) + 1):
+            with pytest.raises(ValueError, match=f"first_layers: depth must be 1 to {len(names)}"):
+                first_layers(whole, params, depth)
+
+    def test_parameters_of_another_depth_are_refused(self):
+        """A loop walks over as many layers as it is given: it used to answer with all of them."""
+        model = make_model(BLOCK, depth=4)
+        for depth in (3, 5):
+            other = Stack(repeat(BLOCK, depth), width=8)
+            with pytest.raises(
+                ValueError, match=f"holds 4 layers, and the model has {depth} there"
+            ):
+                functional(other, model.params)
 
     def test_layers_of_equal_stacks_are_equal_static_values(self):
         first, second = make_model(BLOCK, depth=2), make_model(BLOCK, depth=2, seed=1)

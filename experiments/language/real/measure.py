@@ -16,7 +16,7 @@ from experiments.language.real.prompts import (
     stretch,
     task_prompts,
 )
-from icl_jax.blocks.functional import functional
+from icl_jax.blocks.functional import first_layers, functional
 from icl_jax.dynamics.attribution import attribute_block, contribution_shares, remainder_share
 from icl_jax.interop.huggingface import Checkpoint
 from icl_jax.interop.tokenizer import Tokenizer
@@ -100,8 +100,7 @@ def by_layer(checkpoint: Checkpoint, tokenizer: Tokenizer, length: int) -> list[
     layers = len(checkpoint.model.blocks)
     rows: list[Numbers] = []
     for depth in sorted({max(1, round(layers * part / 6)) for part in range(1, 7)}):
-        model = checkpoint.model.clone(blocks=checkpoint.model.blocks[:depth])
-        run = (model, checkpoint.params, prompt.tokens_T)
+        run = (*first_layers(checkpoint.model, checkpoint.params, depth), prompt.tokens_T)
         want_KV = full_logits(*run, prompt.kept_K)
         row: Numbers = {"layers": depth}
         row["alone"] = _compared(alone_logits(*run, prompt.kept_K), want_KV)["relative_error"]
