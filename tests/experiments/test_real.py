@@ -58,6 +58,9 @@ def test_the_summary_has_every_model_precision_and_policy(outcome):
     assert set(models["gemma3-270m"]["exactness"]["float32"]["closed"]) == {
         "auto", "scale", "balanced", "balanced+remainder",
     }  # fmt: skip
+    for name in models:  # Fewer layers are another model.
+        rows = json.loads((outcome / name / "float32" / "layers.json").read_text())["value"]
+        assert len({row["alone"] for row in rows}) == len(rows) > 1
     assert (outcome / "report.html").stat().st_size > 10_000
 
 
