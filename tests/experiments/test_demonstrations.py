@@ -18,7 +18,7 @@ from icl_jax.tasks.prompt import Prompt, prompt_tokens, sample_prompts
 
 SMALL = StackConfig(width=8, num_heads=2, hidden_widths=(16,))
 CONFIG = Config(
-    num_prompts=3, chosen=2, draws=2, valued=2, orders=6, players=3, first=2,
+    num_prompts=3, chosen=2, counts=(1, 2), draws=2, valued=2, orders=6, players=3, first=2,
     learner=LearnerConfig(num_examples=6, stack=SMALL, all_shots=True, watch=False),
 )  # fmt: skip
 
@@ -96,12 +96,12 @@ def test_a_tiny_run_reports_every_way_and_its_best_rival(learner):
     assert set(WAYS) <= set(outcome.summary["trained"])
     assert arrays.trained.sizes.shape == (3, 6) and arrays.trained.covered.shape == (2, 3)
     words = outcome.sections[0].verdict
-    assert str(over_random(arrays.trained, "update")) in words and "best rival" in words
+    assert str(over_random(arrays.trained, "update", 1)) in words and "best rival" in words
     assert "before training" in outcome.sections[2].verdict
 
 
 def test_more_examples_than_there_are_cannot_be_kept():
-    with pytest.raises(ValueError, match="chosen=6 must be below"):
-        dataclasses.replace(CONFIG, chosen=6)
+    with pytest.raises(ValueError, match=r"counts=\(2, 6\) must be below"):
+        dataclasses.replace(CONFIG, counts=(2, 6))
     with pytest.raises(ValueError, match="players=7"):
         dataclasses.replace(CONFIG, players=7, learner=LearnerConfig(num_examples=16))

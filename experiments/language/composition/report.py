@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.tools.margins import Margin, margin
 from experiments.tools.shares import Share, share_of_gap
-from icl_jax.report.figures import Curve, Panel, curves
+from icl_jax.report.figures import Curve, Panel, curves, dots
 from icl_jax.report.page import Section, Table, number
 
 USES: Mapping[str, str] = {
@@ -130,8 +130,17 @@ def _transfer(config: Asks, arrays: Arrays, asks: int) -> Section:
         "Log-probability (nats) of the right answer's first token, with 95% intervals over facts."
     )
     columns = ("patch", "log-probability", "right")
-    return Section("A fact's patch used elsewhere", text, tables=[Table(columns, rows)],
-                   verdict=verdict, anchor="transfer")  # fmt: skip
+    losses = [[-float(arrays.log_chance[name].mean())] for name in there]
+    figure = dots(list(there.values()), ("facts",), losses,
+                  x_label="minus the log-probability of the answer (nats)")  # fmt: skip
+    return Section(
+        "A fact's patch used elsewhere",
+        text,
+        figure=figure,
+        tables=[Table(columns, rows)],
+        verdict=verdict,
+        anchor="transfer",
+    )
 
 
 def _stack(config: Asks, arrays: Arrays) -> Section:
@@ -158,7 +167,7 @@ def _stack(config: Asks, arrays: Arrays) -> Section:
 
 
 def _sums(arrays: Arrays) -> Section:
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for name, label in AGREED.items():
         means = arrays.agreed[name].mean(axis=0)
         rows.append((label, *map(float, means)))
@@ -186,7 +195,20 @@ def _forgetting(config: Asks, arrays: Arrays) -> Section:
         f"{number(rows[len(config.stacked) - 1][1])}, and one patch of all facts by "
         f"{number(float(together.mean()))}; the plain model, the baseline, by 0."
     )
+    means = arrays.disturbed.mean(axis=1)
+    lines = [
+        Curve("sum of the patches", config.stacked, means, role="main"),
+        Curve("one patch of all facts", config.stacked,
+              np.full(len(means), float(together.mean())), role="reference"),
+    ]  # fmt: skip
+    panel = Panel("", lines, "facts in the weights", "KL (nats per token)", log_y=True)
     text = "KL divergence from the plain model to the patched one, the mean over tokens of a text."
     columns = ("facts in the weights", "KL (nats per token)", "worst text")
-    return Section("What is disturbed", text, tables=[Table(columns, rows)], verdict=verdict,
-                   anchor="forgetting")  # fmt: skip
+    return Section(
+        "What is disturbed",
+        text,
+        figure=curves([panel]),
+        tables=[Table(columns, rows)],
+        verdict=verdict,
+        anchor="forgetting",
+    )

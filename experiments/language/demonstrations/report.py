@@ -214,7 +214,7 @@ def _choosing(config: Asks, found: Found) -> Section:
 def _compressing(config: Asks, found: Found) -> Section:
     names = {"size": "by the update", **{way: LABELS[way] for way in TOKEN_WAYS[1:]},
              "random": "random tokens"}  # fmt: skip
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for task, arrays in found.items():
         for way, label in names.items():
             means = arrays.tokens[way].mean(axis=0)
@@ -276,18 +276,16 @@ def _valuing(config: Asks, found: Found) -> Section:
     )
     verdict = "Too few prompts have Shapley values for an interval."
     if taus:
-        best = max(taus, key=lambda way: taus[way].value)
+        rivals = [way for way in taus if way not in BY_UPDATE]
+        best = max(rivals, key=lambda way: np.nan_to_num(taus[way].value, nan=-2.0))
         verdict = (
-            f"What ranks demonstrations most as Shapley values do is {LABELS[best]} (Kendall's tau "
-            f"{taus[best]}); shares of the update: {taus['share']}; chance is 0."
+            f"Shares of the update rank demonstrations as Shapley values do with a Kendall's tau "
+            f"of {taus['share']}; the best rival is {LABELS[best]} with {taus[best]}, chance 0."
         )
-    tables = [
-        Table(("prompt", *(f"demonstration {n + 1}" for n in range(config.players))), rows),
-        Table(
-            ("way", "Kendall's tau with the Shapley values"),
-            [(LABELS[way], str(tau)) for way, tau in taus.items()],
-        ),
-    ]
+    tables = [Table(("prompt", *(f"demonstration {n + 1}" for n in range(config.players))), rows)]
+    if taus:
+        told = [(LABELS[way], str(tau)) for way, tau in taus.items()]
+        tables.append(Table(("way", "Kendall's tau with the Shapley values"), told))
     return Section("What each demonstration is worth", text, tables=tables, verdict=verdict,
                    anchor="shapley")  # fmt: skip
 

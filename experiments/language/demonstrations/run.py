@@ -214,7 +214,8 @@ def _valued(
 
 def run(config: Config, workdir: Path) -> Outcome:
     """Measures every task, each saved as soon as it is there, then running text, and reports."""
-    records = start(workdir, "real_demonstrations", config)
+    # More tasks may be asked for later; those that are there stay.
+    records = start(workdir, "real_demonstrations", config, free=("tasks",))
     models = Path(config.models) if config.models else workdir / "models"
     loaded: list[Any] = []
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.tools.margins import margin
 from experiments.tools.shares import Share, share_of_gap
-from icl_jax.report.figures import Curve, Panel, Role, curves
+from icl_jax.report.figures import Curve, Panel, Reference, Role, curves, dots
 from icl_jax.report.page import Section, Table, number
 
 MODELS = ("trained", "untrained")
@@ -130,6 +130,15 @@ def sections(config: Asks, arrays: Arrays) -> list[Section]:
     ]
 
 
+def _dots(found: Composed, names: Mapping[str, str]) -> str:
+    """Squared errors by use, between those of the query alone and of the full context."""
+    values = [[float(found.used[name].mean())] for name in names]
+    ends = [Reference(float(found.alone.mean()), "query alone"),
+            Reference(float(found.full.mean()), "full context")]  # fmt: skip
+    return dots(list(names.values()), ("patched",), values, x_label="squared error",
+                references=ends)  # fmt: skip
+
+
 def _transfer(config: Asks, arrays: Arrays) -> Section:
     found = arrays.trained
     shares = {name: share(found, found.used[name]) for name in USES}
@@ -147,8 +156,14 @@ def _transfer(config: Asks, arrays: Arrays) -> Section:
         f"({number(float(found.full.mean()))}); below 0 is worse than nothing."
     )
     columns = ("patch", "share of the gap", "squared error")
-    return Section("A patch used elsewhere", text, tables=[Table(columns, rows)],
-                   verdict=verdict, anchor="transfer")  # fmt: skip
+    return Section(
+        "A patch used elsewhere",
+        text,
+        figure=_dots(found, USES),
+        tables=[Table(columns, rows)],
+        verdict=verdict,
+        anchor="transfer",
+    )
 
 
 def _sums(config: Asks, arrays: Arrays) -> Section:
@@ -178,8 +193,8 @@ def _sums(config: Asks, arrays: Arrays) -> Section:
         Table(("patch", "share of the gap", "squared error"), rows),
         Table(("pair of patches", "cosine", "the same, untrained"), angles),
     ]
-    return Section("patch(A) + patch(B) and patch(A + B)", text, tables=tables, verdict=verdict,
-                   anchor="sums")  # fmt: skip
+    return Section("patch(A) + patch(B) and patch(A + B)", text, figure=_dots(found, SUMS),
+                   tables=tables, verdict=verdict, anchor="sums")  # fmt: skip
 
 
 def _order(arrays: Arrays) -> Section:
@@ -241,7 +256,20 @@ def _forgetting(config: Asks, arrays: Arrays) -> Section:
         f"squared error of {number(float(found.read[0].mean()))}, without the patch "
         f"{number(plain)} (more by {one}); the query alone has {number(float(found.alone.mean()))}."
     )
+    x = config.stacked
+    lines = [
+        Curve("other contexts, read", x, found.read.mean(axis=1), role="main"),
+        Curve("without a patch", x, np.full(len(x), plain), role="reference"),
+        Curve("without a context", x, np.full(len(x), float(found.alone.mean())), role="control"),
+    ]
+    panel = Panel("", lines, "patches in the weights", "squared error", log_y=True)
     text = "The patched learner reads other prompts, with all of their examples in the context."
     columns = ("patches in the weights", "squared error", "more than the plain learner by")
-    return Section("What is forgotten", text, tables=[Table(columns, rows)], verdict=verdict,
-                   anchor="forgetting")  # fmt: skip
+    return Section(
+        "What is forgotten",
+        text,
+        figure=curves([panel]),
+        tables=[Table(columns, rows)],
+        verdict=verdict,
+        anchor="forgetting",
+    )

@@ -44,7 +44,7 @@ def compiled(
     """
     count, half = split.examples, split.examples // 2
     keys_B = jax.random.split(key, prompts.targets_N.shape[0])
-    orders = {
+    orders: dict[str, Any] = {
         "whole": np.arange(count),
         "first": np.arange(half),
         "second": np.arange(half, 2 * half),
@@ -139,6 +139,7 @@ def agreement(first: Patches, second: Patches) -> Array:
 
     def one(mine: Patches, other: Patches) -> Array:
         found = compare_static(mine, other).joined()
-        return jnp.mean(jnp.concatenate([found.input.cosine, found.down.cosine]))
+        sides = [side.cosine for side in (found.input, found.down) if side is not None]
+        return jnp.mean(jnp.concatenate(sides))
 
     return jax.vmap(one)(first, second)

@@ -33,6 +33,8 @@ class Asks(Protocol):
     @property
     def chosen(self) -> int: ...
     @property
+    def counts(self) -> tuple[int, ...]: ...
+    @property
     def draws(self) -> int: ...
     @property
     def orders(self) -> int: ...
@@ -51,8 +53,8 @@ class Asked:
     Attributes:
       none: (B,), without examples.
       full: (B,), with all.
-      chosen: way -> (B,), with those that it keeps.
-      random: (B, S), with random ones.
+      chosen: way -> (X, B), with as many as it keeps.
+      random: (X, B, S), with random ones.
       cosine: (B,), of the chosen parts of the update with the whole.
       alike: (B,), mean cosine between two examples' parts.
       one_pass: (B,), leave-one-out in one pass against reruns, relative.
@@ -89,13 +91,14 @@ class Arrays:
         return self.trained if model == "trained" else self.untrained
 
 
-def over_random(found: Asked, way: str) -> Margin:
+def over_random(found: Asked, way: str, at: int) -> Margin:
     """By how much a way's squared error is below the mean of the random choices', over prompts."""
-    return margin(found.random.mean(axis=1), found.chosen[way])
+    return margin(found.random[at].mean(axis=1), found.chosen[way][at])
 
 
 def summarise(config: Asks, arrays: Arrays) -> dict[str, Any]:
     """``MODEL.WAY``: squared error and margin; taus, coverage, exponents."""
+    at = config.counts.index(config.chosen)
     summary: dict[str, Any] = {"num_prompts": config.num_prompts, "chosen": config.chosen}
     for model in MODELS:
         found = arrays.of(model)
@@ -103,11 +106,12 @@ def summarise(config: Asks, arrays: Arrays) -> dict[str, Any]:
         summary[model] = {
             "none": float(found.none.mean()),
             "full": float(found.full.mean()),
-            "random": float(found.random.mean()),
+            "random": float(found.random[at].mean()),
             **{
                 way: {
-                    "error": float(found.chosen[way].mean()),
-                    "over_random": over_random(found, way),
+                    "error": float(found.chosen[way][at].mean()),
+                    "over_random": over_random(found, way, at),
+                    "by_count": found.chosen[way].mean(axis=1).tolist(),
                 }
                 for way in WAYS
             },
@@ -126,32 +130,45 @@ def sections(config: Asks, arrays: Arrays) -> list[Section]:
     return [_choosing(config, arrays), _valuing(config, arrays), _learning(config, arrays)]
 
 
-def verdict(found: Asked) -> str:
+def verdict(found: Asked, at: int) -> str:
     """Whether the choice by the update beats chance, and what does best."""
-    mine = over_random(found, "update")
+    mine = over_random(found, "update", at)
     word = "beats" if mine.low > 0 else "is worse than" if mine.high < 0 else "cannot be told from"
-    best = min(RIVALS, key=lambda way: found.chosen[way].mean())
+    best = min(RIVALS, key=lambda way: found.chosen[way][at].mean())
     return (
         f"Choosing nearest to the update {word} random choice: its squared error is "
-        f"{number(float(found.chosen['update'].mean()))} against "
-        f"{number(float(found.random.mean()))}, less by {mine}. The best rival is {LABELS[best]} "
-        f"with {number(float(found.chosen[best].mean()))}; all examples have "
+        f"{number(float(found.chosen['update'][at].mean()))} against "
+        f"{number(float(found.random[at].mean()))}, less by {mine}. The best rival is "
+        f"{LABELS[best]} with {number(float(found.chosen[best][at].mean()))}; all examples have "
         f"{number(float(found.full.mean()))}."
     )
 
 
 def _choosing(config: Asks, arrays: Arrays) -> Section:
     found, untrained = arrays.trained, arrays.untrained
+    at = config.counts.index(config.chosen)
     rows = [
         ("none", float(found.none.mean()), "", float(untrained.none.mean())),
         ("all", float(found.full.mean()), "", float(untrained.full.mean())),
-        ("random", float(found.random.mean()), "", float(untrained.random.mean())),
+        ("random", float(found.random[at].mean()), "", float(untrained.random[at].mean())),
         *(
-            (LABELS[way], float(found.chosen[way].mean()), str(over_random(found, way)),
-             float(untrained.chosen[way].mean()))
+            (LABELS[way], float(found.chosen[way][at].mean()), str(over_random(found, way, at)),
+             float(untrained.chosen[way][at].mean()))
             for way in WAYS
         ),
     ]  # fmt: skip
+    roles: dict[str, Role] = {"update": "main", "greedy_answer": "second", "answer": "second",
+                              "attention": "reference", "gradient": "reference"}  # fmt: skip
+    lines = [
+        Curve(LABELS[way], config.counts, found.chosen[way].mean(axis=1), role=role)
+        for way, role in roles.items()
+    ]
+    means_X = found.random.mean(axis=-1)
+    ends = [margin(row) for row in means_X]
+    low, high = (np.array([getattr(one, end) for one in ends]) for end in ("low", "high"))
+    lines.append(Curve("random", config.counts, means_X.mean(axis=1), low, high, role="control"))
+    panel = Panel("", lines, "examples that are kept", "squared error", log_x=True, log_y=True)
+    figure = curves([panel], band="95% interval over prompts")
     one_pass = found.one_pass[np.isfinite(found.one_pass)]
     exact = (
         f"Leave-one-out from one run differs from really leaving out by {one_pass.max():.1e} at "
@@ -166,14 +183,16 @@ def _choosing(config: Asks, arrays: Arrays) -> Section:
         f"{number(float(found.cosine.mean()))} with the whole update. {exact}"
     )
     columns = ("examples", "squared error", "below random by", "the same, untrained")
-    return Section(f"Choosing {config.chosen} examples", text, tables=[Table(columns, rows)],
-                   verdict=verdict(found), anchor="choosing")  # fmt: skip
+    return Section(f"Choosing {config.chosen} examples", text, figure=figure,
+                   tables=[Table(columns, rows)], verdict=verdict(found, at),
+                   anchor="choosing")  # fmt: skip
 
 
 def _valuing(config: Asks, arrays: Arrays) -> Section:
     found, untrained = arrays.trained, arrays.untrained
     taus = {way: margin(values) for way, values in found.taus.items()}
-    best = max(taus, key=lambda way: np.nan_to_num(taus[way].value, nan=-2.0))
+    rivals = [way for way in taus if way not in ("share", "size")]
+    best = max(rivals, key=lambda way: np.nan_to_num(taus[way].value, nan=-2.0))
     rows = [(LABELS[way], str(tau), str(margin(untrained.taus[way]))) for way, tau in taus.items()]
     text = (
         f"Values of all examples in {config.valued} prompts, from {config.orders} drawn orders, "
@@ -182,8 +201,8 @@ def _valuing(config: Asks, arrays: Arrays) -> Section:
         f"intervals hold {found.covered.mean():.0%} of these exact values."
     )
     verdict = (
-        f"What ranks examples most as Shapley values do is {LABELS[best]} (Kendall's tau "
-        f"{taus[best]}); shares of the update: {taus['share']}; chance is 0."
+        f"Shares of the update rank examples as Shapley values do with a Kendall's tau of "
+        f"{taus['share']}; the best rival is {LABELS[best]} with {taus[best]}, chance 0."
     )
     columns = ("way", "Kendall's tau with the Shapley values", "the same, untrained")
     return Section("What each example is worth", text, tables=[Table(columns, rows)],

@@ -59,6 +59,7 @@ class Config:
 
     num_prompts: int = option(128, "test prompts")
     chosen: int = option(4, "examples that are kept")
+    counts: tuple[int, ...] = option((1, 2, 4, 8), "of kept examples, for the curve")
     draws: int = option(32, "random choices for each prompt")
     valued: int = option(16, "prompts with Shapley values")
     orders: int = option(64, "of the examples, for these")
@@ -74,9 +75,10 @@ class Config:
         for name in ("chosen", "players", "first"):
             checks.positive_int(where, name, getattr(self, name))
         count = self.learner.num_examples
-        if self.chosen >= count or self.players > count:
+        checks.one_of(where, "chosen", self.chosen, self.counts)
+        if max(self.counts) >= count or self.players > count:
             raise ValueError(
-                f"{where}: chosen={self.chosen} must be below, and players={self.players} at most, "
+                f"{where}: counts={self.counts} must be below, and players={self.players} at most, "
                 f"learner.num_examples={count}."
             )
         if not 2 <= self.players <= 6:
@@ -100,7 +102,7 @@ class Config:
     def quick(cls) -> "Config":
         """A short training, few prompts and orders."""
         learner = quick_learner(num_examples=16, all_shots=True, watch=False)
-        return cls(num_prompts=24, draws=8, valued=4, orders=16, learner=learner)
+        return cls(num_prompts=24, counts=(1, 4), draws=8, valued=4, orders=16, learner=learner)
 
 
 def measure(config: Config, learner: Learner) -> Arrays:
@@ -111,20 +113,27 @@ def measure(config: Config, learner: Learner) -> Arrays:
 
 def _asked(config: Config, learner: Learner, model: str, prompts: Prompt) -> Asked:
     run = (learner.stack, getattr(learner, model))
-    count, num_examples = config.chosen, learner.config.num_examples
-    found = jax.device_get(said(*run, prompts, count=count))
-    picked = {way: np.argsort(-scores, axis=1)[:, :count] for way, scores in found.scores.items()}
-    picked["update"] = found.greedy
-    picked["greedy_answer"] = greedy_by_answer(*run, prompts, found.full, count)
+    num_examples, most = learner.config.num_examples, max(config.counts)
+    found = jax.device_get(said(*run, prompts, count=most))
+    ranked = {way: np.argsort(-scores, axis=1) for way, scores in found.scores.items()}
+    ranked["update"] = found.greedy
+    ranked["greedy_answer"] = greedy_by_answer(*run, prompts, found.full, most)
     rng = np.random.default_rng(config.seed)
     noise_BSN = rng.random((config.num_prompts, config.draws, num_examples))
-    drawn_BSN = np.argsort(np.argsort(noise_BSN, axis=-1), axis=-1) < count
-    sets_BXN = np.stack([_members(picked[way], num_examples) for way in WAYS], axis=1)
+    random_BSN = np.argsort(np.argsort(noise_BSN, axis=-1), axis=-1)
+    targets_B1 = np.asarray(prompts.query_target)[:, None]
+
+    def errors(sets_BXN: np.ndarray) -> np.ndarray:
+        found_BX: np.ndarray = (np.asarray(answers(*run, prompts, sets_BXN)) - targets_B1) ** 2
+        return found_BX
+
+    by_count = []
+    for count in config.counts:
+        sets = [_members(ranked[way][:, :count], num_examples) for way in WAYS]
+        by_count.append(errors(np.concatenate([np.stack(sets, axis=1), random_BSN < count], 1)))
+    by_count_XBY = np.stack(by_count)
     ends_BXN = np.broadcast_to([[False], [True]], (config.num_prompts, 2, num_examples))
-    all_BXN = np.concatenate([sets_BXN, ends_BXN, drawn_BSN], axis=1)
-    answers_BX = np.asarray(answers(*run, prompts, all_BXN))
-    errors_BX = (answers_BX - np.asarray(prompts.query_target)[:, None]) ** 2
-    ways = len(WAYS)
+    ends_BX = errors(ends_BXN)
 
     few = jax.tree.map(lambda leaf: leaf[: config.valued], prompts)
     key = jax.random.key(config.seed)
@@ -140,10 +149,10 @@ def _asked(config: Config, learner: Learner, model: str, prompts: Prompt) -> Ask
     }
     sizes, exponents, ranks = jax.device_get(learned(*run, prompts, first=config.first))
     return Asked(
-        none=errors_BX[:, ways],
-        full=errors_BX[:, ways + 1],
-        chosen={way: errors_BX[:, number] for number, way in enumerate(WAYS)},
-        random=errors_BX[:, ways + 2 :],
+        none=ends_BX[:, 0],
+        full=ends_BX[:, 1],
+        chosen={way: by_count_XBY[..., number] for number, way in enumerate(WAYS)},
+        random=by_count_XBY[..., len(WAYS) :],
         cosine=found.cosine,
         alike=found.alike,
         one_pass=found.one_pass,
