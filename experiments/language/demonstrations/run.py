@@ -9,7 +9,13 @@ text: how much one more token still changes the weights.
     python -m experiments.real_models --workdir=runs/models
     python -m experiments.real_demonstrations --models=runs/models --workdir=runs/demonstrations
 
-MINUTES
+About six minutes of processor time for a task, so some twenty in all (``--quick``: one and a
+quarter). A killed run goes on behind the last task, and more tasks can be asked for later. Seen so
+far, SmolLM2 135M on translation: chosen by the update, four of sixteen are 0.29 nats better than
+random fours (0.15 to 0.43, over 14 questions), leave-one-out 0.31 (0.03 to 0.62), attention and
+gradients worse than random. Of single tokens attention finds better ones than the update (2.1
+against 0.6 nats over random, of a quarter of them). The other tasks have not been run: whether it
+holds on a second one is open. Of two short texts, steps of the weights do not fall like 1/i.
 """
 
 from dataclasses import dataclass
