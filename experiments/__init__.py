@@ -29,6 +29,8 @@ EXPERIMENTS: Mapping[str, str] = {
     "alignment": "experiments.regression.alignment",
     "attribution": "experiments.regression.attribution",
     "reusable": "experiments.regression.reusable.run",
+    "composition": "experiments.regression.composition.run",
+    "demonstrations": "experiments.regression.demonstrations.run",
     "garg": "experiments.regression.garg.run",
     "von_oswald": "experiments.linear_attention.von_oswald.run",
     "depth": "experiments.linear_attention.depth.run",
@@ -38,6 +40,8 @@ EXPERIMENTS: Mapping[str, str] = {
     "language_model": "experiments.language.language_model",
     "real": "experiments.language.real.run",
     "kept": "experiments.language.kept.run",
+    "real_composition": "experiments.language.composition.run",
+    "real_demonstrations": "experiments.language.demonstrations.run",
     "real_models": "experiments.language.real_models",
 }
 

@@ -66,6 +66,21 @@ from icl_jax.dynamics.attribution import (
     remainder_share,
     summed_update,
 )
+from icl_jax.dynamics.composition import (
+    Agreement,
+    StaticAgreement,
+    compare_static,
+    move_layers,
+)
+from icl_jax.dynamics.groups import (
+    choose_by_update,
+    group_cosines,
+    group_gram,
+    group_shares,
+    group_sizes,
+)
+from icl_jax.dynamics.leave_out import leave_out_block, leave_out_by_reruns, masked_outputs
+from icl_jax.dynamics.marginal import decay_exponent, marginal_sizes, marginal_updates
 from icl_jax.dynamics.peel_off import (
     first_factors,
     peel_off_trajectory,
@@ -87,6 +102,7 @@ from icl_jax.language.compile import (
     static_logits,
     static_weights,
 )
+from icl_jax.language.contributions import GroupUpdates, group_updates
 from icl_jax.language.generation import (
     generate,
     patched_generate,
@@ -110,6 +126,7 @@ from icl_jax.language.weights import (
     PromptWeights,
     prompt_weights,
 )
+from icl_jax.measures.choice import greedy
 from icl_jax.measures.comparison import (
     Comparison,
     as_summary,
@@ -146,6 +163,7 @@ from icl_jax.measures.representation import (
     update_similarity,
     vector_cosine,
 )
+from icl_jax.measures.shapley import Shapley, all_orders, random_orders, shapley_values
 from icl_jax.measures.subspaces import (
     effective_rank,
     effective_rank_of_updates,
@@ -397,20 +415,35 @@ __all__ = [
     "UpdateStatistics",
     "with_layers",
     # The path of the weights, and who wrote it.
+    "Agreement",
     "anchored_trajectory",
     "attention_contributions",
     "attribute_block",
+    "choose_by_update",
+    "compare_static",
     "contribution_norms",
     "contribution_shares",
     "contribution_update",
+    "decay_exponent",
     "first_factors",
+    "group_cosines",
+    "group_gram",
+    "group_shares",
+    "group_sizes",
+    "leave_out_block",
+    "leave_out_by_reruns",
     "linear_loss",
     "lone_midpoints",
+    "marginal_sizes",
+    "marginal_updates",
+    "masked_outputs",
+    "move_layers",
     "peel_off_trajectory",
     "prefix_outputs_by_reruns",
     "prefix_pass",
     "probe_pass",
     "remainder_share",
+    "StaticAgreement",
     "suffix_midpoints",
     "summed_update",
     "Trajectory",
@@ -422,6 +455,8 @@ __all__ = [
     "compile_context",
     "full_logits",
     "generate",
+    "group_updates",
+    "GroupUpdates",
     "load",
     "observe",
     "Observed",
@@ -468,6 +503,7 @@ __all__ = [
     "with_adapters",
     # How two of them compare, and what chance would give.
     "alignment",
+    "all_orders",
     "another_prompts",
     "as_summary",
     "attention_similarity",
@@ -477,6 +513,7 @@ __all__ = [
     "cosine",
     "effective_rank",
     "effective_rank_of_updates",
+    "greedy",
     "ilwd",
     "implicit_linear_weights",
     "kendall_tau",
@@ -487,6 +524,7 @@ __all__ = [
     "off_diagonal_mean",
     "prediction_difference",
     "principal_angles",
+    "random_orders",
     "random_update",
     "random_vector",
     "relative_error",
@@ -494,6 +532,8 @@ __all__ = [
     "same_top1",
     "sensitivity",
     "sensitivity_cosine",
+    "Shapley",
+    "shapley_values",
     "shuffled_labels",
     "squared_error",
     "squared_prediction_difference",

@@ -1,0 +1,214 @@
+"""The numbers of ``experiments.real_composition`` as a summary, and as a page."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from experiments.tools.margins import Margin, margin
+from experiments.tools.shares import Share, share_of_gap
+from icl_jax.report.figures import Curve, Panel, curves, dots
+from icl_jax.report.page import Section, Table, number
+
+USES: Mapping[str, str] = {
+    "none": "no context",
+    "another": "another fact's patch",
+    "layer": "its own, in the next layer",
+    "own": "its own",
+    "together": "one patch of all facts",
+    "backwards": "the same, facts in reverse",
+    "context": "all facts in the context",
+    "position_none": "behind other text: none",
+    "position": "behind other text: its own",
+}
+AGREED: Mapping[str, str] = {
+    "sum": "sum of all facts', and one of all",
+    "order": "one of all in reverse, and one of all",
+    "one": "the first fact's, and one of all",
+    "another": "two facts'",
+}
+
+
+class Asks(Protocol):
+    """What the report has to know of the configuration."""
+
+    @property
+    def facts(self) -> int: ...
+    @property
+    def stacked(self) -> tuple[int, ...]: ...
+    @property
+    def rank(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Log-probabilities (nats) of the right answer's first token, of F facts.
+
+    Attributes:
+      log_chance: run -> (F,).
+      right: run -> (F,), whether it is the most probable token.
+      stacked: (X,), mean over the facts whose patches are added.
+      lone: (X,), of the same facts, each by its own patch alone.
+      averaged: (X,), by the mean of the patches.
+      missing: (X,), mean over the other facts; NaN where there are none.
+      disturbed: (X, texts), KL divergence from the plain model on other text, nats per token.
+      disturbed_together: (texts,), the same of one patch of all facts.
+      agreed: pair of patches -> (L, 2) cosines: input side, down kernel.
+    """
+
+    log_chance: Mapping[str, np.ndarray]
+    right: Mapping[str, np.ndarray]
+    stacked: np.ndarray
+    lone: np.ndarray
+    averaged: np.ndarray
+    missing: np.ndarray
+    disturbed: np.ndarray
+    disturbed_together: np.ndarray
+    agreed: Mapping[str, np.ndarray]
+
+
+def over(arrays: Arrays, first: str, second: str) -> Margin:
+    """By how much one run's log-probability is above another's, over facts."""
+    return margin(arrays.log_chance[first], arrays.log_chance[second])
+
+
+def share(arrays: Arrays, run: str) -> Share:
+    """The share of the gap between no context and the full one."""
+    ends = arrays.log_chance["none"], arrays.log_chance["context"]
+    return share_of_gap(-ends[0], -ends[1], -arrays.log_chance[run])
+
+
+def summarise(config: Asks, arrays: Arrays) -> dict[str, Any]:
+    """By run: log-probability and right answers; by the number of stacked facts; cosines."""
+    return {
+        "runs": {
+            name: {
+                "log_chance": float(chance_F.mean()),
+                "right": float(arrays.right[name].mean()),
+                "share": share(arrays, name),
+            }
+            for name, chance_F in arrays.log_chance.items()
+        },
+        "facts_in_weights": list(config.stacked),
+        "stacked": arrays.stacked.tolist(),
+        "lone": arrays.lone.tolist(),
+        "averaged": arrays.averaged.tolist(),
+        "missing": [None if np.isnan(one) else float(one) for one in arrays.missing],
+        "kl": arrays.disturbed.mean(axis=1).tolist(),
+        "kl_together": float(arrays.disturbed_together.mean()),
+        "cosine": {name: rows.mean(axis=0).tolist() for name, rows in arrays.agreed.items()},
+    }
+
+
+def sections(config: Asks, arrays: Arrays, asks: int) -> list[Section]:
+    """Used elsewhere, stacked, added up, and what is forgotten."""
+    return [_transfer(config, arrays, asks), _stack(config, arrays), _sums(arrays),
+            _forgetting(config, arrays)]  # fmt: skip
+
+
+def _transfer(config: Asks, arrays: Arrays, asks: int) -> Section:
+    there = {name: label for name, label in USES.items() if name in arrays.log_chance}
+    rows = [
+        (label, float(arrays.log_chance[name].mean()),
+         "" if name == "position_none" else f"{arrays.right[name].mean():.0%}")
+        for name, label in there.items()
+    ]  # fmt: skip
+    other = over(arrays, "own", "another")
+    moved = (
+        f"; in the next layer it gains {over(arrays, 'layer', 'none')}" if "layer" in there else ""
+    )
+    verdict = (
+        f"In new words, a fact's own patch gains {over(arrays, 'own', 'none')} nats over no context"
+        f", and {other} over the nearest null, another fact's patch; the full context gains "
+        f"{over(arrays, 'context', 'none')}. Behind other text it gains "
+        f"{over(arrays, 'position', 'position_none')}{moved}."
+    )
+    text = (
+        f"{config.facts} made-up facts, each compiled at rank {config.rank} from what the model "
+        f"says behind it to {asks} questions, and asked for in new words without it. "
+        "Log-probability (nats) of the right answer's first token, with 95% intervals over facts."
+    )
+    columns = ("patch", "log-probability", "right")
+    losses = [[-float(arrays.log_chance[name].mean())] for name in there]
+    figure = dots(list(there.values()), ("facts",), losses,
+                  x_label="minus the log-probability of the answer (nats)")  # fmt: skip
+    return Section(
+        "A fact's patch used elsewhere",
+        text,
+        figure=figure,
+        tables=[Table(columns, rows)],
+        verdict=verdict,
+        anchor="transfer",
+    )
+
+
+def _stack(config: Asks, arrays: Arrays) -> Section:
+    x = config.stacked
+    none = float(arrays.log_chance["none"].mean())
+    lines = [
+        Curve("sum of the patches", x, arrays.stacked, role="main"),
+        Curve("their mean", x, arrays.averaged, role="second"),
+        Curve("each patch alone", x, arrays.lone, role="reference"),
+        Curve("facts that are not in it", x, arrays.missing, role="control"),
+        Curve("no context", x, np.full(len(x), none), role="control"),
+    ]
+    panel = Panel("", lines, "facts in the weights", "log-probability of the answers (nats)")
+    lost = float(arrays.lone[-1] - arrays.stacked[-1])
+    together = float(arrays.log_chance["together"].mean())
+    verdict = (
+        f"With {x[-1]} facts stacked their answers have {number(float(arrays.stacked[-1]))} nats, "
+        f"{number(lost)} {'less' if lost >= 0 else 'more'} than by each patch alone; compiled "
+        f"together, in one patch, {number(together)}; without any, the null, {number(none)}."
+    )
+    text = "Patches of facts are added as they are, without a fit of the sum."
+    return Section("Facts stacked", text, figure=curves([panel]), verdict=verdict,
+                   anchor="stacked")  # fmt: skip
+
+
+def _sums(arrays: Arrays) -> Section:
+    rows: list[tuple[Any, ...]] = []
+    for name, label in AGREED.items():
+        means = arrays.agreed[name].mean(axis=0)
+        rows.append((label, *map(float, means)))
+    columns = ("pair of patches", "cosine, input side", "cosine, down kernel")[: len(rows[0])]
+    sums, order, null = (float(arrays.agreed[name].mean()) for name in ("sum", "order", "another"))
+    verdict = (
+        f"The sum of all facts' patches and the patch of all have a cosine of {number(sums)}; the "
+        f"facts in another order, {number(order)}; two different facts, the null, {number(null)}."
+    )
+    text = "Cosines are the means over layers, each of the normalised Frobenius product."
+    return Section("patch(A) + patch(B), patch(A + B), and their order", text,
+                   tables=[Table(columns, rows)], verdict=verdict, anchor="sums")  # fmt: skip
+
+
+def _forgetting(config: Asks, arrays: Arrays) -> Section:
+    rows: list[tuple[Any, ...]] = [
+        (count, float(kl.mean()), float(kl.max()))
+        for count, kl in zip(config.stacked, arrays.disturbed, strict=True)
+    ]
+    together = arrays.disturbed_together
+    rows.append((f"{config.facts}, one patch", float(together.mean()), float(together.max())))
+    verdict = (
+        f"On text about something else one fact's patch moves the model by "
+        f"{number(rows[0][1])} nats per token, {config.stacked[-1]} stacked by "
+        f"{number(rows[len(config.stacked) - 1][1])}, and one patch of all facts by "
+        f"{number(float(together.mean()))}; the plain model, the baseline, by 0."
+    )
+    means = arrays.disturbed.mean(axis=1)
+    lines = [
+        Curve("sum of the patches", config.stacked, means, role="main"),
+        Curve("one patch of all facts", config.stacked,
+              np.full(len(means), float(together.mean())), role="reference"),
+    ]  # fmt: skip
+    panel = Panel("", lines, "facts in the weights", "KL (nats per token)", log_y=True)
+    text = "KL divergence from the plain model to the patched one, the mean over tokens of a text."
+    columns = ("facts in the weights", "KL (nats per token)", "worst text")
+    return Section(
+        "What is disturbed",
+        text,
+        figure=curves([panel]),
+        tables=[Table(columns, rows)],
+        verdict=verdict,
+        anchor="forgetting",
+    )

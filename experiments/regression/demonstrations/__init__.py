@@ -1,0 +1,1 @@
+"""Which examples of an in-context regression count, and how much each teaches."""

@@ -1,0 +1,114 @@
+"""The update of a context, taken apart by groups of its tokens: demonstrations, sentences, tokens.
+
+All that is asked of the parts (how large, how much of the whole, how alike, which few come nearest
+to it) is in their inner products, a matrix of N + 1 by N + 1 whatever the width.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from icl_jax import checks
+from icl_jax.dims import Array
+from icl_jax.dynamics.attribution import Attribution
+from icl_jax.dynamics.leave_out import check_groups
+from icl_jax.patches.low_rank import accumulator, inner_product
+
+
+def group_gram(attribution: Attribution, groups_NT: Array) -> Array:
+    """Inner products of what N groups of tokens add to the update, and of the rest, (N + 1, N + 1).
+
+    The update is that of the input factor, which all kernels that read the MLP's input share:
+    ``outer(v, c)`` with ``c`` a sum over tokens. ``gram_XX[i, j] = |v|^2 c_i . c_j``, the last row
+    that of tokens in no group and of a norm's remainder; the sum of all entries is ``|dW|_F^2``.
+
+    Args:
+      attribution: of one kept position.
+      groups_NT: (N, T) booleans, the tokens of each group; no token in two.
+
+    Raises:
+      ValueError: several positions at once, or shapes that do not fit.
+      TypeError: ``groups_NT`` is not boolean.
+
+    Source: worked out for this library, from the split of THEORY section 4.
+    """
+    where = "group_gram"
+    parts_ATD = attribution.contributions_ATD
+    checks.rank(where, "contributions_ATD", parts_ATD, 3, "(A, T, D)")
+    check_groups(where, groups_NT, parts_ATD.shape[1])
+    dtype = accumulator(parts_ATD.dtype)
+    tokens_TD = jnp.sum(parts_ATD, axis=0, dtype=dtype)
+    rest_T = ~jnp.any(groups_NT, axis=0)
+    member_XT = jnp.concatenate([groups_NT, rest_T[None]]).astype(dtype)
+    highest = jax.lax.Precision.HIGHEST
+    parts_XD = jnp.matmul(member_XT, tokens_TD, precision=highest)
+    parts_XD = parts_XD.at[-1].add(attribution.remainder_D.astype(dtype))
+    v_D = attribution.v_D.astype(dtype)
+    return jnp.matmul(parts_XD, parts_XD.T, precision=highest) * inner_product(v_D, v_D)
+
+
+def group_sizes(gram_XX: Array) -> Array:
+    """``|dW_i|_F`` of each part, (X,)."""
+    _square("group_sizes", gram_XX)
+    return jnp.sqrt(jnp.diagonal(gram_XX))
+
+
+def group_shares(gram_XX: Array) -> Array:
+    """The signed share ``<dW_i, dW> / |dW|^2`` of each part, (X,); they add up to 1."""
+    _square("group_shares", gram_XX)
+    return jnp.sum(gram_XX, axis=1) / jnp.sum(gram_XX)
+
+
+def group_cosines(gram_XX: Array) -> Array:
+    """Cosines between what the parts add, (X, X); NaN where a part adds nothing."""
+    sizes_X = group_sizes(gram_XX)
+    return gram_XX / sizes_X[:, None] / sizes_X[None, :]
+
+
+def choose_by_update(gram_XX: Array, count: int) -> tuple[Array, Array]:
+    """Groups, one after another, whose sum points most nearly where the whole update does.
+
+    Greedy: each next one makes the cosine between the chosen parts' sum and the whole largest. The
+    length does not count: attention gives to those that stay what the others had. One choice for
+    several layers: give the sum of their matrices, each divided by its own sum, so that every layer
+    counts the same.
+
+    Args:
+      gram_XX: (X, X) of ``group_gram``; its last part, the rest, is never chosen.
+      count: how many to choose, at most X - 1.
+
+    Returns:
+      The chosen groups in their order, (count,), and the cosine after each, (count,).
+
+    Raises:
+      ValueError: not square, or more than there are.
+    """
+    where = "choose_by_update"
+    _square(where, gram_XX)
+    checks.positive_int(where, "count", count)
+    groups = gram_XX.shape[0] - 1
+    if count > groups:
+        raise ValueError(f"{where}: count must be at most the {groups} groups, got {count}.")
+    along_N = jnp.sum(gram_XX, axis=1)[:groups]
+    whole = jnp.sum(gram_XX)
+
+    def step(
+        state: tuple[Array, Array, Array], _: None
+    ) -> tuple[tuple[Array, Array, Array], tuple[Array, Array]]:
+        chosen_N, dot, square = state
+        crossed_N = jnp.sum(jnp.where(chosen_N[None], gram_XX[:groups, :groups], 0), axis=1)
+        squares_N = square + 2 * crossed_N + jnp.diagonal(gram_XX)[:groups]
+        cosines_N = (dot + along_N) / jnp.sqrt(squares_N * whole)
+        usable_N = ~chosen_N & jnp.isfinite(cosines_N)
+        best = jnp.argmax(jnp.where(usable_N, cosines_N, jnp.where(chosen_N, -jnp.inf, -2.0)))
+        state = (chosen_N.at[best].set(True), dot + along_N[best], squares_N[best])
+        return state, (best, cosines_N[best])
+
+    zero = jnp.zeros((), gram_XX.dtype)
+    start = (jnp.zeros(groups, bool), zero, zero)
+    _, (order_K, cosines_K) = jax.lax.scan(step, start, length=count)
+    return order_K, cosines_K
+
+
+def _square(where: str, gram_XX: Array) -> None:
+    checks.rank(where, "gram_XX", gram_XX, 2, "(X, X)")
+    checks.axis_size(where, "gram_XX", gram_XX, 1, gram_XX.shape[0], "as many as rows")
