@@ -49,6 +49,7 @@ def patches(run):
     return compiled(*run, jnp.float32(1e-6), jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_the_token_patch_answers_its_own_query_as_the_context_does_and_not_others(run, patches):
     full_BQ, alone_BQ = with_context(*run, None), answered(*run, None)
     found_BQ = answered(*run, patches["token"])
@@ -57,6 +58,7 @@ def test_the_token_patch_answers_its_own_query_as_the_context_does_and_not_other
     assert np.abs(found_BQ - full_BQ)[:, 1:].max() > 1e-2 * gap
 
 
+@pytest.mark.slow
 def test_the_null_of_composition_a_context_and_nothing_is_the_context(run, patches):
     whole = patches["whole"]
     nothing = jax.tree.map(jnp.zeros_like, whole)
@@ -69,12 +71,14 @@ def test_the_null_of_composition_a_context_and_nothing_is_the_context(run, patch
     assert np.abs(agreement(of_others(whole), whole)).max() < 0.99
 
 
+@pytest.mark.slow
 def test_patches_given_to_others_are_theirs_one_further(run, patches):
     rolled = of_others(patches["whole"], 2)
     for leaf, old in zip(jax.tree.leaves(rolled), jax.tree.leaves(patches["whole"]), strict=True):
         np.testing.assert_array_equal(leaf[2], old[0])
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_a_tiny_run_reports_every_use_with_its_null(learner):
     arrays = measure(CONFIG, learner)

@@ -90,6 +90,7 @@ def test_values_from_prefix_passes_are_the_mean_over_all_orders(learner, prompts
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_tiny_run_reports_every_way_and_its_best_rival(learner):
     arrays = measure(CONFIG, learner)
     outcome = report(CONFIG, arrays)

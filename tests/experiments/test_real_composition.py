@@ -85,6 +85,7 @@ def test_facts_are_asked_in_words_that_were_not_fitted(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_tiny_runs_report(folder, tmp_path, monkeypatch):
     for module in (composed, demonstrations):
         monkeypatch.setattr(module, "real_model", lambda name, models: folder)
