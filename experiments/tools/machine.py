@@ -1,6 +1,7 @@
 """What a run does with the machine: devices, programs kept on disk, a trace, what was compiled."""
 
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -47,6 +48,16 @@ def default_cache() -> Path:
     """Where compiled programs are kept: the user's cache folder."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "icl_jax" / "compiled"
+
+
+def forget_programs() -> None:
+    """Frees what has been compiled in this process; between parts that compile much.
+
+    Linux lets a process map 65,530 regions of memory, a program of XLA's for CPUs takes about a
+    dozen, and where there are no more XLA ends the process.
+    """
+    jax.clear_caches()
+    gc.collect()
 
 
 @contextlib.contextmanager
