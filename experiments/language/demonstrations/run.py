@@ -44,6 +44,7 @@ from experiments.language.real_models import SOURCES, real_model
 from experiments.tools.arrays import flatten, rebuild
 from experiments.tools.conduct import Outcome, each, finish, note_measurement, start
 from experiments.tools.flags import launch, option
+from experiments.tools.machine import forget_programs
 from icl_jax import checks
 from icl_jax.interop.huggingface import Checkpoint, load
 from icl_jax.interop.tokenizer import Tokenizer, load_tokenizer
@@ -237,6 +238,7 @@ def run(config: Config, workdir: Path) -> Outcome:
         file = f"{task.replace(' ', '_')}.npz"
         if not records.has(file):
             records.save_arrays(file, flatten(measure(config, *model(), task, bos)))
+            forget_programs()
             note_measurement(records)
         found[task] = rebuild(Arrays, records.load_arrays(file))
     text = {}

@@ -32,6 +32,7 @@ from experiments.language.kept.sides import Sizes, answer, lessons_of
 from experiments.language.real_models import SOURCES, real_model
 from experiments.tools.conduct import Outcome, each, finish, note_measurement, start
 from experiments.tools.flags import launch, option
+from experiments.tools.machine import forget_programs
 from icl_jax import checks
 from icl_jax.dims import Params
 from icl_jax.interop.huggingface import Checkpoint, load
@@ -188,6 +189,7 @@ def run(config: Config, workdir: Path) -> Outcome:
                     folder = real_model(name, models)
                     loaded = [load(folder, dtype=jnp.float32), load_tokenizer(folder)]
                 records.save_json(file, measure(config, loaded[0], loaded[1], name, task))
+                forget_programs()
                 note_measurement(records)
             found[name][task] = records.load_json(file)
     outcome = Outcome(summarise(found), sections(found, config.rank))
