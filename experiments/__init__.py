@@ -38,6 +38,8 @@ EXPERIMENTS: Mapping[str, str] = {
     "language_model": "experiments.language.language_model",
     "real": "experiments.language.real.run",
     "kept": "experiments.language.kept.run",
+    "prompt_page": "experiments.language.prompt_page.run",
+    "sorting": "experiments.language.sorting.run",
     "real_models": "experiments.language.real_models",
 }
 
