@@ -202,7 +202,11 @@ def attribute_block(
     checks.rank(where, "stream_TD", stream_TD, 2, "(T, D)")
     checks.floating(where, "stream_TD", stream_TD)
     checks.places(where, stream_TD.shape[0], positions_T, present_T)
-    kept_K = checks.kept_positions(where, kept_K, stream_TD.shape[0])
+    # In a program, rows may be padding: fewer are kept than there are, perhaps.
+    some_removed = checks.is_concrete(kept_K) and present_K is None
+    kept_K = jnp.asarray(
+        checks.positions(where, kept_K, stream_TD.shape[0], some_removed=some_removed)
+    )
     if present_K is not None:
         checks.mask(where, "present_K", present_K, kept_K.shape[0], "one per kept position")
     if rows_X is not None:

@@ -58,6 +58,16 @@ def test_lengths_of_a_bucket_share_a_program_and_rows_do_too():
     assert attribution._attribute._cache_size() == 1
 
 
+def test_a_prompt_of_which_most_is_kept_is_attributed_like_any_other():
+    # Tokens and kept positions are padded to one and the same number.
+    model, params = MODELS["rotary"], params_of("rotary", "float64")
+    kept = [*range(5), *range(7, 22)]
+    found = attribute(model, params, TOKENS[:22], kept)
+    shares_LAT, remainder_L = by_hand(model, params, TOKENS[:22], kept, -1)
+    np.testing.assert_allclose(found.shares_LAT, shares_LAT, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(found.remainder_L, remainder_L, rtol=1e-8, atol=1e-8)
+
+
 def test_what_cannot_be_attributed_is_refused():
     run = (MODELS["rotary"], params_of("rotary"))
     with pytest.raises(ValueError, match=r"attribute: row must be one of the 2 kept positions"):

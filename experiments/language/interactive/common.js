@@ -78,6 +78,8 @@ function bars(host, entries, most = largest(entries.map(entry => entry.value))) 
   const low = Math.min(0, ...entries.map(entry => entry.value)) / (most || 1);
   const high = Math.max(0, ...entries.map(entry => entry.value)) / (most || 1);
   const span = high - low || 1;
+  const buttons = () => [...host.querySelectorAll("button")];
+  const focused = buttons().indexOf(document.activeElement);
   host.classList.add("bars");
   host.style.setProperty("--zero", `${(-100 * low / span).toFixed(2)}%`);
   host.replaceChildren(...entries.flatMap(({ name, value, text, click, pressed }) => {
@@ -90,6 +92,7 @@ function bars(host, entries, most = largest(entries.map(entry => entry.value))) 
     return [label, make("span", { class: "track", "aria-hidden": "true" }, bar),
       make("span", { class: "number" }, text)];
   }));
+  buttons()[focused]?.focus();
 }
 
 // rows x columns of values as an SVG. told(row, column) says a cell; pick(row, column) is a click.
@@ -111,8 +114,9 @@ function matrix(host, { rows, columns, values, label, told, pick, mark, height, 
     `shape-rendering="crispEdges" style="height:${height}px" aria-hidden="true">` +
     `${cells.join("")}<g class="marks">${framed(mark)}</g><g class="cursor"></g></svg>`;
   const drawn = host.firstElementChild, cursor = drawn.querySelector(".cursor");
-  let [row, column] = [mark ?? 0, 0];
-  const show = () => { cursor.innerHTML = box(row, column, 1, 1, "at"); tell(told(row, column)); };
+  // Drawn again, it goes on where the keys were.
+  let [row, column] = host.place ?? [mark ?? 0, 0];
+  const show = () => { host.place = [row, column]; cursor.innerHTML = box(row, column, 1, 1, "at"); tell(told(row, column)); };
   const at = event => {
     const area = drawn.getBoundingClientRect();
     const clip = (x, count) => Math.max(0, Math.min(count - 1, Math.floor(x * count)));
