@@ -7,7 +7,7 @@ const [, layers, heads, length] = DATA.kernels[0].shares.shape;
 const state = { target: DATA.targets.length - 1, kernel: 0, layer: Math.floor(layers / 2), head: -1 };
 state.token = 0;
 
-const quoted = text => `“${text.replaceAll("\n", "⏎")}”`;
+const quoted = text => `“${text.replaceAll("\n", "⏎").replaceAll(" ", "\u00a0")}”`;
 const named = position => `${position + 1} ${quoted(DATA.tokens[position])}`;
 
 function share(layer, position, head = state.head) {

@@ -14,7 +14,7 @@ from icl_jax.records import Run
 
 #: What a kernel of the page is called.
 NAMES = {
-    "input": "all that read the MLP's input",
+    "input": "all input kernels",
     "output": "output (residual change)",
 }
 
