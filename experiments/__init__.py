@@ -42,6 +42,8 @@ EXPERIMENTS: Mapping[str, str] = {
     "kept": "experiments.language.kept.run",
     "real_composition": "experiments.language.composition.run",
     "real_demonstrations": "experiments.language.demonstrations.run",
+    "prompt_page": "experiments.language.prompt_page.run",
+    "sorting": "experiments.language.sorting.run",
     "real_models": "experiments.language.real_models",
 }
 

@@ -5,6 +5,7 @@ themselves, (A, T, T), are a diagnostic, asked for by name: ``parts`` and ``raw_
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -28,6 +29,7 @@ from icl_jax.blocks.rotary import Rotary, rotate, tempered
 from icl_jax.blocks.views import Slots
 from icl_jax.dims import Array
 from icl_jax.kernels.attention import Sees, mask
+from icl_jax.shown import short
 
 _INTO_HEADS = nn.initializers.variance_scaling(
     1.0, "fan_in", "truncated_normal", in_axis=0, out_axis=(1, 2)
@@ -58,6 +60,32 @@ class Kernels(NamedTuple):
     key_gain: Array | None
     gate_DAF: Array | None
     gate_bias_AF: Array | None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class AttentionSteps:
+    """Attention on a whole sequence, step by step.
+
+    Attributes:
+      query_TAF: (T, A, F), turned and scaled: scores are products with keys.
+      key_TGF: (T, G, F).
+      value_TGF: (T, G, F).
+      scores_ATT: (A, T, T), before mask and softmax; row t reads column j.
+      weights_ATT: (A, T, T), zero where a row does not see.
+      heads_TAF: (T, A, F), values summed with the weights.
+      mixed_TD: (T, D), all heads through the output kernel.
+    """
+
+    query_TAF: Array
+    key_TGF: Array
+    value_TGF: Array
+    scores_ATT: Array
+    weights_ATT: Array
+    heads_TAF: Array
+    mixed_TD: Array
+
+    __repr__ = short
 
 
 class Attention(ContextualLayer):
@@ -299,6 +327,21 @@ class Attention(ContextualLayer):
             precision=jax.lax.Precision.HIGHEST,
         )
         return self.weigh(scores_ATT, sees_TT), passed_ATD
+
+    def steps(self, stream_TD: Array, *, positions_T: Array | None = None) -> AttentionSteps:
+        """The layer on a whole sequence, all that lies between in memory."""
+        checks.rank(type(self).__name__, "stream_TD", stream_TD, 2, "(T, D)")
+        length, kernels = stream_TD.shape[0], self._kernels(stream_TD.shape[-1])
+        query_TAF, key_TGF, value_TGF = self._project(
+            stream_TD, _positions(stream_TD, positions_T), kernels
+        )
+        scores_ATT, _, _ = self._scores(stream_TD, positions_T)
+        weights_ATT = self.weigh(scores_ATT, mask(self._sees(positions_T, None), length, length))
+        heads_TAF = weighted_sum(weights_ATT, value_TGF)
+        mixed_TD = _out(heads_TAF, stream_TD, kernels)
+        return AttentionSteps(
+            query_TAF, key_TGF, value_TGF, scores_ATT, weights_ATT, heads_TAF, mixed_TD
+        )
 
     def raw_scores(self, stream_TD: Array, *, positions_T: Array | None = None) -> Array:
         """What ``weigh`` is given, (A, T, T): before mask, cap, sinks and softmax."""

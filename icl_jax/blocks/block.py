@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from icl_jax import checks
+from icl_jax.blocks.attention import AttentionSteps
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.feedforward import Feedforward
 from icl_jax.blocks.norms import NORMS, Norm, NormName
@@ -215,6 +216,18 @@ class Block(nn.Module):
         read_TD = self._read(stream_TD)
         return read_TD, layer.raw_scores(read_TD)
 
+    def attention_steps(
+        self, stream_TD: Array, *, positions_T: Array | None = None
+    ) -> tuple[Array, AttentionSteps]:
+        """What attention reads (T, D), and every step of it.
+
+        Raises:
+          TypeError: the contextual layer is no attention.
+        """
+        layer = self._sum("attention_steps")
+        read_TD = self._read(stream_TD)
+        return read_TD, layer.steps(read_TD, positions_T=positions_T)
+
     def _sum(self, method: str) -> Any:
         layer = self.contextual_layer
         if not layer.is_sum:
@@ -230,16 +243,23 @@ class Block(nn.Module):
         Linear: norms in between keep the denominators that they have with everything there, at the
         ``references`` (D,) of ``parts``. In a parallel block nothing gets through.
         """
-        mixed_D, residual_D = references
-        wired = self.wired
-        if not wired.reads_context:
+        if not self.wired.reads_context:
             return jnp.zeros_like(changes_ND)
-        if wired.norms_mixed:
+        changes_ND = self.to_residual(changes_ND, references)
+        if self.wired.norms_mlp_input:
+            changes_ND = self.norm_2.frozen(changes_ND, references[1])
+        return changes_ND
+
+    def to_residual(self, changes_ND: Array, references: tuple[Array, Array]) -> Array:
+        """Maps changes (N, D) of the contextual layer's output to changes of the residual stream.
+
+        Linear, as ``to_mlp_input`` is; the changes themselves where no norm stands in between.
+        """
+        mixed_D, residual_D = references
+        if self.wired.norms_mixed:
             changes_ND = self.norm_1_out.frozen(changes_ND, mixed_D)
-        if wired.norms_sum:
+        if self.wired.norms_sum:
             changes_ND = self.norm_1.frozen(changes_ND, residual_D)
-        if wired.norms_mlp_input:
-            changes_ND = self.norm_2.frozen(changes_ND, residual_D)
         return changes_ND
 
     def _read(self, stream_TD: Array) -> Array:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from icl_jax.blocks.attention import AttentionSteps
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.views import Slots
 from icl_jax.dims import Array, Params
@@ -75,6 +76,23 @@ class FlaxBlock:
     def has_norm(self) -> bool:
         """Whether a norm stands between the contextual layer and the MLP's input."""
         return self.module.norm != "none" and self.module.wired.has_norm_before_mlp
+
+    @property
+    def has_skip(self) -> bool:
+        """Whether a residual stream goes around the MLP, which an output patch gives its change."""
+        return self.module.wired.skips
+
+    @property
+    def norms_residual(self) -> bool:
+        """Whether a norm stands between the contextual layer and that stream."""
+        wired = self.module.wired
+        return self.module.norm != "none" and (wired.norms_mixed or wired.norms_sum)
+
+    @property
+    def input_kernels(self) -> tuple[str, ...]:
+        """The names of the matrices (D, H) that every token's MLP input goes through."""
+        mlp = self.module.mlp
+        return mlp.input_kernels if mlp.shares_down else ()
 
     def contextual(
         self,
@@ -195,6 +213,18 @@ class FlaxBlock:
     ) -> Array:
         """See ``Block.to_mlp_input``."""
         return self._apply(params, "to_mlp_input", changes_ND, references)
+
+    def to_residual(
+        self, params: Params, changes_ND: Array, references: tuple[Array, Array]
+    ) -> Array:
+        """See ``Block.to_residual``."""
+        return self._apply(params, "to_residual", changes_ND, references)
+
+    def attention_steps(
+        self, params: Params, stream_TD: Array, *, positions_T: Array | None = None
+    ) -> tuple[Array, AttentionSteps]:
+        """See ``Block.attention_steps``."""
+        return self._apply(params, "attention_steps", stream_TD, positions_T=positions_T)
 
     def _apply(self, params: Params, method: str, *args: Any, **kwargs: Any) -> Any:
         # What a trace calls these steps (``--profile``).

@@ -9,7 +9,7 @@ so the sum is the same one. No gradients, no heuristics: the contributions add u
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,10 @@ from icl_jax.patches.token import dual_vector
 from icl_jax.shown import short
 from icl_jax.stack.block import ContextualBlock
 
+#: What of a block is attributed: the change of the MLP's input, or that of the residual stream.
+Part = Literal["mlp_input", "residual"]
+PARTS = ("mlp_input", "residual")
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Attribution:
     """The update of one kept position, split over heads and tokens; ``dW`` is never built.
 
     Attributes:
-      v_D: (D,), the left vector that all terms share.
+      v_D: (D,), the left vector that all terms share; (1,), the number 1, of a residual stream.
       contributions_ATD: (A, T, D), what each head reading each token adds to the MLP's input; zero
         at kept tokens.
       remainder_D: (D,), what no token contributes: the change of the norm's denominator between the
@@ -137,6 +141,15 @@ class AttentionBlock(ContextualBlock, Protocol):
     ) -> Array:
         """Changes of the sum as changes of the MLP's input, the norms' denominators frozen."""
 
+    @property
+    def norms_residual(self) -> bool:
+        """Whether a norm stands between the sum and the residual stream; for ``residual`` only."""
+
+    def to_residual(
+        self, params: Params, changes_ND: Array, references: tuple[Array, Array]
+    ) -> Array:
+        """Changes of the sum as changes of the residual stream; for ``residual`` only."""
+
 
 def attribute_block(
     block: AttentionBlock,
@@ -148,8 +161,9 @@ def attribute_block(
     present_T: Array | None = None,
     present_K: Array | None = None,
     rows_X: Array | None = None,
+    of: Part = "mlp_input",
 ) -> Attribution:
-    """Attributes the input patch of every kept position of one block to heads and removed tokens.
+    """Attributes the patch of every kept position of one block to heads and removed tokens.
 
     Args:
       block: an attention block.
@@ -161,6 +175,8 @@ def attribute_block(
       present_K: (K,), False where a kept row is padding, which may then be any row again.
       rows_X: (X,), which of the kept positions to attribute, by their numbers among the K; all of
         them when left out.
+      of: ``mlp_input`` for the input patch; ``residual`` for the output patch: the change ``r`` of
+        the residual stream as that of a bias, ``outer(1, r)``, with ``v_D`` the number 1.
 
     Returns:
       The attributions, with a leading axis K (or X).
@@ -171,16 +187,26 @@ def attribute_block(
         change), or (outside jit) an MLP input of length zero.
       TypeError: the contextual layer is no sum over heads and tokens; dtypes that cannot be.
     """
-    if not block.patches_input:
+    checks.one_of("attribute_block", "of", of, PARTS)
+    if of == "residual" and not getattr(block, "has_skip", False):
+        raise ValueError(
+            "attribute_block: of='residual' needs a block that has (and says so in has_skip) a "
+            "residual stream around its MLP; without one there is no output patch."
+        )
+    if of == "mlp_input" and not block.patches_input:
         raise ValueError(
             "attribute_block: a parallel block's MLP reads nothing of the context, so its input "
-            "patch is zero and there is nothing to attribute."
+            "patch is zero and there is nothing to attribute. Its output patch has of='residual'."
         )
     where = "attribute_block"
     checks.rank(where, "stream_TD", stream_TD, 2, "(T, D)")
     checks.floating(where, "stream_TD", stream_TD)
     checks.places(where, stream_TD.shape[0], positions_T, present_T)
-    kept_K = checks.kept_positions(where, kept_K, stream_TD.shape[0])
+    # In a program, rows may be padding: fewer are kept than there are, perhaps.
+    some_removed = checks.is_concrete(kept_K) and present_K is None
+    kept_K = jnp.asarray(
+        checks.positions(where, kept_K, stream_TD.shape[0], some_removed=some_removed)
+    )
     if present_K is not None:
         checks.mask(where, "present_K", present_K, kept_K.shape[0], "one per kept position")
     if rows_X is not None:
@@ -213,7 +239,11 @@ def attribute_block(
         )
     kept_T = jnp.zeros(stream_TD.shape[0], bool).at[kept_K].set(True)
 
-    def one(position: Array, kept_D: Array) -> Attribution:
+    is_input = of == "mlp_input"
+    to_part = block.to_mlp_input if is_input else block.to_residual
+    has_norm = block.has_norm if is_input else block.norms_residual
+
+    def one(position: Array, kept_D: Array, full_D: Array) -> Attribution:
         changes_ATD = attention_contributions(
             weights_ATT[:, position],
             passed_ATD,
@@ -222,16 +252,21 @@ def attribute_block(
             sink_A=None if sink_AT is None else sink_AT[:, position],
         )
         rows_ND = changes_ATD.reshape(-1, changes_ATD.shape[-1])
-        mapped_ND = block.to_mlp_input(params, rows_ND, (mixed_TD[position], residual_TD[position]))
+        mapped_ND = to_part(params, rows_ND, (mixed_TD[position], residual_TD[position]))
         contributions_ATD = mapped_ND.reshape(changes_ATD.shape)
         remainder_D = jnp.zeros_like(kept_D)
-        if block.has_norm:
-            change_D = full.mlp_input_TD[position] - kept_D
-            remainder_D = change_D - jnp.sum(contributions_ATD, axis=(0, 1))
-        return Attribution(dual_vector(kept_D), contributions_ATD, remainder_D)
+        if has_norm:
+            remainder_D = full_D - kept_D - jnp.sum(contributions_ATD, axis=(0, 1))
+        v_D = dual_vector(kept_D) if is_input else jnp.ones_like(kept_D[:1])
+        return Attribution(v_D, contributions_ATD, remainder_D)
 
-    checks.non_zero_rows("attribute_block", "the MLP's input", kept.mlp_input_TD)
-    rows = (kept_K, kept.mlp_input_TD)
+    if is_input:
+        checks.non_zero_rows("attribute_block", "the MLP's input", kept.mlp_input_TD)
+        sides = (kept.mlp_input_TD, full.mlp_input_TD[kept_K])
+    else:
+        assert kept.residual_TD is not None and full.residual_TD is not None  # It has a skip.
+        sides = (kept.residual_TD, full.residual_TD[kept_K])
+    rows = (kept_K, *sides)
     return jax.vmap(one)(*(rows if rows_X is None else jax.tree.map(lambda row: row[rows_X], rows)))
 
 
@@ -274,6 +309,16 @@ def summed_update(attribution: Attribution, kernel_DH: Array) -> LowRank:
     _check_one("summed_update", attribution)
     total_H = _mapped("summed_update", _total(attribution), kernel_DH)
     return outer(attribution.v_D, total_H.astype(kernel_DH.dtype))
+
+
+def update_norm(attribution: Attribution, kernel_DH: Array | None = None) -> Array:
+    """``|dW|_F`` of all contributions and the remainder together, (), in float32 or wider.
+
+    Without a kernel, of the input factor that all kernels share (or of a residual stream).
+    """
+    _check_one("update_norm", attribution)
+    total = _mapped("update_norm", _total(attribution), kernel_DH)
+    return vector_norm(attribution.v_D) * vector_norm(total)
 
 
 def contribution_norms(attribution: Attribution, kernel_DH: Array) -> Array:

@@ -7,10 +7,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from icl_jax.blocks.functional import FlaxBlock, functional
+from icl_jax import checks
+from icl_jax.blocks.functional import FlaxBlock, functional, unbound
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.dims import Array, Params
-from icl_jax.dynamics.attribution import attribute_block, contribution_shares, remainder_share
+from icl_jax.dynamics.attribution import (
+    attribute_block,
+    contribution_shares,
+    remainder_share,
+    update_norm,
+)
 from icl_jax.language.batch import Prompts, is_batch, pad_prompts, padded_positions, presence
 from icl_jax.language.ends import embed
 from icl_jax.language.prompt import Ids, Many, each_prompt
@@ -25,19 +31,38 @@ class PromptAttribution:
     """The update of one kept position, taken apart; shares of a layer add up to 1.
 
     Attributes:
-      shares_LAT: (L, A, T), the signed share of every head and removed token in the input factor,
-        which all kernels that read the MLP's input share; zero for kept tokens.
+      shares_LAT: (L, A, T), the signed share of every head and removed token; zero for kept tokens.
       remainder_L: (L,), the share of the norm's remainder.
+      norm_L: (L,), the length ``|dW|_F`` of what is attributed: of the input factor
+        ``|v||delta|``, of the output ``|r|``, in units of the residual stream.
     """
 
     shares_LAT: Array
     remainder_L: Array
+    norm_L: Array
 
     __repr__ = short
 
 
+def attributable(model: LanguageModel) -> tuple[str, ...]:
+    """What ``attribute`` can be asked for of a model: the values of ``of``."""
+    blocks: list[FlaxBlock] = [FlaxBlock(unbound(block)) for block in model.blocks]
+    first, *rest = [
+        ("input", *block.input_kernels) if block.patches_input else () for block in blocks
+    ]
+    shared = [name for name in first if all(name in names for names in rest)]
+    has_output = all(block.has_skip for block in blocks)
+    return (*shared, "output") if has_output else tuple(shared)
+
+
 def attribute(
-    model: LanguageModel, params: Params, tokens: Ids | Many, kept: Ids | Many, *, row: int = -1
+    model: LanguageModel,
+    params: Params,
+    tokens: Ids | Many,
+    kept: Ids | Many,
+    *,
+    row: int = -1,
+    of: str = "input",
 ) -> Any:
     """``attribute_block`` in every layer, each on what it is given in the run with everything.
 
@@ -47,15 +72,20 @@ def attribute(
       tokens: (T,), token ids of the whole prompt; or those of several prompts, of any lengths.
       kept: (K,), the positions to keep, increasing; of several prompts those of each.
       row: which of a prompt's kept positions; the last one by default.
+      of: ``input`` for the input factor, which all kernels that read the MLP's input share; the
+        name of one of these kernels, such as ``gate``, for its ``dW``; ``output`` for the residual
+        change that the output bias or the down kernel carries. ``attributable`` has the names.
 
     Returns:
       A ``PromptAttribution``, or a list of them, one for each of several prompts.
 
     Raises:
-      ValueError: bad tokens or kept positions, a ``row`` that a prompt does not have, or as
-        ``attribute_block``.
+      ValueError: bad tokens or kept positions, a ``row`` that a prompt does not have, nothing of
+        the name ``of``, or as ``attribute_block``.
       TypeError: a layer that is no sum over heads and tokens.
     """
+    if of != "input":  # Of which ``attribute_block`` says why there is none.
+        checks.one_of("attribute", "of", of, attributable(model))
     prompts = pad_prompts("attribute", model, tokens, kept)
     for count in prompts.num_kept_B:
         if not -count <= row < count:
@@ -64,17 +94,19 @@ def attribute(
                 f"{count - 1} (or -1 for the last one), got {row}."
             )
     row_B = (row % prompts.num_kept_B).astype(np.int32)
-    found = _attribute(model, params, prompts, row_B)
+    found = _attribute(model, params, prompts, row_B, of)
     each = [
-        PromptAttribution(found.shares_LAT[number, :, :, :length], found.remainder_L[number])
+        PromptAttribution(
+            found.shares_LAT[number, :, :, :length], found.remainder_L[number], found.norm_L[number]
+        )
         for number, length in enumerate(prompts.length_B)
     ]
     return each if is_batch(tokens) else each[0]
 
 
-@functools.partial(jax.jit, static_argnames="model")
+@functools.partial(jax.jit, static_argnames=("model", "of"))
 def _attribute(
-    model: LanguageModel, params: Params, prompts: Prompts, row_B: Array
+    model: LanguageModel, params: Params, prompts: Prompts, row_B: Array, of: str
 ) -> PromptAttribution:
     def one(
         tokens_T: Array, length: Array, kept_K: Array, num_kept: Array, row: Array
@@ -85,7 +117,7 @@ def _attribute(
 
         def step(
             block: FlaxBlock, layer: Params, state_TD: Array, _: None
-        ) -> tuple[Array, tuple[Array, Array]]:
+        ) -> tuple[Array, tuple[Array, Array, Array]]:
             found = attribute_block(
                 block,
                 layer,
@@ -95,13 +127,19 @@ def _attribute(
                 present_T=present_T,
                 present_K=present_K,
                 rows_X=row[None],
+                of="residual" if of == "output" else "mlp_input",
             )
             one = jax.tree.map(lambda leaf: leaf[0], found)
+            kernel_DH = layer["mlp"][of]["kernel"] if of not in ("input", "output") else None
             midpoint = block.contextual(
                 layer, state_TD, positions_T=positions_T, present_T=present_T
             )
             state_TD = apply_block(block, layer, midpoint)
-            return state_TD, (contribution_shares(one), remainder_share(one))
+            return state_TD, (
+                contribution_shares(one, kernel_DH),
+                remainder_share(one, kernel_DH),
+                update_norm(one, kernel_DH),
+            )
 
         _, found = fold(functional(model, params), step, embed(model, params, tokens_T))
         return PromptAttribution(*found.joined())

@@ -1,0 +1,1 @@
+"""Pages that answer to mouse and keys, as one file each."""

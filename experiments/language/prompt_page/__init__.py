@@ -1,0 +1,1 @@
+"""A page on which every token of a prompt is coloured by its share of the update."""
