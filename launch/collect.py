@@ -21,7 +21,7 @@ import rich.console
 
 from experiments.tools.flags import UsageError, describe, option, parse
 from icl_jax.report.figures import Curve, Panel, curves
-from icl_jax.report.page import Highlight, Section, Table, render_page
+from icl_jax.report.page import Highlight, Section, Table, number, render_page
 from icl_jax.report.terminal import print_table
 from launch.layout import Layout, check_reachable, write_whole
 from launch.table import SweepTable, gather, is_number
@@ -105,14 +105,14 @@ def page(config: Config, table: SweepTable, missing: int) -> str:
             "Every result",
             f"The settings in which the runs differ, and their numbers; `table.csv` has them in "
             f"full.{more}",
+            verdict=" ".join(_lowest(table, name) for name in names[:3]),
             tables=[Table(table.header, rows[:MOST_ROWS])],
         )
     )
     highlights = [Highlight("results", len(rows), f"{missing} not done" if missing else "all done")]
     for name in names[:3]:
-        lowest = min((r for r in table.rows if is_number(r.get(name))), key=lambda row: row[name])
-        where = ", ".join(f"{a.rpartition('.')[2]} {lowest[a]}" for a in table.axes if a in lowest)
-        highlights.append(Highlight(f"lowest {name}", lowest[name], where))
+        lowest, where = _lowest_of(table, name)
+        highlights.append(Highlight(f"lowest {name}", lowest, where))
     return render_page(
         title=config.title,
         introduction=f"{len(rows)} runs that differ in {_list(table.axes)}.",
@@ -123,13 +123,19 @@ def page(config: Config, table: SweepTable, missing: int) -> str:
 
 def _over(table: SweepTable, axis: str, names: Sequence[str]) -> Section:
     """Each number over one axis: the mean over all that else differs, and its range."""
-    panels = []
+    panels, said = [], []
     for name in names:
         groups: dict[float, list[float]] = defaultdict(list)
         for row in table.rows:
             if is_number(row.get(axis)) and is_number(row.get(name)):
                 groups[row[axis]].append(row[name])
         x = sorted(groups)
+        means = {value: statistics.fmean(groups[value]) for value in x}
+        best, worst = min(x, key=means.__getitem__), max(x, key=means.__getitem__)
+        said.append(
+            f"{name} is lowest in the mean, {number(means[best])}, at {best:g}, and highest, "
+            f"{number(means[worst])}, at {worst:g}."
+        )
         panels.append(
             Panel(
                 "",
@@ -137,7 +143,7 @@ def _over(table: SweepTable, axis: str, names: Sequence[str]) -> Section:
                     Curve(
                         "mean and range",
                         x,
-                        [statistics.fmean(groups[value]) for value in x],
+                        list(means.values()),
                         low=[min(groups[value]) for value in x],
                         high=[max(groups[value]) for value in x],
                     )
@@ -151,8 +157,25 @@ def _over(table: SweepTable, axis: str, names: Sequence[str]) -> Section:
         f"Over {axis}",
         "The line is the mean over all runs with that value, the band reaches from the lowest to "
         "the highest of them.",
+        verdict=" ".join(said),
         figure=curves(panels),
     )
+
+
+def _lowest_of(table: SweepTable, name: str) -> tuple[float, str]:
+    """The lowest of a number, and the settings at which it is."""
+    found = (row for row in table.rows if is_number(row.get(name)))
+    lowest = min(found, key=lambda row: row[name])
+    places = [f"{axis.rpartition('.')[2]} {lowest[axis]}" for axis in table.axes if axis in lowest]
+    return lowest[name], ", ".join(places)
+
+
+def _lowest(table: SweepTable, name: str) -> str:
+    """The same in words, beside the run in the middle."""
+    lowest, where = _lowest_of(table, name)
+    values = [row[name] for row in table.rows if is_number(row.get(name))]
+    middle = f"(median of {len(values)} runs: {number(statistics.median(values))})"
+    return f"Lowest {name}: {number(lowest)}{f' at {where}' if where else ''} {middle}."
 
 
 def _is_drawn(table: SweepTable, name: str) -> bool:

@@ -6,8 +6,10 @@ Face's format: for ``transformers``, and for ``experiments.checkpoint``, which t
 *trained* model answers without its context.
 
     python -m experiments.language_model --workdir=runs/language_model
-    python -m experiments.checkpoint --checkpoint=runs/language_model/checkpoint \\
-        --prompts=runs/language_model/prompts.jsonl --workdir=runs/trained --generate=40
+    python -m experiments.checkpoint \\
+        --checkpoint=runs/language_model/checkpoint \\
+        --prompts=runs/language_model/prompts.jsonl --workdir=runs/trained \\
+        --generate=40
 
 About three and a half minutes on 2 cores. Expected: 3.5 nats per token (1.85 bits per byte) on
 topics that it never saw, where counting pairs of tokens gives 4.2. The text is small, and a part of

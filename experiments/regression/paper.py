@@ -1,4 +1,4 @@
-"""The claims of Dherin et al. (arXiv 2507.16003), measured side by side with their controls.
+"""Do the claims of Dherin et al. (arXiv 2507.16003) hold, measured beside their controls?
 
 Trains in-context learners on linear regression at the paper's settings (d = 2, N = 50 and 100,
 width 32, 8 heads, MLP 128) and the 10-layer pre-norm stack of Innocenti and Achour, computes the

@@ -68,6 +68,21 @@ def test_the_list_has_every_experiment_with_its_question():
         assert question(name)[:20] in shown
 
 
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_asks_and_its_commands_fit_a_terminal(name):
+    assert question(name).endswith("?")
+    doc = ast.get_docstring(ast.parse(source(name).read_text())) or ""
+    for line in doc.splitlines():
+        assert len(line) <= 78 or not line.startswith(" "), line
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *(ROOT.parent / "launch").rglob("*.py")], ids=str)
+def test_every_section_of_a_report_says_what_was_found(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Section":
+            assert "verdict" in [one.arg for one in node.keywords], f"line {node.lineno}"
+
+
 def test_an_experiment_in_a_folder_runs_under_its_short_name():
     done = run("-m", "experiments.descent", "--help")
     assert "Usage: python -m experiments.descent [flags]" in done.stdout, done.stderr

@@ -6,7 +6,8 @@ alone. Beside it stand the same tokens with the original weights (unpatched), wi
 another prompt (shuffled) and, where a norm follows the MLP, with the patch of its scale.
 
     python -m experiments.checkpoint --make_tiny=gemma3 --workdir=tiny
-    python -m experiments.checkpoint --checkpoint=tiny --prompts=tiny/prompts.jsonl \\
+    python -m experiments.checkpoint --checkpoint=tiny \\
+        --prompts=tiny/prompts.jsonl \\
         --workdir=runs/checkpoint --generate=20 --export=checkpoint
 
 A line of the prompts' file is {"remove": "...", "keep": "..."}, {"tokens": [...], "keep": [...]},

@@ -9,9 +9,12 @@ et al. 2023, arXiv 2212.10559); where descent moves the MLP's first kernel, that
 context's; with the nulls: the same architecture untrained, shuffled labels, a random update of the
 same norm, another prompt's demonstrations.
 
-    python -m experiments.classification --checkpoint=PATH_OR_NAME --workdir=runs/classification
-    python -m experiments.classification --checkpoint=PATH_OR_NAME --data=digits \\
-        --explicit.optimizer.name=adam --explicit.trains=mlp --workdir=runs/digits
+    python -m experiments.classification --checkpoint=PATH_OR_NAME \\
+        --workdir=runs/classification
+    python -m experiments.classification --checkpoint=PATH_OR_NAME \\
+        --data=digits \\
+        --explicit.optimizer.name=adam --explicit.trains=mlp \\
+        --workdir=runs/digits
 
 Half a minute on 2 cores for the model that ``experiments.language_model`` makes. Expected of that
 model, which is too small to learn in context: the context saves 0.7 nats and no more answers are

@@ -7,7 +7,8 @@ held-out queries what it keeps, beside no context, the full context, a thought v
 trained by Adam on the same calibration texts, at the same rank, in the same seconds and in more.
 
     python -m experiments.checkpoint --make_tiny=llama --workdir=tiny
-    python -m experiments.compile --checkpoint=tiny --context=FILE --workdir=runs/compile
+    python -m experiments.compile --checkpoint=tiny --context=FILE \\
+        --workdir=runs/compile
 
 Queries are the lines of --queries=FILE, as they follow the context. With --study=self the model
 writes on behind each of them (or, without a file, behind the context itself), with the context in

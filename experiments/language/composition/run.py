@@ -7,7 +7,8 @@ compared with one patch compiled of all facts at once, and with that in another 
 forgotten is the KL divergence from the plain model on text about something else.
 
     python -m experiments.real_models --workdir=runs/models
-    python -m experiments.real_composition --models=runs/models --workdir=runs/facts
+    python -m experiments.real_composition --models=runs/models \\
+        --workdir=runs/facts
 
 Some minutes of processor time. It has been run on a tiny random model only: what to expect of a
 real one is not known yet.

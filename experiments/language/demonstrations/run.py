@@ -7,7 +7,8 @@ answer. Then single tokens: which are enough. Shapley values of a few demonstrat
 text: how much one more token still changes the weights.
 
     python -m experiments.real_models --workdir=runs/models
-    python -m experiments.real_demonstrations --models=runs/models --workdir=runs/demonstrations
+    python -m experiments.real_demonstrations --models=runs/models \\
+        --workdir=runs/demonstrations
 
 About six minutes of processor time for a task, so some twenty in all (``--quick``: one and a
 quarter). A killed run goes on behind the last task, and more tasks can be asked for later. Seen so

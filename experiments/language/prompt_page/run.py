@@ -5,7 +5,8 @@ target token, exact, without gradients. Mouse, finger or arrow keys give the num
 head and kernel are chosen on the page, which fetches nothing.
 
     python -m experiments.checkpoint --make_tiny=llama --workdir=tiny
-    python -m experiments.prompt_page --checkpoint=tiny --text="..." --workdir=runs/page
+    python -m experiments.prompt_page --checkpoint=tiny --text="..." \\
+        --workdir=runs/page
 
 Targets are the last --num_targets tokens. Each is kept alone, with the first --front tokens of the
 prompt (where models park the attention that they do not need); everything else before it is the

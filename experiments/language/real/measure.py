@@ -184,7 +184,10 @@ def growth(checkpoint: Checkpoint, tokenizer: Tokenizer, lengths: Sequence[int])
 
 
 def attribution(checkpoint: Checkpoint, tokenizer: Tokenizer, top: int = 8) -> Numbers:
-    """Which tokens of a context wrote the update of the question's last token, in layer L / 2."""
+    """Which tokens of a context wrote the update of the question's last token, in layer L // 2.
+
+    Of the gate or whatever else reads the MLP's input first; layers are counted from 0.
+    """
     context, question = QUESTIONS[4]
     prompt = removal(tokenizer, context, question)
     layers = functional(checkpoint.model, checkpoint.params)
@@ -194,13 +197,13 @@ def attribution(checkpoint: Checkpoint, tokenizer: Tokenizer, top: int = 8) -> N
     stream_TD = forward(layers[:half], stream_TD)
     found = attribute_block(block, params, stream_TD, jnp.asarray(prompt.kept_K))
     last = type(found)(found.v_D[-1], found.contributions_ATD[-1], found.remainder_D[-1])
-    kernel_DH = params["mlp"]["gate"]["kernel"]
+    kernel_DH = params["mlp"][block.module.mlp.input_kernels[0]]["kernel"]
     shares_T = np.asarray(jnp.sum(contribution_shares(last, kernel_DH), axis=0), np.float64)
     order = np.argsort(-np.abs(shares_T))[:top]
     names = [tokenizer.decode(prompt.tokens_T[index : index + 1]) for index in order]
     remainder = float(remainder_share(last, kernel_DH))
     return {
-        "layer": half + 1,
+        "layer": half,
         "question": question,
         "tokens": [
             {"token": name, "share": float(shares_T[index])}

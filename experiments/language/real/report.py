@@ -103,14 +103,38 @@ def _exactness(found: Found) -> Section:
         "Relative error of the logits at the kept positions; growth: how many times larger a "
         "rounding of the first layer may leave the last one in open loop."
     )
-    return Section("Is the patched run the full one?", text, tables=[Table(columns, rows, caption)])
+    return Section(
+        "Is the patched run the full one?",
+        text,
+        verdict=" ".join(_exact(name, by_dtype) for name, by_dtype in found.items()),
+        tables=[Table(columns, rows, caption)],
+    )
+
+
+def _exact(name: str, by_dtype: Mapping[str, Any]) -> str:
+    """The largest error in closed loop beside the least of the controls, which is named."""
+    said = []
+    for dtype, parts in by_dtype.items():
+        worst = _worst(parts["exactness"])
+        null = min(("alone", "another_context"), key=lambda control: worst[control])
+        words = {"alone": "without a patch", "another_context": "with another context's patches"}
+        said.append(
+            f"in {dtype} by {number(worst['closed']['auto'])} at most ({words[null]} by at least "
+            f"{number(worst[null])})"
+        )
+    return f"{name}: in closed loop patched logits are off {', '.join(said)}."
 
 
 def _layers(found: Found) -> Section:
-    panels = []
+    panels, worst = [], []
     for name, by_dtype in found.items():
         for dtype, parts in by_dtype.items():
             rows = parts["layers"]
+            most = max(rows, key=lambda row: row["auto"])
+            worst.append(
+                f"{name} in {dtype}: the largest error, {number(most['auto'])}, is after "
+                f"{most['layers']} layers, where without a patch it is {number(most['alone'])}."
+            )
             depth = [row["layers"] for row in rows]
             lines = [
                 Curve(
@@ -133,7 +157,7 @@ def _layers(found: Found) -> Section:
         "The same through the first layers only, read out as logits, in closed loop. An error of "
         "exactly zero is drawn at the lower edge."
     )
-    return Section("Layer by layer", text, figure=curves(panels))
+    return Section("Layer by layer", text, verdict=" ".join(worst), figure=curves(panels))
 
 
 def _generation(found: Found) -> Section:
@@ -165,7 +189,18 @@ def _generation(found: Found) -> Section:
         f"token is the same does not. Published for Gemma 3 in bfloat16: {PUBLISHED} of the tokens."
     )
     caption = "Over all prompts; errors are of the logits of a step, over the same tokens."
-    return Section("Is the text the same?", text, tables=[Table(columns, rows, caption)])
+    said = [
+        f"{name} in {dtype}: {means(parts['generation'], 'auto')['agreement']:.1%} of the tokens "
+        f"are the same ({_alone(parts):.1%} without a patch)."
+        for name, by_dtype in found.items()
+        for dtype, parts in by_dtype.items()
+    ]
+    return Section(
+        "Is the text the same?",
+        text,
+        verdict=" ".join(said),
+        tables=[Table(columns, rows, caption)],
+    )
 
 
 def _tasks(found: Found) -> Section:
@@ -181,7 +216,22 @@ def _tasks(found: Found) -> Section:
         "token is the most probable one."
     )
     caption = "Share of right answers."
-    return Section("What the context teaches", text, tables=[Table(columns, rows, caption)])
+    tasks = [
+        (task, one)
+        for by_dtype in found.values()
+        for parts in by_dtype.values()
+        for task, one in parts["tasks"].items()
+    ]
+    lost = sum(abs(one["patched"] - one["context"]) * one["questions"] for _, one in tasks)
+    gained = min(tasks, key=lambda task: task[1]["context"] - task[1]["nothing"])
+    return Section(
+        "What the context teaches",
+        text,
+        verdict=f"Patches and context differ by {lost:.0f} right answers in all "
+        f"{sum(one['questions'] for _, one in tasks)}. The context gives the least to "
+        f"{gained[0]}: {gained[1]['nothing']:.0%} without it, {gained[1]['context']:.0%} with it.",
+        tables=[Table(columns, rows, caption)],
+    )
 
 
 def _growth(found: Found) -> Section:
@@ -198,7 +248,7 @@ def _growth(found: Found) -> Section:
                 ("token", "share of the update"),
                 [(repr(one["token"]), one["share"]) for one in told["tokens"]]
                 + [("(change of the norm's denominator)", told["remainder_share"])],
-                f"{name}, layer {told['layer']}: who wrote the update of the last token of "
+                f"{name}, layer {told['layer']} from 0: who wrote the update of the last token of "
                 f"{told['question']!r}; all shares add up to {number(told['sum'])}.",
             )
         )
@@ -208,4 +258,13 @@ def _growth(found: Found) -> Section:
         "which tokens of a context did it."
     )
     figure = curves([panel]) if lines else None
-    return Section("How large is an update, and who wrote it?", text, figure=figure, tables=tables)
+    said = []
+    for name in names:
+        told = _first(found[name], "attribution")
+        first = max(told["tokens"], key=lambda one: abs(one["share"]))
+        said.append(
+            f"{name}: {first['token']!r} has the largest share, {number(first['share'])}; what no "
+            f"token wrote alone is {number(told['remainder_share'])}."
+        )
+    title = "How large is an update, and who wrote it?"
+    return Section(title, text, verdict=" ".join(said), figure=figure, tables=tables)

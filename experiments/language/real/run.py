@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from experiments.language.real import measure
 from experiments.language.real.report import sections, summarise
 from experiments.language.real_models import SOURCES, real_model
-from experiments.tools.conduct import Outcome, each, finish, start
+from experiments.tools.conduct import Outcome, each, finish, note_measurement, start
 from experiments.tools.flags import launch, option
 from experiments.tools.machine import forget_programs
 from icl_jax import checks
@@ -92,6 +92,7 @@ def measured(config: Config, run: Run, name: str, folder: Path, dtype: str) -> d
         file = f"{name}/{dtype}/{part}.json"
         if not run.has(file):
             run.save_json(file, {"value": measuring()})
+            note_measurement(run)
             forget_programs()
     return {part: run.load_json(f"{name}/{dtype}/{part}.json")["value"] for part in parts}
 

@@ -9,7 +9,8 @@ them the nulls: the untrained learner, shuffled labels, a random update of the s
 another task's update.
 
     python -m experiments.descent --workdir=runs/descent
-    python -m experiments.descent --explicit.optimizer.name=adam --explicit.trains=mlp \\
+    python -m experiments.descent --explicit.optimizer.name=adam \\
+        --explicit.trains=mlp \\
         --explicit.batch=full --workdir=runs/adam
 
 Less than a minute on 2 cores. Expected, after 50 examples: losses of 0.144 in context and 0.026
