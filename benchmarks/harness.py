@@ -15,6 +15,8 @@ from absl import app, flags, logging
 from rich.console import Console
 from rich.table import Table
 
+from experiments.tools.output import told
+
 _JSON = flags.DEFINE_string("json", None, "file that receives the rows as JSON")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "timed runs of each side", lower_bound=1)
 
@@ -116,7 +118,8 @@ def launch(benchmark: Callable[[], list[dict[str, Any]]]) -> None:
         if target is not None:
             target.write_text(json.dumps(rows, indent=2) + "\n")
 
-    app.run(main)
+    with told("benchmark"):
+        app.run(main)
 
 
 def _print(rows: list[dict[str, Any]]) -> None:

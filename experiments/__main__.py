@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import EXPERIMENTS, source
+from experiments.tools.output import told
 
 
 def question(name: str) -> str:
@@ -25,4 +26,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told("experiments"):
+        main()

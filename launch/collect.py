@@ -20,6 +20,7 @@ from typing import Any
 import rich.console
 
 from experiments.tools.flags import UsageError, describe, option, parse
+from experiments.tools.output import told
 from icl_jax.report.figures import Curve, Panel, curves
 from icl_jax.report.page import Highlight, Section, Table, number, render_page
 from icl_jax.report.terminal import print_table
@@ -217,4 +218,5 @@ def _write_parquet(table: SweepTable, layout: Layout) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with told("collect"):
+        sys.exit(main())

@@ -29,6 +29,7 @@ from jax.sharding import Mesh
 from rich.table import Table
 
 from experiments.tools.flags import UsageError, describe, option, parse
+from experiments.tools.output import told
 from icl_jax.language.batch import bucket
 from icl_jax.sharding import make_mesh, mesh_axes
 from launch import costs
@@ -368,4 +369,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with told("plan"):
+        sys.exit(main())

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 
 from experiments.tools.flags import UsageError, describe, option, parse
+from experiments.tools.output import told
 from icl_jax.report.figures import Curve, Panel, curves
 from launch.plan import Plan, make_plan, size
 from launch.programs import Sizes
@@ -206,4 +207,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with told("scaling"):
+        sys.exit(main())

@@ -20,6 +20,7 @@ import rich.console
 
 from experiments.tools.conduct import provenance
 from experiments.tools.flags import UsageError, arguments, describe, option, parse
+from experiments.tools.output import told
 from icl_jax.sharding import mesh_axes
 from launch.configuration import Run, identify, load_sweep, shard_of
 from launch.executors.gke import Options as GkeOptions
@@ -149,4 +150,5 @@ def _record(config: Config, layout: Layout, runs: Sequence[Run]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with told("sweep"):
+        sys.exit(main())

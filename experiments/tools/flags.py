@@ -12,14 +12,13 @@ gives ``--num_prompts``, ``--training.num_steps`` and so on, beside ``--workdir`
 is a ``Config.quick()``, ``--quick``. Which types a field may have: ``fields.py``.
 """
 
-import contextlib
 import functools
 import os
 import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -40,6 +39,7 @@ from experiments.tools.fields import (
 )
 from experiments.tools.machine import PLATFORMS, Machine, default_cache, prepared
 from experiments.tools.manual import describe
+from experiments.tools.output import told
 from experiments.tools.processes import Distributed, LostPeerError, MachineError
 from icl_jax.checks import NumericalError
 from icl_jax.records import WorkdirError
@@ -112,7 +112,7 @@ def _launch(
     try:
         parsed = parse(config_type, argv)
         if parsed.help:
-            with _told(name):
+            with told(name):
                 print(describe(config_type, doc, name, needs_workdir=needs_workdir))
             sys.exit(0)
         if needs_workdir and parsed.workdir is None:
@@ -126,7 +126,7 @@ def _launch(
     # Experiments compare float32 with float64; what they compute names its dtype.
     jax.config.update("jax_enable_x64", True)
     try:
-        with _told(name), exit_on_sigterm(), prepared(parsed.machine, parsed.workdir):
+        with told(name), exit_on_sigterm(), prepared(parsed.machine, parsed.workdir):
             run(parsed.config, parsed.workdir)
     except Preempted:
         _fail(name, "asked to end (SIGTERM); the same command goes on from here.", EXIT_CODE)
@@ -279,32 +279,6 @@ def _base(config_type: type[Any], quick: bool) -> Any:
 def _hints(config_type: type[Any]) -> dict[str, Any]:
     """Name -> type of every leaf of a configuration."""
     return {item.name: item.hint for item in items(config_type())}
-
-
-@contextlib.contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Around what prints: a closed pipe (``| head -1``) is no error, a full disk is one.
-
-    Raises:
-      SystemExit: 141, as a process that writes to a closed pipe ends; 1, with a line that says why,
-        where standard output cannot be written.
-    """
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _close_output()
-        sys.exit(141)
-    except OSError as error:
-        if error.filename is not None:  # A file of the run, not standard output.
-            raise
-        _close_output()
-        _fail(name, f"standard output cannot be written: {error.strerror}.", 1)
-
-
-def _close_output() -> None:
-    """Nothing more is written, nor tried at the end of the process."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def command(name: str, config: Any, workdir: Path) -> str:

@@ -247,18 +247,30 @@ def shell(command):
     )
 
 
-def test_a_reader_that_has_seen_enough_is_no_error():
-    done = shell("python -m experiments.training --help | head -1")
+#: What prints: a command, and its name in an error.
+PRINTING = {
+    "experiments.training --help": "training",
+    "experiments": "experiments",
+    "launch.sweep --help": "sweep",
+    "launch.collect --help": "collect",
+}
+
+
+@pytest.mark.parametrize("printing", PRINTING)
+def test_a_reader_that_has_seen_enough_is_no_error(printing):
+    done = shell(f"python -m {printing} | head -1")
     assert done.stdout.count("\n") == 1 and done.stderr == ""
-    done = shell("python -m experiments.training --help | true")
+    done = shell(f"python -m {printing} | true")
     assert done.stderr == "" and done.returncode == 141
 
 
-def test_a_full_disk_is_told_in_one_line():
-    done = shell("python -m experiments.training --help > /dev/full")
+@pytest.mark.parametrize("printing", PRINTING)
+def test_a_full_disk_is_told_in_one_line(printing):
+    done = shell(f"python -m {printing} > /dev/full")
     assert done.returncode == 1
     assert done.stderr == (
-        "training: error: standard output cannot be written: No space left on device.\n"
+        f"{PRINTING[printing]}: error: standard output cannot be written: No space left on "
+        "device.\n"
     )
 
 
