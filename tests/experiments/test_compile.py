@@ -1,5 +1,6 @@
 """experiments.compile on a tiny random checkpoint: what it writes, measures and refuses."""
 
+import dataclasses
 import json
 
 import jax
@@ -72,6 +73,9 @@ def test_a_file_becomes_weights_with_a_report_of_what_they_keep(export, folder, 
     assert "take away" in verdict(numbers) and "What is kept of the context" in page
     before = (tmp_path / "measured.json").read_bytes()
     compiling.run(asked, tmp_path)  # Only the report again.
+    other = "checkpoint" if export == "peft" else "peft"
+    compiling.run(dataclasses.replace(asked, export=other), tmp_path)  # Another form of the same.
+    assert (tmp_path / compiling.NAMES[other]).exists()
     assert (tmp_path / "measured.json").read_bytes() == before
 
 

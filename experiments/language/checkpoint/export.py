@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.tools.conduct import note_measurement
 from icl_jax.dims import Params
 from icl_jax.interop.huggingface import Checkpoint, load
 from icl_jax.interop.spans import Prompt
@@ -88,6 +89,7 @@ def export(
         numbers[theirs] = relative_error(jnp.asarray(logits_V, expected_V.dtype), expected_V)
     numbers = {k: float(v) if isinstance(v, jax.Array) else v for k, v in numbers.items()}
     run.save_json(_file(form), numbers)
+    note_measurement(run)
     return numbers
 
 

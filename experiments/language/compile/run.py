@@ -38,7 +38,7 @@ from experiments.language.compile.sides import (
 from experiments.tools.conduct import Outcome, finish, note_measurement, start
 from experiments.tools.flags import UsageError, launch, option
 from icl_jax import checks
-from icl_jax.interop.banks import save_static
+from icl_jax.interop.banks import load_static, save_static
 from icl_jax.interop.huggingface import Checkpoint, load, save
 from icl_jax.interop.peft import save_static_adapter
 from icl_jax.interop.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
@@ -266,19 +266,21 @@ def measure(
     return about, best
 
 
-def write(config: Config, checkpoint: Checkpoint, patches: Patches, run: Run) -> str:
-    """The file or folder that is asked for; its name."""
+def write(config: Config, checkpoint: Checkpoint, run: Run) -> str | None:
+    """The file or folder that is asked for, of the patches that are kept; its name, or None."""
+    if config.export == "none":
+        return None
     name = NAMES[config.export]
     target = run.path(name)
-    if config.export == "patches":
-        save_static(target, patches)
-    elif not target.exists():
+    if not target.exists():
+        patches = load_static(run.path(NAMES["patches"]))
         if config.export == "peft":
             save_static_adapter(target, checkpoint, patches)
         else:
             model, folder = checkpoint.model, checkpoint.folder
             merged = static_weights(model, checkpoint.params, patches)
             save(target, model, merged, checkpoint.config, tokenizer=folder)
+        note_measurement(run)
     return name
 
 
@@ -286,7 +288,7 @@ def run(config: Config, workdir: Path) -> Outcome:
     """Compiles, writes, compares, reports."""
     checkpoint, tokenizer, context, stems = prepare(config)
     bos = front(config, tokenizer)
-    records = start(workdir, "compile", config)
+    records = start(workdir, "compile", config, free=("export",))
     if not records.has("measured.json"):
         calibration, chosen, asked = material(config, checkpoint, context, stems, bos)
         lessons = Lessons(context, calibration.texts, calibration.stems, bos)
@@ -300,11 +302,13 @@ def run(config: Config, workdir: Path) -> Outcome:
         numbers["examples"] = [tokenizer.decode(one) for one in calibration.texts[:4]]
         numbers["context_tokens"] = len(context)
         numbers["calibration_tokens"] = sum(map(len, calibration.texts))
-        if config.export != "none":
-            numbers["written"] = write(config, checkpoint, best.patches, records)
+        save_static(records.path(NAMES["patches"]), best.patches)  # In every form, and for later.
         records.save_json("measured.json", numbers)
         note_measurement(records)
-    numbers = records.load_json("measured.json")
+    numbers = {
+        **records.load_json("measured.json"),
+        "written": write(config, checkpoint, records),
+    }
     about = {"checkpoint": config.checkpoint, "family": checkpoint.family, "export": config.export}
     return finish(
         records,
