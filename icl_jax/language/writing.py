@@ -37,6 +37,7 @@ from icl_jax.patches.output import OutputPolicy
 from icl_jax.sharding import constrain, mapped_axes
 from icl_jax.stack.fold import fold
 from icl_jax.stack.layers import PerLayer, side_by_side
+from icl_jax.stack.settled import settled_where_narrow
 from icl_jax.stack.sites import Seen, Visit, Watch, feed, watched_fold
 
 #: Names of what is watched around the layers; see ``observed.py``.
@@ -293,8 +294,8 @@ def _read(
             midpoint = block.join(params, state_MD, mixed_MD)
         else:
             (midpoint,), (memory,) = block.extend(*run)
-        state_MD, seen = feed(visit, block, params, midpoint, seen)
-        return state_MD, memory, seen
+        state_MD, seen = feed(visit, block, params, settled_where_narrow(midpoint), seen)
+        return settled_where_narrow(state_MD), memory, seen
 
     around = watching.outside()
     stream_MD, first = around.at("embedding", embed(model, params, tokens_M, positions_M), {})

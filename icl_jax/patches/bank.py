@@ -32,7 +32,7 @@ from icl_jax.stack.block import ContextualBlock, Midpoint, apply_block, take
 from icl_jax.stack.fold import fold
 from icl_jax.stack.layers import Layers, PerLayer
 from icl_jax.stack.run import check_run, forward
-from icl_jax.stack.settled import settled
+from icl_jax.stack.settled import settled, settled_where_narrow
 
 #: ``closed``: each patch repairs the state that the patched run really has. ``open``: all patches
 #: from the run with everything; rounding adds up over the layers.
@@ -199,6 +199,7 @@ def joint_step(
     For the few rows of a step of generation, where reading the weights is what takes the time; the
     same up to the rounding of products of another shape. ``full`` has the kept rows only (K, D).
     """
+    full, kept = settled_where_narrow((full, kept))  # As in the run that this one is beside.
     count = full.mlp_input_TD.shape[0]
     factor = input_patches(block, full, kept)
     rows = _on_top(full, kept)
@@ -209,10 +210,12 @@ def joint_step(
         # What the patch has to reach is the state that the other run has stored.
         full_KD = settled(block.output(params, full, hidden_XH[:count], None))
         patch, numbers = made(output, full_output_KD=full_KD)
-        return (full_KD, block.output(params, kept, hidden_XH[count:], patch)), (patch, numbers)
+        kept_KD = settled_where_narrow(block.output(params, kept, hidden_XH[count:], patch))
+        return (full_KD, kept_KD), (patch, numbers)
     patch, numbers = made(output)
     nothing = jax.tree.map(jnp.zeros_like, patch)
     states_XD = block.output(params, rows, hidden_XH, _on_top(nothing, patch))
+    states_XD = settled_where_narrow(states_XD)
     return (states_XD[:count], states_XD[count:]), (patch, numbers)
 
 

@@ -9,7 +9,7 @@ import jax
 from icl_jax import checks
 from icl_jax.dims import Array
 from icl_jax.stack.layers import Layers, PerLayer
-from icl_jax.stack.settled import settled
+from icl_jax.stack.settled import settled, settled_where_narrow
 from icl_jax.stack.sites import Edits, Seen, Visit, Watch, feed, named, watch, watched_fold
 
 
@@ -107,10 +107,11 @@ def run_watched(
             midpoint = block.join(params, state_TD, mixed_TD)
         else:
             midpoint = block.contextual(params, state_TD, **places)
-        if patch is not None:  # The steps of ``patches.bank``, kept apart in the same places.
-            midpoint, patch = settled((midpoint, patch))
+        # The steps of ``patches.bank``, kept apart in the same places.
+        apart = settled_where_narrow if patch is None else settled
+        midpoint, patch = apart((midpoint, patch))
         state_TD, seen = feed(visit, block, params, midpoint, seen, patch)
-        return state_TD if patch is None else settled(state_TD), None, seen
+        return apart(state_TD), None, seen
 
     state_TD, _, seen = watched_fold(layers, step, stream_TD, watching, patches, remat=remat)
     return state_TD, seen

@@ -56,3 +56,15 @@ def settled(tree: Tree) -> Tree:
     whatever stands around it.
     """
     return jax.lax.optimization_barrier(as_stored(tree))
+
+
+def settled_where_narrow(tree: Tree) -> Tree:
+    """``settled`` for numbers of half precision; float32 and wider as they are.
+
+    For a plain pass. Left alone, a compiler computes a layer wider than it stores its results and
+    may not round between the steps, and then the pass of one program is not that of another: what
+    patches reproduce to the bit differs from it by several roundings.
+    """
+    leaves = [jnp.result_type(leaf) for leaf in jax.tree.leaves(tree)]
+    narrow = any(jnp.issubdtype(kind, jnp.floating) and kind.itemsize < 4 for kind in leaves)
+    return settled(tree) if narrow else tree

@@ -191,7 +191,9 @@ def _generation(found: Found) -> Section:
     caption = "Over all prompts; errors are of the logits of a step, over the same tokens."
     said = [
         f"{name} in {dtype}: {means(parts['generation'], 'auto')['agreement']:.1%} of the tokens "
-        f"are the same ({_alone(parts):.1%} without a patch)."
+        f"are the same ({_alone(parts):.1%} without a patch); beside the run with everything over "
+        f"the same tokens the most probable one is the same at "
+        f"{means(parts['generation'], 'auto')['same_top1']:.1%} of the steps."
         for name, by_dtype in found.items()
         for dtype, parts in by_dtype.items()
     ]
