@@ -73,9 +73,10 @@ def test_one_nan_in_a_weight_is_one_line_and_no_summary(tiny, tmp_path, capsys, 
     argv = ["checkpoint", *(f"--{name}={value}" for name, value in given.items())]
     with pytest.raises(SystemExit) as ended:
         launch(checkpoint.Config, checkpoint.run, checkpoint.__doc__, argv=argv)
-    assert ended.value.code == 1
+    assert ended.value.code == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("checkpoint: error: ") and "are not finite. Look for NaN or in" in error
+    assert error.startswith("checkpoint: error: prompt 'line 1' in float32: full_logits: the logit")
+    assert "are not finite. Look for NaN or infinity" in error
     assert not (tmp_path / "run" / "summary.json").exists()
 
 

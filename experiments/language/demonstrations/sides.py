@@ -83,7 +83,7 @@ def scores(checkpoint: Checkpoint, prompt: Asked, own: int, count: int) -> Score
             "share": np.asarray(group_shares(gram_XX))[:-1],
             "size": np.asarray(group_sizes(gram_XX))[:-1],
             "attention": np.asarray(jnp.mean(grouped.attention_LN, axis=0)),
-            "gradient": np.abs(member_NT @ gradient_T),
+            "gradient": np.abs(np.matmul(member_NT, gradient_T)),
         },
         tokens={
             "size": tokens_only(tokens_X),
@@ -103,7 +103,7 @@ def of_demonstrations(found: GroupUpdates, member_NT: np.ndarray) -> GroupUpdate
     member[:-1, : member_NT.shape[1]] = member_NT
     member[-1] = ~member[:-1].any(axis=0)
     gram = np.einsum("nx,lxy,my->lnm", member, np.asarray(found.gram_LXX), member, optimize=True)
-    attention = np.asarray(found.attention_LN) @ member[:-1, :-1].T
+    attention = np.matmul(np.asarray(found.attention_LN), member[:-1, :-1].T)
     return GroupUpdates(jnp.asarray(gram, jnp.float32), jnp.asarray(attention))
 
 
