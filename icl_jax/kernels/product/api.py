@@ -1,5 +1,6 @@
 """Which product is taken, by platform and shape, when a function is traced."""
 
+from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 import jax
@@ -9,7 +10,12 @@ from icl_jax.dims import Array
 from icl_jax.kernels.product import few_rows, one_row, reference
 
 Implementation = Literal["reference", "few_rows", "one_row"]
-IMPLEMENTATIONS = ("reference", "few_rows", "one_row")
+_KINDS: dict[str, Callable[[Array, Array], Array]] = {
+    "reference": reference.product,
+    "few_rows": few_rows.product,
+    "one_row": one_row.product,
+}
+IMPLEMENTATIONS = tuple(_KINDS)
 
 Tree = TypeVar("Tree")
 
@@ -33,9 +39,7 @@ def product(
     if implementation is None:
         implementation = _chosen(rows, kernel_DH)
     checks.one_of("product", "implementation", implementation, IMPLEMENTATIONS)
-    kinds = {"few_rows": few_rows, "one_row": one_row, "reference": reference}
-    found: Array = kinds[implementation].product(rows, kernel_DH)
-    return found
+    return _KINDS[implementation](rows, kernel_DH)
 
 
 def in_turn(done: Tree, rows: Array, width: int) -> tuple[Tree, Array]:
