@@ -5,7 +5,9 @@ failing example is short and everybody's.
 """
 
 import functools
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from hypothesis import strategies as st
+from jax.extend.core import jaxprs_in_params
 
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.contextual import ContextualLayer
@@ -197,6 +200,15 @@ class Case:
     def reduction(self) -> int:
         """The length of the reductions that follow one another in a run."""
         return self.depth * (self.length + WIDTH + 16)
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """All equations of a program, those of its parts included."""
+    for equation in jaxpr.eqns:
+        yield equation
+        yield from itertools.chain.from_iterable(
+            equations(part) for part in jaxprs_in_params(equation.params)
+        )
 
 
 def seeds() -> st.SearchStrategy[int]:

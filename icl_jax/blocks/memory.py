@@ -1,6 +1,7 @@
 """The key-value cache of one attention layer: what a continued sequence has to remember."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,26 @@ def append(memory: KeyValues, key_MGF: Array, value_MGF: Array, slots: Slots) ->
         update(memory.key_TGF, key_MGF.astype(memory.key_TGF.dtype), slots.start, axis=0),
         update(memory.value_TGF, value_MGF.astype(memory.value_TGF.dtype), slots.start, axis=0),
     )
+
+
+def newest(memory: Any, slots: Slots, num_new: int) -> Any:
+    """Of a memory that has just been extended what is new: the rows of a cache, a state as it is.
+
+    A loop over tokens and layers that hands on rows alone leaves the stacked caches where they lie;
+    handed on whole, every layer's cache is written once more for every token.
+    """
+    if not isinstance(memory, KeyValues):
+        return memory
+    cut = jax.lax.dynamic_slice_in_dim
+    return jax.tree.map(lambda rows_TGF: cut(rows_TGF, slots.start, num_new), memory)
+
+
+def with_newest(memory: Any, new: Any, start: Array) -> Any:
+    """The memory with what ``newest`` found, of one layer or of many: leaves (..., T, G, F)."""
+    if not isinstance(memory, KeyValues):
+        return new
+    update = jax.lax.dynamic_update_slice_in_dim
+    return jax.tree.map(lambda old, rows: update(old, rows, start, axis=old.ndim - 3), memory, new)
 
 
 def sees_memory(

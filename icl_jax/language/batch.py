@@ -5,7 +5,7 @@ the kept positions are padded by repeating the last one. What was added is cut o
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from icl_jax import checks
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.dims import Array
 from icl_jax.language.ends import token_ids
+from icl_jax.sharding import mapped_axes
 
 #: The shortest bucket, and the length from which on buckets are half as far apart.
 SHORTEST, HALVED = 16, 128
@@ -133,6 +134,39 @@ def padded_positions(model: LanguageModel, length: Array, size: int) -> Array | 
     if not any(block.contextual_layer.reads_length for block in model.blocks):
         return None
     return jnp.minimum(jnp.arange(size, dtype=jnp.int32), jnp.asarray(length, jnp.int32) - 1)
+
+
+def over_prompts(
+    one: Callable[..., Any], count: int, in_axes: Any = 0, out_axes: Any = 0
+) -> Callable[..., Any]:
+    """``jax.vmap(one, in_axes, out_axes)`` of ``count`` prompts; one prompt is run by itself.
+
+    A batch of one costs an axis in every operation, and a scatter for every row that is put into a
+    memory; nobody has to pay for it. On the mesh that is set, if any, every device has its share of
+    the prompts.
+    """
+    if count > 1:
+        return jax.vmap(one, in_axes, out_axes, spmd_axis_name=mapped_axes("prompts", count))
+
+    def cut(axis: int | None, tree: Any) -> Any:
+        if axis is None:
+            return tree
+        return jax.tree.map(lambda leaf: jax.lax.index_in_dim(leaf, 0, axis, keepdims=False), tree)
+
+    def joined(axis: int, tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, axis), tree)
+
+    def alone(*prompts: Any) -> Any:
+        axes = (in_axes,) * len(prompts) if isinstance(in_axes, int) else in_axes
+        found = one(*_by_axis(cut, axes, prompts))
+        return _by_axis(joined, out_axes, found)
+
+    return alone
+
+
+def _by_axis(change: Callable[[Any, Any], Any], axes: Any, tree: Any) -> Any:
+    """``change(axis, part)`` of the parts of a tree, for axes that stand for what is below them."""
+    return jax.tree.map(change, axes, tree, is_leaf=lambda axis: axis is None)
 
 
 def unpadded(results: Any, prompts: Prompts, batched: bool) -> Any:

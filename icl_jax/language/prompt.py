@@ -24,6 +24,7 @@ from icl_jax.language.batch import (
     Prompts,
     cut_rows,
     is_batch,
+    over_prompts,
     pad_prompts,
     padded_positions,
     presence,
@@ -31,10 +32,10 @@ from icl_jax.language.batch import (
     unpadded,
 )
 from icl_jax.language.ends import check_finite, embed, finite, readout
-from icl_jax.patches.bank import Bank, Loop, check_patchable, extract
+from icl_jax.patches.bank import Bank, Loop, check_patchable, extract, patchable
 from icl_jax.patches.output import OutputPolicy
-from icl_jax.patches.prediction import check_open_loop
-from icl_jax.sharding import constrain, mapped_axes
+from icl_jax.patches.prediction import check_open_loop, open_loop_error
+from icl_jax.sharding import constrain, on_host
 from icl_jax.stack.layers import PerLayer
 from icl_jax.stack.run import forward
 
@@ -71,20 +72,15 @@ def prompt_patches(
         (outside jit) a position that has no patch, or an open loop that would be noise.
     """
     prompts = pad_prompts("prompt_patches", model, tokens, kept)
-    banks = _patches(model, params, prompts, loop=loop, output=output)
-    if checks.is_concrete(banks.kept_K):
+    banks, sound_B = _patches(model, params, prompts, loop=loop, output=output)
+    if checks.is_concrete(sound_B) and not np.all(on_host(sound_B)):
         # One prompt alone is no batch, and its errors count no prompts.
         seen = banks if is_batch(tokens) else jax.tree.map(lambda leaf: leaf[0], banks)
         check_patchable(seen)
         if loop == "open":
             dtype = params["embedding"].dtype
             check_open_loop(seen.conditioning, dtype, axis=seen.kept_K.ndim - 1)
-    each = []
-    for number, count in enumerate(prompts.num_kept_B):
-        one = (banks.patches, banks.conditioning)
-        patches, conditioning = cut_rows(one, number, int(count), axis=1)
-        kept_K, positions_K = cut_rows((banks.kept_K, banks.positions_K), number, int(count))
-        each.append(Bank(patches, kept_K, positions_K, conditioning))
+    each = [_cut_bank(banks, one, int(count)) for one, count in enumerate(prompts.num_kept_B)]
     return each if is_batch(tokens) else each[0]
 
 
@@ -146,20 +142,25 @@ def each_prompt(one: Callable[..., Any], prompts: Prompts, *rest: Any) -> Any:
     """
     prompts, rest = constrain(prompts), constrain(rest, leading="BLK")
     fields = (prompts.tokens_BT, prompts.length_B, prompts.kept_BK, prompts.num_kept_B)
-    count = prompts.tokens_BT.shape[0]
-    if count > 1:
-        return jax.vmap(one, spmd_axis_name=mapped_axes("prompts", count))(*fields, *rest)
-    # A batch of one costs an axis in every operation; nobody has to pay for it.
-    alone = one(*jax.tree.map(lambda leaf: leaf[0], (*fields, *rest)))
-    return jax.tree.map(lambda leaf: leaf[None], alone)
+    return over_prompts(one, prompts.tokens_BT.shape[0])(*fields, *rest)
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def _cut_bank(banks: Bank, number: Array | int, count: int) -> Bank:
+    """The bank of one prompt: the first ``count`` rows."""
+    patches, conditioning = cut_rows((banks.patches, banks.conditioning), number, count, axis=1)
+    kept_K, positions_K = cut_rows((banks.kept_K, banks.positions_K), number, count)
+    return Bank(patches, kept_K, positions_K, conditioning)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loop", "output"))
 def _patches(
     model: LanguageModel, params: Params, prompts: Prompts, *, loop: Loop, output: OutputPolicy
-) -> Bank:
-    def one(tokens_T: Array, length: Array, kept_K: Array, num_kept: Array) -> Bank:
-        return extract(
+) -> tuple[Bank, Array]:
+    """The banks, and of which prompts they can be used."""
+
+    def one(tokens_T: Array, length: Array, kept_K: Array, num_kept: Array) -> tuple[Bank, Array]:
+        bank = extract(
             functional(model, params),
             embed(model, params, tokens_T),
             kept_K,
@@ -169,6 +170,11 @@ def _patches(
             loop=loop,
             output=output,
         )
+        sound = patchable(bank)
+        if loop == "open":
+            error_K = open_loop_error(bank.conditioning, params["embedding"].dtype)
+            sound = sound if error_K is None else sound & jnp.all(error_K < 1)
+        return bank, sound
 
     return each_prompt(one, prompts)
 

@@ -14,13 +14,15 @@ import jax.numpy as jnp
 
 from icl_jax.blocks.functional import FlaxBlock, functional
 from icl_jax.blocks.language_model import LanguageModel
+from icl_jax.blocks.memory import newest, with_newest
 from icl_jax.blocks.views import Slots, free_slots, occupy
 from icl_jax.dims import Array, Params
-from icl_jax.language.batch import Prompts, padded_positions
+from icl_jax.language.batch import Prompts, over_prompts, padded_positions
 from icl_jax.language.ends import embed, head, readout, states
 from icl_jax.language.sampling import Sampling
 from icl_jax.language.text import (
     PatchedText,
+    Run,
     Text,
     begun,
     blank,
@@ -34,7 +36,7 @@ from icl_jax.language.text import (
 )
 from icl_jax.patches.bank import Bank, closed_step, compact_bank, joint_step
 from icl_jax.patches.output import OutputPolicy
-from icl_jax.sharding import constrain, mapped_axes
+from icl_jax.sharding import constrain
 from icl_jax.stack.fold import fold
 from icl_jax.stack.layers import PerLayer, side_by_side
 from icl_jax.stack.settled import settled_where_narrow
@@ -84,11 +86,11 @@ def begin(
         position = last if positions_T is None else positions_T[last]
         return logits_V, position, memories, slots, seen
 
-    logits_BV, position_B, memories, slots, seen = jax.vmap(
+    logits_BV, position_B, memories, slots, seen = over_prompts(
         one,
+        prompts.length_B.shape[0],
         in_axes=(0, 0, None if positions_BT is None else 0),
         out_axes=(0, 0, 1, 0, 0),
-        spmd_axis_name=_over(prompts.length_B),
     )(prompts.tokens_BT, prompts.length_B, positions_BT)
     run = begun(memories, slots, prompts.tokens_BT.shape[1])
     text = blank(run, position_B, keys_B, room, tokens_seen(model, prompts, sampling))
@@ -120,11 +122,8 @@ def go_on(
             new = (token[None], position[None])
             return _read(model, params, *new, 0, memories, slots, watching)
 
-        logits_BV, memories, seen = jax.vmap(
-            one,
-            in_axes=(0, 0, _SLOTS, 1),
-            out_axes=(0, 1, 0),
-            spmd_axis_name=_over(text.position_B),
+        logits_BV, new, seen = over_prompts(
+            one, text.position_B.shape[0], in_axes=(0, 0, _SLOTS, 1), out_axes=(0, 1, 0)
         )(last_tokens(text), text.position_B, places[0], text.runs[0].memories)
         longer = {
             number: jax.lax.dynamic_update_slice_in_dim(
@@ -132,7 +131,7 @@ def go_on(
             )
             for number, row in seen.items()
         }
-        text = replace(text, runs=(replace(text.runs[0], memories=memories),), seen=longer)
+        text = replace(text, runs=(_longer(text.runs[0], new, places[0]),), seen=longer)
         return drawn(text, logits_BV, stop_S, sampling)
 
     return _while(text, limit, step)
@@ -175,8 +174,8 @@ def begin_patched(
         memories = [found.map(lambda one: one[0][0]), found.map(lambda one: one[0][1])]
         return readout(model, params, rows_2D), bank, places, *memories
 
-    logits_B2V, bank, places, *memories = jax.vmap(
-        one, out_axes=(0, 0, 0, 1, 1), spmd_axis_name=_over(prompts.length_B)
+    logits_B2V, bank, places, *memories = over_prompts(
+        one, prompts.length_B.shape[0], out_axes=(0, 0, 0, 1, 1)
     )(prompts.tokens_BT, prompts.length_B, prompts.kept_BK, prompts.num_kept_B)
     sizes = (prompts.tokens_BT.shape[1], prompts.kept_BK.shape[1])
     runs = tuple(map(begun, memories, places, sizes))
@@ -210,7 +209,8 @@ def go_on_patched(
             def layer_step(block: FlaxBlock, layer: Params, state: Any, memories: Any) -> Any:
                 (full, kept), memories = block.extend(layer, state, memories, places)
                 state, found = joint_step(block, layer, full, kept, output)
-                return state, (memories, found)
+                new = tuple(newest(*one, 1) for one in zip(memories, places, strict=True))
+                return state, (new, found)
 
             state, found = fold(layers, layer_step, (stream_1D, stream_1D), side_by_side(*memories))
             logits_2V = readout(model, params, jnp.concatenate(state))
@@ -223,15 +223,13 @@ def go_on_patched(
                 found.map(lambda one: one[0][1]),
             )
 
-        logits_B2V, row, *memories = jax.vmap(
+        logits_B2V, row, *new = over_prompts(
             one,
+            text.position_B.shape[0],
             in_axes=(0, 0, (_SLOTS, _SLOTS), 1, 1),
             out_axes=(0, 0, 1, 1),
-            spmd_axis_name=_over(text.position_B),
         )(last_tokens(text), text.position_B, places, *(run.memories for run in text.runs))
-        runs = tuple(
-            replace(run, memories=one) for run, one in zip(text.runs, memories, strict=True)
-        )
+        runs = tuple(map(_longer, text.runs, new, places))
         text = replace(
             text, runs=runs, written_bank=with_row(text.written_bank, row, text.step - 1)
         )
@@ -244,9 +242,11 @@ def go_on_patched(
 _SLOTS = Slots(0, 0, None)  # type: ignore[arg-type]
 
 
-def _over(array_B: Array) -> Any:
-    """The axes of the mesh that is set along which so many prompts lie."""
-    return mapped_axes("prompts", array_B.shape[0])
+def _longer(run: Run, new: PerLayer[Any], slots: Slots) -> Run:
+    """The run with what its layers found new, in the slots from the first free one on."""
+    both = side_by_side(run.memories, new)
+    memories = both.map(lambda pair: with_newest(pair[0], pair[1], slots.start))
+    return replace(run, memories=memories)
 
 
 def _fresh(
@@ -281,7 +281,10 @@ def _read(
     slots: Slots,
     watching: Watch,
 ) -> tuple[Array, PerLayer[Any], Seen]:
-    """Logits (V,) behind the row ``last`` of new tokens, longer memories, and what was captured."""
+    """Logits (V,) behind the row ``last`` of new tokens, what was captured, and the memories.
+
+    Of ``fresh`` slots whole memories; behind other tokens what is new in them.
+    """
 
     def step(
         visit: Visit, block: FlaxBlock, params: Params, state_MD: Array, memory: Any, seen: Seen
@@ -295,6 +298,8 @@ def _read(
         else:
             (midpoint,), (memory,) = block.extend(*run)
         state_MD, seen = feed(visit, block, params, settled_where_narrow(midpoint), seen)
+        if not slots.fresh:
+            memory = newest(memory, slots, state_MD.shape[0])
         return settled_where_narrow(state_MD), memory, seen
 
     around = watching.outside()

@@ -268,10 +268,12 @@ def compact_bank(bank: Bank) -> Bank:
 def check_patchable(bank: Bank) -> None:
     """Raises ``NumericalError`` when a patch of a computed bank (batched or not) does not exist.
 
-    Runs on the host, after ``jit``; what it needs is computed on the device and read back once.
+    Runs on the host, after ``jit``: reads one truth value, and the evidence only where it is bad.
     Names the layer and the first kept position whose MLP input, or hidden activations under a
     patched down kernel, had length zero or were not finite, or whose patch is not finite.
     """
+    if on_host(patchable(bank)):
+        return
     axis = bank.kept_K.ndim - 1
     evidence = on_host(_evidence(bank))
     for layer in range(len(bank)):
@@ -301,6 +303,20 @@ def check_patchable(bank: Bank) -> None:
                 f"check_patchable: the patch of layer {layer} at index {index} {where} is not "
                 "finite. Look for NaN or infinite weights, or for states that overflow this dtype."
             )
+
+
+@jax.jit
+def patchable(bank: Bank) -> Array:
+    """Whether all patches of a bank (batched or not) exist, (); inside ``jit``, too."""
+
+    def bad(found: dict[str, Array]) -> Array:
+        lengths = [found[name] for name in ("input", "hidden") if name in found]
+        marks = [found[name] for name in ("gain", "finite") if name in found]
+        wrong = [jnp.any(_bad_length(one)) for one in lengths] + [jnp.any(~one) for one in marks]
+        return functools.reduce(jnp.logical_or, wrong)
+
+    layers = [one for period in _evidence(bank).segments for one in period]
+    return ~functools.reduce(jnp.logical_or, map(bad, layers))
 
 
 @jax.jit
@@ -335,9 +351,12 @@ def _evidence(bank: Bank) -> PerLayer[dict[str, Any]]:
 
 
 def _first_bad_length(lengths: np.ndarray | None) -> tuple[int, ...] | None:
-    if lengths is None:
-        return None
-    return _first((lengths == 0) | ~np.isfinite(lengths))
+    return None if lengths is None else _first(np.asarray(_bad_length(lengths)))
+
+
+def _bad_length(lengths: Any) -> Any:
+    """Where no patch can divide by them."""
+    return (lengths == 0) | (lengths != lengths) | (abs(lengths) == np.inf)
 
 
 def _first(bad: np.ndarray) -> tuple[int, ...] | None:

@@ -34,6 +34,37 @@ def open_loop_growth(conditioning: PerLayer[Conditioning], *, axis: int = 0) -> 
     return growth_K
 
 
+def open_loop_error(
+    conditioning: PerLayer[Conditioning], dtype: jnp.dtype, *, axis: int = 0
+) -> Array | None:
+    """What a rounding has grown to behind the last layer in open loop, (K,), of the stream's size.
+
+    A rounding of ``dtype``, and a tenth of ``open_loop_growth``; but one of float32, or wider, and
+    the whole growth where every block has a norm on its MLP's output: those patches reach the very
+    states that were stored. From 1 on, noise. None as ``open_loop_growth``.
+
+    Args:
+      conditioning: of a bank.
+      dtype: of the residual stream.
+      axis: how many axes of prompts stand in front.
+    """
+    growth_K = open_loop_growth(conditioning, axis=axis)
+    if growth_K is None:
+        return None
+    share = 1 / _FROM_ABOVE if _is_stored(conditioning) else 1.0
+    return growth_K * (share * float(jnp.finfo(_rounded(conditioning, dtype)).eps))
+
+
+def _is_stored(conditioning: PerLayer[Conditioning]) -> bool:
+    """Whether a block stores what its patch adds to the stream, rounded, without a norm before."""
+    layers = [numbers for period in conditioning.segments for numbers in period]
+    return any(n.amplification is not None and n.max_gain_change is None for n in layers)
+
+
+def _rounded(conditioning: PerLayer[Conditioning], dtype: jnp.dtype) -> jnp.dtype:
+    return jnp.dtype(dtype) if _is_stored(conditioning) else accumulator(dtype)
+
+
 def check_open_loop(
     conditioning: PerLayer[Conditioning], dtype: jnp.dtype, *, axis: int = 0
 ) -> None:
@@ -45,21 +76,14 @@ def check_open_loop(
       axis: how many axes of prompts stand in front.
 
     Raises:
-      ValueError: a rounding grows to the size of the output itself, at the position and by the
-        factor that are named. A rounding of ``dtype``, and a tenth of the factor; but one of
-        float32, or wider, and the whole factor where every block has a norm on its MLP's output:
-        those patches reach the very states that were stored.
+      ValueError: a rounding grows to the size of the output itself (``open_loop_error``), at the
+        position and by the factor that are named.
     """
-    growth = open_loop_growth(conditioning, axis=axis)
-    if growth is None:
+    error = open_loop_error(conditioning, dtype, axis=axis)
+    if error is None or np.all(np.asarray(error) < 1):
         return
-    layers = [numbers for period in conditioning.segments for numbers in period]
-    stored = any(n.amplification is not None and n.max_gain_change is None for n in layers)
-    rounded = jnp.dtype(dtype) if stored else accumulator(dtype)
-    growth_K = np.asarray(growth, np.float64)
-    error_K = float(jnp.finfo(rounded).eps) * growth_K / (_FROM_ABOVE if stored else 1)
-    if np.all(error_K < 1):
-        return
+    error_K, growth_K = np.asarray(error), np.asarray(open_loop_growth(conditioning, axis=axis))
+    stored, rounded = _is_stored(conditioning), _rounded(conditioning, dtype)
     index = tuple(int(i) for i in np.unravel_index(np.argmax(error_K), error_K.shape))
     reason = (
         "what the patches add to the stream is as large as the stream, and is added in proportion "

@@ -16,7 +16,7 @@ from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.delta import GatedDelta
 from icl_jax.blocks.functional import FlaxBlock
 from icl_jax.blocks.linear_attention import LinearAttention
-from icl_jax.blocks.memory import append, empty_keys, sees_memory
+from icl_jax.blocks.memory import append, empty_keys, newest, sees_memory, with_newest
 from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
 from icl_jax.blocks.rotary import Rotary, Scaling
 from icl_jax.blocks.softmax_attention import SoftmaxAttention
@@ -418,6 +418,22 @@ class TestAppend:
         want_MT = mask(sees_memory(placed, 4, window), 4, 6)
         np.testing.assert_array_equal(got_MM, want_MT[:, :4])
         assert not np.any(want_MT[:, 4:])
+
+    def test_what_is_new_in_a_memory_makes_the_old_one_it(self):
+        memory, slots = empty_keys(5, 2, 3, jnp.float64), free_slots(5)
+        _, memory, slots = self.appended(memory, slots, 0, 1, 2)
+        _, longer, slots = self.appended(memory, slots, 2, 2, 2)
+        new = newest(longer, slots, 2)
+        assert new.key_TGF.shape == new.value_TGF.shape == (2, 2, 3)
+        chex.assert_trees_all_equal(with_newest(memory, new, slots.start), longer)
+        stacked, rows = (jax.tree.map(lambda leaf: leaf[None, None], one) for one in (memory, new))
+        got = with_newest(stacked, rows, slots.start)
+        chex.assert_trees_all_equal(jax.tree.map(lambda leaf: leaf[0, 0], got), longer)
+
+    def test_a_state_is_new_as_a_whole(self):
+        state_S = normal(1, 4)
+        assert newest(state_S, free_slots(5), 1) is state_S
+        assert with_newest(normal(2, 4), state_S, 3) is state_S
 
     def test_the_old_memory_is_as_it_was(self):
         memory, slots = empty_keys(5, 2, 3, jnp.float64), free_slots(5)

@@ -24,6 +24,7 @@ from icl_jax.language.batch import (
     cut_rows,
     is_batch,
     kept_bucket,
+    over_prompts,
     pad_prompts,
     presence,
     repeat_last_row,
@@ -31,7 +32,7 @@ from icl_jax.language.batch import (
 from icl_jax.language.generation import generate, patched_generate
 from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, prompt_patches
 from icl_jax.patches.normed import BalancedPatch
-from tests.helpers import assert_trees_close, eps, kept_sets, relative_error
+from tests.helpers import assert_trees_close, eps, kept_sets, normal, relative_error
 from tests.language.models import MODELS, VOCAB, params_of
 
 TOKENS = np.random.default_rng(0).integers(0, VOCAB, 24).astype(np.int32)
@@ -39,6 +40,25 @@ TOKENS = np.random.default_rng(0).integers(0, VOCAB, 24).astype(np.int32)
 MANY = [TOKENS[:18], TOKENS, TOKENS[5:22]]
 KEPT = [[3, 9, 17], [0, 22, 23, 12], [1, 15, 16]]
 KEPT[1].sort()
+
+
+class TestOverPrompts:
+    @pytest.mark.parametrize("count", (1, 3))
+    def test_it_is_vmap_whatever_the_axes(self, count):
+        rows_BT, columns_TB = normal(1, count, 4), normal(2, 4, count)
+
+        def one(row_T, column_T, rest):
+            return row_T + column_T * rest["scale"], {"both": (row_T, column_T)}
+
+        axes = {"in_axes": (0, 1, None), "out_axes": (1, 0)}
+        given = (rows_BT, columns_TB, {"scale": jnp.float64(2)})
+        got = over_prompts(one, count, **axes)(*given)
+        chex.assert_trees_all_equal(got, jax.vmap(one, **axes)(*given))
+
+    def test_a_batch_of_one_has_no_axis_inside(self):
+        seen = []
+        over_prompts(lambda row_T: seen.append(row_T.ndim), 1)(normal(1, 1, 4))
+        assert seen == [1]
 
 
 class TestBuckets:

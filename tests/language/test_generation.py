@@ -1,6 +1,7 @@
 """Text written without the context from patched weights is the text written with it."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,12 @@ from icl_jax.blocks.feedforward import Gated
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
 from icl_jax.blocks.softmax_attention import SoftmaxAttention
+from icl_jax.language import writing
+from icl_jax.language.batch import pad_prompts
 from icl_jax.language.generation import generate, patched_generate, token_agreement
 from icl_jax.language.prompt import full_logits, patched_logits
 from icl_jax.language.sampling import Sampling, draw_token
-from tests.helpers import eps, normal, random_params, relative_error
+from tests.helpers import eps, equations, normal, random_params, relative_error
 from tests.language.models import DECODERS, MODELS, VOCAB, params_of
 
 TOKENS = np.random.default_rng(0).integers(0, VOCAB, 20).astype(np.int32)
@@ -31,6 +34,27 @@ def test_a_key_value_cache_changes_nothing(name):
     everything = np.concatenate([TOKENS, written])
     logits = full_logits(model, params, everything, np.arange(19, 25))
     np.testing.assert_array_equal(written, np.argmax(logits, axis=-1))
+
+
+def test_a_step_hands_on_the_new_rows_of_caches_alone():
+    model, params = MODELS["rotary"], params_of("rotary")
+    prompts = pad_prompts("test", model, TOKENS, KEPT)
+    stop_S, keys_B = np.full(1, -1, np.int32), jax.random.split(jax.random.key(0), 1)
+    given = (prompts, keys_B, stop_S)
+    options = {"room": 8, "sampling": Sampling(), "output": "auto"}
+    begin = functools.partial(writing.begin_patched, **options)
+    step = functools.partial(writing.go_on_patched, sampling=Sampling(), output="auto")
+    text = begin(model, params, *given)
+    caches = {leaf.shape for run in text.runs for leaf in jax.tree.leaves(run.memories)}
+
+    def from_loops(closed):
+        """The caches that loops over layers write, without the axis of a batch of one."""
+        loops = [one for one in equations(closed.jaxpr) if one.primitive.name == "scan"]
+        shapes = {out.aval.shape for one in loops for out in one.outvars}
+        return shapes & {(shape[0], *shape[2:]) for shape in caches}
+
+    assert from_loops(jax.make_jaxpr(begin, static_argnums=0)(model, params, *given))
+    assert not from_loops(jax.make_jaxpr(step, static_argnums=0)(model, params, text, 4, stop_S))
 
 
 @pytest.mark.wide(12)

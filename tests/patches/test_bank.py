@@ -20,7 +20,14 @@ from icl_jax.blocks.functional import functional, with_layers
 from icl_jax.blocks.materialise import materialise, position_patch
 from icl_jax.blocks.wiring import WIRINGS
 from icl_jax.dynamics.prefixes import prefix_outputs_by_reruns, prefix_pass
-from icl_jax.patches.bank import LOOPS, check_patchable, extract, patched_forward, stack_patches
+from icl_jax.patches.bank import (
+    LOOPS,
+    check_patchable,
+    extract,
+    patchable,
+    patched_forward,
+    stack_patches,
+)
 from icl_jax.patches.block import TokenPatch
 from icl_jax.patches.output import BiasPatch, DownPatch, apply_output
 from icl_jax.patches.token import apply_factor
@@ -494,6 +501,7 @@ class TestPatchesThatDoNotExist:
             check_patchable(alone(stream_BTD))
         with pytest.raises(ValueError, match=r"at index \(0, 0\) .* has length nan"):
             check_patchable(alone(stream_BTD.at[0].set(jnp.nan)))
+        assert patchable(banks(stream_BTD)) and not patchable(alone(stream_BTD))
 
     def test_dead_hidden_units_have_no_down_patch(self):
         _, run = dead_model()

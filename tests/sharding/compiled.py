@@ -36,8 +36,8 @@ def _prompts(on):
 
 
 def _bank(on):
-    patches = prompt._patches(on.model, on.params, _prompts(on), loop="closed", output="auto")
-    return patches.patches
+    banks, _ = prompt._patches(on.model, on.params, _prompts(on), loop="closed", output="auto")
+    return banks.patches
 
 
 def _watching(on):
@@ -82,7 +82,7 @@ LOWERED = {
         on.model, on.params, _patched_text(on), 8, STOP_S, sampling=GREEDY, output="auto"
     ),
     "attribute": lambda on: attribution._attribute.lower(
-        on.model, on.params, _prompts(on), jnp.ones(len(TOKENS), jnp.int32)
+        on.model, on.params, _prompts(on), jnp.ones(len(TOKENS), jnp.int32), "input"
     ),
     "prefixes": _prefixes,
     "training": lambda on: advance.lower(

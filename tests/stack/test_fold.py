@@ -1,7 +1,6 @@
 """One walk over the layers: it is the loop over them, and its program does not grow with them."""
 
 import functools
-import itertools
 from dataclasses import dataclass
 
 import jax
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
-from jax.extend.core import jaxprs_in_params
 
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.feedforward import Gated
@@ -30,6 +28,7 @@ from tests.helpers import (
     WIDTH,
     assert_close,
     assert_trees_close,
+    equations,
     make_model,
     normal,
     random_params,
@@ -143,15 +142,6 @@ class TestIsALoop:
         for other in ("AAAAAAA", "AABAAB", "ABABABA"):
             with pytest.raises(ValueError, match="Use what was made with this stack"):
                 fold(layers, step, start(), shifts_of(layers_of(other)))
-
-
-def equations(jaxpr):
-    """All equations of a program, those of its parts included."""
-    for equation in jaxpr.eqns:
-        yield equation
-        yield from itertools.chain.from_iterable(
-            equations(part) for part in jaxprs_in_params(equation.params)
-        )
 
 
 def counted(closed):

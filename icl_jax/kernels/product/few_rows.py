@@ -4,6 +4,8 @@ XLA turns a product of one row into one long sum per column, which too few of a 
 for two rows it copies the layer's kernel out of the stack of layers first. Cut into pieces along D,
 the sums have enough to do for all cores, read the stacked kernel where it lies, and are added up
 afterwards. Rows share the reading, because XLA fuses sums over the same operand.
+
+Without a barrier XLA makes one sum again of the sums and their sum.
 """
 
 import jax
@@ -12,14 +14,15 @@ import jax.numpy as jnp
 from icl_jax.dims import Array, accumulator
 from icl_jax.kernels.product.special import special
 
-#: Rows of the kernel in a piece: what one thread adds up, one after the other.
-PIECE = 128
+#: Rows of a piece, which one thread adds up one after the other: of a kernel that is no wider than
+#: long, and of a wider one (measured; 32 and 128 are slower than either).
+PIECE, SHORT_PIECE = 256, 16
 
 #: More rows are better off in the tensor cores.
 FEW = 2
 
-#: Entries of a kernel from which on it pays (measured: sums over smaller kernels lose).
-LARGE = 2**23
+#: Entries of a kernel from which on it pays (measured: 2**20 wins nothing over it).
+LARGE = 2**22
 
 
 def can(rows: Array, kernel_DH: Array) -> bool:
@@ -30,17 +33,18 @@ def can(rows: Array, kernel_DH: Array) -> bool:
 
 def _product(rows: Array, kernel_DH: Array) -> Array:
     wide = accumulator(rows.dtype)
-    pieces_CDH = kernel_DH.reshape(-1, PIECE, kernel_DH.shape[1])
+    length, width = kernel_DH.shape
+    piece = SHORT_PIECE if width > length else PIECE
+    pieces_CDH = kernel_DH.reshape(-1, piece, width)
 
-    def one(row_D: Array) -> Array:
-        row_CD1 = row_D.reshape(-1, PIECE, 1)
-        sums_CH = jnp.sum(row_CD1.astype(wide) * pieces_CDH.astype(wide), axis=1)
-        return jnp.sum(sums_CH, axis=0).astype(row_D.dtype)
+    def in_pieces(row_D: Array) -> Array:
+        row_CD1 = row_D.reshape(-1, piece, 1)
+        return jnp.sum(row_CD1.astype(wide) * pieces_CDH.astype(wide), axis=1)
 
     flat = rows.reshape(-1, rows.shape[-1])
-    # Apart from the stacking, so that the sums stay sums that share their reading.
-    sums = jax.lax.optimization_barrier([one(row_D) for row_D in flat])
-    return jnp.stack(sums).reshape(*rows.shape[:-1], -1)
+    sums = jax.lax.optimization_barrier([in_pieces(row_D) for row_D in flat])
+    whole = [jnp.sum(sums_CH, axis=0).astype(rows.dtype) for sums_CH in sums]
+    return jnp.stack(whole).reshape(*rows.shape[:-1], -1)
 
 
 #: ``rows W``, (..., D) and (D, H) to (..., H).

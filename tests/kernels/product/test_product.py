@@ -32,6 +32,14 @@ def test_it_is_numpys_product(rows, dtype):
     assert_close(jax.jit(in_pieces)(x, kernel), got, WIDTH)
 
 
+@pytest.mark.parametrize(("length", "width"), ((512, 768), (512, 512)))
+def test_wide_kernels_are_cut_into_shorter_pieces(length, width):
+    x, kernel = normal(1, 2, length), normal(2, length, width)
+    assert_close(in_pieces(x, kernel), np.asarray(x) @ np.asarray(kernel), length)
+    piece = few_rows.SHORT_PIECE if width > length else few_rows.PIECE
+    assert f"[{length // piece},{piece},{width}]" in str(jax.make_jaxpr(in_pieces)(x, kernel))
+
+
 def test_a_batch_of_few_rows_is_the_plain_product():
     x, kernel = operands(12)
     got = jax.vmap(in_pieces, in_axes=(0, None))(x.reshape(12, 1, WIDTH), kernel)
