@@ -17,11 +17,21 @@ from experiments.language.checkpoint.tiny import make_tiny
 from experiments.linear_attention.depth import run as depth
 from experiments.linear_attention.von_oswald import run as von_oswald
 from experiments.regression import alignment, attribution, convergence, equivalence, training
+from experiments.regression.composition import run as composition
+from experiments.regression.demonstrations import run as demonstrations
 from experiments.regression.descent import run as descent
 from experiments.regression.garg import run as garg
+from experiments.regression.reusable import run as reusable
 from icl_jax.records import Run
 from icl_jax.sharding import make_mesh
-from tests.experiments import test_garg, test_linear_experiments, test_paper
+from tests.experiments import (
+    test_composition,
+    test_demonstrations,
+    test_garg,
+    test_linear_experiments,
+    test_paper,
+    test_reusable,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -64,12 +74,24 @@ EXPERIMENTS = {
             learner=LINEAR,
         ),
     ),
+    # A weight that rounding does not choose.
+    "reusable": (
+        reusable,
+        dataclasses.replace(test_reusable.CONFIG, num_prompts=8, weights=(0.1,)),
+    ),
+    "demonstrations": (
+        demonstrations,
+        dataclasses.replace(test_demonstrations.CONFIG, num_prompts=8, valued=4),
+    ),
+    "composition": (composition, dataclasses.replace(test_composition.CONFIG, num_prompts=8)),
 }
 
 
 #: Measures that amplify a rounding, and by how much. An effective rank is the exponential of an
 #: entropy of singular values, of which the small ones of a path in float32 are roundings.
-CONDITION = {"path_rank": 20.0}
+#: What a patch compiled from few queries says has the condition of their normal equations.
+COMPILED = ("used", "stacked", "averaged", "read", "missing", "by_count", "by_rank", "distance")
+CONDITION = {"path_rank": 20.0, **dict.fromkeys(COMPILED, 10.0)}
 
 
 def files(folder):

@@ -78,6 +78,12 @@ def share(found: Asked, error_B: np.ndarray) -> Share:
     return share_of_gap(found.alone, found.full, error_B)
 
 
+def _shares(found: Asked, at: int) -> dict[str, Share]:
+    """Of every rung, but for the exact one where it cannot serve so many queries."""
+    rows = {name: by_count[at] for name, by_count in found.by_count.items()}
+    return {name: share(found, row) for name, row in rows.items() if not np.isnan(row).any()}
+
+
 def summarise(config: Asks, arrays: Arrays) -> dict[str, Any]:
     """Shares of the gap at the shown count, and the curves."""
     at = config.counts.index(config.shown)
@@ -88,13 +94,15 @@ def summarise(config: Asks, arrays: Arrays) -> dict[str, Any]:
             # Of an untrained learner the gap has no sign; what counts of it is ``distance``.
             "alone_error": float(found.alone.mean()),
             "full_error": float(found.full.mean()),
-            "share": {name: share(found, rows[at]) for name, rows in found.by_count.items()},
+            "share": _shares(found, at),
             "share_by_count": {
                 name: [_known(share(found, row).value) for row in rows]
                 for name, rows in found.by_count.items()
             },
             "share_by_rank": [share(found, row).value for row in found.by_rank],
-            "distance": {name: float(np.mean(rows[at])) for name, rows in found.distance.items()},
+            "distance": {
+                name: float(np.mean(found.distance[name][at])) for name in _shares(found, at)
+            },
             "median_weight": float(np.median(found.weight[at])),
         }
     return summary
@@ -119,7 +127,7 @@ def _curve(found: Asked, label: str, x: Any, rows: np.ndarray, role: Role) -> Cu
 def _ladder(config: Asks, arrays: Arrays) -> Section:
     found, untrained = arrays.trained, arrays.untrained
     at = config.counts.index(config.shown)
-    shares = {name: share(found, rows[at]) for name, rows in found.by_count.items()}
+    shares = _shares(found, at)
     roles: dict[str, Role] = {
         "ridge": "main",
         "exact": "second",
@@ -132,7 +140,7 @@ def _ladder(config: Asks, arrays: Arrays) -> Section:
         for name in ("ridge", "exact", "cheap", "thought", "another")
     ]
     rivals = {name: one for name, one in shares.items() if name not in ("ridge", "another")}
-    best = max(rivals, key=lambda name: np.nan_to_num(rivals[name].value, nan=-np.inf))
+    best = max(rivals, key=lambda name: rivals[name].value)
     word = "at least" if shares["ridge"].value >= 0.8 else "less than"
     verdict = (
         f"From {config.shown} calibration queries, ridge closes {shares['ridge']} of the gap in "
@@ -150,6 +158,7 @@ def _ladder(config: Asks, arrays: Arrays) -> Section:
             float(np.mean(untrained.distance[name][at])),
         )
         for name in NAMES
+        if name in shares
     ]
     columns = (
         "patch", "share of the gap", "squared error", "distance from full context",
