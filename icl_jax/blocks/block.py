@@ -17,10 +17,10 @@ from icl_jax.blocks.wiring import WIRINGS, Wiring, WiringName
 from icl_jax.dims import Array
 from icl_jax.patches.block import TokenPatch
 from icl_jax.patches.normed import BalancedPatch, OutputNorm, ScalePatch, patched_normed
-from icl_jax.patches.output import apply_output
+from icl_jax.patches.output import DownPatch, added, apply_output, wide
 from icl_jax.patches.token import InputFactor
 from icl_jax.stack.block import Midpoint
-from icl_jax.stack.settled import as_stored
+from icl_jax.stack.settled import settled
 
 
 class Block(nn.Module):
@@ -115,6 +115,14 @@ class Block(nn.Module):
         """The rest: last kernel, output patch row by row, norms and skip."""
         factor = None if patch is None else patch.input
         output_TD = self.mlp_output(midpoint.mlp_input_TD, hidden_TH, factor)
+        if patch is not None:  # What the output patch was made for.
+            output_TD = settled(output_TD)
+        return self.finish(midpoint, output_TD, hidden_TH, patch)
+
+    def finish(
+        self, midpoint: Midpoint, output_TD: Array, hidden_TH: Array, patch: TokenPatch | None
+    ) -> Array:
+        """What is behind ``mlp_output``: output patch row by row, norms and skip."""
         output_patch = None if patch is None else patch.output
         if isinstance(output_patch, (ScalePatch, BalancedPatch)):
             norm = OutputNorm(self.norm_2_out.gain(output_TD.shape[-1]), self.norm_epsilon)
@@ -123,14 +131,20 @@ class Block(nn.Module):
             )
             assert midpoint.residual_TD is not None  # All wirings with such a norm have a skip.
             # Rounded once, after the sum: a patch that is right in float32 is right in bfloat16.
-            wide_TD = as_stored(midpoint.residual_TD).astype(normed_TD.dtype)
+            wide_TD = wide(midpoint.residual_TD).astype(normed_TD.dtype)
             return (wide_TD + normed_TD).astype(output_TD.dtype)
         if self.wired.norms_mlp_output:
             output_TD = self.norm_2_out(output_TD)
-        if output_patch is not None:
-            output_TD = jax.vmap(apply_output)(output_TD, hidden_TH, output_patch)
-        if midpoint.residual_TD is not None:
-            output_TD = midpoint.residual_TD + output_TD
+        if isinstance(output_patch, DownPatch) and midpoint.residual_TD is not None:
+            # Likewise; in the order of ``down_change``.
+            change_TD = jax.vmap(added)(hidden_TH, output_patch)
+            sum_TD = wide(midpoint.residual_TD) + wide(output_TD)
+            output_TD = (sum_TD + change_TD).astype(output_TD.dtype)
+        else:
+            if output_patch is not None:
+                output_TD = jax.vmap(apply_output)(output_TD, hidden_TH, output_patch)
+            if midpoint.residual_TD is not None:
+                output_TD = midpoint.residual_TD + output_TD
         return self.norm_2(output_TD) if self.wired.norms_sum else output_TD
 
     def mlp_output(

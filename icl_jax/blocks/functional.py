@@ -21,7 +21,7 @@ from icl_jax.patches.token import InputFactor
 from icl_jax.stack.block import Midpoint
 from icl_jax.stack.layers import Layers, PerLayer, periods
 
-_OF_THE_MLP = ("hidden", "output", "mlp_output", "to_mlp_input")
+_OF_THE_MLP = ("hidden", "output", "mlp_output", "finish", "to_mlp_input")
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,12 @@ class FlaxBlock:
     def has_skip(self) -> bool:
         """Whether a residual stream goes around the MLP, which an output patch gives its change."""
         return self.module.wired.skips
+
+    @property
+    def ends_in_sum(self) -> bool:
+        """Whether its output is the residual stream plus what the MLP gives, and nothing more."""
+        behind = self.module.wired.norms_sum or self.module.wired.norms_mlp_output
+        return self.has_skip and not (behind and self.module.norm != "none")
 
     @property
     def norms_residual(self) -> bool:
@@ -143,6 +149,17 @@ class FlaxBlock:
     ) -> Array:
         """See ``Block.mlp_output``."""
         return self._apply(params, "mlp_output", mlp_input_TD, hidden_TH, factor)
+
+    def finish(
+        self,
+        params: Params,
+        midpoint: Midpoint,
+        output_TD: Array,
+        hidden_TH: Array,
+        patch: TokenPatch | None,
+    ) -> Array:
+        """See ``Block.finish``."""
+        return self._apply(params, "finish", midpoint, output_TD, hidden_TH, patch)
 
     def empty_memory(self, slots: int, width: int, dtype: Any) -> Any:
         """See ``ContextualLayer.empty_memory``."""

@@ -17,9 +17,8 @@ import numpy as np
 from icl_jax import checks
 from icl_jax.dims import Array, Params
 from icl_jax.patches.block import (
-    NormedBlock,
+    SplitBlock,
     TokenPatch,
-    block_patches,
     input_patches,
     output_patches,
 )
@@ -186,13 +185,19 @@ def closed_step(
     """
     full, kept = settled((full, kept))
     full_TD = settled(apply_block(block, params, full))
-    patch, numbers = block_patches(block, params, take(full, rows_K), kept, output, full_TD[rows_K])
+    at_rows = take(full, rows_K)
+    factor = settled(input_patches(block, at_rows, kept))
+    # One ``a`` for the patch and for the run that it is used in.
+    hidden_KH = settled(block.hidden(params, kept.mlp_input_TD, factor))
+    patch, numbers = output_patches(
+        block, params, at_rows, kept, factor, hidden_KH, output, full_output_KD=full_TD[rows_K]
+    )
     patch = settled(patch)
-    return (full_TD, settled(apply_block(block, params, kept, patch))), (patch, numbers)
+    return (full_TD, settled(block.output(params, kept, hidden_KH, patch))), (patch, numbers)
 
 
 def joint_step(
-    block: ContextualBlock, params: Params, full: Midpoint, kept: Midpoint, output: OutputPolicy
+    block: SplitBlock, params: Params, full: Midpoint, kept: Midpoint, output: OutputPolicy
 ) -> tuple[tuple[Array, Array], tuple[TokenPatch, Conditioning]]:
     """``closed_step`` with both runs' rows in one product, so that weights are read once.
 
@@ -204,19 +209,24 @@ def joint_step(
     factor = input_patches(block, full, kept)
     rows = _on_top(full, kept)
     factors = None if factor is None else _on_top(jax.tree.map(jnp.zeros_like, factor), factor)
-    hidden_XH = block.hidden(params, rows.mlp_input_TD, factors)
-    made = functools.partial(output_patches, block, params, full, kept, factor, hidden_XH[count:])
-    if isinstance(block, NormedBlock) and block.norms_output:
-        # What the patch has to reach is the state that the other run has stored.
-        full_KD = settled(block.output(params, full, hidden_XH[:count], None))
-        patch, numbers = made(output, full_output_KD=full_KD)
-        kept_KD = settled_where_narrow(block.output(params, kept, hidden_XH[count:], patch))
-        return (full_KD, kept_KD), (patch, numbers)
-    patch, numbers = made(output)
-    nothing = jax.tree.map(jnp.zeros_like, patch)
-    states_XD = block.output(params, rows, hidden_XH, _on_top(nothing, patch))
-    states_XD = settled_where_narrow(states_XD)
-    return (states_XD[:count], states_XD[count:]), (patch, numbers)
+    hidden_XH = settled(block.hidden(params, rows.mlp_input_TD, factors))
+    output_XD = settled(block.mlp_output(params, rows.mlp_input_TD, hidden_XH, factors))
+    # What the patch has to reach is the state that the other run has stored.
+    full_KD = settled(block.finish(params, full, output_XD[:count], hidden_XH[:count], None))
+    output_KD, hidden_KH = output_XD[count:], hidden_XH[count:]
+    patch, numbers = output_patches(
+        block,
+        params,
+        full,
+        kept,
+        factor,
+        hidden_KH,
+        output,
+        full_output_KD=full_KD,
+        output_KD=output_KD,
+    )
+    kept_KD = settled(block.finish(params, kept, output_KD, hidden_KH, patch))
+    return (full_KD, kept_KD), (patch, numbers)
 
 
 def _on_top(upper: Any, lower: Any) -> Any:

@@ -3,14 +3,13 @@
 import dataclasses
 import functools
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array, Params
-from icl_jax.patches.low_rank import accumulator
 from icl_jax.patches.normed import (
     BalancedPatch,
     OutputNorm,
@@ -29,7 +28,9 @@ from icl_jax.patches.output import (
     OutputPolicy,
     bias_patch,
     down_amplification,
+    down_change,
     down_patch,
+    wide,
 )
 from icl_jax.patches.token import (
     Conditioning,
@@ -39,7 +40,7 @@ from icl_jax.patches.token import (
 )
 from icl_jax.shown import short
 from icl_jax.stack.block import ContextualBlock, Midpoint, apply_block
-from icl_jax.stack.settled import as_stored
+from icl_jax.stack.settled import as_stored, settled
 
 
 @jax.tree_util.register_dataclass
@@ -75,6 +76,20 @@ class NormedBlock(Protocol):
         """What the norm reads (T, D): the MLP's output before any output patch."""
 
 
+@runtime_checkable
+class SplitBlock(ContextualBlock, NormedBlock, Protocol):
+    """A block opened behind its last kernel, too: for patches that are right to the last bit."""
+
+    @property
+    def ends_in_sum(self) -> bool:
+        """Whether its output is the residual stream plus what the MLP gives, and nothing more."""
+
+    def finish(
+        self, params: Params, midpoint: Midpoint, output_TD: Array, hidden_TH: Array, patch: Any
+    ) -> Array:
+        """The block's output (T, D) from what ``mlp_output`` gave; ``patch`` as in ``output``."""
+
+
 def block_patches(
     block: ContextualBlock,
     params: Params,
@@ -92,7 +107,7 @@ def block_patches(
       kept: midpoints (K, D) in the run on the kept positions alone.
       output: which weight carries the residual change.
       full_output_KD: (K, D), the block's output at the kept positions in the run with everything,
-        for a norm on the MLP's output; run again from ``full`` when left out.
+        which all patches but those of a bias aim at; run again from ``full`` when left out.
 
     Returns:
       The bank (leading axis K) and the conditioning numbers (K,).
@@ -106,7 +121,8 @@ def block_patches(
       blocks without biases, parallel blocks and norms on the output.
     """
     factor = input_patches(block, full, kept)
-    hidden_KH = block.hidden(params, kept.mlp_input_TD, factor)
+    # What the patched run will read: left alone, a compiler keeps bfloat16 wider here than there.
+    hidden_KH = settled(block.hidden(params, kept.mlp_input_TD, factor))
     return output_patches(
         block, params, full, kept, factor, hidden_KH, output, full_output_KD=full_output_KD
     )
@@ -135,29 +151,40 @@ def output_patches(
     output: OutputPolicy,
     *,
     full_output_KD: Array | None = None,
+    output_KD: Array | None = None,
 ) -> tuple[TokenPatch, Conditioning]:
-    """The rest of ``block_patches``, once the patched run's hidden activations (K, H) are there."""
+    """The rest of ``block_patches``, once the patched run's hidden activations (K, H) are there.
+
+    ``hidden_KH`` is settled; so is ``output_KD`` (K, D), what the MLP gives for it before an output
+    patch, which is computed when left out.
+    """
     norm = block.output_norm(params) if isinstance(block, NormedBlock) else None
     policy = chosen_policy(output, block, norm is not None)
     numbers = jax.vmap(conditioning)(full.mlp_input_TD, kept.mlp_input_TD)
     if full.residual_TD is None or kept.residual_TD is None:
         return TokenPatch(factor, None), numbers
-    change_KD = full.residual_TD - kept.residual_TD
     if policy == "bias":
+        change_KD = full.residual_TD - kept.residual_TD
         return TokenPatch(factor, jax.vmap(bias_patch)(change_KD)), numbers
     if policy != "scale":
         checks.non_zero_rows("block_patches", "the down kernel's input", hidden_KH)
-    if policy == "down":
-        share_K = jax.vmap(down_amplification)(change_KD, full.residual_TD)
-        patch_K = jax.vmap(down_patch)(hidden_KH, change_KD)
-        return TokenPatch(factor, patch_K), dataclasses.replace(numbers, amplification=share_K)
+    if policy == "down" and not (isinstance(block, SplitBlock) and block.ends_in_sum):
+        # A norm behind the sum hides what the sum was, and other blocks do not open it.
+        change_KD = wide(full.residual_TD) - wide(kept.residual_TD)
+        return _down_patches(factor, hidden_KH, change_KD, full.residual_TD, numbers)
 
-    assert norm is not None and isinstance(block, NormedBlock)  # chosen_policy has seen to it
-    output_KD = block.mlp_output(params, kept.mlp_input_TD, hidden_KH, factor)
+    assert isinstance(block, NormedBlock)  # chosen_policy has seen to it
+    if output_KD is None:
+        output_KD = settled(block.mlp_output(params, kept.mlp_input_TD, hidden_KH, factor))
     if full_output_KD is None:
-        full_output_KD = apply_block(block, params, full)
+        full_output_KD = settled(apply_block(block, params, full))
+    if policy == "down":
+        change_KD = down_change(full_output_KD, kept.residual_TD, output_KD)
+        return _down_patches(factor, hidden_KH, change_KD, full.residual_TD, numbers)
+
+    assert norm is not None
     # What the norm has to give: the difference of two stored states, without another rounding.
-    target_KD = _wide(full_output_KD) - _wide(kept.residual_TD)
+    target_KD = wide(full_output_KD) - wide(kept.residual_TD)
     change_KD = jax.vmap(change_to, in_axes=(0, 0, None))(target_KD, output_KD, norm)
     patch: ScalePatch | BalancedPatch
     if policy == "scale":
@@ -177,8 +204,17 @@ def output_patches(
     return TokenPatch(factor, patch), numbers
 
 
-def _wide(stored_KD: Array) -> Array:
-    return as_stored(stored_KD).astype(accumulator(stored_KD.dtype))
+def _down_patches(
+    factor: InputFactor | None,
+    hidden_KH: Array,
+    change_KD: Array,
+    residual_KD: Array,
+    numbers: Conditioning,
+) -> tuple[TokenPatch, Conditioning]:
+    """Down patches, in the dtype of the change: their sum with the stream is rounded once."""
+    patch_K = jax.vmap(down_patch)(wide(hidden_KH), change_KD)
+    share_K = jax.vmap(down_amplification)(change_KD, residual_KD)
+    return TokenPatch(factor, patch_K), dataclasses.replace(numbers, amplification=share_K)
 
 
 def chosen_policy(output: OutputPolicy, block: ContextualBlock, has_gain: bool) -> OutputPolicy:

@@ -21,9 +21,8 @@ import jax.numpy as jnp
 from icl_jax import checks
 from icl_jax.dims import Array
 from icl_jax.patches.low_rank import accumulator, vector_norm
-from icl_jax.patches.output import DownPatch, down_patch, down_strength
+from icl_jax.patches.output import DownPatch, added, down_patch, wide
 from icl_jax.shown import short
-from icl_jax.stack.settled import as_stored
 
 #: The largest entry that a balanced patch asks of a normed vector, whose mean square is 1: gains so
 #: near zero that they would need more (zero included) are moved.
@@ -93,7 +92,7 @@ def scale_patch(output_D: Array, change_D: Array, norm: OutputNorm) -> ScalePatc
     Source: Goldwaser et al. (arXiv 2511.17864).
     """
     checks.same_shape("scale_patch", output_D=output_D, change_D=change_D)
-    normed_D = _normed(_wide(output_D), norm.epsilon)
+    normed_D = _normed(wide(output_D), norm.epsilon)
     change_D = change_D.astype(normed_D.dtype)
     return ScalePatch(jnp.where(change_D == 0, jnp.zeros_like(change_D), change_D / normed_D))
 
@@ -140,7 +139,7 @@ def balanced_patch(
     Source: worked out for this library; docs/theory.md.
     """
     checks.same_shape("balanced_patch", output_D=output_D, change_D=change_D)
-    wide_D = _wide(output_D)
+    wide_D = wide(output_D)
     normed_D = _normed(wide_D, norm.epsilon)
     gain_D = norm.gain_D.astype(wide_D.dtype)
     target_D = change_D.astype(wide_D.dtype) + gain_D * normed_D
@@ -173,7 +172,7 @@ def patched_normed(
     In float32 or wider, as norms are computed: what is added to a stream of bfloat16 before it is
     rounded gives the full run's stream to the bit, where two roundings would not.
     """
-    wide_D = _wide(output_D)
+    wide_D = wide(output_D)
     gain_D = norm.gain_D.astype(wide_D.dtype)
     if isinstance(patch, BalancedPatch):
         wide_D, gain_D = _with_down(wide_D, hidden_H, patch.down), gain_D * patch.gain_ratio
@@ -189,7 +188,7 @@ def apply_normed(
 
 def change_to(target_D: Array, output_D: Array, norm: OutputNorm) -> Array:
     """``r`` (D,), by which the normed output has to change to be ``target_D``."""
-    wide_D = _wide(output_D)
+    wide_D = wide(output_D)
     plain_D = norm.gain_D.astype(wide_D.dtype) * _normed(wide_D, norm.epsilon)
     return target_D.astype(wide_D.dtype) - plain_D
 
@@ -210,7 +209,7 @@ def amplification(
       patch: the patch.
       reached_D: (D,), ``out``, the block's output.
     """
-    wide_D = _wide(output_D)
+    wide_D = wide(output_D)
     gain_D = norm.gain_D.astype(wide_D.dtype)
     shrunk = jnp.ones((), wide_D.dtype)
     if isinstance(patch, BalancedPatch):
@@ -242,11 +241,5 @@ def _normed(wide_D: Array, epsilon: float) -> Array:
     return wide_D / jnp.sqrt(jnp.mean(wide_D * wide_D) + epsilon)
 
 
-def _wide(output_D: Array) -> Array:
-    """What the model stores of the MLP's output, in float32 or wider."""
-    return as_stored(output_D).astype(accumulator(output_D.dtype))
-
-
 def _with_down(wide_D: Array, hidden_H: Array, patch: DownPatch) -> Array:
-    strength = down_strength(hidden_H, patch)
-    return wide_D + (strength * patch.delta_D.astype(strength.dtype)).astype(wide_D.dtype)
+    return wide_D + added(hidden_H, patch).astype(wide_D.dtype)

@@ -13,9 +13,10 @@ import jax
 
 from icl_jax import checks
 from icl_jax.dims import Array
-from icl_jax.patches.low_rank import LowRank, inner_product, outer, vector_norm
+from icl_jax.patches.low_rank import LowRank, accumulator, inner_product, outer, vector_norm
 from icl_jax.patches.token import dual_vector
 from icl_jax.shown import short
+from icl_jax.stack.settled import as_stored
 
 #: Which weights carry the residual change. ``auto``: the bias where the block ends in one, the
 #: balanced patch with its remainder where a root-mean-square norm stands on the MLP's output, else
@@ -46,7 +47,8 @@ class DownPatch:
     Attributes:
       v_H: (H,), the dual vector of the hidden activations ``a`` that enter the down kernel; None in
         a compact patch, which takes ``a`` from the run that it is applied in.
-      delta_D: (D,), ``r = h_S - h_K``, in units of the residual stream.
+      delta_D: (D,), ``r``, in units of the residual stream: ``h_S - h_K``, and what rounding would
+        leave of the block's output (``down_change``).
       hidden_norm: (), ``|a|``, in units of activations.
     """
 
@@ -90,6 +92,24 @@ def down_patch(hidden_H: Array, change_D: Array) -> DownPatch:
     return DownPatch(dual_vector(hidden_H), change_D, vector_norm(hidden_H))
 
 
+def down_change(target_D: Array, residual_D: Array, output_D: Array) -> Array:
+    """``r`` (D,), which added to ``h_K + o`` in ``r``'s dtype gives the target, up to one rounding.
+
+    Up to rounding it is ``h_S - h_K``. Measured from the sum that the patched run really has, it
+    also holds what the rounding of ``z``, ``a`` and ``o`` has left: then a stream of bfloat16 that
+    is rounded once, after the sum, is that of the full run to the bit.
+
+    Args:
+      target_D: (D,), the block's output in the run with everything, as it is stored.
+      residual_D: (D,), ``h_K``, what the MLP's output is added to.
+      output_D: (D,), ``o``, the MLP's output in the patched run, before the patch.
+
+    Returns:
+      ``target - (h_K + o)``, in float32 or wider.
+    """
+    return wide(target_D) - (wide(residual_D) + wide(output_D))
+
+
 def down_amplification(change_D: Array, stream_D: Array) -> Array:
     """How much of a relative error of the hidden activations is one of the stream, ().
 
@@ -131,9 +151,13 @@ def apply_output(output_D: Array, hidden_H: Array, patch: BiasPatch | DownPatch)
     """The MLP's output (D,) with the patched bias or down kernel, given its hidden activations."""
     if isinstance(patch, BiasPatch):
         return output_D + patch.delta_D
+    return (wide(output_D) + added(hidden_H, patch)).astype(output_D.dtype)
+
+
+def added(hidden_H: Array, patch: DownPatch) -> Array:
+    """``(a . v) r`` (D,), what the patched down kernel adds, in float32 or wider."""
     strength = down_strength(hidden_H, patch)
-    change_D = (strength * patch.delta_D.astype(strength.dtype)).astype(output_D.dtype)
-    return output_D + change_D
+    return strength * patch.delta_D.astype(strength.dtype)
 
 
 def down_strength(hidden_H: Array, patch: DownPatch) -> Array:
@@ -142,3 +166,8 @@ def down_strength(hidden_H: Array, patch: DownPatch) -> Array:
         return inner_product(hidden_H, patch.v_H)
     unit_H = hidden_H.astype(patch.hidden_norm.dtype) / patch.hidden_norm
     return inner_product(unit_H, unit_H)
+
+
+def wide(values: Array) -> Array:
+    """What a model stores of some values, in float32 or wider."""
+    return as_stored(values).astype(accumulator(values.dtype))

@@ -90,6 +90,13 @@ def test_its_bank_patches_one_run_over_everything_written(name):
     assert relative_error(got, want) < eps("float32", 60, condition=20)
 
 
+@pytest.mark.parametrize("name", ("rotary", "sandwich"))
+def test_in_bfloat16_every_step_is_that_of_the_run_beside_it_to_the_bit(name):
+    model, params = MODELS[name], params_of(name, "bfloat16")
+    patched = patched_generate(model, params, TOKENS, KEPT, 8)
+    np.testing.assert_array_equal(patched.relative_error_N, 0)
+
+
 @pytest.mark.slow
 def test_in_bfloat16_the_closed_loop_holds():
     model, params = MODELS["sandwich"], params_of("sandwich", "bfloat16")

@@ -90,6 +90,19 @@ def test_in_bfloat16_the_patched_run_repeats_the_closed_loop(name):
     assert relative_error(alone_logits(model, params, TOKENS, kept), want) > 0.1
 
 
+@pytest.mark.parametrize("name", ("rotary", "sandwich", "experts"))
+@pytest.mark.parametrize("count", (4, 8))
+def test_in_bfloat16_the_patched_run_is_the_full_run_to_the_bit(name, count):
+    """Down and balanced patches aim at the stored state and are rounded once, behind the sum."""
+    model, params = MODELS[name], params_of(name, "bfloat16")
+    kept = np.arange(24 - count, 24)
+    want = full_logits(model, params, TOKENS, kept)
+    bank = prompt_patches(model, params, TOKENS, kept)
+    for one in (bank, compact_bank(bank)):
+        np.testing.assert_array_equal(patched_logits(model, params, TOKENS, one), want)
+    assert relative_error(alone_logits(model, params, TOKENS, kept), want) > 0.1
+
+
 def test_the_experts_of_the_whole_prompt_are_chosen():
     model, params = MODELS["experts"], params_of("experts")
     kept = np.array([22, 23])

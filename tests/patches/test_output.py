@@ -11,10 +11,14 @@ from icl_jax.patches.low_rank import as_matrix
 from icl_jax.patches.output import (
     BiasPatch,
     DownPatch,
+    added,
     apply_output,
     bias_patch,
+    compact_down,
+    down_change,
     down_patch,
     down_update,
+    wide,
 )
 from tests.helpers import assert_close, compiled, eps, normal, seeds
 
@@ -60,6 +64,21 @@ def test_low_precision_strengths_are_summed_in_float32():
     got = apply_output(jnp.zeros(8, jnp.bfloat16), hidden_H, patch)
     # Length 1: the reduction over 2000 entries runs in float32, only v and the result are rounded.
     assert_close(got, change_D, 1)
+
+
+@given(seeds(), st.sampled_from((1e-2, 1.0, 1e2)))
+def test_a_stream_of_bfloat16_is_rounded_once_to_what_the_full_run_stored(seed, size):
+    hidden_H = normal(seed, 2000, dtype=jnp.bfloat16)
+    target_D, output_D = (normal(seed + i, 64, dtype=jnp.bfloat16) for i in (1, 2))
+    residual_D = (size * normal(seed + 3, 64, dtype=jnp.float32)).astype(jnp.bfloat16)
+    patch = down_patch(wide(hidden_H), down_change(target_D, residual_D, output_D))
+    for one in (patch, compact_down(patch)):
+        sum_D = wide(residual_D) + wide(output_D) + added(hidden_H, one)
+        assert sum_D.dtype == jnp.float32
+        np.testing.assert_array_equal(sum_D.astype(jnp.bfloat16), target_D)
+    # Three roundings to bfloat16 are not one.
+    narrow = down_patch(hidden_H, patch.delta_D.astype(jnp.bfloat16))
+    assert np.any(residual_D + apply_output(output_D, hidden_H, narrow) != target_D)
 
 
 def test_vmap_is_a_loop_and_jit_is_eager():
