@@ -28,6 +28,7 @@ from icl_jax.blocks.linear_attention import LinearAttention
 from icl_jax.blocks.materialise import materialise, materialise_static, position_patch
 from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
 from icl_jax.blocks.rotary import Rotary, Scaling
+from icl_jax.blocks.selective import SelectiveStateSpace
 from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.blocks.stack import Stack, repeat
 from icl_jax.descent.adapters import new_adapters, with_adapters
@@ -325,6 +326,7 @@ __all__ = [
     "repeat",
     "Rotary",
     "Scaling",
+    "SelectiveStateSpace",
     "SoftmaxAttention",
     "Stack",
     "StackConfig",

@@ -27,6 +27,7 @@ from icl_jax.blocks.functional import functional
 from icl_jax.blocks.linear_attention import LinearAttention
 from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
 from icl_jax.blocks.rotary import Rotary
+from icl_jax.blocks.selective import SelectiveStateSpace
 from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.blocks.stack import Stack, repeat
 from icl_jax.blocks.wiring import WIRINGS
@@ -48,6 +49,10 @@ LAYERS: dict[str, ContextualLayer] = {
     "state_space": StateSpace(state_width=16),
     "recurrent": GatedRecurrent(state_width=8),
     "delta": GatedDelta(num_heads=4, num_key_heads=2, key_width=3, value_width=5, taps=3),
+    # As wide as the stream, so that it goes into every wiring.
+    "selective": SelectiveStateSpace(
+        num_heads=4, num_key_heads=2, key_width=3, value_width=2, taps=3, use_bias=True
+    ),
 }
 
 MLPS: dict[str, Feedforward] = {

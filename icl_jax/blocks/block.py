@@ -135,6 +135,8 @@ class Block(nn.Module):
             return (wide_TD + normed_TD).astype(output_TD.dtype)
         if self.wired.norms_mlp_output:
             output_TD = self.norm_2_out(output_TD)
+        if midpoint.residual_TD is not None:
+            self._check_width(midpoint.residual_TD, output_TD, self.mlp)
         if isinstance(output_patch, DownPatch) and midpoint.residual_TD is not None:
             # Likewise; in the order of ``down_change``.
             change_TD = jax.vmap(added)(hidden_TH, output_patch)
@@ -181,7 +183,8 @@ class Block(nn.Module):
         """The first half for all suffixes of the context: midpoints (M) of the query."""
         read = (self._read(context_ND), self._read(query_D[None]))
         mixed_MD, _ = self.contextual_layer.mix(read, Suffixes(positions_T))
-        return self.join(jnp.broadcast_to(query_D[None], mixed_MD.shape), mixed_MD)
+        rows = (mixed_MD.shape[0], query_D.shape[0])
+        return self.join(jnp.broadcast_to(query_D[None], rows), mixed_MD)
 
     def parts(
         self,
@@ -203,7 +206,7 @@ class Block(nn.Module):
         read_TD = self._read(stream_TD)
         weights_ATT, passed_ATD = layer.parts(read_TD, positions_T=positions_T, present_T=present_T)
         mixed_TD = layer(read_TD, positions_T=positions_T, present_T=present_T)
-        if not self.wired.skips:
+        if not self.wired.adds_mixed:
             return weights_ATT, passed_ATD, (mixed_TD, mixed_TD)
         skipped_TD = self.norm_1_out(mixed_TD) if self.wired.norms_mixed else mixed_TD
         return weights_ATT, passed_ATD, (mixed_TD, stream_TD + skipped_TD)
@@ -259,6 +262,8 @@ class Block(nn.Module):
         """
         if not self.wired.reads_context:
             return jnp.zeros_like(changes_ND)
+        if not self.wired.adds_mixed:
+            return changes_ND
         changes_ND = self.to_residual(changes_ND, references)
         if self.wired.norms_mlp_input:
             changes_ND = self.norm_2.frozen(changes_ND, references[1])
@@ -267,9 +272,12 @@ class Block(nn.Module):
     def to_residual(self, changes_ND: Array, references: tuple[Array, Array]) -> Array:
         """Maps changes (N, D) of the contextual layer's output to changes of the residual stream.
 
-        Linear, as ``to_mlp_input`` is; the changes themselves where no norm stands in between.
+        Linear, as ``to_mlp_input`` is; the changes themselves where no norm stands in between. In a
+        mixer nothing gets through.
         """
         mixed_D, residual_D = references
+        if not self.wired.adds_mixed:
+            return jnp.zeros_like(changes_ND)
         if self.wired.norms_mixed:
             changes_ND = self.norm_1_out.frozen(changes_ND, mixed_D)
         if self.wired.norms_sum:
@@ -285,6 +293,9 @@ class Block(nn.Module):
         wired = self.wired
         if not wired.skips:
             return Midpoint(None, mixed_TD)
+        if not wired.adds_mixed:
+            return Midpoint(stream_TD, mixed_TD)
+        self._check_width(stream_TD, mixed_TD, self.contextual_layer)
         if wired.norms_mixed:
             mixed_TD = self.norm_1_out(mixed_TD)
         residual_TD = stream_TD + mixed_TD
@@ -294,3 +305,13 @@ class Block(nn.Module):
         if wired.norms_mlp_input:
             read_TD = self.norm_1(read_TD) if self._shares_norm else self.norm_2(read_TD)
         return Midpoint(residual_TD, read_TD)
+
+    def _check_width(self, stream_TD: Array, added_TD: Array, part: nn.Module) -> None:
+        """Raises ValueError where a part gives vectors that do not fit the stream."""
+        if added_TD.shape[-1] != stream_TD.shape[-1]:
+            raise ValueError(
+                f"Block: the stream has width {stream_TD.shape[-1]} and {type(part).__name__} adds "
+                f"vectors of width {added_TD.shape[-1]} to it (wiring={self.wiring!r}). Only with "
+                "wiring='mixer' a contextual layer has a width of its own, and Dense(width="
+                f"{stream_TD.shape[-1]}) leads back."
+            )

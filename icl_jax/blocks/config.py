@@ -24,7 +24,7 @@ MlpName = Literal["dense", "gated"]
 MLPS = ("dense", "gated")
 
 #: Wirings that only add to the residual stream.
-GROWING = ("pre_norm", "parallel", "sandwich", "reordered_norm")
+GROWING = ("pre_norm", "parallel", "sandwich", "reordered_norm", "mixer")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from icl_jax.dims import Array
 class ContextualLayer(nn.Module):
     """A map ``A`` from a token sequence (T, D) to (T, D).
 
+    Where the MLP alone reads what it gives (the wiring ``mixer``), that may have another width.
+
     Attributes:
       causal: whether position t reads positions up to t only. (Recurrent layers always do.)
     """

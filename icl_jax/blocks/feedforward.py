@@ -98,9 +98,11 @@ class Dense(Feedforward):
 
     Attributes:
       hidden_widths: widths of the hidden layers; ``()`` is a single linear layer.
+      width: of the output; that of the input when left out.
     """
 
     hidden_widths: tuple[int, ...] = (128,)
+    width: int | None = None
 
     @property
     def input_kernels(self) -> tuple[str, ...]:
@@ -120,7 +122,9 @@ class Dense(Feedforward):
     def output(self, hidden_TH: Array, mlp_input_TD: Array, factor: InputFactor | None) -> Array:
         """The down kernel; without a hidden layer it is also the kernel that ``factor`` patches."""
         inputs = hidden_TH if self.hidden_widths else patched_input(mlp_input_TD, factor)
-        return self._affine("down", inputs, mlp_input_TD.shape[-1])
+        width = mlp_input_TD.shape[-1] if self.width is None else self.width
+        checks.positive_int("Dense", "width", width)
+        return self._affine("down", inputs, width)
 
 
 class Gated(Feedforward):

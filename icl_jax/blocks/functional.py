@@ -79,8 +79,11 @@ class FlaxBlock:
 
     @property
     def has_skip(self) -> bool:
-        """Whether a residual stream goes around the MLP, which an output patch gives its change."""
-        return self.module.wired.skips
+        """Whether what the context adds goes around the MLP, so that an output patch gives it back.
+
+        (In a mixer nothing does: the stream beside the MLP is the block's input.)
+        """
+        return self.module.wired.adds_mixed
 
     @property
     def ends_in_sum(self) -> bool:

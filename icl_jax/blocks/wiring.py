@@ -7,18 +7,21 @@ post_norm      h = N1(x + A(x))     z = h       out = N2(h + M(z))       (BERT)
 parallel       h = x + A(N1 x)      z = N1 x    out = h + M(z)           (GPT-J, Falcon, ...)
 sandwich       h = x + N1'(A(N1 x)) z = N2 h    out = h + N2'(M(z))      (Gemma 2 and 3)
 reordered_norm h = x + N1'(A(x))    z = h       out = h + N2'(M(z))      (OLMo 2)
+mixer          h = x                z = A(N1 x) out = h + M(z)           (Mamba 2)
 
-A parallel block with separate norms reads ``z = N2 x`` (GPT-NeoX).
+A parallel block with separate norms reads ``z = N2 x`` (GPT-NeoX). In a mixer the context reaches
+the stream through the MLP alone, which may be one linear map; ``A`` may give a width of its own.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 WiringName = Literal[
-    "no_skip", "skip", "pre_norm", "post_norm", "parallel", "sandwich", "reordered_norm"
+    "no_skip", "skip", "pre_norm", "post_norm", "parallel", "sandwich", "reordered_norm", "mixer"
 ]
-#: What the MLP reads: the stream after the contextual layer, or the block's input (parallel).
-MlpReads = Literal["stream", "input"]
+#: What the MLP reads: the stream after the contextual layer, the block's input (parallel), or what
+#: the contextual layer gives, which then is not added to the stream (mixer).
+MlpReads = Literal["stream", "input", "mixed"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,12 @@ class Wiring:
     @property
     def reads_context(self) -> bool:
         """Whether the MLP's input depends on the context."""
-        return self.mlp_reads == "stream"
+        return self.mlp_reads != "input"
+
+    @property
+    def adds_mixed(self) -> bool:
+        """Whether what the contextual layer gives is added to the residual stream."""
+        return self.skips and self.mlp_reads != "mixed"
 
     @property
     def has_norm_before_mlp(self) -> bool:
@@ -65,4 +73,5 @@ WIRINGS: dict[WiringName, Wiring] = {
         norms_read=True, norms_mixed=True, norms_mlp_input=True, norms_mlp_output=True
     ),
     "reordered_norm": Wiring(norms_mixed=True, norms_mlp_output=True),
+    "mixer": Wiring(norms_read=True, mlp_reads="mixed"),
 }

@@ -191,7 +191,8 @@ def attribute_block(
     if of == "residual" and not getattr(block, "has_skip", False):
         raise ValueError(
             "attribute_block: of='residual' needs a block that has (and says so in has_skip) a "
-            "residual stream around its MLP; without one there is no output patch."
+            "residual stream around its MLP that the context is added to; elsewhere no output "
+            "patch gives that back."
         )
     if of == "mlp_input" and not block.patches_input:
         raise ValueError(

@@ -3,7 +3,7 @@
 ``y (W + outer(v, u))`` is LoRA of rank 1: A = v (1, in), B = u (out, 1), scale 1. Every kernel that
 reads the MLP's input gets ``u = (z_S - z_K) W``, the down kernel what carries the residual change.
 A norm's gain is no matrix: it goes to ``modules_to_save``, whole. A bias is carried by the down
-kernel instead, and experts are refused.
+kernel instead; experts are refused, and families whose kernels PEFT does not touch.
 """
 
 import json
@@ -48,8 +48,10 @@ def adapter_policy(checkpoint: Checkpoint) -> OutputPolicy:
     The down kernel carries the residual change; where a norm follows it, its gain helps.
 
     Raises:
-      ValueError: the model has experts, or a layer norm on its MLP's output.
+      ValueError: the model has experts, or a layer norm on its MLP's output, or is of a family that
+        PEFT takes no adapter of.
     """
+    _check_family("adapter_policy", checkpoint)
     for layer, block in enumerate(checkpoint.model.blocks):
         if isinstance(block.mlp, Experts):
             raise ValueError(
@@ -124,11 +126,12 @@ def save_static_adapter(
       The folder, with ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     Raises:
-      ValueError: patches with a bias, experts, patches of another stack, or a checkpoint with more
-        than a text model.
+      ValueError: patches with a bias, experts, patches of another stack, a checkpoint with more
+        than a text model, or of a family that PEFT takes no adapter of.
       FileExistsError: the folder has something in it.
     """
     where = "save_static_adapter"
+    _check_family(where, checkpoint)
     layers = functional(checkpoint.model, checkpoint.params)
     check_given(layers, patches)
     updates: Updates = {}
@@ -221,6 +224,12 @@ def _write(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return folder
+
+
+def _check_family(where: str, checkpoint: Checkpoint) -> None:
+    reason = getattr(family_of(checkpoint.config)[1], "NO_LORA", None)
+    if reason is not None:
+        raise ValueError(f"{where}: {reason}. Export a checkpoint or a file of patches instead.")
 
 
 def _reads_more_than_text(folder: Path) -> bool:

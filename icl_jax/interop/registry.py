@@ -34,7 +34,8 @@ _WRAPPED = re.compile(r"^(_orig_mod\.|module\.)+|(?<=\.)_orig_mod\.")
 # What a tensor is called depends on which model was saved: one with a head has a prefix, and one
 # that reads more than text has another.
 _PREFIX = re.compile(
-    r"^(language_model\.model|model\.language_model|language_model|model|transformer|bert|gpt_neox)\."
+    r"^(language_model\.model|model\.language_model|language_model|model|transformer|bert|gpt_neox"
+    r"|backbone)\."
 )
 
 # What quantised weights are multiplied by.
@@ -57,7 +58,8 @@ class Family(Protocol):
 
     It may also have ``IGNORED``: regular expressions of stored names, without their prefix, of
     what the model does not need (a pooler, say). And ``HARMLESS``: options that it need not read,
-    beside those of ``harmless.COMMON``. And ``fused_table``: a second ``table`` for files that have
+    beside those of ``harmless.COMMON``. And ``NO_LORA``: why PEFT takes no adapter of the family.
+    And ``fused_table``: a second ``table`` for files that have
     the same numbers in other tensors (all experts of a layer in two, say).
 
     Attributes:

@@ -9,10 +9,10 @@ _STATE = (
     "qwen3_next",
     "its layers read the context through states of another kind than the delta rule's",
 )
-_NO_MLP = (
-    "qwen3_next",
-    "its blocks are a state space and no MLP, whose weights a context could change; the delta rule "
-    "of Qwen3-Next is a state, too, and has an MLP behind it",
+_MAMBA_1 = (
+    "mamba2",
+    "its state space is another one: every channel fades by a step and at rates of its own, and "
+    "no norm stands in front of the kernel that leads back to the stream",
 )
 _LATENT = ("qwen2_moe", "its attention goes through latent keys and values")
 _ENCODER = ("bert", "its names, positions or embeddings differ")
@@ -31,13 +31,12 @@ RELATIVES: dict[str, tuple[str, str]] = {
     "distilbert": _ENCODER,
     "electra": _ENCODER,
     "falcon_h1": _STATE,
-    "falcon_mamba": _NO_MLP,
+    "falcon_mamba": _MAMBA_1,
     "gpt_bigcode": ("gpt2", "all heads share one key and value"),
     "granitemoe": ("granite", "its layers have experts"),
     "granitemoehybrid": _STATE,
     "jamba": _STATE,
-    "mamba": _NO_MLP,
-    "mamba2": _NO_MLP,
+    "mamba": _MAMBA_1,
     "mpt": ("bloom", "its norms have no biases, and its queries, keys and values lie otherwise"),
     "nemotron_h": _STATE,
     "openai-gpt": ("gpt2", "its norms come after the skips"),

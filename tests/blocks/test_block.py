@@ -11,9 +11,18 @@ from icl_jax.blocks.affine import Affine, dense
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.feedforward import ACTIVATIONS, Dense, Feedforward, Gated
 from icl_jax.blocks.functional import FlaxBlock
+from icl_jax.blocks.selective import SelectiveStateSpace
 from icl_jax.blocks.wiring import WIRINGS
 from icl_jax.patches.token import InputFactor, input_factor
-from tests.helpers import LAYERS, MLPS, assert_close, assert_trees_close, normal, random_params
+from tests.helpers import (
+    LAYERS,
+    MLPS,
+    WIDTH,
+    assert_close,
+    assert_trees_close,
+    normal,
+    random_params,
+)
 
 HIDDEN_TD = normal(1, 6, 8)
 
@@ -80,6 +89,9 @@ def reference_block(block, params, stream_TD):
     if block.wiring == "reordered_norm":
         h = x + n1_out(attend(x))
         return h, h, h + n2_out(mlp(h))
+    if block.wiring == "mixer":
+        z = attend(n1(x))
+        return x, z, x + mlp(z)
     if block.separate_norms:
         h = x + attend(n1(x))
         return h, n2(x), h + mlp(n2(x))
@@ -122,6 +134,7 @@ class TestWirings:
             "parallel": {"norm_1"},
             "sandwich": inputs | outputs,
             "reordered_norm": outputs,
+            "mixer": {"norm_1"},
         }
         assert {name for name in params if name.startswith("norm")} == expected[wiring]
 
@@ -152,7 +165,7 @@ class TestWirings:
         assert_close(mixed_TD, want_TD, 60)
         if wiring in ("sandwich", "reordered_norm"):
             want_TD = reference_norm(norm, params.get("norm_1_out"), np.asarray(want_TD))
-        want_TD = want_TD if wiring == "no_skip" else HIDDEN_TD + want_TD
+        want_TD = want_TD if wiring in ("no_skip", "mixer") else HIDDEN_TD + want_TD
         assert_close(sum_TD, want_TD, 60)
 
     @pytest.mark.parametrize("wiring", WIRINGS)
@@ -176,6 +189,41 @@ class TestWirings:
             assert_close(got_ND, want_ND, 16, condition=4)
         else:
             np.testing.assert_array_equal(got_ND, want_ND)
+
+    @pytest.mark.parametrize("wiring", WIRINGS)
+    def test_a_change_of_the_sum_reaches_the_stream_where_it_is_added(self, wiring):
+        block = Block(LAYERS["attention"], MLPS["dense"], wiring, "none")
+        _, call = with_params(block)
+        changes_ND, reference_D = normal(5, 3, 8), normal(6, 8)
+        got_ND = call(changes_ND, (reference_D, reference_D), method="to_residual")
+        adds = wiring not in ("no_skip", "mixer")
+        np.testing.assert_array_equal(got_ND, changes_ND if adds else 0 * changes_ND)
+        assert FlaxBlock(block).has_skip == adds
+
+    def test_a_mixer_leads_back_from_another_width(self):
+        wide = SelectiveStateSpace(num_heads=3, key_width=2, value_width=5)
+        block = Block(wide, Dense(hidden_widths=(), width=WIDTH), "mixer", "rms")
+        params, call = with_params(block)
+        midpoint = call(HIDDEN_TD, method="contextual")
+        down = params["mlp"]["down"]
+        assert midpoint.mlp_input_TD.shape == (6, 15) and down["kernel"].shape == (15, WIDTH)
+        want_TD = HIDDEN_TD + midpoint.mlp_input_TD @ down["kernel"] + down["bias"][None]
+        assert_close(call(HIDDEN_TD), want_TD, 15)
+        positions = jnp.arange(6, dtype=jnp.int32)
+        context_ND, query_D = HIDDEN_TD[:-1], HIDDEN_TD[-1]
+        suffixes = call(context_ND, query_D, positions_T=positions, method="suffixes")
+        assert suffixes.mlp_input_TD.shape == (6, 15) and suffixes.residual_TD.shape == (6, 8)
+        assert_trees_close(row(suffixes, 0), row(midpoint, -1), 60)
+
+    def test_widths_that_do_not_fit_the_stream_are_refused(self):
+        wide = SelectiveStateSpace(num_heads=3, value_width=5)
+        wording = "the stream has width 8 and {} adds vectors of width 15 to it"
+        with pytest.raises(ValueError, match=wording.format("SelectiveStateSpace")):
+            with_params(Block(wide, MLPS["dense"], "pre_norm"))
+        with pytest.raises(ValueError, match=wording.format("Dense")):
+            with_params(Block(wide, MLPS["dense"], "mixer"))
+        with pytest.raises(ValueError, match="Dense: width must be an integer of at least 1"):
+            with_params(Block(wide, Dense(width=0), "mixer"))
 
     def test_only_a_sum_over_tokens_has_parts(self):
         _, call = with_params(Block(LAYERS["recurrent"], MLPS["dense"]))

@@ -19,6 +19,7 @@ from icl_jax.blocks.linear_attention import LinearAttention
 from icl_jax.blocks.memory import append, empty_keys, newest, sees_memory, with_newest
 from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
 from icl_jax.blocks.rotary import Rotary, Scaling
+from icl_jax.blocks.selective import SelectiveStateSpace
 from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.blocks.views import free_slots, occupy
 from icl_jax.blocks.wiring import WIRINGS
@@ -61,6 +62,8 @@ WITH_MEMORY: dict[str, ContextualLayer] = {
     "recurrent": LAYERS["recurrent"],
     "delta": LAYERS["delta"],
     "delta_without_convolution": GatedDelta(num_heads=2, key_width=2, taps=1),
+    "selective": LAYERS["selective"],
+    "selective_wide": SelectiveStateSpace(num_heads=3, key_width=2, value_width=5, taps=1),
     "recurrent_wide": GatedRecurrent(state_width=12),
 }
 

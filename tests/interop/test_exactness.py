@@ -45,7 +45,7 @@ def test_the_logits_of_all_kept_positions(family, dtype, bound):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ("gpt_oss", "qwen3_next"))
+@pytest.mark.parametrize("family", ("gpt_oss", "qwen3_next", "mamba2"))
 def test_patched_generation_goes_on_as_the_context_does(family):
     # A sink and a window beside the memory; a state and a convolution as the memory.
     checkpoint = load(GOLDEN / family, dtype=jnp.float32)

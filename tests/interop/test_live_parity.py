@@ -33,7 +33,9 @@ from tests.interop.test_wider_options import VARIANTS as WIDER  # noqa: E402
 FAMILIES = sorted(families())
 DECODERS = [family for family in FAMILIES if family != "bert"]
 EXPERTS = ("gpt_oss", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "qwen3_next")
-GENERATED = ("llama", "gemma3", "gpt2", "gpt_neo", "bloom", "gpt_oss", "qwen3_next")
+GENERATED = ("llama", "gemma3", "gpt2", "gpt_neo", "bloom", "gpt_oss", "qwen3_next", "mamba2")
+#: Families that an adapter is written for.
+ADAPTED = [family for family in DECODERS if family not in (*EXPERTS, "mamba2")]
 TOKENS = np.random.default_rng(5).integers(3, 96, 30).astype(np.int32)
 KEPT = np.array([0, 26, 27, 28, 29])
 
@@ -142,7 +144,7 @@ def test_an_exported_checkpoint_answers_without_the_context(family, tmp_path):
     assert relative_error(theirs(tmp_path / "tiny", TOKENS[KEPT]), want) > 1e-2
 
 
-@pytest.mark.parametrize("family", [family for family in DECODERS if family not in EXPERTS])
+@pytest.mark.parametrize("family", ADAPTED)
 def test_an_adapter_answers_without_the_context(family, tmp_path):
     checkpoint = make_tiny(family, tmp_path / "tiny", jax.random.key(3))
     model, params = checkpoint.model, checkpoint.params
@@ -152,3 +154,13 @@ def test_an_adapter_answers_without_the_context(family, tmp_path):
     save_adapter(tmp_path / "adapter", checkpoint, weights.patches)
     got = theirs(tmp_path / "tiny", TOKENS[KEPT], tmp_path / "adapter")
     assert relative_error(got, want) < 1e-4
+
+
+def test_peft_still_takes_no_adapter_of_mamba_2(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    make_tiny("mamba2", tmp_path / "tiny", jax.random.key(3))
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "tiny")
+    config = LoraConfig(r=1, target_modules=["backbone.layers.0.mixer.out_proj"])
+    with pytest.raises(ValueError, match="out_proj.*incompatible"):
+        get_peft_model(model, config)

@@ -84,6 +84,15 @@ def test_experts_are_refused_with_the_reason(family, tmp_path):
     assert not (tmp_path / "adapter").exists()
 
 
+def test_a_family_that_peft_does_not_adapt_is_refused_with_the_reason(tmp_path):
+    checkpoint = make_tiny("mamba2", tmp_path / "tiny", jax.random.key(3))
+    with pytest.raises(ValueError, match="adapter_policy: PEFT puts no LoRA on out_proj.*Export"):
+        adapter_policy(checkpoint)
+    with pytest.raises(ValueError, match="PEFT puts no LoRA on out_proj"):
+        save_adapter(tmp_path / "adapter", checkpoint, ())
+    assert not (tmp_path / "adapter").exists()
+
+
 def test_a_layer_norm_behind_the_mlp_is_refused_with_the_reason(tmp_path):
     checkpoint = make_tiny("olmo2", tmp_path / "tiny", jax.random.key(3))
     blocks = tuple(block.clone(norm="layer") for block in checkpoint.model.blocks)

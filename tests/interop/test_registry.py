@@ -53,10 +53,11 @@ def test_relatives_are_unsupported_families_and_supported_ones(kind):
         family_of({"model_type": kind})
 
 
-def test_a_mixer_without_an_mlp_is_refused_with_the_reason():
-    # Not Gemma 2, whose name is more like it.
-    with pytest.raises(ValueError, match="nearest to Mamba2ForCausalLM is Qwen3Next.*and no MLP"):
-        family_of({"architectures": ["Mamba2ForCausalLM"], "model_type": "mamba2"})
+@pytest.mark.parametrize("name", ("Mamba", "FalconMamba"))
+def test_an_older_state_space_is_refused_with_the_reason(name):
+    wording = f"nearest to {name}ForCausalLM is Mamba2ForCausalLM, but its state space is another"
+    with pytest.raises(ValueError, match=wording):
+        family_of({"architectures": [f"{name}ForCausalLM"]})
 
 
 @pytest.mark.parametrize(

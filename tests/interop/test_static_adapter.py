@@ -72,6 +72,9 @@ def test_what_an_adapter_cannot_hold_is_refused_and_leaves_nothing(tmp_path):
     mixture, patches = compiled("mixtral", tmp_path / "mixture", Fit(side="input", rank=2))
     with pytest.raises(ValueError, match="block 0 has experts.*file of patches"):
         save_static_adapter(tmp_path / "adapter", mixture, patches)
+    mamba, patches = compiled("mamba2", tmp_path / "mamba", Fit(side="input", rank=2))
+    with pytest.raises(ValueError, match="save_static_adapter: PEFT puts no LoRA on out_proj"):
+        save_static_adapter(tmp_path / "adapter", mamba, patches)
     assert not (tmp_path / "adapter").exists()
     with pytest.raises(FileExistsError, match="is not empty"):
         save_static_adapter(tmp_path / "tiny", *compiled("llama", tmp_path / "again"))

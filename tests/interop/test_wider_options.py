@@ -21,6 +21,7 @@ FAMILIES = (
     "gpt_oss",
     "gptj",
     "granite",
+    "mamba2",
     "ministral",
     "ministral3",
     "olmo",
@@ -58,6 +59,8 @@ CHANGES = (
     ("granite", "attention_multiplier", 0.25),
     ("granite", "residual_multiplier", 1.0),
     ("granite", "logits_scaling", 1.0),
+    ("mamba2", "layer_norm_epsilon", 0.1),
+    ("mamba2", "time_step_limit", [0.2, 0.4]),
     ("ministral", "layer_types", [FULL, SLIDING, SLIDING]),
     ("ministral3", "rope_parameters.llama_4_scaling_beta", 0.1),
     ("ministral3", "rope_parameters.factor", 4.0),
@@ -83,6 +86,7 @@ CHANGES = (
 LONGROPE = {"rope_type": "longrope", "short_factor": [1.0, 1.1, 1.3], "long_factor": [2.0, 4.0, 6]}
 LENGTH = {"original_max_position_embeddings": 16}
 KINDS = [FULL, SLIDING, FULL, SLIDING]
+INFINITE = float("inf")
 
 #: Family, and what is set in its tiny configuration (... leaves an option out): layouts and options
 #: that the tiny one does not have. The live comparison runs them beside transformers.
@@ -105,6 +109,10 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("granite", {"residual_multiplier": 1.0, "attention_bias": True, "mlp_bias": True}),
     ("granite", {"tie_word_embeddings": False, "rope_scaling": {"type": "linear", "factor": 2.5}}),
     ("granite", {"attention_multiplier": ..., "embedding_multiplier": ..., "logits_scaling": ...}),
+    ("mamba2", {"use_bias": True, "use_conv_bias": False, "tie_word_embeddings": True}),
+    ("mamba2", {"n_groups": 1, "conv_kernel": ..., "time_step_limit": [0.2, 0.4]}),
+    ("mamba2", {"n_groups": 6, "time_step_limit": [0.3, INFINITE], "residual_in_fp32": False}),
+    ("mamba2", {"expand": 3, "num_heads": 9, "n_groups": 3, "chunk_size": 5, "head_dim": 8}),
     ("ministral", {"layer_types": ..., "tie_word_embeddings": True}),
     ("ministral3", {"sliding_window": 6, "tie_word_embeddings": True}),
     ("olmo", {"clip_qkv": ..., "attention_bias": True, "tie_word_embeddings": True}),
@@ -167,6 +175,16 @@ REFUSED = (
     ("granite", {"mlp_bias": True}, "mlp_bias = true"),
     ("granite", {"attention_bias": True}, "attention_bias = true"),
     ("granite", {"logits_scaling": 0}, "logits_scaling = 0"),
+    ("mamba2", {"hidden_act": "gelu"}, 'hidden_act = "gelu" is not supported.*silu'),
+    ("mamba2", {"num_heads": 5}, "head_dim = 8 is not supported.*with 24 . 2 / 5"),
+    ("mamba2", {"expand": 3}, "head_dim = 8 is not supported.*with 24 . 3 / 6"),
+    ("mamba2", {"intermediate_size": 47}, "intermediate_size = 47 is not supported.*48"),
+    ("mamba2", {"n_groups": 4}, "n_groups = 4 is not supported.*a divisor of num_heads = 6"),
+    ("mamba2", {"rms_norm": False}, "rms_norm = false is not supported; supported: true"),
+    ("mamba2", {"time_step_limit": [0.1]}, "time_step_limit = .*two numbers 0 <= low <= high"),
+    ("mamba2", {"time_step_limit": [0.2, 0.1]}, "time_step_limit = .*two numbers"),
+    ("mamba2", {"time_step_limit": [0.0, "far"]}, "time_step_limit = .*__float__.*Infinity"),
+    ("mamba2", {"time_step_limit": [0.0, float("nan")]}, "time_step_limit = .*two numbers"),
     ("ministral", {"layer_types": [FULL, SLIDING]}, "layer_types.*num_hidden_layers = 3 times"),
     ("ministral", {"sliding_window": None}, "sliding_window = null is not.*it is a Mistral"),
     ("ministral3", {"layer_types": [SLIDING] * 3}, "layer_types.*3 times full_attention"),

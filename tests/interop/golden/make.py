@@ -93,6 +93,8 @@ def random_model(family: str, seed: int = 0, given=None):
 def logits(model, given) -> np.ndarray:
     """Logits, or last states, of a batch."""
     rope = getattr(model.config, "rope_parameters", None) or {}
+    if model.config.model_type == "mamba2" and model.config.use_bias and not given["mask"].all():
+        return unpadded_logits(model, given)
     if rope.get("rope_type") == "longrope" and len(given["tokens"]) > 1:
         # It asks how long the longest prompt of a batch is; ours do not matter to each other.
         rows = [{key: given[key][i : i + 1] for key in INPUTS} for i in range(len(given["tokens"]))]
@@ -104,6 +106,19 @@ def logits(model, given) -> np.ndarray:
             position_ids=torch.as_tensor(given["positions"], dtype=torch.long),
         )
     return (found.logits if hasattr(found, "logits") else found.last_hidden_state).numpy()
+
+
+def unpadded_logits(model, given) -> np.ndarray:
+    """The logits of rows without their padding, and zeros there.
+
+    A bias of Mamba 2's in_proj gets into the convolution from padding on the left.
+    """
+    rows = []
+    for row, mask in enumerate(given["mask"]):
+        found = logits(model, {key: given[key][row : row + 1, mask] for key in INPUTS})
+        rows.append(np.zeros((len(mask), found.shape[-1]), found.dtype))
+        rows[-1][mask] = found[0]
+    return np.stack(rows)
 
 
 @contextlib.contextmanager
