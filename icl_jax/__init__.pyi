@@ -229,6 +229,7 @@ from icl_jax.patches.output import (
     down_patch,
     down_update,
 )
+from icl_jax.patches.prediction import check_open_loop, open_loop_growth
 from icl_jax.patches.spectrum import Spectrum, from_matrix, singular_vectors, truncate
 from icl_jax.patches.static import (
     QuerySums,
@@ -347,6 +348,7 @@ __all__ = [
     "block_patches",
     "BlockSums",
     "cheap_patch",
+    "check_open_loop",
     "check_patchable",
     "combine_static",
     "compact_bank",
@@ -381,6 +383,7 @@ __all__ = [
     "merge_sums",
     "Midpoint",
     "observed_forward",
+    "open_loop_growth",
     "outer",
     "OutputNorm",
     "patched_forward",

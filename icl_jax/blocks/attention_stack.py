@@ -49,6 +49,12 @@ def linear_attention_stack(
       depth: number of layers.
       num_examples: N, so that a layer's sum is a mean.
       looped: whether all layers share their weights.
+
+    Examples:
+      >>> model = linear_attention_stack(2, num_examples=3)
+      >>> tokens = jnp.ones((4, 3))  # three examples and a query, D + 1 = 3 channels
+      >>> model.apply(model.init(jax.random.key(0), tokens), tokens).shape
+      ()
     """
     layer: Any = LinearAttention(num_heads=1, causal=False, scale=1 / num_examples)
     layers = (layer,) * depth if looped else tuple(layer.clone() for _ in range(depth))

@@ -34,6 +34,13 @@ class Block(nn.Module):
       norm_epsilon: of the norms, in squared units of their input.
       separate_norms: whether the MLP of a parallel block has a norm of its own.
       dtype: of the norms' parameters.
+
+    Examples:
+      >>> mlp = Gated(hidden_width=16, activation="silu")
+      >>> block = Block(SoftmaxAttention(num_heads=2), mlp, "pre_norm", norm="rms")
+      >>> stream = jax.random.normal(jax.random.key(0), (6, 8))
+      >>> block.apply(block.init(jax.random.key(1), stream), stream).shape
+      (6, 8)
     """
 
     contextual_layer: ContextualLayer

@@ -40,6 +40,9 @@ def check_layer(
         layer that looks ahead, prefixes, suffixes or extensions that differ from truncated runs,
         weights that do not add up to 1 (with a sink's) where the layer says that they do, or a sum
         that ``parts`` does not open.
+
+    Examples:
+      >>> check_layer(SoftmaxAttention(num_heads=2), length=4)  # silent: it is what it says
     """
     keys = jax.random.split(jax.random.key(0) if key is None else key, 2)
     stream_TD = jax.random.normal(keys[0], (length, width))

@@ -29,7 +29,13 @@ GROWING = ("pre_norm", "parallel", "sandwich", "reordered_norm", "mixer")
 
 @dataclass(frozen=True)
 class StackConfig:
-    """Blocks of one design, piled up; the defaults are the block of Dherin et al., v1."""
+    """Blocks of one design, piled up; the defaults are the block of Dherin et al., v1.
+
+    Examples:
+      >>> config = StackConfig(layer="recurrent", width=8, wiring="skip", depth=2, num_heads=2)
+      >>> type(build_stack(config).blocks[0].contextual_layer).__name__
+      'GatedRecurrent'
+    """
 
     layer: LayerName = field(default="attention", metadata={"help": "the contextual layer"})
     num_heads: int = field(default=8, metadata={"help": "attention heads"})

@@ -24,6 +24,15 @@ class ContextualLayer(nn.Module):
 
     Attributes:
       causal: whether position t reads positions up to t only. (Recurrent layers always do.)
+
+    Examples:
+      >>> class MeanSoFar(ContextualLayer):
+      ...     def __call__(self, stream_TD, *, positions_T=None, present_T=None):
+      ...         present_T = jnp.ones(len(stream_TD), bool) if present_T is None else present_T
+      ...         weights_TT = jnp.tri(len(stream_TD)) * present_T
+      ...         return weights_TT @ stream_TD / jnp.maximum(weights_TT.sum(1, keepdims=True), 1)
+      >>> check_layer(MeanSoFar(), length=4)
+      >>> block = Block(MeanSoFar(), Dense(hidden_widths=(16,)))  # patches and trajectories work
     """
 
     causal: bool = True

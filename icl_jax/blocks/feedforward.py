@@ -99,6 +99,12 @@ class Dense(Feedforward):
     Attributes:
       hidden_widths: widths of the hidden layers; ``()`` is a single linear layer.
       width: of the output; that of the input when left out.
+
+    Examples:
+      >>> mlp = Dense(hidden_widths=(16, 12), activation="gelu")
+      >>> params = mlp.init(jax.random.key(0), jnp.zeros(8))["params"]
+      >>> {name: layer["kernel"].shape for name, layer in sorted(params.items())}
+      {'down': (12, 8), 'layer_0': (8, 16), 'layer_1': (16, 12)}
     """
 
     hidden_widths: tuple[int, ...] = (128,)
@@ -135,6 +141,12 @@ class Gated(Feedforward):
       scale: by which the hidden activations, and so the output before its bias, are multiplied (the
         residual multiplier of Granite). In front of the down kernel, where patches of that kernel
         and of its weights in a file are the same.
+
+    Examples:
+      >>> mlp = Gated(hidden_width=16, activation="silu", use_bias=False)
+      >>> params = mlp.init(jax.random.key(0), jnp.zeros(8))["params"]
+      >>> {name: layer["kernel"].shape for name, layer in sorted(params.items())}
+      {'down': (16, 8), 'gate': (8, 16), 'up': (8, 16)}
     """
 
     hidden_width: int = 128

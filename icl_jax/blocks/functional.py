@@ -321,6 +321,14 @@ def functional(model: HasBlocks, params: Params) -> Layers:
 
     Raises:
       ValueError: ``params`` lacks layers, or are those of a model of another depth.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,), depth=3))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> layers = functional(stack, params)
+      >>> len(layers), layers.params.layer(2)["mlp"]["layer_0"]["kernel"].shape
+      (3, (8, 16))
     """
     segments = _segments(model.blocks)
     names = [
@@ -375,6 +383,14 @@ def first_layers(model: Any, params: Params, depth: int) -> tuple[Any, Params]:
 
     Raises:
       ValueError: the model has not so many layers.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,), depth=3))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> shorter, its_params = first_layers(stack, params, 2)
+      >>> len(functional(shorter, its_params)), shorter.apply({"params": its_params}, tokens).shape
+      (2, (6, 1))
     """
     if not 1 <= depth <= len(model.blocks):
         raise ValueError(

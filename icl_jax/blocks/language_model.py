@@ -45,6 +45,14 @@ class LanguageModel(nn.Module):
       logit_scale: by which logits are multiplied (Cohere, Granite).
       soft_cap: logits l become ``cap tanh(l / cap)`` (Gemma 2); None for none.
       dtype: of the parameters, and so of the arithmetic: the embedding sets it.
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> tokens = jnp.arange(3, 13)
+      >>> params = model.init(jax.random.key(0), tokens)["params"]
+      >>> model.apply({"params": params}, tokens).shape  # a row of logits per token
+      (10, 30)
     """
 
     blocks: tuple[Block, ...]

@@ -24,6 +24,14 @@ class SoftmaxAttention(Attention):
       sinks: whether each head has one more score, a parameter, that takes its share of the weights
         and gives nothing: the others then sum to less than 1 (gpt-oss; Xiao et al., arXiv
         2309.17453).
+
+    Examples:
+      >>> layer = SoftmaxAttention(num_heads=4, num_kv_heads=2, rotary=Rotary(), window=3)
+      >>> stream = jax.random.normal(jax.random.key(0), (6, 8))
+      >>> variables = layer.init(jax.random.key(1), stream)
+      >>> moved = layer.apply(variables, stream.at[0].add(1.0)) - layer.apply(variables, stream)
+      >>> (jnp.abs(moved).max(1) > 0).tolist()  # who sees the first token
+      [True, True, True, False, False, False]
     """
 
     soft_cap: float | None = None

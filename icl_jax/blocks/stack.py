@@ -21,6 +21,14 @@ class Stack(nn.Module):
       output_width: O.
       final_norm: ``layer``, ``rms`` or ``none``, before the readout.
       dtype: of the parameters; the arithmetic is in the dtype of the input.
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Dense(hidden_widths=(16,)), "pre_norm")
+      >>> stack = Stack(repeat(block, 2), width=8, final_norm="layer")
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> variables = stack.init(jax.random.key(1), tokens)
+      >>> stack.apply(variables, tokens).shape
+      (6, 1)
     """
 
     blocks: tuple[Block, ...]
@@ -66,7 +74,13 @@ class Stack(nn.Module):
 
 
 def repeat(block: Block, depth: int) -> tuple[Block, ...]:
-    """``depth`` blocks of one design, each with parameters of its own."""
+    """``depth`` blocks of one design, each with parameters of its own.
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Dense(hidden_widths=(16,)))
+      >>> [one == block for one in repeat(block, 3)]
+      [True, True, True]
+    """
     checks.positive_int("repeat", "depth", depth)
     # The same instance twice would mean shared parameters, so every layer is a clone.
     return tuple(

@@ -30,6 +30,13 @@ def new_adapters(key: Array, params: Params, names: Collection[str], rank: int) 
     Raises:
       ValueError: a rank below 1, or no such kernel.
 
+    Examples:
+      >>> params = {"up": {"kernel": jnp.ones((4, 6))}, "down": {"kernel": jnp.ones((6, 4))}}
+      >>> adapters = new_adapters(jax.random.key(0), params, ("up",), rank=2)
+      >>> for path, update in adapters.items():
+      ...     print(path, update.left_RD.shape, update.right_RH.shape)
+      ('up', 'kernel') (2, 4) (2, 6)
+
     Source: Hu et al. (arXiv 2106.09685), LoRA.
     """
     checks.positive_int("new_adapters", "rank", rank)
@@ -55,7 +62,14 @@ def new_adapters(key: Array, params: Params, names: Collection[str], rank: int) 
 
 
 def with_adapters(params: Params, adapters: Adapters) -> Params:
-    """The parameters with ``W + A^T B`` in the place of each adapted kernel ``W``."""
+    """The parameters with ``W + A^T B`` in the place of each adapted kernel ``W``.
+
+    Examples:
+      >>> params = {"up": {"kernel": jnp.ones((2, 3))}}
+      >>> adapters = new_adapters(jax.random.key(0), params, ("up",), rank=1)
+      >>> with_adapters(params, adapters)["up"]["kernel"].tolist()  # as it was, before a step
+      [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+    """
     changed = params
     for path, adapter in adapters.items():
         update = jnp.matmul(

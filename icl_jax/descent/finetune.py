@@ -77,6 +77,14 @@ def descend(
 
     Raises:
       ValueError: ``num_steps`` is no positive integer.
+
+    Examples:
+      >>> import optax
+      >>> def loss(weight):
+      ...     return (weight - 4.0) ** 2 / 2
+      >>> path = descend(loss, jnp.array(0.0), optax.sgd(0.5), num_steps=2)
+      >>> path.points.tolist(), path.losses_S.tolist()
+      ([0.0, 2.0, 3.0], [8.0, 2.0])
     """
     checks.positive_int("descend", "num_steps", num_steps)
     return _descend(lambda current, _: loss(current), weights, None, num_steps, optimizer, record)

@@ -41,6 +41,15 @@ def fleet(
 
     Raises:
       ValueError: rates that are no vector, tasks whose leading axes differ, a batch size below 1.
+
+    Examples:
+      >>> import optax
+      >>> def run(target, rate):
+      ...     def loss(weight):
+      ...         return (weight - target) ** 2
+      ...     return descend(loss, jnp.array(0.0), optax.sgd(rate), num_steps=1).final
+      >>> fleet(run, jnp.array([1.0, 2.0, 3.0]), jnp.array([0.25, 0.5])).tolist()
+      [[0.5, 1.0], [1.0, 2.0], [1.5, 3.0]]
     """
     checks.rank("fleet", "rates_X", rates_X, 1, "(X)")
     lengths = {jax.numpy.shape(leaf)[:1] for leaf in jax.tree.leaves(tasks)}

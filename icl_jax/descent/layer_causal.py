@@ -30,6 +30,16 @@ def layer_causal_loss(
       stream_TD: (T, D), what the first layer reads; no gradient reaches it.
       read_loss: the loss of a state as if it were the last layer's, (): the model's own head.
 
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,), depth=3))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> def read_loss(state):
+      ...     return jnp.mean(state**2)
+      >>> layer_causal_loss(functional(stack, params), stream, read_loss).shape
+      ()
+
     Source: Deutch et al. (arXiv 2311.07772), layer-causal gradient descent.
     """
 

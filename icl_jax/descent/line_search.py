@@ -30,7 +30,12 @@ class LineSearch:
 
 
 def rate_grid(lowest: float, highest: float, count: int, dtype: jnp.dtype) -> Array:
-    """``count`` learning rates from ``lowest`` to ``highest``, evenly spaced in their logarithm."""
+    """``count`` learning rates from ``lowest`` to ``highest``, evenly spaced in their logarithm.
+
+    Examples:
+      >>> print(rate_grid(0.1, 10.0, 3, jnp.float32).round(3))
+      [ 0.1  1.  10. ]
+    """
     checks.positive("rate_grid", "lowest", lowest)
     checks.positive("rate_grid", "highest", highest)
     checks.positive_int("rate_grid", "count", count)

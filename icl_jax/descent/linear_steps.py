@@ -84,6 +84,12 @@ def preconditioned_steps(
       ValueError: shapes that disagree.
       TypeError: dtypes that disagree, or are narrower than float32.
 
+    Examples:
+      >>> inputs, targets = jnp.array([[1.0, 0.0], [0.0, 2.0]]), jnp.array([2.0, 4.0])
+      >>> inverse = jnp.linalg.inv(inputs.T @ inputs / 2)
+      >>> preconditioned_steps(inputs, targets, preconditioners_SDD=inverse[None]).tolist()
+      [[0.0, 0.0], [2.0, 2.0]]
+
     Source: Ahn et al. 2023 (arXiv 2306.00297), which find such steps at the minima of the training
     loss of linear transformers.
     """
@@ -132,6 +138,11 @@ def descent_prediction(
       ValueError: shapes that disagree, ``num_steps`` below 1.
       TypeError: dtypes that disagree, or are narrower than float32.
 
+    Examples:
+      >>> inputs, targets = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([2.0, 4.0])
+      >>> float(descent_prediction(inputs, targets, jnp.array([1.0, 1.0]), rate=1.0, num_steps=2))
+      4.5
+
     Source: von Oswald et al. 2023 (arXiv 2212.07677), section 2.
     """
     present_examples("descent_prediction", inputs_ND, targets_N, query_D, present_N)
@@ -177,6 +188,12 @@ def gd_plus_plus(
     Raises:
       ValueError: shapes that disagree, ``num_steps`` below 1.
       TypeError: dtypes that disagree, or are narrower than float32.
+
+    Examples:
+      >>> inputs, targets = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([2.0, 4.0])
+      >>> query = jnp.array([1.0, 1.0])
+      >>> gd_plus_plus(inputs, targets, query, rate=1.0, correction=0.5, num_steps=2).tolist()
+      [0.0, 3.0, 3.84375]
 
     Source: von Oswald et al. 2023 (arXiv 2212.07677), section 4 and its appendix; our ``H`` is a
     mean over the examples, so that ``correction`` means the same at every length.

@@ -63,7 +63,15 @@ def select(params: Params, chosen: str | Chosen) -> tuple[Params, Params]:
 
 
 def merge(part: Params, rest: Params) -> Params:
-    """The whole tree again from what ``select`` made of it."""
+    """The whole tree again from what ``select`` made of it.
+
+    Examples:
+      >>> params = {"mlp": {"layer_0": {"kernel": jnp.ones(2)}}, "norm": {"scale": jnp.ones(3)}}
+      >>> part, rest = select(params, "mlp")
+      >>> doubled = merge(jax.tree.map(lambda leaf: 2 * leaf, part), rest)
+      >>> doubled["mlp"]["layer_0"]["kernel"].tolist(), doubled["norm"]["scale"].tolist()
+      ([2.0, 2.0], [1.0, 1.0, 1.0])
+    """
     return jax.tree.map(
         lambda mine, other: other if mine is None else mine,
         part,

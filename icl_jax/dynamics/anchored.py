@@ -82,6 +82,13 @@ def linear_loss(gradient: LowRank, kernel_DH: Array) -> Array:
     Args:
       gradient: one ``G_i`` of ``Trajectory.gradients``, without the leading axis.
       kernel_DH: (D, H), any ``W``.
+
+    Examples:
+      >>> inputs = jnp.array([[2.0, 0.0], [2.0, 1.0], [2.0, 1.5]])
+      >>> path = anchored_trajectory(inputs, jnp.eye(2))
+      >>> first = jax.tree.map(lambda leaf: leaf[0], path.gradients)
+      >>> float(linear_loss(first, jnp.ones((2, 2))))
+      -2.0
     """
     dtype = accumulator(kernel_DH.dtype)
     highest = jax.lax.Precision.HIGHEST

@@ -186,6 +186,16 @@ def attribute_block(
         (``checks.kept_positions``) or rows of them, a parallel block (whose MLP input does not
         change), or (outside jit) an MLP input of length zero.
       TypeError: the contextual layer is no sum over heads and tokens; dtypes that cannot be.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> block, block_params = functional(stack, params)[0]
+      >>> found = attribute_block(block, block_params, stream, [5])  # keep the last token only
+      >>> found.contributions_ATD.shape  # one kept position, two heads, six tokens
+      (1, 2, 6, 8)
     """
     checks.one_of("attribute_block", "of", of, PARTS)
     if of == "residual" and not getattr(block, "has_skip", False):
@@ -334,6 +344,16 @@ def contribution_shares(attribution: Attribution, kernel_DH: Array | None = None
 
     The shares and the remainder's add up to 1, so they can be read as parts of the whole. In
     float32 or wider. Without a kernel, of the input factor that all kernels share.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> found = attribute_block(*functional(stack, params)[0], stream, [5])
+      >>> shares = contribution_shares(jax.tree.map(lambda leaf: leaf[0], found))
+      >>> shares.shape, round(float(shares.sum()), 4)  # without a norm there is no remainder
+      ((2, 6), 1.0)
     """
     where = "contribution_shares"
     _check_one(where, attribution)

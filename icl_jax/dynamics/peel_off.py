@@ -89,6 +89,14 @@ def first_factors(update: LowRank, count: Array | int) -> LowRank:
     """``W^(count) - W``: the first terms of a peel-off update, the others set to zero.
 
     The shape stays the same, so ``count`` may be traced.
+
+    Examples:
+      >>> inputs = jnp.array([[2.0, 1.5], [2.0, 1.0], [2.0, 0.0]])  # 0, 1 and 2 tokens removed
+      >>> path = peel_off_trajectory(inputs, jnp.eye(2))
+      >>> as_matrix(first_factors(path.final, 0)).tolist()
+      [[0.0, 0.0], [0.0, 0.0]]
+      >>> bool(jnp.allclose(as_matrix(first_factors(path.final, 2)), as_matrix(path.final)))
+      True
     """
     shown_R = jnp.arange(update.left_RD.shape[0]) < count
     right_RH = jnp.where(shown_R[:, None], update.right_RH, jnp.zeros_like(update.right_RH))

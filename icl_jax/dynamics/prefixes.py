@@ -73,6 +73,18 @@ def prefix_pass(layers: Layers, context_ND: Array, query_D: Array) -> PrefixPass
       ValueError: shapes that do not match, or a layer that is not causal in a deeper stack: there
         the context's own states depend on the query.
 
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> layers = functional(stack, params)
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> passed = prefix_pass(layers, stream[:5], stream[5])
+      >>> passed.output_MD.shape  # after 0, 1, ..., 5 tokens
+      (6, 8)
+      >>> bool(jnp.allclose(passed.output_MD[5], forward(layers, stream)[5], atol=1e-5))
+      True
+
     Source: Dherin et al. 2025 (arXiv 2507.16003), Proposition 3.1, asks for ``A(C_i, x)`` at every
       i; that one pass gives them all is worked out for this library.
     """
@@ -174,6 +186,15 @@ def suffix_midpoints(
 
     Row i has read ``c_{i+1}..c_N``: everything in row 0, nothing but itself in row N. The query
     keeps its position.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> found = suffix_midpoints(*functional(stack, params)[0], stream[:5], stream[5])
+      >>> found.mlp_input_TD.shape  # 0, 1, ..., 5 tokens removed
+      (6, 8)
 
     Source: Dherin et al. 2025 (arXiv 2507.16003v4), Proposition 2.6.
     """

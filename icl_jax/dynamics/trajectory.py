@@ -25,6 +25,12 @@ class Trajectory:
       steps: ``W_{i+1} - W_i`` in factors with a leading axis S.
       gradients: ``G_i`` with ``W_{i+1} = W_i - step_size G_i``, in factors with a leading axis S.
       step_size: (), ``h`` of all steps.
+
+    Examples:
+      >>> inputs = jnp.array([[2.0, 0.0], [2.0, 1.0], [2.0, 1.5]])  # after 0, 1 and 2 tokens
+      >>> path = anchored_trajectory(inputs, jnp.eye(2))
+      >>> path.points.left_RD.shape, path.step_norms_S.tolist()
+      ((3, 1, 2), [0.5, 0.25])
     """
 
     points: Any

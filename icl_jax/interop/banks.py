@@ -53,6 +53,16 @@ def save_bank(file: str | Path, bank: Bank) -> Path:
 
     Raises:
       ImportError: the package safetensors is not installed.
+
+    Examples:
+      >>> import pathlib, tempfile
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> bank = stack_patches(functional(stack, params), stream, [5])
+      >>> save_bank(pathlib.Path(tempfile.mkdtemp()) / "bank.safetensors", bank).name
+      'bank.safetensors'
     """
     return _save(file, bank, _KEY)
 
@@ -69,6 +79,16 @@ def save_static(file: str | Path, patches: PerLayer[StaticPatch]) -> Path:
 
     Raises:
       ImportError: the package safetensors is not installed.
+
+    Examples:
+      >>> import pathlib, tempfile
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> params = model.init(jax.random.key(0), jnp.arange(3, 13))["params"]
+      >>> patches = compile_context(model, params, [5, 6, 7], [[8, 9], [10, 11]])
+      >>> file = save_static(pathlib.Path(tempfile.mkdtemp()) / "patches.safetensors", patches)
+      >>> all(jax.tree.leaves(jax.tree.map(jnp.array_equal, load_static(file), patches)))
+      True
     """
     return _save(file, patches, _STATIC)
 
@@ -80,6 +100,17 @@ def load_bank(file: str | Path) -> Bank:
       FileNotFoundError: no such file.
       ValueError: a file that is damaged or holds no bank.
       ImportError: the package safetensors is not installed.
+
+    Examples:
+      >>> import pathlib, tempfile
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> bank = stack_patches(functional(stack, params), stream, [5])
+      >>> again = load_bank(save_bank(pathlib.Path(tempfile.mkdtemp()) / "bank.safetensors", bank))
+      >>> all(jax.tree.leaves(jax.tree.map(jnp.array_equal, again, bank)))
+      True
     """
     bank = _load("load_bank", file, _KEY, "bank", "save_bank")
     if not isinstance(bank, Bank):
@@ -94,6 +125,16 @@ def load_static(file: str | Path) -> PerLayer[StaticPatch]:
       FileNotFoundError: no such file.
       ValueError: a file that is damaged or holds no static patches.
       ImportError: the package safetensors is not installed.
+
+    Examples:
+      >>> import pathlib, tempfile
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> params = model.init(jax.random.key(0), jnp.arange(3, 13))["params"]
+      >>> patches = compile_context(model, params, [5, 6, 7], [[8, 9], [10, 11]])
+      >>> file = save_static(pathlib.Path(tempfile.mkdtemp()) / "patches.safetensors", patches)
+      >>> len(load_static(file))  # a patch per layer
+      2
     """
     patches = _load("load_static", file, _STATIC, "static patches", "save_static")
     if not isinstance(patches, PerLayer):

@@ -83,6 +83,17 @@ def attribute(
       ValueError: bad tokens or kept positions, a ``row`` that a prompt does not have, nothing of
         the name ``of``, or as ``attribute_block``.
       TypeError: a layer that is no sum over heads and tokens.
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> tokens = jnp.arange(3, 13)
+      >>> params = model.init(jax.random.key(0), tokens)["params"]
+      >>> found = attribute(model, params, tokens, [0, 8, 9])
+      >>> found.shares_LAT.shape  # two layers, two heads, ten tokens
+      (2, 2, 10)
+      >>> jnp.round(found.shares_LAT.sum((1, 2)) + found.remainder_L, 3).tolist()
+      [1.0, 1.0]
     """
     if of != "input":  # Of which ``attribute_block`` says why there is none.
         checks.one_of("attribute", "of", of, attributable(model))

@@ -69,6 +69,16 @@ def compile_context(
     Raises:
       ValueError: no queries, tokens that are none of the model's, what ``fit_static`` refuses, or
         (outside jit) a fit that is not finite.
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> params = model.init(jax.random.key(0), jnp.arange(3, 13))["params"]
+      >>> context, query = [5, 6, 7], [8, 9]
+      >>> patches = compile_context(model, params, context, [query], fit=Fit("exact"))
+      >>> asked = full_logits(model, params, context + query, [3, 4])  # the context is there
+      >>> bool(jnp.allclose(static_logits(model, params, query, [0, 1], patches), asked, atol=1e-4))
+      True
     """
     made = context_queries(model, params, context_T, queries, bos=bos)
     layers = functional(model, params)
@@ -170,6 +180,14 @@ def static_logits(
     Raises:
       ValueError: bad tokens or positions, patches of another model; (outside jit) logits that are
         not finite.
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> params = model.init(jax.random.key(0), jnp.arange(3, 13))["params"]
+      >>> patches = compile_context(model, params, [5, 6, 7], [[8, 9], [10, 11]])
+      >>> static_logits(model, params, [8, 12, 9], [2], patches).shape  # of a new query
+      (1, 30)
     """
     prompts = pad_prompts("static_logits", model, tokens, read, some_removed=False)
     logits_BKV, finite_BK = _logits(model, params, prompts, patches)
@@ -183,6 +201,16 @@ def static_weights(model: LanguageModel, params: Params, patches: PerLayer[Stati
     Raises:
       ValueError: patches of another model, or a bias that a block does not have.
       TypeError: an MLP whose kernels are not known.
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> params = model.init(jax.random.key(0), jnp.arange(3, 13))["params"]
+      >>> patches = compile_context(model, params, [5, 6, 7], [[8, 9], [10, 11]])
+      >>> compiled = static_logits(model, params, [8, 9], [1], patches)
+      >>> merged = full_logits(model, static_weights(model, params, patches), [8, 9], [1])
+      >>> bool(jnp.allclose(merged, compiled, atol=1e-4))
+      True
     """
     return with_layers(params, _weights(functional(model, params), patches))
 

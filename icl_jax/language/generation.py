@@ -92,6 +92,16 @@ def generate(
     Raises:
       ValueError: a model that cannot generate, bad tokens, more tokens than positions, no key;
         logits that are not finite.
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> tokens = jnp.arange(3, 13)
+      >>> params = model.init(jax.random.key(0), tokens)["params"]
+      >>> written = generate(model, params, tokens, 4)
+      >>> most_probable = full_logits(model, params, tokens, [9])[0].argmax()
+      >>> len(written), bool(written[0] == most_probable)
+      (4, True)
     """
     watching = watch("generate", functional(model, params), (), edit, ENDS)
     written, _, _ = write(
@@ -188,6 +198,15 @@ def patched_generate(
 
     Raises:
       ValueError: as ``generate`` and ``prompt_patches``, or the prompt's last token is not kept.
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> tokens = jnp.arange(3, 13)
+      >>> params = model.init(jax.random.key(0), tokens)["params"]
+      >>> written = patched_generate(model, params, tokens, [0, 8, 9], 4)
+      >>> written.same_top1_N.tolist()  # as the model that reads everything
+      [True, True, True, True]
     """
     where = "patched_generate"
     key = _check(where, model, num_tokens, sampling, key)
@@ -232,6 +251,10 @@ def token_agreement(expected_N: np.ndarray, actual_N: np.ndarray) -> float:
 
     Raises:
       ValueError: two texts without a token, which neither agree nor differ.
+
+    Examples:
+      >>> token_agreement(np.array([1, 2, 3, 4]), np.array([1, 2, 0, 4]))
+      0.75
     """
     steps = max(len(expected_N), len(actual_N))
     if not steps:

@@ -78,22 +78,7 @@ def observe(
 ) -> Observed:
     """Runs a prompt, reading and changing what is named on the way; one program for any depth.
 
-    Can be jitted, mapped over prompts and differentiated, through edits as well:
-
-    >>> import jax, jax.numpy as jnp
-    >>> from icl_jax import LanguageModel, Block, SoftmaxAttention, Gated, repeat, observe
-    >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16))
-    >>> model = LanguageModel(repeat(block, 4), vocab_size=9, width=8)
-    >>> tokens = jnp.array([3, 1, 4, 1, 5])
-    >>> params = model.init(jax.random.key(0), tokens)["params"]
-    >>> seen = observe(model, params, tokens, capture=("layers.2.mlp_input", "layers.*.residual"))
-    >>> {name: array.shape for name, array in seen.activations.items()}
-    {'layers.2.mlp_input': (5, 8), 'layers.*.residual': (4, 5, 8)}
-    >>> def steered(v_D):
-    ...     edit = {"layers.1.residual": lambda stream_TD: stream_TD + v_D}
-    ...     return observe(model, params, tokens, edit=edit).logits_TV[-1, 7]
-    >>> jax.grad(steered)(jnp.zeros(8)).shape
-    (8,)
+    Can be jitted, mapped over prompts and differentiated, through edits as well.
 
     Args:
       model: the model.
@@ -110,6 +95,21 @@ def observe(
     Raises:
       ValueError: bad tokens, no such name, an edit that gives another shape or dtype.
       TypeError: an edit that is neither function nor array.
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> tokens = jnp.arange(3, 13)
+      >>> params = model.init(jax.random.key(0), tokens)["params"]
+      >>> capture = ("layers.1.mlp_input", "layers.*.residual")
+      >>> seen = observe(model, params, tokens, capture=capture)
+      >>> {name: array.shape for name, array in seen.activations.items()}
+      {'layers.1.mlp_input': (10, 8), 'layers.*.residual': (2, 10, 8)}
+      >>> def steered(v_D):
+      ...     edit = {"layers.1.residual": lambda stream_TD: stream_TD + v_D}
+      ...     return observe(model, params, tokens, edit=edit).logits_TV[-1, 7]
+      >>> jax.grad(steered)(jnp.zeros(8)).shape
+      (8,)
     """
     where = "observe"
     tokens_T = token_ids(where, model, tokens_T)
@@ -169,6 +169,15 @@ def observed_generate(
 
     Raises:
       ValueError, TypeError: as ``generate`` and ``observe``.
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> tokens = jnp.arange(3, 13)
+      >>> params = model.init(jax.random.key(0), tokens)["params"]
+      >>> seen = observed_generate(model, params, tokens, 4, capture=("layers.1.mlp_input",))
+      >>> len(seen.tokens_N), seen.activations["layers.1.mlp_input"].shape
+      (4, (13, 8))
     """
     where = "observed_generate"
     watching = watch(where, functional(model, params), capture, edit, ENDS)

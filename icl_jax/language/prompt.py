@@ -70,6 +70,14 @@ def prompt_patches(
     Raises:
       ValueError: bad tokens or kept positions, a policy that the blocks have no weights for, or
         (outside jit) a position that has no patch, or an open loop that would be noise.
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> tokens = jnp.arange(3, 13)
+      >>> params = model.init(jax.random.key(0), tokens)["params"]
+      >>> prompt_patches(model, params, tokens, [0, 8, 9])  # positions 1 to 7 go
+      Bank(3 kept positions, 2 layers)
     """
     prompts = pad_prompts("prompt_patches", model, tokens, kept)
     banks, sound_B = _patches(model, params, prompts, loop=loop, output=output)
@@ -89,6 +97,14 @@ def full_logits(model: LanguageModel, params: Params, tokens: Ids | Many, kept: 
 
     Raises:
       ValueError: bad tokens or kept positions; (outside jit) logits that are not finite.
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> tokens = jnp.arange(3, 13)
+      >>> params = model.init(jax.random.key(0), tokens)["params"]
+      >>> full_logits(model, params, tokens, [0, 8, 9]).shape
+      (3, 30)
     """
     prompts = pad_prompts("full_logits", model, tokens, kept, some_removed=False)
     return _looked_at("full_logits", _full(model, params, prompts), prompts, is_batch(tokens))
@@ -99,6 +115,16 @@ def alone_logits(model: LanguageModel, params: Params, tokens: Ids | Many, kept:
 
     Raises:
       ValueError: as ``full_logits``.
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> tokens = jnp.arange(3, 13)
+      >>> params = model.init(jax.random.key(0), tokens)["params"]
+      >>> alone = alone_logits(model, params, tokens, [0, 8, 9])
+      >>> full = full_logits(model, params, tokens, [0, 8, 9])
+      >>> (jnp.abs(alone - full).max(1) > 1e-3).tolist()  # what the removed tokens did, by row
+      [False, True, True]
     """
     prompts = pad_prompts("alone_logits", model, tokens, kept, some_removed=False)
     found = _alone(model, params, prompts, None)
@@ -117,6 +143,17 @@ def patched_logits(
     Raises:
       ValueError: banks of other prompts or of another model; (outside jit) logits that are not
         finite.
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> tokens = jnp.arange(3, 13)
+      >>> params = model.init(jax.random.key(0), tokens)["params"]
+      >>> bank = prompt_patches(model, params, tokens, [0, 8, 9])
+      >>> patched = patched_logits(model, params, tokens, bank)
+      >>> full = full_logits(model, params, tokens, [0, 8, 9])
+      >>> bool(jnp.allclose(patched, full, atol=1e-5))
+      True
     """
     banks = [bank] if isinstance(bank, Bank) else list(bank)
     kept = [one.kept_K for one in banks]

@@ -25,6 +25,10 @@ class Sampling:
       repetition_penalty: by which the logits of tokens that the text has already are divided where
         positive, and multiplied where negative (Keskar et al., arXiv 1909.05858, with the sign as
         ``transformers`` has it); 1 changes nothing. Greedy sampling knows it, too.
+
+    Examples:
+      >>> Sampling(temperature=0.7, top_p=0.9).top_k is None
+      True
     """
 
     temperature: float = 0.0

@@ -72,6 +72,17 @@ def prompt_weights(
     Raises:
       ValueError: bad tokens or kept positions, or a position that has no patch.
       TypeError: an MLP whose kernels are not known; see ``materialise``.
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> tokens = jnp.arange(3, 13)
+      >>> params = model.init(jax.random.key(0), tokens)["params"]
+      >>> weights = prompt_weights(model, params, tokens, [0, 8, 9])
+      >>> alone = alone_logits(model, weights.params, tokens[jnp.array([0, 8, 9])], [0, 1, 2])
+      >>> full = full_logits(model, params, tokens, [0, 8, 9])
+      >>> bool(jnp.allclose(alone[-1], full[-1], atol=1e-4))  # of the last token
+      True
     """
     tokens_T = token_ids("prompt_weights", model, tokens_T)
     kept_K = checks.kept_positions("prompt_weights", kept_K, tokens_T.shape[0])

@@ -33,6 +33,14 @@ class Comparison:
       nulls: the mean and interval of each null, by name.
       margin: how much nearer to the claim the value is than the nearest null, whichever direction
         "nearer" is: an interval above 0 supports the claim, one around 0 does not.
+
+    Examples:
+      >>> values, chance = jnp.array([0.8, 0.9, 0.7]), jnp.array([0.1, 0.2, 0.0])
+      >>> found = compare_with_nulls(
+      ...     jax.random.key(0), values, {"chance": chance}, larger_is_closer=True
+      ... )
+      >>> {name: round(float(null.mean), 4) for name, null in found.nulls.items()}
+      {'chance': 0.1}
     """
 
     value: Array
@@ -124,6 +132,14 @@ def as_summary(comparison: Comparison) -> dict[str, Any]:
 
     Raises:
       ValueError: a batch of comparisons.
+
+    Examples:
+      >>> values, chance = jnp.array([0.8, 0.9, 0.7]), jnp.array([0.1, 0.2, 0.0])
+      >>> found = compare_with_nulls(
+      ...     jax.random.key(0), values, {"chance": chance}, larger_is_closer=True
+      ... )
+      >>> sorted(as_summary(found))
+      ['chance', 'interval', 'margin', 'margin_interval', 'value']
     """
     checks.rank("as_summary", "comparison.value", comparison.value, 0, "()")
     margin = comparison.margin

@@ -49,6 +49,11 @@ def same_top1(expected: Array, actual: Array) -> Array:
 
     Raises:
       ValueError: the shapes differ.
+
+    Examples:
+      >>> expected = jnp.array([[1.0, 2.0], [1.0, 2.0]])
+      >>> same_top1(expected, jnp.array([[0.0, 1.0], [1.0, 0.0]])).tolist()
+      [True, False]
     """
     checks.same_shape("same_top1", expected=expected, actual=actual)
     known = ~jnp.any(jnp.isnan(expected) | jnp.isnan(actual), axis=-1)
@@ -62,6 +67,11 @@ def total_variation(expected: Array, actual: Array) -> Array:
 
     Raises:
       ValueError: the shapes differ.
+
+    Examples:
+      >>> logits = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
+      >>> round(float(total_variation(*logits)), 4)
+      0.25
 
     Source: Levin and Peres, "Markov Chains and Mixing Times", proposition 4.2.
     """
@@ -88,6 +98,10 @@ def top_k_overlap(expected: Array, actual: Array, *, k: int) -> Array:
 
     Raises:
       ValueError: the shapes differ, or ``k`` is not an integer from 1 to V.
+
+    Examples:
+      >>> float(top_k_overlap(jnp.array([3.0, 2.0, 1.0]), jnp.array([3.0, 1.0, 2.0]), k=2))
+      0.5
 
     Source: Shen, Mishra and Khashabi 2023 (arXiv 2310.08540), token overlap.
     """

@@ -38,6 +38,10 @@ def squared_error(predictions: Array, targets: Array) -> Array:
 
     Raises:
       ValueError: the shapes differ.
+
+    Examples:
+      >>> squared_error(jnp.array([1.0, 3.0]), jnp.array([0.0, 5.0])).tolist()
+      [1.0, 4.0]
     """
     checks.same_shape("squared_error", predictions=predictions, targets=targets)
     return (predictions - targets) ** 2
@@ -51,6 +55,10 @@ def prediction_difference(first: Array, second: Array) -> Array:
     Raises:
       ValueError: the shapes differ, or there is no axis.
       TypeError: the dtypes differ.
+
+    Examples:
+      >>> float(prediction_difference(jnp.array([3.0, 0.0]), jnp.array([0.0, 4.0])))
+      5.0
 
     Source: von Oswald et al. 2023 (arXiv 2212.07677), section 3, the difference of predictions.
     """
@@ -75,6 +83,10 @@ def sensitivity(predict: Callable[[Array], Array], query_D: Array) -> Array:
     Raises:
       ValueError: the query is no vector, or the prediction no scalar.
 
+    Examples:
+      >>> sensitivity(lambda query: query @ jnp.array([3.0, 4.0]), jnp.zeros(2)).tolist()
+      [3.0, 4.0]
+
     Source: von Oswald et al. 2023 (arXiv 2212.07677), section 3.
     """
     checks.rank("sensitivity", "query_D", query_D, 1, "(D)")
@@ -97,6 +109,10 @@ def sensitivity_cosine(first_D: Array, second_D: Array) -> Array:
       ValueError: not vectors, or shapes that differ.
       TypeError: the dtypes differ.
 
+    Examples:
+      >>> round(float(sensitivity_cosine(jnp.array([3.0, 4.0]), jnp.array([4.0, 3.0]))), 4)
+      0.96
+
     Source: von Oswald et al. 2023 (arXiv 2212.07677), section 3.
     """
     check_vectors("sensitivity_cosine", "(D)", first_D=first_D, second_D=second_D)
@@ -110,6 +126,10 @@ def model_difference(first_D: Array, second_D: Array) -> Array:
       ValueError: not vectors, or shapes that differ.
       TypeError: the dtypes differ.
 
+    Examples:
+      >>> float(model_difference(jnp.array([3.0, 0.0]), jnp.array([0.0, 4.0])))
+      5.0
+
     Source: von Oswald et al. 2023 (arXiv 2212.07677), section 3.
     """
     check_vectors("model_difference", "(D)", first_D=first_D, second_D=second_D)
@@ -120,6 +140,10 @@ def relative_model_difference(first_D: Array, second_D: Array) -> Array:
     """``model_difference / |second|``, with the descent second: its scale is the unit.
 
     The source has the difference alone, which is small for any two models that hardly move.
+
+    Examples:
+      >>> float(relative_model_difference(jnp.array([3.0, 0.0]), jnp.array([0.0, 4.0])))
+      1.25
     """
     return model_difference(first_D, second_D) / vector_norm(second_D)
 
@@ -134,6 +158,10 @@ def squared_prediction_difference(first_Q: Array, second_Q: Array) -> Array:
     Raises:
       ValueError: not vectors, or shapes that differ.
       TypeError: the dtypes differ.
+
+    Examples:
+      >>> float(squared_prediction_difference(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])))
+      2.0
 
     Source: Akyurek et al. 2023 (arXiv 2211.15661), section 4.1.
     """
@@ -154,6 +182,11 @@ def implicit_linear_weights(inputs_QD: Array, predictions_Q: Array) -> Array:
     Raises:
       ValueError: shapes that disagree, or fewer probes than dimensions.
       TypeError: the dtypes differ.
+
+    Examples:
+      >>> probes = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+      >>> jnp.round(implicit_linear_weights(probes, probes @ jnp.array([3.0, -1.0])), 4).tolist()
+      [3.0, -1.0]
 
     Source: Akyurek et al. 2023 (arXiv 2211.15661), section 4.1. By orthogonalisation, as normal
       equations lose half of the digits; for the reason in ``low_rank.row_triangle``, no LAPACK.
@@ -201,6 +234,10 @@ def ilwd(first_D: Array, second_D: Array) -> Array:
     Raises:
       ValueError: not vectors, or shapes that differ.
       TypeError: the dtypes differ.
+
+    Examples:
+      >>> float(ilwd(jnp.array([1.0, 2.0]), jnp.array([1.0, 5.0])))
+      9.0
 
     Source: Akyurek et al. 2023 (arXiv 2211.15661), section 4.1.
     """

@@ -36,6 +36,11 @@ def bootstrap_mean(
       ValueError: fewer than two prompts, or a level outside (0, 1).
       TypeError: values that are not floating point.
 
+    Examples:
+      >>> found = bootstrap_mean(jax.random.key(0), jnp.array([1.0, 2.0, 3.0, 4.0]))
+      >>> float(found.mean), bool(found.low < found.mean < found.high)
+      (2.5, True)
+
     Source: Efron 1979, "Bootstrap methods: another look at the jackknife".
     """
     if jnp.ndim(values_B) < 1 or values_B.shape[0] < 2:

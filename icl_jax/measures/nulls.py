@@ -16,7 +16,13 @@ Tree = TypeVar("Tree")
 
 
 def random_update(key: Array, like: LowRank) -> LowRank:
-    """A random rank-1 update of the same kernel with the same Frobenius norm."""
+    """A random rank-1 update of the same kernel with the same Frobenius norm.
+
+    Examples:
+      >>> update = outer(jnp.array([3.0, 4.0]), jnp.array([0.0, 2.0]))
+      >>> round(float(frobenius_norm(random_update(jax.random.key(0), update))), 4)
+      10.0
+    """
     left_key, right_key = jax.random.split(key)
     dtype = accumulator(like.left_RD.dtype)
     left_1D = _direction(left_key, like.left_RD.shape[-1], dtype)[None]
@@ -25,7 +31,12 @@ def random_update(key: Array, like: LowRank) -> LowRank:
 
 
 def random_vector(key: Array, like_D: Array) -> Array:
-    """A vector of random direction and the same length."""
+    """A vector of random direction and the same length.
+
+    Examples:
+      >>> round(float(jnp.linalg.norm(random_vector(jax.random.key(0), jnp.array([3.0, 4.0])))), 4)
+      5.0
+    """
     direction_D = _direction(key, like_D.shape[-1], accumulator(like_D.dtype))
     return (direction_D * vector_norm(like_D)).astype(like_D.dtype)
 
@@ -36,6 +47,10 @@ def another_prompts(batch: Tree) -> Tree:
     Raises:
       ValueError: leaves without one leading axis of at least two prompts: a lone prompt has no
         other, and its own would pass for chance.
+
+    Examples:
+      >>> another_prompts(jnp.array([1.0, 2.0, 3.0])).tolist()
+      [3.0, 1.0, 2.0]
     """
     counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
     if len(counts) != 1 or counts <= {(), (0,), (1,)}:
@@ -48,7 +63,12 @@ def another_prompts(batch: Tree) -> Tree:
 
 
 def shuffled_labels(key: Array, targets_N: Array) -> Array:
-    """The labels of a context in random order: the inputs stay, what they teach goes."""
+    """The labels of a context in random order: the inputs stay, what they teach goes.
+
+    Examples:
+      >>> sorted(shuffled_labels(jax.random.key(0), jnp.array([1.0, 2.0, 3.0])).tolist())
+      [1.0, 2.0, 3.0]
+    """
     return jax.random.permutation(key, targets_N)
 
 

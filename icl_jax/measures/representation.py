@@ -30,6 +30,10 @@ def vector_cosine(first_D: Array, second_D: Array) -> Array:
     Raises:
       ValueError: not vectors, or shapes that differ.
       TypeError: the dtypes differ.
+
+    Examples:
+      >>> round(float(vector_cosine(jnp.array([3.0, 4.0]), jnp.array([4.0, 3.0]))), 4)
+      0.96
     """
     check_vectors("vector_cosine", "(D)", first_D=first_D, second_D=second_D)
     return _cosine(first_D, second_D)
@@ -53,6 +57,11 @@ def update_similarity(
     Raises:
       ValueError: not vectors, or shapes that differ.
       TypeError: the dtypes differ.
+
+    Examples:
+      >>> in_context, finetuned, plain = jnp.array([[1.0, 1.0], [2.0, 3.0], [1.0, 0.0]])
+      >>> round(float(update_similarity(in_context, finetuned, plain, normalise=False)), 4)
+      0.9487
 
     Source: Dai et al. 2023 (arXiv 2212.10559), section 4, "similarity of attention output updates".
     """
@@ -87,6 +96,10 @@ def attention_similarity(first_T: Array, second_T: Array) -> Array:
       ValueError: not vectors, or shapes that differ.
       TypeError: the dtypes differ.
 
+    Examples:
+      >>> round(float(attention_similarity(jnp.array([1.0, 0.0]), jnp.array([1.0, 1.0]))), 4)
+      0.7071
+
     Source: Dai et al. 2023 (arXiv 2212.10559), section 4, "similarity of attention map".
     """
     check_vectors("attention_similarity", "(T)", first_T=first_T, second_T=second_T)
@@ -110,6 +123,11 @@ def kendall_tau(first_T: Array, second_T: Array, *, present_T: Array | None = No
     Raises:
       ValueError: not vectors, or shapes that differ.
       TypeError: the dtypes differ, or ``present_T`` is not boolean.
+
+    Examples:
+      >>> tau = kendall_tau(jnp.array([1.0, 2.0, 3.0]), jnp.array([3.0, 2.0, 1.0]))
+      >>> round(float(tau), 4)
+      -1.0
 
     Source: Kendall 1945, "The treatment of ties in ranking problems"; its use here, Dai et al. 2023
       (arXiv 2212.10559), section 4.

@@ -34,6 +34,11 @@ def random_orders(key: Array, num_orders: int, num_players: int) -> Array:
 
     Raises:
       ValueError: no orders or players.
+
+    Examples:
+      >>> orders = random_orders(jax.random.key(0), 2, 3)
+      >>> (orders[1] == orders[0][::-1]).tolist()
+      [True, True, True]
     """
     checks.positive_int("random_orders", "num_orders", num_orders)
     checks.positive_int("random_orders", "num_players", num_players)
@@ -48,6 +53,10 @@ def all_orders(num_players: int) -> np.ndarray:
 
     Raises:
       ValueError: more than 8 players, whose orders are 40,320 and more.
+
+    Examples:
+      >>> all_orders(2).tolist()
+      [[0, 1], [1, 0]]
     """
     checks.positive_int("all_orders", "num_players", num_players)
     if num_players > 8:

@@ -21,6 +21,11 @@ from icl_jax.patches.low_rank import (
 def effective_rank(singular_values_R: Array) -> Array:
     """``exp`` of the entropy of the normalised spectrum, between 1 and R.
 
+    Examples:
+      >>> spectra = jnp.array([1.0, 1.0]), jnp.array([1.0, 0.0])
+      >>> [round(float(effective_rank(spectrum)), 3) for spectrum in spectra]
+      [2.0, 1.0]
+
     Source: Roy and Vetterli 2007, "The effective rank".
     """
     checks.rank("effective_rank", "singular_values_R", singular_values_R, 1, "(R)")
@@ -44,6 +49,11 @@ def effective_rank_of_updates(updates: LowRank | Array) -> Array:
 
     Raises:
       ValueError: neither a batch of rank-1 factors nor flattened matrices.
+
+    Examples:
+      >>> updates = jnp.array([[1.0, 0.0], [0.0, 1.0]])  # two that have nothing in common
+      >>> round(float(effective_rank_of_updates(updates)), 3)
+      2.0
 
     Source: Roy and Vetterli 2007, "The effective rank".
     """
@@ -85,6 +95,10 @@ def principal_angles(first_XD: Array, second_YD: Array) -> Array:
     Raises:
       ValueError: not two sets of vectors of one width, or more of them than dimensions.
       TypeError: the dtypes differ.
+
+    Examples:
+      >>> print(principal_angles(jnp.array([[1.0, 0.0]]), jnp.array([[1.0, 1.0]])).round(4))
+      [0.7854]
 
     Source: Bjorck and Golub 1973, "Numerical methods for computing angles between linear
       subspaces"; sine and cosine together as in Knyazev and Argentati 2002.
@@ -139,6 +153,11 @@ def leading_angles(first: LowRank, second: Array, count: int) -> Array:
 
     Raises:
       ValueError: not a batch of rank-1 factors and one of matrices; more directions than updates.
+
+    Examples:
+      >>> updates = LowRank(jnp.array([[[1.0, 0.0]]]), jnp.array([[[1.0, 0.0]]]))
+      >>> print(leading_angles(updates, jnp.eye(2)[None], 1).round(4))
+      [0.7854]
 
     Source: Bjorck and Golub 1973, "Numerical methods for computing angles between linear
       subspaces".

@@ -38,7 +38,13 @@ class UpdateStatistics:
 
 
 def update_norms(updates: LowRank) -> Array:
-    """``|dW|_F`` of rank-1 updates with any leading axes, (...), in float32 or wider."""
+    """``|dW|_F`` of rank-1 updates with any leading axes, (...), in float32 or wider.
+
+    Examples:
+      >>> updates = LowRank(jnp.array([[[3.0, 4.0]], [[0.0, 1.0]]]), jnp.array([[[2.0]], [[3.0]]]))
+      >>> jnp.round(update_norms(updates), 4).tolist()
+      [10.0, 3.0]
+    """
     _check("update_norms", updates)
     return vector_norm(updates.left_RD[..., 0, :]) * vector_norm(updates.right_RH[..., 0, :])
 
@@ -51,6 +57,11 @@ def update_step_norms(updates: LowRank) -> Array:
 
     Raises:
       ValueError: no leading axis, or not rank 1.
+
+    Examples:
+      >>> updates = LowRank(jnp.array([[[3.0, 4.0]], [[0.0, 4.0]]]), jnp.array([[[1.0]], [[1.0]]]))
+      >>> jnp.round(update_step_norms(updates), 4).tolist()
+      [3.0]
     """
     _check("update_step_norms", updates)
     if updates.left_RD.ndim < 3:
@@ -80,6 +91,12 @@ def update_statistics(updates: LowRank) -> UpdateStatistics:
 
     Raises:
       ValueError: no leading axis, or not rank 1.
+
+    Examples:
+      >>> updates = LowRank(jnp.array([[[3.0, 4.0]], [[0.0, 4.0]]]), jnp.array([[[1.0]], [[1.0]]]))
+      >>> found = update_statistics(updates)
+      >>> found.norms.tolist()
+      [5.0, 4.0]
 
     Source: Innocenti and Achour (arXiv 2512.11255) for the cosines; Roy and Vetterli 2007 for the
       effective rank.

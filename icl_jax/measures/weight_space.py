@@ -52,6 +52,11 @@ def norm_ratio(first: LowRank, second: LowRank | Array) -> Array:
 
     Raises:
       ValueError: the second is neither factors nor a matrix.
+
+    Examples:
+      >>> update = outer(jnp.array([3.0, 4.0]), jnp.array([0.0, 2.0]))
+      >>> round(float(norm_ratio(update, scale(update, 2.0))), 4)
+      0.5
     """
     if not isinstance(second, LowRank):
         checks.rank("norm_ratio", "second", second, 2, "(D, H)")
@@ -74,6 +79,12 @@ def alignment(updates: LowRank) -> Array:
     Raises:
       ValueError: not a batch of rank-1 factors.
 
+    Examples:
+      >>> updates = LowRank(jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]]), jnp.array([[[2.0]], [[3.0]]]))
+      >>> print(alignment(updates).round(3))
+      [[1.    0.707]
+       [0.707 1.   ]]
+
     Source: Innocenti and Achour (arXiv 2512.11255), token and block alignment; the product of two
       small Gram matrices in place of X matrices of D x H.
     """
@@ -89,6 +100,11 @@ def _cosines(vectors_XD: Array) -> Array:
 
 
 def off_diagonal_mean(matrix_XX: Array) -> Array:
-    """The mean of a square matrix without its diagonal (which is 1 for an alignment)."""
+    """The mean of a square matrix without its diagonal (which is 1 for an alignment).
+
+    Examples:
+      >>> float(off_diagonal_mean(jnp.array([[1.0, 0.5], [0.25, 1.0]])))
+      0.375
+    """
     size = matrix_XX.shape[-1]
     return (jnp.sum(matrix_XX) - jnp.trace(matrix_XX)) / (size * (size - 1))

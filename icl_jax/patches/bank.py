@@ -50,6 +50,15 @@ class Bank:
       kept_K: (K,), the kept positions in the full sequence, increasing.
       positions_K: (K,), their position ids.
       conditioning: the numbers (K,) of each layer's patches.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> bank = stack_patches(functional(stack, params), stream, [0, 5])
+      >>> bank, bank.kept_K.tolist(), bank.layer(0).input.v_D.shape
+      (Bank(2 kept positions, 1 layers), [0, 5], (2, 8))
     """
 
     patches: PerLayer[TokenPatch]
@@ -243,6 +252,18 @@ def patched_forward(
 
     Raises:
       ValueError: ``stream_TD`` is no sequence that the kept positions are a part of.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> layers = functional(stack, params)
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> bank = stack_patches(layers, stream, [5])
+      >>> forgotten = stream.at[:5].set(jnp.nan)  # the context is never read
+      >>> patched = patched_forward(layers, forgotten, bank)
+      >>> bool(jnp.allclose(patched, forward(layers, stream)[5:], atol=1e-5))
+      True
     """
     check_run("patched_forward", layers, stream_TD, None, present_T)
     # Indices outside an array are clamped in JAX: the kept rows alone would be read as others.
@@ -262,6 +283,16 @@ def compact_bank(bank: Bank) -> Bank:
     What is left are vectors of the model width: at most four per position and layer, whatever the
     width of the MLP. The patched outputs are the same up to rounding; ``down_update`` needs the
     bank as it was.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(64,), wiring="skip"))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> bank = stack_patches(functional(stack, params), stream, [5], output="down")
+      >>> banks = bank, compact_bank(bank)
+      >>> [sum(leaf.size for leaf in jax.tree.leaves(one.patches)) for one in banks]
+      [89, 25]
     """
 
     def compact(patch: TokenPatch) -> TokenPatch:

@@ -27,6 +27,10 @@ class Fit:
       rank: of each update; None for what the solution has, which for sums is a whole matrix.
       order: ``in_order`` or ``at_once``; see the top of the file.
       chunk: how many queries are run side by side.
+
+    Examples:
+      >>> Fit("ridge", side="down", rank=4).order
+      'in_order'
     """
 
     rung: Rung = "ridge"

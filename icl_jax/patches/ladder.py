@@ -82,6 +82,18 @@ def fit_static(
       ValueError: a side that a block cannot have (experts share no down kernel), no ordinary text,
         more rows than ``exact`` can serve, or shapes that do not fit.
 
+    Examples:
+      >>> from icl_jax.patches.calibration import Queries
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> params = stack.init(jax.random.key(1), jnp.zeros((6, 3)))["params"]
+      >>> layers, whole = functional(stack, params), jax.random.normal(jax.random.key(0), (1, 6, 8))
+      >>> query = whole[:, 5:]  # one query of one token, behind five of context
+      >>> queries = Queries(whole, query, jnp.array([[5]]), jnp.ones((1, 1), bool))
+      >>> patches = fit_static(layers, queries, Fit("exact"))
+      >>> got = static_forward(layers, query[0], patches)
+      >>> bool(jnp.allclose(got, forward(layers, whole[0])[5:], atol=1e-4))
+      True
+
     Source: Dherin et al. (arXiv 2507.16003v4), section 3.4; PatchKV (2026) for ridge, layers in
       order; Mazzawi et al. (arXiv 2510.08734) for thought vectors and the cheap form.
     """

@@ -24,6 +24,11 @@ class LowRank:
     Attributes:
       left_RD: (R, D), the directions in the kernel's input.
       right_RH: (R, H), what each direction adds to the kernel's output.
+
+    Examples:
+      >>> update = LowRank(jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 4.0, 5.0]]))
+      >>> as_matrix(update).tolist()
+      [[3.0, 4.0, 5.0], [6.0, 8.0, 10.0]]
     """
 
     left_RD: Array
@@ -97,12 +102,23 @@ def add(*updates: LowRank) -> LowRank:
 
 
 def subtract(first: LowRank, second: LowRank) -> LowRank:
-    """``first - second`` as factors. Raises as ``add`` does."""
+    """``first - second`` as factors. Raises as ``add`` does.
+
+    Examples:
+      >>> one = outer(jnp.array([1.0, 0.0]), jnp.array([2.0, 0.0]))
+      >>> as_matrix(subtract(one, outer(jnp.array([0.0, 1.0]), jnp.array([0.0, 3.0])))).tolist()
+      [[2.0, 0.0], [0.0, -3.0]]
+    """
     return add(first, LowRank(second.left_RD, -second.right_RH))
 
 
 def scale(update: LowRank, factor: float | Array) -> LowRank:
-    """``factor dW``, the factor a number or ()."""
+    """``factor dW``, the factor a number or ().
+
+    Examples:
+      >>> as_matrix(scale(outer(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])), 0.5)).tolist()
+      [[1.5, 2.0], [3.0, 4.0]]
+    """
     checks.rank("scale", "factor", factor, 0, "()")
     return LowRank(update.left_RD, update.right_RH * jnp.asarray(factor, update.right_RH.dtype))
 
@@ -115,6 +131,11 @@ def mean(updates: LowRank) -> LowRank:
 
     Raises:
       ValueError: no leading axis, or nothing to take the mean of.
+
+    Examples:
+      >>> updates = LowRank(jnp.array([[[1.0, 0.0]], [[0.0, 1.0]]]), jnp.array([[[2.0]], [[4.0]]]))
+      >>> as_matrix(mean(updates)).tolist()
+      [[1.0], [2.0]]
     """
     checks.rank("mean", "updates.left_RD", updates.left_RD, 3, "(X, R, D)")
     checks.rank("mean", "updates.right_RH", updates.right_RH, 3, "(X, R, H)")
@@ -152,6 +173,11 @@ def apply_update(input_D: Array, update: LowRank) -> Array:
     Raises:
       ValueError: not one vector, or one of another width than the kernel.
       TypeError: a list, or not floating point.
+
+    Examples:
+      >>> update = outer(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0, 5.0]))
+      >>> apply_update(jnp.array([1.0, 1.0]), update).tolist()
+      [9.0, 12.0, 15.0]
     """
     checks.rank("apply_update", "input_D", input_D, 1, "(D)")
     checks.floating("apply_update", "input_D", input_D)
@@ -199,6 +225,11 @@ def dense_inner(update: LowRank, matrix_DH: Array) -> Array:
 
     Raises:
       ValueError: a matrix of another shape than the kernel's.
+
+    Examples:
+      >>> update = outer(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0]))
+      >>> float(dense_inner(update, jnp.eye(2)))  # the trace
+      11.0
     """
     checks.rank("dense_inner", "matrix_DH", matrix_DH, 2, "(D, H)")
     for axis, width in enumerate((update.left_RD.shape[1], update.right_RH.shape[1])):
@@ -227,7 +258,13 @@ def frobenius_norm(update: LowRank) -> Array:
 
 
 def singular_values(update: LowRank) -> Array:
-    """The spectrum of ``dW``, largest first: (min(R, D, H),) values of an R x R core."""
+    """The spectrum of ``dW``, largest first: (min(R, D, H),) values of an R x R core.
+
+    Examples:
+      >>> update = outer(jnp.array([3.0, 4.0]), jnp.array([0.0, 2.0]))
+      >>> print(singular_values(update).round(4))
+      [10.]
+    """
     left_RD, right_RH = balanced_factors(update)
     size = largest_entry(right_RH.reshape(-1))
     left_RR, right_RR = row_triangle(left_RD), row_triangle(right_RH / size)
@@ -311,5 +348,10 @@ def row_triangle_and_basis(rows_RD: Array) -> tuple[Array, Array]:
 
 
 def as_matrix(update: LowRank) -> Array:
-    """Builds ``dW`` (D, H). Nothing in the library needs it; ask for it by this name only."""
+    """Builds ``dW`` (D, H). Nothing in the library needs it; ask for it by this name only.
+
+    Examples:
+      >>> as_matrix(outer(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0, 5.0]))).tolist()
+      [[3.0, 4.0, 5.0], [6.0, 8.0, 10.0]]
+    """
     return jnp.matmul(update.left_RD.T, update.right_RH, precision=jax.lax.Precision.HIGHEST)

@@ -89,6 +89,14 @@ def scale_patch(output_D: Array, change_D: Array, norm: OutputNorm) -> ScalePatc
     Returns:
       ``ds``; infinite where an entry of ``o`` is zero and ``r`` is not.
 
+    Examples:
+      >>> norm = OutputNorm(jnp.array([1.0, 2.0]), 0.0)
+      >>> output, change = jnp.array([3.0, 1.0]), jnp.array([0.5, -0.5])
+      >>> patch = scale_patch(output, change, norm)
+      >>> plain = norm.gain_D * output / jnp.sqrt(jnp.mean(output**2))
+      >>> jnp.round(apply_normed(output, jnp.ones(2), norm, patch) - plain, 4).tolist()
+      [0.5, -0.5]
+
     Source: Goldwaser et al. (arXiv 2511.17864).
     """
     checks.same_shape("scale_patch", output_D=output_D, change_D=change_D)

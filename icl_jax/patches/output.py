@@ -62,6 +62,10 @@ class DownPatch:
 def bias_patch(change_D: Array) -> BiasPatch:
     """The output patch ``db' = r`` of a block whose MLP ends in a bias.
 
+    Examples:
+      >>> bias_patch(jnp.array([2.0, 3.0])).delta_D.tolist()
+      [2.0, 3.0]
+
     Source: Dherin et al. 2025 (arXiv 2507.16003), appendix on skip connections.
     """
     checks.rank("bias_patch", "change_D", change_D, 1, "(D)")
@@ -138,6 +142,11 @@ def down_update(patch: DownPatch) -> LowRank:
 
     Raises:
       ValueError: a compact patch, which does not hold the vector.
+
+    Examples:
+      >>> patch = down_patch(jnp.array([0.0, 2.0]), jnp.array([1.0, 3.0]))
+      >>> (jnp.array([0.0, 2.0]) @ as_matrix(down_update(patch))).tolist()
+      [1.0, 3.0]
     """
     if patch.v_H is None:
         raise ValueError(
@@ -148,7 +157,13 @@ def down_update(patch: DownPatch) -> LowRank:
 
 
 def apply_output(output_D: Array, hidden_H: Array, patch: BiasPatch | DownPatch) -> Array:
-    """The MLP's output (D,) with the patched bias or down kernel, given its hidden activations."""
+    """The MLP's output (D,) with the patched bias or down kernel, given its hidden activations.
+
+    Examples:
+      >>> patch = bias_patch(jnp.array([2.0, 3.0]))
+      >>> apply_output(jnp.array([1.0, 1.0]), jnp.array([5.0]), patch).tolist()
+      [3.0, 4.0]
+    """
     if isinstance(patch, BiasPatch):
         return output_D + patch.delta_D
     return (wide(output_D) + added(hidden_H, patch)).astype(output_D.dtype)

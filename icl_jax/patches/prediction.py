@@ -23,6 +23,15 @@ def open_loop_growth(conditioning: PerLayer[Conditioning], *, axis: int = 0) -> 
       conditioning: of a bank.
       axis: how many axes of prompts stand in front.
 
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, wiring="pre_norm", depth=3))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> bank = stack_patches(functional(stack, params), stream, [0, 5], output="down")
+      >>> open_loop_growth(bank.conditioning).shape
+      (2,)
+
     Source: worked out for this library; docs/theory.md has it beside measured errors.
     """
     growth_K = None
@@ -78,6 +87,14 @@ def check_open_loop(
     Raises:
       ValueError: a rounding grows to the size of the output itself (``open_loop_error``), at the
         position and by the factor that are named.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,), depth=3))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> bank = stack_patches(functional(stack, params), stream, [5])
+      >>> check_open_loop(bank.conditioning, stream.dtype)  # silent: nothing grows to the output
     """
     error = open_loop_error(conditioning, dtype, axis=axis)
     if error is None or np.all(np.asarray(error) < 1):

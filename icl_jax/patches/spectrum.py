@@ -35,7 +35,14 @@ class Spectrum(NamedTuple):
 
 
 def singular_vectors(update: LowRank) -> Spectrum:
-    """The singular value decomposition of ``dW`` from its factors, in float32 or wider."""
+    """The singular value decomposition of ``dW`` from its factors, in float32 or wider.
+
+    Examples:
+      >>> update = outer(jnp.array([3.0, 4.0]), jnp.array([0.0, 2.0]))
+      >>> found = singular_vectors(update)
+      >>> [array.shape for array in jax.tree.leaves(found)]
+      [(1, 2), (1,), (1, 2)]
+    """
     left_RD, right_RH = balanced_factors(update)
     size = largest_entry(right_RH.reshape(-1))
     left_RR, left_basis_RD = row_triangle_and_basis(left_RD)
@@ -81,6 +88,12 @@ def from_matrix(matrix_DH: Array, *, rank: int | None = None) -> LowRank:
     Raises:
       ValueError: not one matrix, or a rank below 1.
       TypeError: not floating point.
+
+    Examples:
+      >>> update = from_matrix(jnp.diag(jnp.array([3.0, 1.0])), rank=1)
+      >>> print(jnp.abs(as_matrix(update)).round(4))
+      [[3. 0.]
+       [0. 0.]]
 
     Source: Eckart and Young 1936.
     """

@@ -61,6 +61,12 @@ def query_sums(inputs_KD: Array, changes_KH: Array, *, present_K: Array | None =
     Raises:
       ValueError: shapes that disagree.
       TypeError: dtypes that differ or are not floating point, a mask that is not boolean.
+
+    Examples:
+      >>> inputs, changes = jnp.eye(2), jnp.array([[1.0, 2.0], [3.0, 4.0]])
+      >>> sums = query_sums(inputs, changes)  # all that a ridge patch needs of them
+      >>> bool(jnp.allclose(ridge_patch(sums, weight=1e-6), changes, atol=1e-4))
+      True
     """
     inputs_KD, changes_KH = wide_rows("query_sums", inputs_KD, changes_KH)
     if present_K is None:
@@ -82,12 +88,24 @@ def query_sums(inputs_KD: Array, changes_KH: Array, *, present_K: Array | None =
 
 
 def merge_sums(first: Sums, second: Sums) -> Sums:
-    """The sums over the rows of both: of ``QuerySums``, or of ``static_sums`` of a stack."""
+    """The sums over the rows of both: of ``QuerySums``, or of ``static_sums`` of a stack.
+
+    Examples:
+      >>> one = query_sums(jnp.array([[1.0, 0.0]]), jnp.array([[2.0]]))
+      >>> both = merge_sums(one, query_sums(jnp.array([[0.0, 1.0]]), jnp.array([[4.0]])))
+      >>> thought_vector(both).tolist()
+      [3.0]
+    """
     return jax.tree.map(jnp.add, first, second)
 
 
 def thought_vector(sums: QuerySums) -> Array:
     """The mean change of the output, (H,): a bias or steering vector, blind to the input.
+
+    Examples:
+      >>> inputs, changes = jnp.eye(2), jnp.array([[1.0, 2.0], [3.0, 4.0]])
+      >>> thought_vector(query_sums(inputs, changes)).tolist()
+      [2.0, 3.0]
 
     Source: Mazzawi et al. (arXiv 2510.08734), equation 8.
     """
@@ -99,6 +117,11 @@ def cheap_patch(sums: QuerySums) -> Array:
 
     Where the ``K`` directions are spread evenly, ``sum_k outer(z_k, z_k) / |z_k|^2`` is ``K / D``
     times the identity: so a mean over the rows has to be taken D times to be a solution.
+
+    Examples:
+      >>> inputs, changes = jnp.eye(2), jnp.array([[1.0, 2.0], [3.0, 4.0]])
+      >>> cheap_patch(query_sums(inputs, changes)).tolist()
+      [[1.0, 2.0], [3.0, 4.0]]
 
     Source: Mazzawi et al. (arXiv 2510.08734), equation 24; the factor D is worked out here.
     """
@@ -189,6 +212,12 @@ def covariance_patch(sums: QuerySums, covariance_DD: Array, *, weight: float | A
 
     Raises:
       ValueError: a covariance of another shape, or a weight that is not above 0.
+
+    Examples:
+      >>> sums = query_sums(jnp.array([[1.0, 0.0]]), jnp.array([[2.0, 3.0]]))
+      >>> found = covariance_patch(sums, jnp.eye(2), weight=1e-6)
+      >>> bool(jnp.allclose(found, jnp.array([[2.0, 3.0], [0.0, 0.0]]), atol=1e-4))
+      True
 
     Source: the metric of ROME and MEMIT (Meng et al., arXiv 2210.07229), whose solution for many
       keys this is.

@@ -112,6 +112,15 @@ def scale_static(patches: PerLayer[StaticPatch], strength: float | Array) -> Per
 
     Raises:
       ValueError: not one number.
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> params = model.init(jax.random.key(0), jnp.arange(3, 13))["params"]
+      >>> patches = compile_context(model, params, [5, 6, 7], [[8, 9], [10, 11]])
+      >>> off = static_logits(model, params, [8, 9], [1], scale_static(patches, 0.0))
+      >>> bool(jnp.allclose(off, full_logits(model, params, [8, 9], [1]), atol=1e-5))
+      True
     """
     checks.rank("scale_static", "strength", strength, 0, "()")
 
@@ -139,6 +148,18 @@ def combine_static(
 
     Raises:
       ValueError: patches of different stacks, or kernels.
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> params = model.init(jax.random.key(0), jnp.arange(3, 13))["params"]
+      >>> one, other = (
+      ...     compile_context(model, params, context, [[8, 9], [10, 11]], fit=Fit(rank=2))
+      ...     for context in ([5, 6, 7], [20, 21, 22])
+      ... )
+      >>> both = combine_static(one, other)
+      >>> [patches[0].down.left_RD.shape for patches in (one, other, both)]  # ranks add up
+      [(2, 16), (2, 16), (4, 16)]
     """
     for other in others:
         if other.repeats != first.repeats or len(other) != len(first):

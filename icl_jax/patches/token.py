@@ -97,6 +97,11 @@ def kernel_update(factor: InputFactor, kernel_DH: Array) -> LowRank:
 
     Raises:
       ValueError: the kernel is not a matrix with as many rows as the factor has entries.
+
+    Examples:
+      >>> factor = input_factor(jnp.array([1.0, 2.0]), jnp.array([2.0, 0.0]))
+      >>> as_matrix(kernel_update(factor, jnp.eye(2))).tolist()
+      [[-0.5, 1.0], [-0.0, 0.0]]
     """
     checks.rank("kernel_update", "kernel_DH", kernel_DH, 2, "(D, H)")
     checks.axis_size(

@@ -61,6 +61,16 @@ def load(
     Raises:
       FileNotFoundError, ValueError, ImportError: as ``interop.huggingface.load`` and
         ``interop.tokenizer.load_tokenizer`` do.
+
+    Examples:
+      >>> import tempfile
+      >>> from icl_jax.interop.huggingface import make_tiny
+      >>> folder = tempfile.mkdtemp()  # or the folder of a checkpoint, or its name on the hub
+      >>> _ = make_tiny("llama", folder, jax.random.key(0))
+      >>> model = load(folder)
+      >>> logits = model.logits(list(range(3, 13)), remove=range(1, 8))  # token ids; or text
+      >>> bool(jnp.allclose(logits.patched_KV, logits.full_KV, atol=1e-4))
+      True
     """
     checkpoint = huggingface.load(
         path_or_name,
@@ -86,6 +96,17 @@ class Pretrained:
       checkpoint: model, parameters and configuration.
       tokenizer: of the checkpoint; None where it has none that can be read.
       name: how it was asked for.
+
+    Examples:
+      >>> import tempfile
+      >>> from icl_jax.interop.huggingface import make_tiny
+      >>> from icl_jax.interop.tokenizer import save_tokenizer, train_bpe
+      >>> folder = tempfile.mkdtemp()
+      >>> _ = make_tiny("llama", folder, jax.random.key(0), vocab_size=300)
+      >>> _ = save_tokenizer(folder, train_bpe(["Ada built it in 1871."], 300))
+      >>> prompt = load(folder).prompt("Ada built it. Who built it?", remove="Ada built it.")
+      >>> len(prompt.kept) < len(prompt.tokens)
+      True
     """
 
     checkpoint: Checkpoint

@@ -34,8 +34,10 @@ def number(x: Cell) -> str:
     Integers in full; other numbers with three significant digits, or as 1.2e-07 below 1e-3 and
     from 1e4 on; exact zero as 0; a dash where nothing was measured (None, NaN); text unchanged.
 
-    >>> [number(x) for x in (1.234e-7, 0.35312, 0.5, 12, 12.0, 1234.5, 0.0, None, "n/a")]
-    ['1.2e-07', '0.353', '0.500', '12', '12.0', '1234', '0', '–', 'n/a']
+    Examples:
+      >>> from icl_jax.report.page import number
+      >>> [number(x) for x in (1.234e-7, 0.35312, 0.5, 12, 12.0, 1234.5, 0.0, None, "n/a")]
+      ['1.2e-07', '0.353', '0.500', '12', '12.0', '1234', '0', '–', 'n/a']
     """
     if isinstance(x, str):
         return x

@@ -43,6 +43,11 @@ def make_mesh(
     Raises:
       ValueError: no axes, a name that the table does not know, a size below 1, or another number of
         devices.
+
+    Examples:
+      >>> mesh = make_mesh({"data": 1, "model": 1}, jax.devices()[:1])
+      >>> dict(mesh.shape)
+      {'data': 1, 'model': 1}
     """
     known = table.mesh_axes()
     for name, size in axes.items():

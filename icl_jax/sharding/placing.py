@@ -49,6 +49,14 @@ def place(tree: Tree, mesh: Mesh | None = None, *, leading: str = "", table: Tab
       tree, leading, table: as in ``specs``.
       mesh: the one that is set (``jax.set_mesh``) when left out, and the default device where none
         is set.
+
+    Examples:
+      >>> mesh = make_mesh({"data": 1, "model": 1}, jax.devices()[:1])
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> params = place(model.init(jax.random.key(0), jnp.arange(3, 13))["params"], mesh)
+      >>> params["embedding"].sharding.spec  # the vocabulary is divided
+      P('model',)
     """
     mesh = jax.sharding.get_mesh() if mesh is None else mesh
     if mesh.empty:

@@ -24,6 +24,16 @@ class Midpoint:
     Attributes:
       residual_TD: (T, D), ``h``, what the MLP's output is added to; None without a skip.
       mlp_input_TD: (T, D), ``z``, what the MLP's input kernels read.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,), wiring="skip"))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> block, block_params = functional(stack, params)[0]
+      >>> midpoint = block.contextual(block_params, stream)
+      >>> midpoint.residual_TD.shape, midpoint.mlp_input_TD.shape
+      ((6, 8), (6, 8))
     """
 
     residual_TD: Array | None
@@ -36,6 +46,17 @@ class ContextualBlock(Protocol):
     """``T_W(C, x) = M_W(A(C, x))``, opened at the MLP's input and at its last kernel.
 
     A block with a norm on its MLP's output also has the methods of ``patches.block.NormedBlock``.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> block, block_params = functional(stack, params)[0]
+      >>> midpoint = block.contextual(block_params, stream)
+      >>> hidden = block.hidden(block_params, midpoint.mlp_input_TD, None)
+      >>> block.output(block_params, midpoint, hidden, None).shape
+      (6, 8)
     """
 
     @property
@@ -74,7 +95,19 @@ def take(midpoint: Midpoint, rows_K: Array) -> Midpoint:
 def apply_block(
     block: ContextualBlock, params: Params, midpoint: Midpoint, patch: Any = None
 ) -> Array:
-    """The rest of the block after its contextual layer, patched row by row or plain."""
+    """The rest of the block after its contextual layer, patched row by row or plain.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> layers = functional(stack, params)
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> block, block_params = layers[0]
+      >>> output = apply_block(block, block_params, block.contextual(block_params, stream))
+      >>> bool(jnp.allclose(output, forward(layers, stream), atol=1e-5))
+      True
+    """
     if patch is None:
         hidden_TH = block.hidden(params, midpoint.mlp_input_TD, None)
     else:

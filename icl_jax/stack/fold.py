@@ -38,6 +38,18 @@ def fold(
 
     Raises:
       ValueError: ``given`` belongs to another stack.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,), depth=3))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> def step(block, block_params, stream, given):
+      ...     midpoint = block.contextual(block_params, stream)
+      ...     return apply_block(block, block_params, midpoint), midpoint.mlp_input_TD[-1]
+      >>> last, read = fold(functional(stack, params), step, stream)
+      >>> last.shape, len(read), read.layer(2).shape
+      ((6, 8), 3, (8,))
     """
     if given is not None:
         check_given(layers, given)

@@ -153,6 +153,13 @@ class Layers:
     Attributes:
       designs: for every segment the blocks of its period.
       params: their parameters, stacked over the repeats.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,), depth=3))
+      >>> params = stack.init(jax.random.key(1), jnp.zeros((6, 3)))["params"]
+      >>> layers = functional(stack, params)
+      >>> len(layers), layers.params.repeats  # three layers, one program
+      (3, (3,))
     """
 
     designs: tuple[tuple[ContextualBlock, ...], ...] = field(metadata={"static": True})
@@ -202,6 +209,14 @@ def stack_layers(blocks: Sequence[Any], params: Sequence[Params]) -> Layers:
     Raises:
       ValueError: not as many parameters as blocks.
       TypeError: a block that cannot be hashed.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,), depth=3))
+      >>> params = stack.init(jax.random.key(1), jnp.zeros((6, 3)))["params"]
+      >>> layers = functional(stack, params)
+      >>> backwards = stack_layers(layers.blocks[::-1], list(layers.params)[::-1])
+      >>> len(backwards)
+      3
     """
     if len(blocks) != len(params):
         raise ValueError(

@@ -39,6 +39,14 @@ def forward(
     Raises:
       ValueError: no layers, patches of another stack, or shapes that do not fit.
       TypeError: ``stream_TD`` is not floating point.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> forward(functional(stack, params), stream).shape
+      (6, 8)
     """
     check_run("forward", layers, stream_TD, positions_T, present_T)
     if patches is not None and len(patches) != len(layers):
@@ -76,6 +84,17 @@ def observed_forward(
     Raises:
       ValueError: as ``forward``; no such name; an edit that gives another shape or dtype.
       TypeError: as ``forward``; an edit that is neither function nor array.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> output, seen = observed_forward(
+      ...     functional(stack, params), stream, capture=("layers.0.mlp_input",)
+      ... )
+      >>> seen["layers.0.mlp_input"].shape
+      (6, 8)
     """
     check_run("observed_forward", layers, stream_TD, positions_T, present_T)
     watching = watch("observed_forward", layers, capture, edit)

@@ -26,6 +26,12 @@ def make_task(name: str, input_width: int, *, noise_std: float = 0.0, split: str
 
     Raises:
       ValueError: an unknown name or split, noise on real data, or a width the task cannot have.
+
+    Examples:
+      >>> task = make_task("linear", input_width=2, noise_std=0.1)
+      >>> prompts = sample_prompts(task, jax.random.key(0), num_prompts=3, num_examples=5)
+      >>> prompts.inputs_ND.shape, prompts.query_target.shape
+      ((3, 5, 2), (3,))
     """
     checks.one_of("make_task", "name", name, TASKS)
     checks.one_of("make_task", "split", split, ("train", "test"))

@@ -26,6 +26,13 @@ class Prompt:
       query_D: (D,), the input whose label is asked for.
       query_target: (), what a prediction is scored against: the function's value, without noise
         (real data know only noisy ones).
+
+    Examples:
+      >>> task = make_task("linear", input_width=2)
+      >>> prompts = sample_prompts(task, jax.random.key(0), num_prompts=3, num_examples=5)
+      >>> first = jax.tree.map(lambda leaf: leaf[0], prompts)
+      >>> first.inputs_ND.shape, first.targets_N.shape, prompt_tokens(first).shape
+      ((5, 2), (5,), (6, 3))
     """
 
     inputs_ND: Array
@@ -70,7 +77,13 @@ def prompt_tokens(prompt: Prompt) -> Array:
 
 
 def query_token(prompt: Prompt) -> Array:
-    """The last token alone, ``(x_query, 0)``: (D + 1,), what the model sees without context."""
+    """The last token alone, ``(x_query, 0)``: (D + 1,), what the model sees without context.
+
+    Examples:
+      >>> inputs, targets = jnp.array([[1.0], [2.0]]), jnp.array([5.0, 6.0])
+      >>> query_token(Prompt(inputs, targets, jnp.array([3.0]), jnp.array(7.0))).tolist()
+      [3.0, 0.0]
+    """
     checks.rank("query_token", "query_D", prompt.query_D, 1, "(D)")
     return jnp.append(prompt.query_D, jnp.zeros((), prompt.query_D.dtype))
 
@@ -80,6 +93,11 @@ def example_queries(prompt: Prompt) -> Array:
 
     With ``targets_N`` these are the training pairs of a gradient descent on the same examples
     (Dherin et al. 2025, section 4.3).
+
+    Examples:
+      >>> inputs, targets = jnp.array([[1.0], [2.0]]), jnp.array([5.0, 6.0])
+      >>> example_queries(Prompt(inputs, targets, jnp.array([3.0]), jnp.array(7.0))).tolist()
+      [[1.0, 0.0], [2.0, 0.0]]
     """
     checks.rank("example_queries", "inputs_ND", prompt.inputs_ND, 2, "(N, D)")
     return jnp.pad(prompt.inputs_ND, ((0, 0), (0, 1)))

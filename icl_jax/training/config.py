@@ -24,7 +24,13 @@ def usual_optimizer(
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """An optimizer, how long it trains, and how often the host looks."""
+    """An optimizer, how long it trains, and how often the host looks.
+
+    Examples:
+      >>> config = TrainingConfig(num_steps=200, learning_rate=3e-3)
+      >>> config.batch_size, config.optimizer.name
+      (256, 'adam')
+    """
 
     num_steps: int = field(default=5000, metadata={"help": "optimizer steps"})
     batch_size: int = field(default=256, metadata={"help": "fresh prompts per step"})
@@ -51,6 +57,13 @@ def make_optimizer(
     """The optax transformation that ``config`` describes: clip, then step.
 
     ``learning_rate`` replaces the configured one, and may be traced, which a configuration cannot.
+
+    Examples:
+      >>> optimizer = make_optimizer(TrainingConfig(num_steps=200, learning_rate=3e-3))
+      >>> params = {"kernel": jnp.ones((2, 3))}
+      >>> updates, _ = optimizer.update(params, optimizer.init(params), params)
+      >>> updates["kernel"].shape
+      (2, 3)
     """
     rate = config.learning_rate if learning_rate is None else learning_rate
     return config.optimizer.make(rate, config.num_steps)

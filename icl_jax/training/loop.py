@@ -100,6 +100,18 @@ def train(
         metrics, one of more steps, one whose metrics are gone or whose checkpoints are all
         damaged; another process is training there; or it cannot be written, as on a full disk.
       TypeError: ``key`` is no typed PRNG key, or the loss no scalar.
+
+    Examples:
+      >>> import optax
+      >>> def init(key):
+      ...     return jnp.zeros(2)
+      >>> def loss(weights, key):
+      ...     inputs = jax.random.normal(key, (8, 2))
+      ...     return jnp.mean((inputs @ (weights - 1.0)) ** 2), {}
+      >>> key, optimizer = jax.random.key(0), optax.sgd(0.1)
+      >>> found = train(init, loss, optimizer, key, num_steps=100, show_progress=False)
+      >>> print(found.params.round(2), len(found.metrics["loss"]))
+      [1. 1.] 100
     """
     for name, value in [
         ("num_steps", num_steps),
