@@ -34,7 +34,7 @@ from icl_jax.language.batch import (
 from icl_jax.language.ends import check_finite, embed, finite, readout
 from icl_jax.patches.bank import Bank, Loop, check_patchable, extract, patchable
 from icl_jax.patches.output import OutputPolicy
-from icl_jax.patches.prediction import check_open_loop, open_loop_error
+from icl_jax.patches.prediction import check_open_loop, open_loop_error, open_loop_rounding
 from icl_jax.sharding import constrain, on_host
 from icl_jax.stack.layers import PerLayer
 from icl_jax.stack.run import forward
@@ -86,8 +86,8 @@ def prompt_patches(
         seen = banks if is_batch(tokens) else jax.tree.map(lambda leaf: leaf[0], banks)
         check_patchable(seen)
         if loop == "open":
-            dtype = params["embedding"].dtype
-            check_open_loop(seen.conditioning, dtype, axis=seen.kept_K.ndim - 1)
+            rounded = open_loop_rounding(functional(model, params), params["embedding"].dtype)
+            check_open_loop(seen.conditioning, rounded, axis=seen.kept_K.ndim - 1)
     each = [_cut_bank(banks, one, int(count)) for one, count in enumerate(prompts.num_kept_B)]
     return each if is_batch(tokens) else each[0]
 
@@ -197,8 +197,9 @@ def _patches(
     """The banks, and of which prompts they can be used."""
 
     def one(tokens_T: Array, length: Array, kept_K: Array, num_kept: Array) -> tuple[Bank, Array]:
+        layers = functional(model, params)
         bank = extract(
-            functional(model, params),
+            layers,
             embed(model, params, tokens_T),
             kept_K,
             padded_positions(model, length, tokens_T.shape[0]),
@@ -209,7 +210,8 @@ def _patches(
         )
         sound = patchable(bank)
         if loop == "open":
-            error_K = open_loop_error(bank.conditioning, params["embedding"].dtype)
+            rounded = open_loop_rounding(layers, params["embedding"].dtype)
+            error_K = open_loop_error(bank.conditioning, rounded)
             sound = sound if error_K is None else sound & jnp.all(error_K < 1)
         return bank, sound
 

@@ -24,7 +24,7 @@ from icl_jax.patches.block import (
 )
 from icl_jax.patches.normed import BalancedPatch
 from icl_jax.patches.output import DownPatch, OutputPolicy, compact_down
-from icl_jax.patches.prediction import check_open_loop
+from icl_jax.patches.prediction import check_open_loop, open_loop_rounding
 from icl_jax.patches.token import Conditioning
 from icl_jax.sharding import on_host
 from icl_jax.stack.block import ContextualBlock, Midpoint, apply_block, take
@@ -131,7 +131,7 @@ def stack_patches(
     if checks.is_concrete(bank.kept_K) and checks.is_concrete(jax.tree.leaves(bank.patches)[0]):
         check_patchable(bank)
         if loop == "open":
-            check_open_loop(bank.conditioning, stream_TD.dtype)
+            check_open_loop(bank.conditioning, open_loop_rounding(layers, stream_TD.dtype))
     return bank
 
 

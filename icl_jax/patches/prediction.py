@@ -1,12 +1,15 @@
 """What can be said of a bank before it is used in open loop: what does a rounding grow to?"""
 
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 
 from icl_jax.dims import Array
+from icl_jax.patches.block import SplitBlock
 from icl_jax.patches.low_rank import accumulator
 from icl_jax.patches.token import Conditioning
-from icl_jax.stack.layers import PerLayer
+from icl_jax.stack.layers import Layers, PerLayer
 
 #: How much the growth of down patches says too much, at least: measured on real models, 11 to 350.
 _FROM_ABOVE = 10
@@ -43,45 +46,55 @@ def open_loop_growth(conditioning: PerLayer[Conditioning], *, axis: int = 0) -> 
     return growth_K
 
 
+def open_loop_rounding(layers: Layers, dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype whose roundings an open loop of these blocks is left with.
+
+    Output patches are made and added in float32 or wider and aim at the state that the run with
+    everything has stored: rounded once more, they reach it, and no rounding of ``dtype`` is left.
+    But where a norm stands behind the sum, and in blocks of one's own that are not opened
+    (``SplitBlock``), it is ``dtype`` itself.
+    """
+    for block in itertools.chain(*layers.designs):
+        opened = isinstance(block, SplitBlock) and (block.norms_output or block.ends_in_sum)
+        if getattr(block, "has_skip", True) and not opened:
+            return jnp.dtype(dtype)
+    return accumulator(dtype)
+
+
 def open_loop_error(
-    conditioning: PerLayer[Conditioning], dtype: jnp.dtype, *, axis: int = 0
+    conditioning: PerLayer[Conditioning], rounded: jnp.dtype, *, axis: int = 0
 ) -> Array | None:
     """What a rounding has grown to behind the last layer in open loop, (K,), of the stream's size.
 
-    A rounding of ``dtype``, and a tenth of ``open_loop_growth``; but one of float32, or wider, and
-    the whole growth where every block has a norm on its MLP's output: those patches reach the very
-    states that were stored. From 1 on, noise. None as ``open_loop_growth``.
+    A rounding of ``rounded`` and ``open_loop_growth``, of down patches a tenth of it. From 1 on,
+    noise. None as ``open_loop_growth``.
 
     Args:
       conditioning: of a bank.
-      dtype: of the residual stream.
+      rounded: see ``open_loop_rounding``.
       axis: how many axes of prompts stand in front.
     """
     growth_K = open_loop_growth(conditioning, axis=axis)
     if growth_K is None:
         return None
-    share = 1 / _FROM_ABOVE if _is_stored(conditioning) else 1.0
-    return growth_K * (share * float(jnp.finfo(_rounded(conditioning, dtype)).eps))
+    share = 1 / _FROM_ABOVE if _adds_down(conditioning) else 1.0
+    return growth_K * (share * float(jnp.finfo(rounded).eps))
 
 
-def _is_stored(conditioning: PerLayer[Conditioning]) -> bool:
-    """Whether a block stores what its patch adds to the stream, rounded, without a norm before."""
-    layers = [numbers for period in conditioning.segments for numbers in period]
+def _adds_down(conditioning: PerLayer[Conditioning]) -> bool:
+    """Whether down patches without a norm carry the change of the stream in a layer."""
+    layers = itertools.chain(*conditioning.segments)
     return any(n.amplification is not None and n.max_gain_change is None for n in layers)
 
 
-def _rounded(conditioning: PerLayer[Conditioning], dtype: jnp.dtype) -> jnp.dtype:
-    return jnp.dtype(dtype) if _is_stored(conditioning) else accumulator(dtype)
-
-
 def check_open_loop(
-    conditioning: PerLayer[Conditioning], dtype: jnp.dtype, *, axis: int = 0
+    conditioning: PerLayer[Conditioning], rounded: jnp.dtype, *, axis: int = 0
 ) -> None:
     """Refuses patches that an open loop would turn into noise; runs on the host, after ``jit``.
 
     Args:
       conditioning: of a computed bank.
-      dtype: of the residual stream.
+      rounded: the dtype whose roundings are left; see ``open_loop_rounding``.
       axis: how many axes of prompts stand in front.
 
     Raises:
@@ -96,21 +109,21 @@ def check_open_loop(
       >>> bank = stack_patches(functional(stack, params), stream, [5])
       >>> check_open_loop(bank.conditioning, stream.dtype)  # silent: nothing grows to the output
     """
-    error = open_loop_error(conditioning, dtype, axis=axis)
+    error = open_loop_error(conditioning, rounded, axis=axis)
     if error is None or np.all(np.asarray(error) < 1):
         return
     error_K, growth_K = np.asarray(error), np.asarray(open_loop_growth(conditioning, axis=axis))
-    stored, rounded = _is_stored(conditioning), _rounded(conditioning, dtype)
+    down = _adds_down(conditioning)
     index = tuple(int(i) for i in np.unravel_index(np.argmax(error_K), error_K.shape))
     reason = (
         "what the patches add to the stream is as large as the stream, and is added in proportion "
         "to activations that have errors"
-        if stored
+        if down
         else "the changed gains multiply outputs near zero"
     )
     raise ValueError(
         f"check_open_loop: at index {index} (prompt axes first, then the kept position) a relative "
         f"error grows {growth_K[index]:.1e} times through the layers, because {reason}: in open "
-        f"loop, with roundings of {rounded}, nothing of the context might be left. Use "
-        "loop='closed'" + (", or a wider dtype." if stored else ", or output='auto'.")
+        f"loop, with roundings of {jnp.dtype(rounded)}, nothing of the context might be left. Use "
+        "loop='closed'" + (", or a wider dtype." if down else ", or output='auto'.")
     )

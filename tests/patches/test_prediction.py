@@ -9,7 +9,7 @@ import pytest
 
 from icl_jax.blocks.block import Block
 from icl_jax.patches.bank import forward, patched_forward, stack_patches
-from icl_jax.patches.prediction import check_open_loop, open_loop_growth
+from icl_jax.patches.prediction import check_open_loop, open_loop_growth, open_loop_rounding
 from icl_jax.patches.token import Conditioning
 from icl_jax.stack.layers import PerLayer
 from tests.helpers import LAYERS, MLPS, compiled, eps, make_model, normal, relative_error
@@ -70,14 +70,40 @@ def test_patches_that_grow_a_rounding_to_the_output_are_refused():
     check_open_loop(PLAIN, jnp.float32)
 
 
-def test_patches_of_the_down_kernel_grow_roundings_of_what_is_stored():
-    """A real model without its first token: 5e3 times, and half of the logits in bfloat16."""
+def test_a_tenth_of_what_down_patches_grow_is_counted():
+    """A real model without its first token: 5e3 times."""
     hard = numbers(4.0, 999.0, normed=False)
     check_open_loop(hard, jnp.float32)
     with pytest.raises(ValueError, match="5.0e.03 times .* roundings of bfloat16, .* wider dtype"):
         check_open_loop(hard, jnp.bfloat16)
-    check_open_loop(numbers(4.0, 999.0), jnp.bfloat16)
+    check_open_loop(numbers(4.0, 999.0), jnp.float32)
     check_open_loop(numbers(4.0, 99.0, normed=False), jnp.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("wiring", "norm", "left"),
+    (
+        ("pre_norm", "rms", "float32"),
+        ("sandwich", "rms", "float32"),
+        ("no_skip", "none", "float32"),
+        ("post_norm", "rms", "bfloat16"),
+    ),
+)
+def test_a_patch_that_reaches_what_is_stored_leaves_roundings_of_float32(wiring, norm, left):
+    layers = make_model(Block(LAYERS["attention"], MLPS["gated"], wiring, norm), 2).layers
+    assert open_loop_rounding(layers, jnp.bfloat16) == left
+    assert open_loop_rounding(layers, jnp.float64) == "float64"
+
+
+def test_in_bfloat16_an_open_loop_of_down_patches_is_the_full_run_to_the_bit():
+    model = make_model(Block(LAYERS["attention"], MLPS["gated"], "pre_norm", "rms"), 3)
+    layers = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model.layers)
+    stream_TD = model.embed(normal(3, 6, 3, dtype=jnp.float32)).astype(jnp.bfloat16)
+    bank = stack_patches(layers, stream_TD, KEPT, loop="open", output="down")
+    got_KD = patched_forward(layers, stream_TD, bank)
+    np.testing.assert_array_equal(got_KD, forward(layers, stream_TD)[jnp.array(KEPT)])
+    alone_KD = forward(layers, stream_TD[jnp.array(KEPT)], positions_T=jnp.array(KEPT))
+    assert relative_error(alone_KD, got_KD) > 0.01
 
 
 def test_without_a_norm_growth_is_what_the_down_patches_add():

@@ -27,7 +27,7 @@ from icl_jax.measures.distributions import same_top1
 from icl_jax.measures.function_space import relative_error
 from icl_jax.patches.bank import Bank, Loop
 from icl_jax.patches.output import OutputPolicy
-from icl_jax.patches.prediction import check_open_loop, open_loop_growth
+from icl_jax.patches.prediction import check_open_loop, open_loop_growth, open_loop_rounding
 from icl_jax.stack.run import forward
 
 Numbers = dict[str, Any]
@@ -238,7 +238,9 @@ def _patches(checkpoint: Checkpoint, prompt: Removal, policy: OutputPolicy, loop
 def _refused(bank: Bank, checkpoint: Checkpoint) -> bool:
     """Whether a caller outside jit would be told not to use an open loop."""
     try:
-        check_open_loop(bank.conditioning, checkpoint.params["embedding"].dtype)
+        layers = functional(checkpoint.model, checkpoint.params)
+        dtype = checkpoint.params["embedding"].dtype
+        check_open_loop(bank.conditioning, open_loop_rounding(layers, dtype))
     except ValueError:
         return True
     return False
