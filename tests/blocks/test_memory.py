@@ -63,7 +63,7 @@ WITH_MEMORY: dict[str, ContextualLayer] = {
     "delta": LAYERS["delta"],
     "delta_without_convolution": GatedDelta(num_heads=2, key_width=2, taps=1),
     "selective": LAYERS["selective"],
-    "selective_wide": SelectiveStateSpace(num_heads=3, key_width=2, value_width=5, taps=1),
+    "selective_wide": SelectiveStateSpace(num_heads=3, key_width=4, value_width=5, taps=1),
     "recurrent_wide": GatedRecurrent(state_width=12),
 }
 
