@@ -19,7 +19,7 @@ def table(file: Path) -> str:
     device = rows[0]["device"]
     versions = ", ".join(f"{name} {rows[0]['versions'][name]}" for name in ("jax", "flax"))
     lines = [
-        f"### {file.stem}: {device}",
+        f"## {file.stem}: {device}",
         "",
         f"{versions}. Medians; the ratio is the second side's time over the first's.",
         "",

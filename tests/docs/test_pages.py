@@ -46,6 +46,17 @@ def test_outputs_are_compared_by_words_whole_numbers_and_fractions_up_to_roundin
     assert not pages.same("VERDICT: exact", "VERDICT: not exact")
 
 
+def test_every_section_of_the_theory_has_a_link_into_the_reference_and_a_number():
+    text = (DOCS / "theory.md").read_text()
+    found = re.findall(r"(?ms)^(#{2,3}) ([^\n]+)\n(.*?)(?=^#{2,3} |\Z)", text)
+    assert len(found) > 12
+    for (level, title, body), (below, *_) in zip(found, [*found[1:], ("",)], strict=True):
+        if len(below) > len(level):
+            continue  # An introduction to the sections below it.
+        assert "](api/" in body, title
+        assert any(block.output for block in pages.blocks(body)), title
+
+
 @pytest.mark.docs
 @pytest.mark.parametrize("page", WITH_CODE, ids=named)
 def test_a_page_prints_what_it_shows(page, tmp_path):
