@@ -39,31 +39,27 @@ def test_auto_is_never_worse_than_the_best_policy(rows):
 
 def test_auto_is_exact_in_closed_loop(rows, dtype):
     for row in rows:
-        assert row["alone"] > 0.25 and row["another_context"] > 0.3
+        assert row["alone"] > 0.25 and row["another_context"] > 0.25
         if row["policy"] == "auto" and row["loop"] == "closed":
-            assert row["relative_error"] < {"float32": 2e-6, "bfloat16": 1e-2}[dtype], row
+            assert row["relative_error"] < {"float32": 2e-6, "bfloat16": 1e-6}[dtype], row
             assert row["same_top1"] == 1, row
 
 
 def test_an_open_loop_is_exact_or_refused(rows, dtype):
-    """With a norm on the output, or without the first token, it may be worse than no patch."""
+    """In bfloat16 to the bit: what float32 adds to the stream is rounded to what was stored."""
     for row in rows:
         if row["policy"] == "auto" and row["loop"] == "open" and not row["refused"]:
-            assert row["relative_error"] < {"float32": 5e-5, "bfloat16": 0.1}[dtype], row
+            assert row["relative_error"] < {"float32": 5e-5, "bfloat16": 1e-6}[dtype], row
 
 
 def test_the_growth_of_an_open_loop_is_known_before_it_is_used(rows, name, dtype):
     opened = [row for row in rows if row["loop"] == "open"]
     for row in opened:
         assert row["relative_error"] < eps(dtype) * row["growth"], row
-        if name == "smollm2":  # Only without its first token, and only in bfloat16.
-            assert row["refused"] == (dtype == "bfloat16" and not row["bos_kept"]), row
-        else:
-            assert row["refused"] == (row["policy"] == "scale"), row
+        assert row["refused"] == (name != "smollm2" and row["policy"] == "scale"), row
 
 
-def test_float32_keeps_digits_where_bfloat16_is_refused(rows, name, dtype):
-    if name == "smollm2" and dtype == "float32":
+def test_growth_tells_prompts_apart(rows, name, dtype):
+    if name == "smollm2":  # With its first token, and without.
         growth = [row["growth"] for row in rows if row["loop"] == "open"]
         assert max(growth) > 1e4 and min(growth) < 1e2
-        assert not any(row["refused"] for row in rows)
