@@ -19,7 +19,7 @@ from rich.progress import track
 
 from experiments.tools.arrays import Record, flatten, rebuild
 from experiments.tools.flags import command, settings
-from icl_jax.records import Run, open_run
+from icl_jax.records import Run, WorkdirError, open_run
 from icl_jax.report.page import Highlight, Section, write_page
 from icl_jax.report.terminal import print_table
 
@@ -85,12 +85,34 @@ def start(workdir: str | Path, name: str, config: Any, *, free: Collection[str] 
     return open_run(workdir, config, experiment=name, provenance=about, free=free)
 
 
-def measured(run: Run, kind: type[Record], measure: Callable[[], Record]) -> Record:
-    """What an experiment measured: done and saved, or read back when it is there."""
-    if not run.has("arrays.npz"):
-        run.save_arrays("arrays.npz", flatten(measure()))
+def measured(
+    run: Run, kind: type[Record], measure: Callable[[], Record], *, file: str = "arrays.npz"
+) -> Record:
+    """What an experiment measured: done and saved, or read back when it is there.
+
+    Args:
+      run: the folder.
+      kind: a frozen dataclass of arrays.
+      measure: makes one.
+      file: its name in the folder, of a part that is saved by itself.
+
+    Raises:
+      WorkdirError: what is there is no such record: another version measured it.
+    """
+    earlier = str(Path(file).with_suffix(".json"))
+    if not run.has(file):
+        if run.has(earlier):
+            raise WorkdirError(
+                f"{run.path(earlier)}: an earlier version measured this, which kept no arrays. "
+                "Choose another --workdir."
+            )
+        run.save_arrays(file, flatten(measure()))
         note_measurement(run)
-    return rebuild(kind, run.load_arrays("arrays.npz"))
+    arrays = run.load_arrays(file)
+    try:
+        return rebuild(kind, arrays)
+    except ValueError as error:
+        raise WorkdirError(f"{run.path(file)}: {error}") from error
 
 
 def note_measurement(run: Run) -> None:

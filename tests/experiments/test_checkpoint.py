@@ -1,7 +1,10 @@
 """The experiment on a tiny checkpoint, from its making to its report."""
 
 import dataclasses
+import html
 import json
+import re
+import shutil
 
 import jax
 import numpy as np
@@ -10,10 +13,14 @@ import pytest
 from experiments.language.checkpoint import measure as checkpoint_measure
 from experiments.language.checkpoint import report as checkpoint_report
 from experiments.language.checkpoint import run as checkpoint
+from experiments.language.checkpoint.arrays import Arrays, Compared, Written
+from experiments.language.runs import LABELS
+from experiments.tools.arrays import flatten, rebuild
 from experiments.tools.flags import UsageError, launch
 from icl_jax.interop.huggingface import load, save
 from icl_jax.interop.spans import Prompt
-from icl_jax.records import WorkdirError
+from icl_jax.records import Run, WorkdirError
+from icl_jax.report.page import number
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +144,47 @@ def test_what_is_measured_is_not_measured_again(tiny, whole_run, monkeypatch):
     assert (whole_run / "summary.json").read_text() == before
 
 
+def test_the_files_of_earlier_runs_are_read(whole_run):
+    runs = ("patched", "scale", "unpatched", "shuffled")
+    names = {f"{run}.{one}" for run in runs for one in ("relative_error", "kl", "top1")}
+    hardest = ("relative_change", "max_scale_change", "min_normalised")
+    names |= {f"{run}.{one}" for run in runs[:2] for one in hardest}
+    records = Run(whole_run)
+    arrays = records.load_arrays("float32/0000.npz")
+    assert set(arrays) == names
+    assert flatten(rebuild(Compared, arrays)).keys() == names
+    written = records.load_arrays("float32/0000.generated4.npz")
+    assert "generation.expected_tokens" in written
+    assert rebuild(Written, written).generation.relative_error.shape == (4,)
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown"])
+def test_a_measure_too_few_or_too_many_is_refused(change, tiny, whole_run, tmp_path):
+    shutil.copytree(whole_run, tmp_path / "run")
+    records = Run(tmp_path / "run")
+    arrays = records.load_arrays("bfloat16/0001.npz")
+    if change == "missing":
+        del arrays["shuffled.relative_error"]
+    else:
+        arrays["shuffled.entropy"] = np.zeros(())
+    records.save_arrays("bfloat16/0001.npz", arrays)
+    said = r"0001.npz: rebuild: .*shuffled.*Was it measured by another version\? Choose another"
+    with pytest.raises(WorkdirError, match=said):
+        checkpoint.run(config_of(tiny), tmp_path / "run")
+
+
+def test_the_verdict_names_the_nearest_null_as_the_legend_does(whole_run, summary):
+    page = (whole_run / "report.html").read_text()
+    for found in summary["dtypes"].values():
+        errors = found["relative_error"]
+        null = min(("unpatched", "shuffled"), key=lambda name: errors[name])
+        assert f"at least {LABELS[null]}, {number(errors[null])} (nearest null; " in page
+    shown = [LABELS[name] for name in ("patched", "scale", "unpatched", "shuffled")]
+    assert "".join(f"<th>{html.escape(name)}</th>" for name in shown) in re.sub(
+        r"<th[^>]*>", "<th>", page
+    )
+
+
 def test_a_killed_run_loses_one_prompt_at_most(tiny, whole_run, monkeypatch):
     (whole_run / "float32" / "0001.npz").unlink()
     measured, original = [], checkpoint.measure
@@ -237,8 +285,9 @@ def test_a_model_that_no_scale_patch_fits_is_measured_without(tiny, tmp_path):
         for length in (9, 12)
     ]
     config = config_of(tiny)
-    numbers = jax.device_get(checkpoint_measure.measure(config, pruned, prompts, 0))
-    assert np.isnan(numbers["scale.relative_error"]) and numbers["patched.relative_error"] < 1e-5
+    compared = checkpoint_measure.measure(config, pruned, prompts, 0)
+    assert np.isnan(compared.scale.relative_error) and compared.patched.relative_error < 1e-5
+    numbers = Arrays(compared, None)
     found = checkpoint_report.summarise({}, ["nine"], {"float32": [numbers]}, {})
     assert found["prompts"]["nine"]["relative_error"]["scale"] is None
     json.dumps(found, allow_nan=False)

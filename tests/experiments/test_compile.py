@@ -1,21 +1,32 @@
 """experiments.compile on a tiny random checkpoint: what it writes, measures and refuses."""
 
 import dataclasses
-import json
 
 import jax
 import numpy as np
 import pytest
 
 from experiments.language.compile import run as compiling
-from experiments.language.compile.report import told_runs, verdict
+from experiments.language.compile.arrays import (
+    Arrays,
+    Compiled,
+    Descended,
+    Heard,
+    Lora,
+    Sides,
+    Thought,
+    Tried,
+)
+from experiments.language.compile.report import sections, summarise, verdict
 from experiments.language.compile.sides import Lessons, descend_for, padded
+from experiments.tools.arrays import flatten, rebuild
 from experiments.tools.flags import UsageError
 from icl_jax.interop.banks import load_static
 from icl_jax.interop.huggingface import load, make_tiny
 from icl_jax.interop.tokenizer import load_tokenizer, save_tokenizer, train_bpe
 from icl_jax.language.compile import static_logits
 from icl_jax.language.prompt import full_logits
+from icl_jax.records import Run
 from tests.helpers import relative_error
 
 TEXT = "The lighthouse on Gull Rock was built in 1871 by Ada Brandt. It is red and white.\n"
@@ -59,6 +70,57 @@ def test_lora_learns_what_the_model_wrote_and_not_what_it_was_given(folder):
     assert end.held_out < start.held_out
 
 
+def made(lora=True):
+    """What a run might have measured, of two queries."""
+    one, top1 = np.array(1.0), np.array([0.5, 1.0])
+
+    def descended(kl):
+        return Descended(np.full(2, kl), top1, one, np.array(7), np.array(1e-3), one)
+
+    sides = Sides(
+        nothing=Heard(np.full(2, 4.0), top1),
+        thought=Thought(np.full(2, 3.0), top1, one),
+        ridge=Compiled(np.full(2, 1.0), top1, one, np.array(8), np.array(0.1)),
+        lora=Lora(descended(2.0), descended(0.5)) if lora else None,
+        tried=Tried(np.array([8, 8]), np.array([0.1, 1.0]), np.array([0.2, 0.3])),
+    )
+    return Arrays(sides, np.array(["a query"]), np.array(20), np.array(30))
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_what_was_measured_is_read_back_and_told(lora):
+    arrays = made(lora)
+    found = rebuild(Arrays, flatten(arrays))
+    assert (found.sides.lora is None) == (not lora)
+    about = {"export": "peft", "written": "adapter"}
+    told = summarise(about, found)
+    assert told["runs"]["ridge"]["share"] == 0.75 and told["written"] == "adapter"
+    assert told["runs"]["nothing"]["share"] == 0 and "seconds" not in told["runs"]["nothing"]
+    rival = "LoRA by descent, more seconds" if lora else "thought vector"
+    assert f"{'less' if lora else 'more'} than the best rival, {rival}" in verdict(found.sides)
+    kept, tried = sections(about, found)
+    assert len(kept.tables[0].rows) == (6 if lora else 4)
+    assert "Rank 8 and ridge weight 0.100 are the best of 2" in tried.verdict
+
+
+@pytest.mark.parametrize("change", ["sides.ridge.kl", "sides.ridge.entropy"])
+def test_a_measure_too_few_or_too_many_is_an_error(change):
+    arrays = flatten(made())
+    arrays = {**arrays, change: np.zeros(2)} if "entropy" in change else arrays
+    if change in flatten(made()):
+        del arrays[change]
+    with pytest.raises(ValueError, match=change):
+        rebuild(Arrays, arrays)
+
+
+def test_the_report_says_what_the_file_is_exact_for():
+    kept, _ = sections({"export": "patches", "written": "patches.safetensors"}, made())
+    assert "every position and for every query, and are exact for none" in kept.text
+    assert "exact for one prompt, and there for the next token alone" in kept.text
+    unwritten, _ = sections({"export": "none", "written": None}, made())
+    assert "exact" not in unwritten.text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("export", ["peft", "patches", "checkpoint"])
 def test_a_file_becomes_weights_with_a_report_of_what_they_keep(export, folder, tmp_path):
@@ -67,16 +129,17 @@ def test_a_file_becomes_weights_with_a_report_of_what_they_keep(export, folder, 
     runs = outcome.summary["runs"]
     assert {"nothing", "thought", "ridge"} <= set(runs) and runs["nothing"]["share"] == 0
     assert (tmp_path / compiling.NAMES[export]).exists()
-    numbers = json.loads((tmp_path / "measured.json").read_text())
-    assert ("lora_same" in told_runs(numbers)) == (export == "peft")
+    sides = rebuild(Arrays, Run(tmp_path).load_arrays("measured.npz")).sides
+    assert ("lora_same" in sides.runs) == (export == "peft") == (sides.lora is not None)
     page = (tmp_path / "report.html").read_text()
-    assert "take away" in verdict(numbers) and "What is kept of the context" in page
-    before = (tmp_path / "measured.json").read_bytes()
+    assert "take away" in verdict(sides) and "What is kept of the context" in page
+    assert "are exact for none: a least-squares fit to the calibration queries" in page
+    before = (tmp_path / "measured.npz").read_bytes()
     compiling.run(asked, tmp_path)  # Only the report again.
     other = "checkpoint" if export == "peft" else "peft"
     compiling.run(dataclasses.replace(asked, export=other), tmp_path)  # Another form of the same.
     assert (tmp_path / compiling.NAMES[other]).exists()
-    assert (tmp_path / "measured.json").read_bytes() == before
+    assert (tmp_path / "measured.npz").read_bytes() == before
 
 
 @pytest.mark.slow

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 
 from experiments.language.kept import run as kept
+from experiments.language.kept.arrays import Answered, Arrays, Descended, Solved
 from experiments.language.kept.pairs import LINE, PAIRS
 from experiments.language.kept.report import best_rung, sections, share, summarise, verdict
 from experiments.language.kept.sides import Sizes, answer, lessons_of
+from experiments.tools.arrays import flatten, rebuild
 from icl_jax.interop.huggingface import load, make_tiny
 from icl_jax.interop.tokenizer import load_tokenizer, save_tokenizer, train_bpe
+from icl_jax.records import WorkdirError
 
 SIZES = Sizes(2, 3, 2, 4, 2)
 
@@ -60,25 +63,44 @@ def test_a_context_moves_the_answers_of_the_same_questions(folder):
     assert np.abs(alone.log_chance - full.log_chance).max() > 1e-3
 
 
-def runs(**values):
-    names = ("thought", "input", "down", "at_once", "both", "full_rank", "lora_same", "lora_more")
-    told = {name: {"log_chance": [values.get(name, -3.0)] * 2, "right": [True, False],
-                   "seconds": 1.0} for name in names}  # fmt: skip
-    told["nothing"] = {"log_chance": [-5.0, -5.0], "right": [False, False]}
-    told["context"] = {"log_chance": [-1.0, -1.0], "right": [True, True]}
-    return {"runs": told, "written": ["Q: a"]}
+RUNGS = ("thought", "input", "down", "at_once", "both", "full_rank")
+
+
+def task_of(**values):
+    """A task in which every side but those that are given says the right answer at -3 nats."""
+    one = np.array(1.0)
+
+    def said(chance, *cost, kind=Answered):
+        return kind(np.full(2, chance), np.array([True, False]), *cost)
+
+    rungs = {name: said(values.get(name, -3.0), one, one, kind=Solved) for name in RUNGS}
+    same, more = (
+        said(values.get(name, -3.0), one, one, one, one, kind=Descended)
+        for name in ("lora_same", "lora_more")
+    )
+    return Arrays(said(-5.0), said(-1.0), rungs, same, more, np.array(["Q: a"]))
 
 
 def test_the_verdict_counts_tasks_and_names_those_that_are_lost():
-    tasks = {"one": runs(both=-2.0), "two": runs(lora_more=-1.0)}
-    assert share(tasks["one"]["runs"], "both").value == 0.75
-    assert best_rung(tasks["one"]["runs"]) == "both"
+    tasks = {"one": task_of(both=-2.0), "two": task_of(lora_more=-1.0)}
+    assert share(tasks["one"], tasks["one"].rungs["both"]).value == 0.75
+    assert best_rung(tasks["one"]) == "both"
     words = verdict(tasks)
     assert "LoRA, same seconds on 2 of 2 tasks" in words
     assert "LoRA, more seconds on 1 of 2 tasks, less on two" in words
     found = {"smollm2": tasks}
     assert summarise(found)["models"]["smollm2"]["one"]["best"] == "both"
     assert len(sections(found, 16)) == 2
+
+
+def test_a_task_is_read_back_as_it_was_and_a_side_too_few_is_an_error():
+    arrays = flatten(task_of(thought=-2.5))
+    found = rebuild(Arrays, arrays)
+    assert found.rungs["thought"].log_chance.tolist() == [-2.5, -2.5]
+    assert list(found.rungs) == list(RUNGS) and found.written.tolist() == ["Q: a"]
+    del arrays["lora_more.right"]
+    with pytest.raises(ValueError, match="nothing was saved for lora_more.right"):
+        rebuild(Arrays, arrays)
 
 
 @pytest.mark.slow
@@ -92,3 +114,8 @@ def test_a_small_run_measures_every_side(folder, tmp_path, monkeypatch):
     told = outcome.summary["models"]["smollm2"]["past tense"]
     assert {"thought", "both", "lora_same", "lora_more"} <= set(told)
     assert (tmp_path / "report.html").exists()
+    monkeypatch.setattr(kept, "measure", None)  # Only the report again.
+    assert kept.run(config, tmp_path).summary == outcome.summary
+    (tmp_path / "smollm2" / "past_tense.npz").rename(tmp_path / "smollm2" / "past_tense.json")
+    with pytest.raises(WorkdirError, match="an earlier version measured this"):
+        kept.run(config, tmp_path)

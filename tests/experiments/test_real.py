@@ -3,13 +3,31 @@
 import json
 
 import jax
+import numpy as np
 import pytest
 
 from experiments.language.real import measure
 from experiments.language.real import run as real
+from experiments.language.real.arrays import (
+    Arrays,
+    ByLayer,
+    Exactness,
+    Generation,
+    Growth,
+    Parity,
+    Right,
+    Tasks,
+    Texts,
+    Writers,
+)
 from experiments.language.real.prompts import QUESTIONS, TASKS, removal, task_prompts
+from experiments.language.real.report import sections, summarise
+from experiments.language.runs import LABELS
+from experiments.tools.arrays import rebuild
 from icl_jax.interop.huggingface import make_tiny
 from icl_jax.interop.tokenizer import save_tokenizer, train_bpe
+from icl_jax.records import Run
+from icl_jax.report.page import number
 from icl_jax.tasks.text import reference_texts
 
 CONFIG = real.Config(lengths=(29,), num_prompts=1, num_tokens=3, shown=3, asked=2, contexts=(4, 8))
@@ -35,7 +53,9 @@ def outcome(tokenizer, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(real, "real_model", tiny)
-        patch.setattr(measure, "parity", lambda *_: None)  # tests/real has transformers.
+        patch.setattr(
+            measure, "parity", lambda *_: Parity(np.zeros(0))
+        )  # tests/real has transformers.
         real.run(CONFIG, folder / "run")
     return folder / "run"
 
@@ -48,20 +68,79 @@ def test_the_summary_has_every_model_precision_and_policy(outcome):
         assert {"parity", "exactness", "generation", "tasks"} <= set(one)
         for dtype, bound in (("float32", 1e-5), ("bfloat16", 0.1)):
             exact = one["exactness"][dtype]
-            assert exact["closed"]["auto"] < bound < exact["alone"]
+            assert exact["closed"]["auto"] < bound < exact["unpatched"]
             assert exact["open"]["auto"] < bound
             for task in one["tasks"][dtype].values():
                 assert task["context"] == task["patched"]
                 assert task["questions"] == 2
         assert one["generation"]["float32"]["auto"]["agreement"] == 1
-        assert one["attribution"]["sum"] == pytest.approx(1, abs=1e-4)
+        assert one["attribution"]["total"] == pytest.approx(1, abs=1e-4)
     assert set(models["gemma3-270m"]["exactness"]["float32"]["closed"]) == {
         "auto", "scale", "balanced", "balanced+remainder",
     }  # fmt: skip
     for name in models:  # Fewer layers are another model.
-        rows = json.loads((outcome / name / "float32" / "layers.json").read_text())["value"]
-        assert len({row["alone"] for row in rows}) == len(rows) > 1
+        layers = rebuild(ByLayer, Run(outcome).load_arrays(f"{name}/float32/layers.npz"))
+        assert len(set(layers.unpatched)) == len(layers.layers) > 1
     assert (outcome / "report.html").stat().st_size > 10_000
+
+
+def made(unpatched, shuffled):
+    """A record of one model in one precision, of two policies."""
+    twice = np.array([1.0, 1.0])
+    policies = ("auto", "scale")
+    exactness = Exactness(
+        tokens=np.array([29] * 4),
+        bos_kept=np.ones(4, bool),
+        loop=np.array(["closed", "closed", "open", "open"]),
+        policy=np.array([*policies, *policies]),
+        relative_error=np.array([1e-7, 2e-7, 3e-7, 4e-7]),
+        same_top1=np.ones(4),
+        unpatched=np.full(4, unpatched),
+        shuffled=np.full(4, shuffled),
+        growth=np.array([np.nan, np.nan, 5.0, 6.0]),
+        refused=np.array([False, False, False, True]),
+    )
+    layers = ByLayer(np.array([1, 2]), 0.5 * twice, {p: 1e-7 * twice for p in policies})
+    texts = Texts(twice, np.array([3, 3]), twice, 1e-6 * twice)
+    written = np.array(["a", "b"])
+    return Arrays(
+        exactness=exactness,
+        layers=layers,
+        tasks=Tasks({"capitals": Right(np.ones(2, bool), np.ones(2, bool), np.zeros(2, bool))}),
+        generation=Generation(written, written, 0.25 * twice, dict.fromkeys(policies, texts)),
+        parity=Parity(np.array([1e-7, 3e-7])),
+        growth=Growth(np.array([3, 7]), np.array([0.1, 0.2])),
+        attribution=Writers(
+            np.array(1), np.array("Why?"), written, np.array([0.6, 0.3]), np.array(0.1),
+            np.array(1.0),
+        ),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("unpatched", "shuffled"), [(0.3, 0.4), (0.5, 0.45)])
+def test_verdicts_name_the_nearest_null_as_tables_and_legends_do(unpatched, shuffled):
+    found = {"tiny": {"float32": made(unpatched, shuffled)}}
+    exact, layers, texts, tasks, grown = sections(found)
+    null = "unpatched" if unpatched < shuffled else "shuffled"
+    least = min(unpatched, shuffled)
+    told = f"by {number(1e-7)} at most (nearest null, at least: {LABELS[null]}, {number(least)})"
+    assert f"off in float32 {told}" in exact.verdict
+    columns = exact.tables[0].header
+    assert columns[-2:] == (LABELS["unpatched"], LABELS["shuffled"])
+    policy = columns.index("policy")
+    assert {row[policy] for row in exact.tables[0].rows} == {LABELS["auto"], LABELS["scale"]}
+    for label in (LABELS["auto"], LABELS["scale"], LABELS["unpatched"]):
+        assert label in layers.figure
+    assert f"({LABELS['unpatched']}: 25.0%)" in texts.verdict
+    assert "0% without it, 100% with it" in tasks.verdict and "'a' has the largest" in grown.verdict
+
+
+def test_the_summary_is_made_of_the_record():
+    one = summarise({"tiny": {"float32": made(0.3, 0.4)}})["models"]["tiny"]
+    assert one["parity"] == {"largest_relative_error": 3e-7, "prompts": 2}
+    assert one["exactness"]["float32"]["open"] == {"auto": 3e-7, "scale": 4e-7}
+    assert one["exactness"]["float32"]["refused"] == {"auto": 0, "scale": 1}
+    assert one["tasks"]["float32"]["capitals"]["questions"] == 2
 
 
 def test_the_question_stays_and_the_context_goes(tokenizer):

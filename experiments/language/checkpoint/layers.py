@@ -1,25 +1,41 @@
 """How hard patches have to work, layer by layer and prompt by prompt."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from experiments.language.checkpoint.arrays import Arrays
+from experiments.language.checkpoint.arrays import Arrays, Measured, Patched
+from experiments.language.runs import LABELS
 from icl_jax.report.figures import Curve, Panel, Role, curves, heatmaps
 from icl_jax.report.page import Section, Table, number
 
 
-def conditioning(prompts: Sequence[Arrays], run: str = "patched") -> dict[str, list[float | None]]:
-    """Layer by layer, the hardest of all prompts' patches; None where a layer has no number."""
-    picks = {"relative_change": np.fmax, "max_scale_change": np.fmax, "min_normalised": np.fmin}
-    return {
-        name: [
-            number_or_none(value)
-            for value in pick.reduce([arrays[f"{run}.{name}"] for arrays in prompts], axis=0)
-        ]
-        for name, pick in picks.items()
-    }
+@dataclass(frozen=True)
+class Conditioning:
+    """Layer by layer, the hardest of all prompts' patches; None where a layer has no number.
+
+    Attributes:
+      relative_change, max_scale_change, min_normalised: L numbers, as in ``Patched``.
+    """
+
+    relative_change: list[float | None]
+    max_scale_change: list[float | None]
+    min_normalised: list[float | None]
+
+
+def conditioning(runs: Sequence[Patched]) -> Conditioning:
+    """The hardest patches of the same run on several prompts."""
+
+    def picked(pick: np.ufunc, rows: list[np.ndarray]) -> list[float | None]:
+        return [number_or_none(value) for value in pick.reduce(rows, axis=0)]
+
+    return Conditioning(
+        picked(np.fmax, [run.relative_change for run in runs]),
+        picked(np.fmax, [run.max_scale_change for run in runs]),
+        picked(np.fmin, [run.min_normalised for run in runs]),
+    )
 
 
 def number_or_none(value: Any) -> float | None:
@@ -27,18 +43,24 @@ def number_or_none(value: Any) -> float | None:
     return None if value is None or np.isnan(value) else float(value)
 
 
-def by_layer(measured: Mapping[str, Sequence[Arrays]]) -> Section:
-    worst = {dtype: conditioning(prompts) for dtype, prompts in measured.items()}
+def by_layer(measured: Measured) -> Section:
+    """How far the patches go in every layer, and how hard a norm makes it."""
+    worst = {
+        dtype: conditioning([one.compared.patched for one in prompts])
+        for dtype, prompts in measured.items()
+    }
     first = next(iter(worst.values()))
-    layers = np.arange(len(first["relative_change"]))
+    layers = np.arange(len(first.relative_change))
 
-    def drawn(name: str, label: str, role: Role = "main") -> list[Curve]:
+    def drawn(
+        pick: Callable[[Conditioning], list[float | None]], label: str, role: Role = "main"
+    ) -> list[Curve]:
         """A line of each precision; those behind the first in grey, where they differ at all."""
         return [
             Curve(
                 f"{label}, {dtype}" if len(worst) > 1 else label,
                 layers,
-                np.array(found[name], float),
+                np.array(pick(found), float),
                 role=role if found is first else "control",
             )
             for dtype, found in worst.items()
@@ -47,24 +69,24 @@ def by_layer(measured: Mapping[str, Sequence[Arrays]]) -> Section:
     text = "How hard the hardest patch of each layer has to work."
     verdict = (
         "The MLP's input changes by at most "
-        f"{number(_largest(first['relative_change']))} of its length."
+        f"{number(_largest(first.relative_change))} of its length."
     )
     panels = [
         Panel(
             "change of the MLP's input",
-            drawn("relative_change", "input"),
+            drawn(lambda found: found.relative_change, "input"),
             "layer, from 0",
             "|z with - z without| / |z without|",
             log_y=True,
         )
     ]
-    gain = _largest(first["max_scale_change"])
+    gain = _largest(first.max_scale_change)
     if gain is not None:
-        lines = drawn("max_scale_change", "patched")
-        prompts = next(iter(measured.values()))
-        if "scale.max_scale_change" in prompts[0]:
-            scale = conditioning(prompts, "scale")["max_scale_change"]
-            lines.append(Curve("scale", layers, np.array(scale, float), role="second"))
+        lines = drawn(lambda found: found.max_scale_change, LABELS["patched"])
+        scales = _scales(next(iter(measured.values())))
+        if scales:
+            scale = conditioning(scales).max_scale_change
+            lines.append(Curve(LABELS["scale"], layers, np.array(scale, float), role="second"))
             verdict += (
                 f" The patched run changes the scale of a norm by at most {number(gain)} "
                 "in one entry, the scale patch by "
@@ -74,16 +96,22 @@ def by_layer(measured: Mapping[str, Sequence[Arrays]]) -> Section:
             Panel("change of the norm's scale", lines, "layer, from 0", "max |ds|", log_y=True),
             Panel(
                 "smallest entry of an output",
-                drawn("min_normalised", "what a scale patch divides by", "reference"),
+                drawn(
+                    lambda found: found.min_normalised,
+                    "what a scale patch divides by",
+                    "reference",
+                ),
                 "layer, from 0",
                 "min |o / rms(o)|",
                 log_y=True,
             ),
         ]
     rows = [
-        (dtype, layer, *(found[name][layer] for name in found))
+        (dtype, layer, *numbers)
         for dtype, found in worst.items()
-        for layer in map(int, layers)
+        for layer, numbers in enumerate(
+            zip(found.relative_change, found.max_scale_change, found.min_normalised, strict=True)
+        )
     ]
     columns = ("dtype", "layer", "change of the input", "change of the scale", "smallest output")
     return Section(
@@ -96,10 +124,15 @@ def by_layer(measured: Mapping[str, Sequence[Arrays]]) -> Section:
     )
 
 
-def by_prompt(names: Sequence[str], measured: Mapping[str, Sequence[Arrays]]) -> Section:
+def _scales(prompts: Sequence[Arrays]) -> list[Patched]:
+    """The scale patch of every prompt; none of a model without such a norm."""
+    return [one.compared.scale for one in prompts if one.compared.scale is not None]
+
+
+def by_prompt(names: Sequence[str], measured: Measured) -> Section:
     """Prompt by prompt and layer by layer, in the first precision."""
     dtype, prompts = next(iter(measured.items()))
-    changes_PL = np.stack([arrays["patched.relative_change"] for arrays in prompts[: len(names)]])
+    changes_PL = np.stack([one.compared.patched.relative_change for one in prompts[: len(names)]])
     prompt, layer = np.unravel_index(np.argmax(changes_PL), changes_PL.shape)
     return Section(
         "Which prompt changes which layer",

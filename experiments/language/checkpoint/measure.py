@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.language.checkpoint.arrays import Answered, Compared, Generation, Patched
 from icl_jax.interop.huggingface import Checkpoint
 from icl_jax.interop.spans import Prompt
 from icl_jax.language.generation import generate, patched_generate, token_agreement
@@ -18,9 +19,6 @@ from icl_jax.measures.distributions import kl_divergence, same_top1
 from icl_jax.measures.function_space import relative_error
 from icl_jax.patches.bank import Bank, Loop
 from icl_jax.patches.output import OutputPolicy
-
-#: What is told of a layer's patches: how hard the hardest has to work.
-CONDITIONING = ("relative_change", "max_scale_change", "min_normalised")
 
 
 class Settings(Protocol):
@@ -49,45 +47,50 @@ class Settings(Protocol):
 
 def measure(
     config: Settings, checkpoint: Checkpoint, prompts: Sequence[Prompt], index: int
-) -> dict[str, Any]:
-    """All numbers of one prompt in one precision."""
+) -> Compared:
+    """All runs of one prompt in one precision."""
     model, params = checkpoint.model, checkpoint.params
     prompt = prompts[index]
     run = (model, params, prompt.tokens)
     expected_KV = full_logits(*run, prompt.kept)
 
-    def bank(other: Prompt, output: Any) -> Bank:
+    def bank(other: Prompt, output: OutputPolicy) -> Bank:
         return prompt_patches(
             model, params, other.tokens, other.kept, loop=config.loop, output=output
         )
 
+    def answered(actual_KV: Any) -> Answered:
+        error = jax.device_get(relative_error(actual_KV, expected_KV))
+        if model.head == "none":
+            return Answered(error, None, None)  # Last states are no distribution.
+        same_K = same_top1(expected_KV, actual_KV)
+        kl = jnp.mean(kl_divergence(expected_KV, actual_KV))
+        return Answered(error, *jax.device_get((kl, jnp.mean(same_K, dtype=jnp.float32))))
+
+    def patched(own: Bank) -> Patched:
+        return Patched(**vars(answered(patched_logits(*run, own))), **conditioning(own))
+
     own = bank(prompt, config.output_patch)
     others = bank(another(checkpoint, prompts, index), config.output_patch)
-    outputs = {
-        "patched": patched_logits(*run, own),
-        "unpatched": alone_logits(*run, prompt.kept),
-        "shuffled": patched_logits(*run, borrowed(own, others)),
-    }
-    banks = {"patched": own}
-    numbers: dict[str, Any] = {}
+    scale = None
     if own.conditioning[0].max_gain_change is not None and config.output_patch != "scale":
         try:
-            banks["scale"] = bank(prompt, "scale")
-            outputs["scale"] = patched_logits(*run, banks["scale"])
+            scale = patched(bank(prompt, "scale"))
         except ValueError:  # An output of exactly zero, which no scale makes into another.
-            numbers |= {f"scale.{name}": math.nan for name in ("relative_error", "kl", "top1")}
-            nothing_L = np.full(len(own.conditioning), math.nan)
-            numbers |= dict.fromkeys((f"scale.{name}" for name in CONDITIONING), nothing_L)
-    for name, actual_KV in outputs.items():
-        numbers[f"{name}.relative_error"] = relative_error(actual_KV, expected_KV)
-        if model.head == "none":
-            continue  # Last states are no distribution.
-        numbers[f"{name}.kl"] = jnp.mean(kl_divergence(expected_KV, actual_KV))
-        same_K = same_top1(expected_KV, actual_KV)
-        numbers[f"{name}.top1"] = jnp.mean(same_K, dtype=jnp.float32)
-    for name, one in banks.items():
-        numbers |= {f"{name}.{key}": value for key, value in conditioning(one).items()}
-    return numbers
+            scale = _nothing(len(own.conditioning), model.head != "none")
+    return Compared(
+        patched=patched(own),
+        unpatched=answered(alone_logits(*run, prompt.kept)),
+        shuffled=answered(patched_logits(*run, borrowed(own, others))),
+        scale=scale,
+    )
+
+
+def _nothing(num_layers: int, has_head: bool) -> Patched:
+    """A run that there cannot be."""
+    missing, missing_L = np.array(math.nan), np.full(num_layers, math.nan)
+    likely = missing if has_head else None
+    return Patched(missing, likely, likely, missing_L, missing_L, missing_L)
 
 
 def another(checkpoint: Checkpoint, prompts: Sequence[Prompt], index: int) -> Prompt:
@@ -112,21 +115,24 @@ def borrowed(bank: Bank, other: Bank) -> Bank:
 
 
 def conditioning(bank: Bank) -> dict[str, np.ndarray]:
-    """The hardest patch of every layer: vectors (L)."""
-    numbers: dict[str, list[Any]] = {name: [] for name in CONDITIONING}
-    for layer in bank.conditioning:
-        numbers["relative_change"].append(jnp.max(layer.relative_change))
-        change, normalised = layer.max_gain_change, layer.min_normalised
-        numbers["max_scale_change"].append(math.nan if change is None else jnp.max(change))
-        numbers["min_normalised"].append(math.nan if normalised is None else jnp.min(normalised))
-    return {name: np.asarray(values, np.float64) for name, values in numbers.items()}
+    """The hardest patch of every layer: what ``Patched`` says of it, vectors (L,)."""
+    found = [
+        (
+            jnp.max(layer.relative_change),
+            math.nan if layer.max_gain_change is None else jnp.max(layer.max_gain_change),
+            math.nan if layer.min_normalised is None else jnp.min(layer.min_normalised),
+        )
+        for layer in bank.conditioning
+    ]
+    names = ("relative_change", "max_scale_change", "min_normalised")
+    return dict(zip(names, np.asarray(jax.device_get(found), np.float64).T, strict=True))
 
 
 #: What ``measure_generation`` applies of a checkpoint's generation_config.json, or has a flag for.
 APPLIED = ("repetition_penalty", "do_sample", "temperature", "max_length", "max_new_tokens")
 
 
-def measure_generation(config: Settings, checkpoint: Checkpoint, prompt: Prompt) -> dict[str, Any]:
+def measure_generation(config: Settings, checkpoint: Checkpoint, prompt: Prompt) -> Generation:
     """The prompt continued with its context, without it, and without it from patched weights."""
     model, params = checkpoint.model, checkpoint.params
     drawn: dict[str, Any] = {
@@ -153,13 +159,13 @@ def measure_generation(config: Settings, checkpoint: Checkpoint, prompt: Prompt)
         output=config.output_patch,
         **drawn,
     )
-    return {
-        "generation.expected_tokens": expected_N,
-        "generation.patched_tokens": patched.tokens_N,
-        "generation.unpatched_tokens": unpatched_N,
-        "generation.agreement": token_agreement(expected_N, patched.tokens_N),
-        "generation.unpatched_agreement": token_agreement(expected_N, unpatched_N),
-        "generation.relative_error": patched.relative_error_N,
-        "generation.kl": patched.kl_N,
-        "generation.top1": patched.same_top1_N,
-    }
+    return Generation(
+        expected_tokens=expected_N,
+        patched_tokens=patched.tokens_N,
+        unpatched_tokens=unpatched_N,
+        agreement=np.asarray(token_agreement(expected_N, patched.tokens_N)),
+        unpatched_agreement=np.asarray(token_agreement(expected_N, unpatched_N)),
+        relative_error=patched.relative_error_N,
+        kl=patched.kl_N,
+        top1=patched.same_top1_N,
+    )

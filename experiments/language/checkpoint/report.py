@@ -5,18 +5,21 @@ from typing import Any
 
 import numpy as np
 
-from experiments.language.checkpoint.arrays import Arrays
+from experiments.language.checkpoint.arrays import (
+    Answered,
+    Arrays,
+    Generation,
+    Measured,
+)
 from experiments.language.checkpoint.export import FOLLOWING
 from experiments.language.checkpoint.layers import by_layer, by_prompt, conditioning, number_or_none
+from experiments.language.runs import LABELS, NULLS, nearest_null
 from icl_jax.report.figures import Curve, Panel, Reference, Role, curves, dots
 from icl_jax.report.page import Section, Table, number
 
 #: Relative error that a patched run may have; bfloat16 and float16 round every layer's output.
 BOUNDS = {"float32": 1e-5, "float64": 1e-11, "bfloat16": 2e-2, "float16": 5e-3}
-RUNS = ("patched", "scale", "unpatched", "shuffled")
 MOST_ROWS = 24
-
-Measured = Mapping[str, Sequence[Arrays]]
 
 
 def summarise(
@@ -38,64 +41,63 @@ def summarise(
 
 
 def _one_prompt(arrays: Arrays) -> dict[str, Any]:
+    patched, unpatched = arrays.compared.patched, arrays.compared.unpatched
     found: dict[str, Any] = {
         "relative_error": {
-            run: number_or_none(arrays[f"{run}.relative_error"]) for run in _runs(arrays)
+            name: number_or_none(run.relative_error) for name, run in arrays.runs.items()
         },
-        "kl": number_or_none(arrays.get("patched.kl")),
-        "top1": number_or_none(arrays.get("patched.top1")),
-        "unpatched_kl": number_or_none(arrays.get("unpatched.kl")),
-        "unpatched_top1": number_or_none(arrays.get("unpatched.top1")),
-        "conditioning": conditioning([arrays]),
+        "kl": number_or_none(patched.kl),
+        "top1": number_or_none(patched.top1),
+        "unpatched_kl": number_or_none(unpatched.kl),
+        "unpatched_top1": number_or_none(unpatched.top1),
+        "conditioning": conditioning([patched]),
     }
-    if "generation.agreement" in arrays:
-        found["generation"] = _generation([arrays])
+    if arrays.generation is not None:
+        found["generation"] = _generation([arrays.generation])
     return found
 
 
 def _worst(prompts: Sequence[Arrays]) -> dict[str, Any]:
-    """Errors of patched runs: the largest; of their controls: the smallest."""
+    """Errors of patched runs: the largest; of their nulls: the smallest."""
     found: dict[str, Any] = {"relative_error": {}}
-    for run in _runs(prompts[0]):
-        pick = np.fmax if run in ("patched", "scale") else np.fmin
-        errors = [arrays[f"{run}.relative_error"] for arrays in prompts]
-        found["relative_error"][run] = number_or_none(pick.reduce(errors))
+    for name in prompts[0].runs:
+        pick = np.fmin if name in NULLS else np.fmax
+        errors = [arrays.runs[name].relative_error for arrays in prompts]
+        found["relative_error"][name] = number_or_none(pick.reduce(errors))
 
-    def over_prompts(pick: Any, name: str) -> float | None:
-        values = [arrays[name] for arrays in prompts if name in arrays]
-        return number_or_none(pick(values)) if values else None
+    def over_prompts(pick: Any, values: Sequence[np.ndarray | None]) -> float | None:
+        there = [value for value in values if value is not None]
+        return number_or_none(pick(there)) if there else None
 
-    found["kl"] = over_prompts(np.max, "patched.kl")
-    found["top1"] = over_prompts(np.mean, "patched.top1")
-    found["unpatched_top1"] = over_prompts(np.mean, "unpatched.top1")
-    found["conditioning"] = conditioning(prompts)
-    if "generation.agreement" in prompts[0]:
-        found["generation"] = _generation(prompts)
+    patched = [arrays.compared.patched for arrays in prompts]
+    found["kl"] = over_prompts(np.max, [run.kl for run in patched])
+    found["top1"] = over_prompts(np.mean, [run.top1 for run in patched])
+    alone = [arrays.compared.unpatched.top1 for arrays in prompts]
+    found["unpatched_top1"] = over_prompts(np.mean, alone)
+    found["conditioning"] = conditioning(patched)
+    if written := _generations(prompts):
+        found["generation"] = _generation(written)
     return found
 
 
-def _generation(prompts: Sequence[Arrays]) -> dict[str, Any]:
+def _generations(prompts: Sequence[Arrays]) -> list[Generation]:
+    return [one.generation for one in prompts if one.generation is not None]
+
+
+def _generation(written: Sequence[Generation]) -> dict[str, Any]:
     """Means over prompts, the largest error, and the number of tokens written in all."""
-
-    def mean(name: str) -> float:
-        return float(np.mean([np.mean(arrays[f"generation.{name}"]) for arrays in prompts]))
-
     return {
-        "agreement": mean("agreement"),
-        "unpatched_agreement": mean("unpatched_agreement"),
-        "top1": mean("top1"),
-        "relative_error": max(float(a["generation.relative_error"].max()) for a in prompts),
-        "tokens": sum(len(arrays["generation.patched_tokens"]) for arrays in prompts),
+        "agreement": float(np.mean([one.agreement for one in written])),
+        "unpatched_agreement": float(np.mean([one.unpatched_agreement for one in written])),
+        "top1": float(np.mean([np.mean(one.top1) for one in written])),
+        "relative_error": max(float(one.relative_error.max()) for one in written),
+        "tokens": sum(len(one.patched_tokens) for one in written),
     }
-
-
-def _runs(arrays: Arrays) -> list[str]:
-    return [run for run in RUNS if f"{run}.relative_error" in arrays]
 
 
 def _told(measured: Measured) -> str:
     """What a model without a head gives instead of logits."""
-    has_head = "patched.kl" in next(iter(measured.values()))[0]
+    has_head = next(iter(measured.values()))[0].compared.patched.kl is not None
     return "logits" if has_head else "last states"
 
 
@@ -112,7 +114,7 @@ def sections(
       names: of the prompts.
       sizes: tokens of each prompt, and how many of them are kept.
       texts: of each prompt, what each run wrote; empty without generation.
-      measured: dtype -> arrays of each prompt.
+      measured: dtype -> every prompt.
       exported: what ``export`` returned.
     """
     found = [
@@ -128,11 +130,12 @@ def sections(
 
 
 def _logits(names: Sequence[str], sizes: Sequence[tuple[int, int]], measured: Measured) -> Section:
-    runs = _runs(next(iter(measured.values()))[0])
+    runs = list(next(iter(measured.values()))[0].runs)
+    labels = [LABELS[run] for run in runs]
     shown = list(names)[:MOST_ROWS]
     values = [
-        [[float(arrays[f"{run}.relative_error"]) for run in runs] for arrays in prompts[:MOST_ROWS]]
-        for prompts in measured.values()
+        [[float(run.relative_error) for run in arrays.runs.values()] for arrays in prompts]
+        for prompts in (prompts[:MOST_ROWS] for prompts in measured.values())
     ]
     roles: dict[str, Role] = {"patched": "main", "scale": "second"}
     worst = {dtype: _worst(prompts) for dtype, prompts in measured.items()}
@@ -144,8 +147,7 @@ def _logits(names: Sequence[str], sizes: Sequence[tuple[int, int]], measured: Me
 
     spoken = "; ".join(
         f"{dtype}: {number(w['relative_error']['patched'])} at most{choices(w)}, against at least "
-        f"{number(w['relative_error']['unpatched'])} without a patch and "
-        f"{number(w['relative_error']['shuffled'])} with another prompt's"
+        f"{_nulls(w['relative_error'])}"
         for dtype, w in worst.items()
     )
     what = _told(measured)
@@ -164,26 +166,26 @@ def _logits(names: Sequence[str], sizes: Sequence[tuple[int, int]], measured: Me
         for name, size, arrays in zip(names, sizes, prompts, strict=True)
     ]
     errors: list[tuple[Any, ...]] = [
-        (dtype, name, *size, *(float(arrays[f"{run}.relative_error"]) for run in runs))
+        (dtype, name, *size, *(float(run.relative_error) for run in arrays.runs.values()))
         for dtype, name, size, arrays in labelled
     ]
     tables = [
         Table(
-            ("dtype", "prompt", "tokens", "kept", *runs),
+            ("dtype", "prompt", "tokens", "kept", *labels),
             errors,
             f"Relative error of the {what} at the kept positions.",
         )
     ]
     likely: list[tuple[Any, ...]] = [
-        (dtype, name, *(float(arrays[f"{run}.{key}"]) for key in ("kl", "top1") for run in pair))
+        (dtype, name, *_likely(arrays.compared.patched, arrays.compared.unpatched))
         for dtype, name, _, arrays in labelled
-        for pair in [("patched", "unpatched")]
-        if "patched.kl" in arrays
+        if arrays.compared.patched.kl is not None
     ]
     if likely:
+        without = LABELS["unpatched"]
         tables.append(
             Table(
-                ("dtype", "prompt", "KL", "KL unpatched", "top-1", "top-1 unpatched"),
+                ("dtype", "prompt", "KL", f"KL {without}", "top-1", f"top-1 {without}"),
                 likely,
                 "KL divergence in nats and share of the same most probable token, over the kept "
                 "positions.",
@@ -194,7 +196,7 @@ def _logits(names: Sequence[str], sizes: Sequence[tuple[int, int]], measured: Me
         text,
         figure=dots(
             shown,
-            runs,
+            labels,
             values,
             x_label=f"relative error of the {what}",
             titles=list(measured),
@@ -209,10 +211,21 @@ def _logits(names: Sequence[str], sizes: Sequence[tuple[int, int]], measured: Me
     )
 
 
+def _nulls(errors: Mapping[str, float]) -> str:
+    """The nearest null by name, and the other behind it."""
+    others = sorted(NULLS, key=lambda null: errors[null])[1:]
+    rest = ", ".join(f"{LABELS[null]} {number(errors[null])}" for null in others)
+    return f"{nearest_null(errors)} (nearest null; {rest})"
+
+
+def _likely(patched: Answered, unpatched: Answered) -> list[Any]:
+    return [patched.kl, unpatched.kl, patched.top1, unpatched.top1]
+
+
 def _texts(names: Sequence[str], texts: Sequence[Mapping[str, str]], measured: Measured) -> Section:
     spoken = []
     for dtype, prompts in measured.items():
-        found = _generation(prompts)
+        found = _generation(_generations(prompts))
         spoken.append(
             f"{dtype}: {found['agreement']:.1%} of {found['tokens']} tokens agree "
             f"({found['unpatched_agreement']:.1%} without a patch); the same most probable token "
@@ -220,10 +233,10 @@ def _texts(names: Sequence[str], texts: Sequence[Mapping[str, str]], measured: M
         )
     panels = []
     for dtype, prompts in measured.items():
-        errors = [arrays["generation.relative_error"] for arrays in prompts]
+        errors = [one.relative_error for one in _generations(prompts)]
         steps = min(len(error) for error in errors)
         largest_N = np.max([error[:steps] for error in errors], axis=0)
-        lines = [Curve("patched", np.arange(1, steps + 1), largest_N)]
+        lines = [Curve(LABELS["patched"], np.arange(1, steps + 1), largest_N)]
         panels.append(Panel(dtype, lines, "new token", "relative error of the logits", log_y=True))
     rows = [
         (name, run, text)
@@ -254,7 +267,7 @@ def _export(exported: Mapping[str, Any]) -> Section:
     rows = [
         ("this library", exported["logit_error"]),
         (program, "not asked" if error is None else error),
-        ("original weights", exported["unpatched_logit_error"]),
+        (LABELS["unpatched"], exported["unpatched_logit_error"]),
     ]
     return Section(
         "The context as a file",

@@ -22,16 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.language.checkpoint.arrays import Arrays
+from experiments.language.checkpoint.arrays import Arrays, Compared, Generation, Written
 from experiments.language.checkpoint.export import ExportFormat, earlier_export, export
 from experiments.language.checkpoint.measure import APPLIED, measure, measure_generation
 from experiments.language.checkpoint.report import sections, summarise
 from experiments.language.checkpoint.tiny import make_tiny
-from experiments.tools.conduct import Outcome, each, finish, note_measurement, start
+from experiments.language.runs import LABELS
+from experiments.tools.conduct import Outcome, each, finish, measured, start
 from experiments.tools.flags import UsageError, launch, option
 from icl_jax import checks
 from icl_jax.blocks.functional import functional
@@ -89,40 +89,50 @@ def measure_all(
 
     Raises:
       UsageError: a prompt that cannot be patched as asked for.
+      WorkdirError: another version measured what is there.
     """
-    asked: dict[str, Callable[[Checkpoint, int], Any]] = {
-        "": lambda checkpoint, index: measure(config, checkpoint, prompts, index)
-    }
-    written = config.generate or longest_generation(run, dtype, len(prompts))
-    if written:
-        asked[f".generated{written}"] = lambda checkpoint, index: measure_generation(
-            config, checkpoint, prompts[index]
-        )
-    files = {
-        f"{dtype}/{index:04d}{suffix}.npz": (index, measured)
-        for index in range(len(prompts))
-        for suffix, measured in asked.items()
-    }
-    if not all(run.has(file) for file in files):
-        if checkpoint is None:
-            checkpoint = load(config.checkpoint, dtype=jnp.dtype(dtype), offline=config.offline)
-        for file, (index, measured) in each(list(files.items()), f"prompts in {dtype}"):
-            if run.has(file):
-                continue
-            try:
-                numbers = measured(checkpoint, index)
-            except ValueError as error:
-                raise UsageError(f"prompt {prompts[index].name!r} in {dtype}: {error}") from error
-            run.save_arrays(file, jax.device_get(numbers))
-            note_measurement(run)
-    return [
-        {
-            name: array
-            for suffix in asked
-            for name, array in run.load_arrays(f"{dtype}/{index:04d}{suffix}.npz").items()
-        }
-        for index in range(len(prompts))
-    ]
+    loaded = [] if checkpoint is None else [checkpoint]
+
+    def model() -> Checkpoint:
+        if not loaded:
+            loaded.append(load(config.checkpoint, dtype=jnp.dtype(dtype), offline=config.offline))
+        return loaded[0]
+
+    length = config.generate or longest_generation(run, dtype, len(prompts))
+    found = []
+    for index in each(range(len(prompts)), f"prompts in {dtype}"):
+        try:
+            found.append(_one(config, run, prompts, index, dtype, length, model))
+        except WorkdirError:
+            raise
+        except ValueError as error:
+            raise UsageError(f"prompt {prompts[index].name!r} in {dtype}: {error}") from error
+    return found
+
+
+def _one(
+    config: Config,
+    run: Run,
+    prompts: Sequence[Prompt],
+    index: int,
+    dtype: str,
+    length: int,
+    model: Callable[[], Checkpoint],
+) -> Arrays:
+    """One prompt in one precision; ``length`` is how many tokens were or are to be written."""
+
+    def compare() -> Compared:
+        return measure(config, model(), prompts, index)
+
+    def write() -> Written:
+        return Written(measure_generation(config, model(), prompts[index]))
+
+    file = f"{dtype}/{index:04d}"
+    compared = measured(run, Compared, compare, file=f"{file}.npz")
+    if not length:
+        return Arrays(compared, None)
+    written = measured(run, Written, write, file=f"{file}.generated{length}.npz")
+    return Arrays(compared, written.generation)
 
 
 def longest_generation(run: Run, dtype: str, num_prompts: int) -> int:
@@ -203,17 +213,20 @@ def _plain(texts: Mapping[str, list[dict[str, np.ndarray]]]) -> dict[str, Any]:
     }
 
 
-def written(folder: Path, measured: Sequence[Arrays]) -> list[dict[str, str]]:
+def texts_of(folder: Path, generations: Sequence[Generation]) -> list[dict[str, str]]:
     """What every run wrote after each prompt: text, or token ids without a tokenizer."""
     tokenizer = load_tokenizer(folder) if has_tokenizer(folder) else None
 
     def text(tokens_N: np.ndarray) -> str:
         return " ".join(map(str, tokens_N)) if tokenizer is None else tokenizer.decode(tokens_N)
 
-    runs = {"with the context": "expected", "patched": "patched", "unpatched": "unpatched"}
     return [
-        {label: text(arrays[f"generation.{run}_tokens"]) for label, run in runs.items()}
-        for arrays in measured
+        {
+            "with the context": text(one.expected_tokens),
+            LABELS["patched"]: text(one.patched_tokens),
+            LABELS["unpatched"]: text(one.unpatched_tokens),
+        }
+        for one in generations
     ]
 
 
@@ -224,7 +237,7 @@ def run(config: Config, workdir: Path | None) -> Outcome | None:
         return None
     records, prompts, checkpoint = prepare(config, workdir)
     first, *others = config.dtype
-    measured = {first: measure_all(config, records, prompts, first, checkpoint)}
+    found = {first: measure_all(config, records, prompts, first, checkpoint)}
     exported = export(config.export, checkpoint, prompts[0], records, config.output_patch)
     exported = exported or earlier_export(records)
     about: dict[str, Any] = {
@@ -237,13 +250,13 @@ def run(config: Config, workdir: Path | None) -> Outcome | None:
         print(f"Not applied of generation_config.json: {', '.join(ignored)}.", file=sys.stderr)
     folder = checkpoint.folder
     del checkpoint  # One copy of the weights at a time.
-    measured |= {dtype: measure_all(config, records, prompts, dtype) for dtype in others}
+    found |= {dtype: measure_all(config, records, prompts, dtype) for dtype in others}
     names = [prompt.name for prompt in prompts]
-    summary = summarise(about, names, measured, exported)
+    summary = summarise(about, names, found, exported)
     sizes = [(len(prompt.tokens), len(prompt.kept)) for prompt in prompts]
-    generated = "generation.patched_tokens" in measured[first][0]
-    texts = written(folder, measured[first]) if generated else []
-    pages = sections(names, sizes, texts, measured, exported)
+    generations = [one.generation for one in found[first] if one.generation is not None]
+    texts = texts_of(folder, generations) if generations else []
+    pages = sections(names, sizes, texts, found, exported)
     return finish(
         records,
         f"{Path(config.checkpoint).name} without its context",

@@ -7,25 +7,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.language.compile.arrays import Heard
 from experiments.language.compile.sides import Lessons, Patches
 from icl_jax.dims import Params
 from icl_jax.interop.huggingface import Checkpoint
 from icl_jax.language.compile import static_logits
 from icl_jax.language.prompt import full_logits
 from icl_jax.measures.distributions import kl_divergence, same_top1
-
-
-@dataclass(frozen=True)
-class Heard:
-    """A run's answers to B queries, in comparison with the run that has the context.
-
-    Attributes:
-      kl: (B,), nats per token, from the run with the context to this one.
-      top1: (B,), the share of tokens with the same most probable next one.
-    """
-
-    kl: np.ndarray
-    top1: np.ndarray
 
 
 @dataclass(frozen=True)

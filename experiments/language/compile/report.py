@@ -5,11 +5,16 @@ from typing import Any
 
 import numpy as np
 
+from experiments.language.compile.arrays import (
+    Arrays,
+    Compiled,
+    Descended,
+    Heard,
+    Sides,
+    Thought,
+)
 from experiments.tools.shares import Share, share_of_gap
 from icl_jax.report.page import Section, Table, number
-
-#: What the summary says of a run beside what it keeps.
-KEPT = ("seconds", "rank", "weight", "rate", "steps")
 
 LABELS = {
     "nothing": "no context",
@@ -20,58 +25,62 @@ LABELS = {
 }
 
 
-def told_runs(numbers: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Every run of the table; of the descents the one whose rate is best on held-out queries."""
-    runs = dict(numbers["runs"])
-    rows = numbers["lora"]
-    if rows:
-        for name, part in (("lora_same", rows[0::2]), ("lora_more", rows[1::2])):
-            runs[name] = min(part, key=lambda row: row["held_out"])
-    return runs
+#: What the files of patches and weights are exact for, unlike those of ``experiments.checkpoint``.
+EXACT = (
+    "They stand for the context at every position and for every query, and are exact for none: a "
+    "least-squares fit to the calibration queries. (The files of `experiments.checkpoint` are "
+    "exact for one prompt, and there for the next token alone.)"
+)
 
 
-def shares(numbers: Mapping[str, Any]) -> dict[str, Share]:
+def shares(sides: Sides) -> dict[str, Share]:
     """The share of the KL divergence from the full context that each run takes away."""
-    runs = told_runs(numbers)
-    alone = runs["nothing"]["kl"]
-    nothing = np.zeros(len(alone))
-    return {name: share_of_gap(alone, nothing, run["kl"]) for name, run in runs.items()}
+    nothing = np.zeros(len(sides.nothing.kl))
+    return {
+        name: share_of_gap(sides.nothing.kl, nothing, run.kl) for name, run in sides.runs.items()
+    }
 
 
-def summarise(about: Mapping[str, Any], numbers: Mapping[str, Any]) -> dict[str, Any]:
+def summarise(about: Mapping[str, Any], arrays: Arrays) -> dict[str, Any]:
     """Per run: KL divergence, agreement, share of the gap, seconds."""
-    kept = shares(numbers)
+    kept = shares(arrays.sides)
     runs = {
         name: {
-            "kl": float(np.mean(run["kl"])),
-            "top1": float(np.mean(run["top1"])),
+            "kl": run.kl.mean(),
+            "top1": run.top1.mean(),
             "share": kept[name].value,
             "share_interval": [kept[name].low, kept[name].high],
-            **{
-                key: run[key]
-                for key in ("seconds", "rank", "weight", "rate", "steps")
-                if key in run
-            },
+            **_cost(run),
         }
-        for name, run in told_runs(numbers).items()
+        for name, run in arrays.sides.runs.items()
     }
     return {
         **about,
-        "written": numbers.get("written"),
-        "context_tokens": numbers["context_tokens"],
-        "calibration_tokens": numbers["calibration_tokens"],
+        "context_tokens": arrays.context_tokens,
+        "calibration_tokens": arrays.calibration_tokens,
         "runs": runs,
     }
 
 
-def sections(about: Mapping[str, Any], numbers: Mapping[str, Any]) -> list[Section]:
+def _cost(run: Heard) -> dict[str, Any]:
+    """Seconds, and what was chosen on held-out queries."""
+    if isinstance(run, Thought):
+        return {"seconds": run.seconds}
+    if isinstance(run, Compiled):
+        return {"seconds": run.seconds, "rank": run.rank, "weight": run.weight}
+    if isinstance(run, Descended):
+        return {"seconds": run.seconds, "rate": run.rate, "steps": run.steps}
+    return {}
+
+
+def sections(about: Mapping[str, Any], arrays: Arrays) -> list[Section]:
     """What is kept, and of what it was made."""
-    return [_kept(about, numbers), _made(numbers)]
+    return [_kept(about, arrays.sides), _made(arrays)]
 
 
-def verdict(numbers: Mapping[str, Any]) -> str:
+def verdict(sides: Sides) -> str:
     """What the compiled context keeps, beside the best rival."""
-    kept = shares(numbers)
+    kept = shares(sides)
     mine = kept["ridge"]
     rivals = {name: one for name, one in kept.items() if name not in ("ridge", "nothing")}
     best = max(rivals, key=lambda name: rivals[name].value)
@@ -86,54 +95,58 @@ def verdict(numbers: Mapping[str, Any]) -> str:
     )
 
 
-def _kept(about: Mapping[str, Any], numbers: Mapping[str, Any]) -> Section:
-    kept = shares(numbers)
-    rows = [
-        (
-            LABELS[name],
-            str(kept[name]) if name != "nothing" else "0",
-            float(np.mean(run["kl"])),
-            f"{np.mean(run['top1']):.0%}",
-            run.get("seconds"),
-            run.get("steps"),
+def _kept(about: Mapping[str, Any], sides: Sides) -> Section:
+    kept = shares(sides)
+    rows: list[tuple[Any, ...]] = []
+    for name, run in sides.runs.items():
+        cost = _cost(run)
+        rows.append(
+            (
+                LABELS[name],
+                "0" if run is sides.nothing else str(kept[name]),
+                float(run.kl.mean()),
+                f"{run.top1.mean():.0%}",
+                *(None if key not in cost else cost[key].item() for key in ("seconds", "steps")),
+            )
         )
-        for name, run in told_runs(numbers).items()
-    ]
     rows.append(("full context", "1", 0.0, "100%", None, None))
     columns = ("run", "share of the gap", "KL (nats)", "same top-1", "seconds", "steps")
-    chosen = numbers["runs"]["ridge"]
+    chosen = sides.ridge
     caption = (
-        f"{len(chosen['kl'])} held-out queries; rank {chosen['rank']}, ridge weight "
-        f"{number(chosen['weight'])}, chosen on others. Seconds are of the processor, without "
+        f"{len(chosen.kl)} held-out queries; rank {chosen.rank}, ridge weight "
+        f"{number(float(chosen.weight))}, chosen on others. Seconds are of the processor, without "
         "compilation. LoRA's rate is the best of those tried, on the queries that chose the weight."
     )
     text = (
         "Every run answers the same queries without the context in front; the KL divergence is "
         "from the run that has it, per token. 0 is no context, 1 the full one."
     )
-    if numbers.get("written"):
-        text += f" The weights are in `{numbers['written']}` ({about['export']})."
+    if about["written"]:
+        text += f" The weights are in `{about['written']}` ({about['export']}). {EXACT}"
     return Section(
         "What is kept of the context",
         text,
         tables=[Table(columns, rows, caption)],
-        verdict=verdict(numbers),
+        verdict=verdict(sides),
     )
 
 
-def _made(numbers: Mapping[str, Any]) -> Section:
-    tried = [(row["rank"], row["weight"], row["held_out"]) for row in numbers["tried"]]
+def _made(arrays: Arrays) -> Section:
+    tried = arrays.sides.tried
+    rows = list(
+        zip(tried.rank.tolist(), tried.weight.tolist(), tried.held_out.tolist(), strict=True)
+    )
     tables = [
-        Table(("rank", "ridge weight", "KL on held-out queries"), tried, "What was tried."),
-        Table(("calibration queries",), [(repr(one),) for one in numbers["examples"]]),
+        Table(("rank", "ridge weight", "KL on held-out queries"), rows, "What was tried."),
+        Table(("calibration queries",), [(repr(str(one)),) for one in arrays.examples]),
     ]
     text = (
-        f"The context has {numbers['context_tokens']} tokens, the calibration queries "
-        f"{numbers['calibration_tokens']}."
+        f"The context has {arrays.context_tokens} tokens, the calibration queries "
+        f"{arrays.calibration_tokens}."
     )
-    best = min(numbers["tried"], key=lambda row: row["held_out"])
+    chosen = arrays.sides.ridge
     verdict = (
-        f"Rank {best['rank']} and ridge weight {number(best['weight'])} are the best of "
-        f"{len(tried)} that were tried on held-out queries."
+        f"Rank {chosen.rank} and ridge weight {number(float(chosen.weight))} are the best of "
+        f"{len(rows)} that were tried on held-out queries."
     )
     return Section("What it was made of", text, tables=tables, verdict=verdict)

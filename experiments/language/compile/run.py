@@ -25,7 +25,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.language.compile.measure import Audience, Heard, audience
+from experiments.language.compile.arrays import (
+    Arrays,
+    Compiled,
+    Descended,
+    Lora,
+    Sides,
+    Thought,
+    Tried,
+)
+from experiments.language.compile.measure import Audience, audience
 from experiments.language.compile.report import sections, summarise
 from experiments.language.compile.sides import (
     Lessons,
@@ -35,7 +44,7 @@ from experiments.language.compile.sides import (
     descend_for,
     solve,
 )
-from experiments.tools.conduct import Outcome, finish, note_measurement, start
+from experiments.tools.conduct import Outcome, finish, measured, note_measurement, start
 from experiments.tools.flags import UsageError, launch, option
 from icl_jax import checks
 from icl_jax.interop.banks import load_static, save_static
@@ -215,55 +224,68 @@ def material(
     return first, second, third
 
 
-def measure(
+def compare(
     config: Config, checkpoint: Checkpoint, lessons: Lessons, held: Audience, test: Audience
-) -> tuple[dict[str, Any], Solved]:
-    """Every side on the asked queries, as plain numbers; and the patches that were chosen."""
-
-    def told(heard: Heard, **more: Any) -> dict[str, Any]:
-        return {"kl": heard.kl.tolist(), "top1": heard.top1.tolist(), **more}
+) -> tuple[Sides, Solved]:
+    """Every side on the asked queries; and the patches that were chosen."""
 
     def loss(patches: Patches) -> float:
         return float(held.hear(patches=patches).kl.mean())
 
     fits = [Fit(side=config.side, rank=rank) for rank in config.ranks]
     best, tried = choose(checkpoint, lessons, fits, config.weights, loss)
+    assert best.rank is not None  # A rank of --ranks.
     thought = solve(checkpoint, lessons, Fit("thought"), 1.0)
-    found = {
-        "nothing": told(test.hear()),
-        "thought": told(test.hear(patches=thought.patches), seconds=thought.seconds),
-        "ridge": told(
-            test.hear(patches=best.patches),
-            seconds=best.seconds,
-            rank=best.rank,
-            weight=best.weight,
+    sides = Sides(
+        nothing=test.hear(),
+        thought=Thought(
+            **vars(test.hear(patches=thought.patches)), seconds=np.array(thought.seconds)
         ),
-    }
-    about: dict[str, Any] = {"tried": tried, "runs": found, "lora": []}
-    if config.lora:
-        assert best.rank is not None  # A rank of --ranks.
-        budget = [best.seconds, best.seconds * config.more_seconds]
-        for rate in config.rates:
-            descended = descend_for(
-                checkpoint,
-                lessons,
-                best.rank,
-                rate,
-                budget,
-                jax.random.key(config.seed),
-                lambda params: float(held.hear(params=params).kl.mean()),
-            )
-            for params, point in zip(descended.at, descended.path, strict=True):
-                about["lora"].append(
-                    told(
-                        test.hear(params=params),
-                        rate=rate,
-                        steps=point.steps,
-                        seconds=point.seconds,
-                        held_out=point.held_out,
-                    )
+        ridge=Compiled(
+            **vars(test.hear(patches=best.patches)),
+            seconds=np.array(best.seconds),
+            rank=np.array(best.rank),
+            weight=np.array(best.weight),
+        ),
+        lora=descend(config, checkpoint, lessons, held, test, best) if config.lora else None,
+        tried=Tried(*map(np.array, zip(*tried, strict=True))),
+    )
+    return sides, best
+
+
+def descend(
+    config: Config,
+    checkpoint: Checkpoint,
+    lessons: Lessons,
+    held: Audience,
+    test: Audience,
+    rival: Solved,
+) -> Lora:
+    """LoRA of the rival's rank in its seconds and in more, each at the best of the rates."""
+    assert rival.rank is not None  # A rank of --ranks.
+    same: list[Descended] = []
+    more: list[Descended] = []
+    for rate in config.rates:
+        descended = descend_for(
+            checkpoint,
+            lessons,
+            rival.rank,
+            rate,
+            [rival.seconds, rival.seconds * config.more_seconds],
+            jax.random.key(config.seed),
+            lambda params: float(held.hear(params=params).kl.mean()),
+        )
+        for found, params, point in zip((same, more), descended.at, descended.path, strict=True):
+            found.append(
+                Descended(
+                    **vars(test.hear(params=params)),
+                    seconds=np.array(point.seconds),
+                    steps=np.array(point.steps),
+                    rate=np.array(rate),
+                    held_out=np.array(point.held_out),
                 )
-    return about, best
+            )
+    return Lora(*(min(found, key=lambda one: float(one.held_out)) for found in (same, more)))
 
 
 def write(config: Config, checkpoint: Checkpoint, run: Run) -> str | None:
@@ -289,7 +311,8 @@ def run(config: Config, workdir: Path) -> Outcome:
     checkpoint, tokenizer, context, stems = prepare(config)
     bos = front(config, tokenizer)
     records = start(workdir, "compile", config, free=("export",))
-    if not records.has("measured.json"):
+
+    def measure() -> Arrays:
         calibration, chosen, asked = material(config, checkpoint, context, stems, bos)
         lessons = Lessons(context, calibration.texts, calibration.stems, bos)
 
@@ -297,24 +320,28 @@ def run(config: Config, workdir: Path) -> Outcome:
             starts = [max(0, stem - 1) for stem in part.stems]
             return audience(checkpoint, lessons, part.texts, starts)
 
-        held, test = heard(chosen), heard(asked)
-        numbers, best = measure(config, checkpoint, lessons, held, test)
-        numbers["examples"] = [tokenizer.decode(one) for one in calibration.texts[:4]]
-        numbers["context_tokens"] = len(context)
-        numbers["calibration_tokens"] = sum(map(len, calibration.texts))
+        sides, best = compare(config, checkpoint, lessons, heard(chosen), heard(asked))
         save_static(records.path(NAMES["patches"]), best.patches)  # In every form, and for later.
-        records.save_json("measured.json", numbers)
-        note_measurement(records)
-    numbers = {
-        **records.load_json("measured.json"),
-        "written": write(config, checkpoint, records),
+        return Arrays(
+            sides=sides,
+            examples=np.array([tokenizer.decode(one) for one in calibration.texts[:4]]),
+            context_tokens=np.array(len(context)),
+            calibration_tokens=np.array(sum(map(len, calibration.texts))),
+        )
+
+    arrays = measured(records, Arrays, measure, file="measured.npz")
+    written = write(config, checkpoint, records)
+    about: dict[str, Any] = {
+        "checkpoint": config.checkpoint,
+        "family": checkpoint.family,
+        "export": config.export,
     }
-    about = {"checkpoint": config.checkpoint, "family": checkpoint.family, "export": config.export}
+    about["written"] = written
     return finish(
         records,
         f"{Path(config.context).name} as weights of {Path(config.checkpoint).name}",
         __doc__,
-        Outcome(summarise(about, numbers), sections(about, numbers)),
+        Outcome(summarise(about, arrays), sections(about, arrays)),
     )
 
 

@@ -101,8 +101,9 @@ def choose(
     fits: Sequence[Fit],
     weights: Sequence[float],
     loss: Callable[[Patches], float],
-) -> tuple[Solved, list[dict[str, Any]]]:
-    """The rank and ridge weight with the least loss on held-out queries, and all that were tried.
+) -> tuple[Solved, list[tuple[int | None, float, float]]]:
+    """The rank and ridge weight with the least loss on held-out queries, and all that were tried:
+    rank, weight and loss of each.
 
     Args:
       checkpoint: the model.
@@ -117,8 +118,7 @@ def choose(
             solved = solve(checkpoint, lessons, fit, weight, warm=not number)
             tried.append((loss(solved.patches), solved))
     best = min(tried, key=lambda pair: pair[0] if np.isfinite(pair[0]) else np.inf)[1]
-    rows = [{"rank": one.rank, "weight": one.weight, "held_out": value} for value, one in tried]
-    return best, rows
+    return best, [(one.rank, one.weight, value) for value, one in tried]
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from experiments.language.kept.arrays import Answered, Arrays, Descended, Found, Solved
 from experiments.tools.shares import Share, share_of_gap
 from icl_jax.report.figures import Curve, Panel, Role, curves
 from icl_jax.report.page import Section, Table
-
-Found = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 LABELS = {
     "thought": "thought vector",
@@ -24,45 +23,49 @@ LABELS = {
 CLOSED = ("thought", "input", "down", "at_once", "both", "full_rank")
 
 
-def share(runs: Mapping[str, Any], name: str) -> Share:
-    """The share of the gap in log-probability."""
-    ends = (runs["nothing"]["log_chance"], runs["context"]["log_chance"])
-    alone_B, full_B, reached_B = (-np.asarray(one) for one in (*ends, runs[name]["log_chance"]))
+def share(arrays: Arrays, run: Answered) -> Share:
+    """The share of the gap in log-probability that a run keeps."""
+    alone_B, full_B, reached_B = (-one.log_chance for one in (arrays.nothing, arrays.context, run))
     return share_of_gap(alone_B, full_B, reached_B)
 
 
-def accuracy(runs: Mapping[str, Any], name: str) -> float:
-    """The share of right answers."""
-    return float(np.mean(runs[name]["right"]))
-
-
-def best_rung(runs: Mapping[str, Any]) -> str:
+def best_rung(arrays: Arrays) -> str:
     """The closed form of LoRA's rank or below that keeps most."""
-    there = [name for name in CLOSED[:-1] if name in runs]
-    return max(there, key=lambda name: share(runs, name).value)
+    there = [name for name in CLOSED[:-1] if name in arrays.rungs]
+    return max(there, key=lambda name: share(arrays, arrays.rungs[name]).value)
 
 
 def summarise(found: Found) -> dict[str, Any]:
     """``models.NAME.TASK.RUN``: share with interval, right answers, seconds."""
-    models = {}
-    for model, tasks in found.items():
-        models[model] = {
+    models = {
+        model: {
             task: {
-                "best": best_rung(told["runs"]),
+                "best": best_rung(arrays),
+                "nothing": _told(arrays, arrays.nothing),
+                "context": _told(arrays, arrays.context),
                 **{
-                    name: {
-                        "share": share(told["runs"], name),
-                        "accuracy": accuracy(told["runs"], name),
-                        "log_chance": float(np.mean(run["log_chance"])),
-                        **{key: run[key] for key in ("seconds", "weight", "steps", "rate")
-                           if key in run},
-                    }
-                    for name, run in told["runs"].items()
+                    name: {**_told(arrays, run), **_cost(run)} for name, run in arrays.sides.items()
                 },
             }
-            for task, told in tasks.items()
-        }  # fmt: skip
+            for task, arrays in tasks.items()
+        }
+        for model, tasks in found.items()
+    }
     return {"models": models}
+
+
+def _told(arrays: Arrays, run: Answered) -> dict[str, Any]:
+    return {
+        "share": share(arrays, run),
+        "accuracy": run.right.mean(),
+        "log_chance": run.log_chance.mean(),
+    }
+
+
+def _cost(run: Solved | Descended) -> dict[str, Any]:
+    if isinstance(run, Solved):
+        return {"seconds": run.seconds, "weight": run.weight}
+    return {"seconds": run.seconds, "steps": run.steps, "rate": run.rate}
 
 
 def sections(found: Found, rank: int) -> list[Section]:
@@ -70,62 +73,49 @@ def sections(found: Found, rank: int) -> list[Section]:
     return [*(_model(name, tasks, rank) for name, tasks in found.items()), _written(found)]
 
 
-def verdict(tasks: Mapping[str, Any]) -> str:
+def verdict(tasks: Mapping[str, Arrays]) -> str:
     """In how many tasks the best rung keeps at least what LoRA does, and where it does not."""
+    best = {task: best_rung(arrays) for task, arrays in tasks.items()}
+    mine = {task: share(arrays, arrays.rungs[best[task]]).value for task, arrays in tasks.items()}
     told = []
     for name in ("lora_same", "lora_more"):
-        wins: list[str] = []
-        losses: list[str] = []
-        for task, numbers in tasks.items():
-            runs = numbers["runs"]
-            rung = best_rung(runs)
-            mine, rival = share(runs, rung), share(runs, name)
-            side = wins if mine.value >= rival.value else losses
-            side.append(f"{task} ({LABELS[rung]} {mine.value:.2f}, LoRA {rival.value:.2f})")
-        words = f"at least as much as {LABELS[name]} on {len(wins)} of {len(tasks)} tasks"
+        losses = []
+        for task, arrays in tasks.items():
+            rival = share(arrays, arrays.lora[name]).value
+            if mine[task] < rival:
+                losses.append(f"{task} ({LABELS[best[task]]} {mine[task]:.2f}, LoRA {rival:.2f})")
+        wins = len(tasks) - len(losses)
+        words = f"at least as much as {LABELS[name]} on {wins} of {len(tasks)} tasks"
         told.append(words + (f", less on {'; '.join(losses)}" if losses else ""))
-    whole = [share(numbers["runs"], best_rung(numbers["runs"])).value for numbers in tasks.values()]
-    kept = f"{min(whole):.2f} to {max(whole):.2f} of the gap in log-probability"
+    kept = f"{min(mine.values()):.2f} to {max(mine.values()):.2f} of the gap in log-probability"
     return f"The best rung (of these questions) keeps {kept}; {'; '.join(told)}."
 
 
-def _model(name: str, tasks: Mapping[str, Any], rank: int) -> Section:
-    rows = []
-    for task, numbers in tasks.items():
-        runs = numbers["runs"]
-        for run in (name for name in LABELS if name in runs):
-            rows.append(
-                (
-                    task,
-                    LABELS[run],
-                    str(share(runs, run)),
-                    f"{accuracy(runs, run):.0%}",
-                    runs[run]["seconds"],
-                    runs[run].get("steps"),
-                )
-            )
-        for end, label in (("nothing", "no context"), ("context", "full context")):
-            rows.append(
-                (task, label, "0" if end == "nothing" else "1", f"{accuracy(runs, end):.0%}",
-                 None, None)
-            )  # fmt: skip
+def _model(name: str, tasks: Mapping[str, Arrays], rank: int) -> Section:
+    rows: list[tuple[Any, ...]] = []
+    for task, arrays in tasks.items():
+        for side, label in LABELS.items():
+            if (run := arrays.sides.get(side)) is not None:
+                steps = int(run.steps) if isinstance(run, Descended) else None
+                kept = str(share(arrays, run))
+                rows.append((task, label, kept, _right(run), float(run.seconds), steps))
+        rows.append((task, "no context", "0", _right(arrays.nothing), None, None))
+        rows.append((task, "full context", "1", _right(arrays.context), None, None))
     columns = ("task", "run", "share of the gap", "right", "seconds", "steps")
     roles: dict[str, Role] = {"both": "main", "lora_more": "second", "lora_same": "reference",
                               "thought": "control"}  # fmt: skip
     lines = []
-    first = next(iter(tasks.values()))["runs"]
-    for run, role in roles.items():
-        if run not in first:
+    first = next(iter(tasks.values()))
+    for side, role in roles.items():
+        if side not in first.sides:  # A rung that was not asked for.
             continue
-        shares = [share(numbers["runs"], run) for numbers in tasks.values()]
-        value, low, high = (
-            np.array([getattr(one, end) for one in shares]) for end in Share._fields
-        )
+        shares = [share(arrays, arrays.sides[side]) for arrays in tasks.values()]
+        value, low, high = np.array(shares).T
         places = np.arange(1, len(shares) + 1)
-        lines.append(Curve(LABELS[run], places, value, low, high, role=role))
+        lines.append(Curve(LABELS[side], places, value, low, high, role=role))
     panel = Panel("", lines, "task, in the order of the table", "share of the gap kept",
                   y_limits=(-1.0, 1.6))  # fmt: skip
-    count = len(first["both"]["right"])
+    count = len(first.nothing.right)
     text = (
         f"Updates of rank {rank}, except at full rank. Share of the gap: of the mean "
         f"log-probability of the right answer's first token, over {count} new questions, with 95% "
@@ -141,12 +131,16 @@ def _model(name: str, tasks: Mapping[str, Any], rank: int) -> Section:
     )
 
 
+def _right(run: Answered) -> str:
+    return f"{run.right.mean():.0%}"
+
+
 def _written(found: Found) -> Section:
     rows = [
-        (model, task, repr(text))
+        (model, task, repr(str(text)))
         for model, tasks in found.items()
-        for task, numbers in tasks.items()
-        for text in numbers["written"][:2]
+        for task, arrays in tasks.items()
+        for text in arrays.written[:2]
     ]
     text = "Both sides learn from the same texts: what the model wrote behind the context."
     verdict = "Both sides have the same texts, and the model wrote what is to be learnt itself."

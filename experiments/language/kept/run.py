@@ -18,19 +18,22 @@ tense and languages, with the full context's share of right answers; the thought
 most.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.language.compile.sides import Patches, choose, descend_for, solve
+from experiments.language.kept.arrays import Arrays, Descended, Solved
 from experiments.language.kept.pairs import PAIRS
 from experiments.language.kept.report import sections, summarise
 from experiments.language.kept.sides import Sizes, answer, lessons_of
 from experiments.language.real_models import SOURCES, real_model
-from experiments.tools.conduct import Outcome, each, finish, note_measurement, start
+from experiments.tools.conduct import Outcome, each, finish, measured, start
 from experiments.tools.flags import launch, option
 from experiments.tools.machine import forget_programs
 from icl_jax import checks
@@ -122,19 +125,20 @@ def rungs(rank: int) -> dict[str, Fit]:
 
 def measure(
     config: Config, checkpoint: Checkpoint, tokenizer: Tokenizer, name: str, task: str
-) -> dict[str, Any]:
-    """One task in one model: every side's answers, as plain numbers."""
+) -> Arrays:
+    """One task in one model: every side's answers."""
     made = lessons_of(checkpoint, tokenizer, task, config.sizes, BOS[name], config.seed)
     lessons, held, asked = made
-    ends = {"nothing": False, "context": True}
-    runs = {
-        end: answer(checkpoint, lessons, asked, in_context=there).told()
-        for end, there in ends.items()
-    }
+    nothing = answer(checkpoint, lessons, asked)
+    context = answer(checkpoint, lessons, asked, in_context=True)
 
     def loss(patches: Patches) -> float:
         return -float(answer(checkpoint, lessons, held, patches=patches).log_chance.mean())
 
+    def tuned_loss(params: Params) -> float:
+        return -float(answer(checkpoint, lessons, held, params=params).log_chance.mean())
+
+    ladder = {}
     for rung, fit in rungs(config.rank).items():
         if rung not in config.rungs:
             continue
@@ -143,57 +147,75 @@ def measure(
         else:
             best, _ = choose(checkpoint, lessons, [fit], config.weights, loss)
         found = answer(checkpoint, lessons, asked, patches=best.patches)
-        runs[rung] = found.told(seconds=best.seconds, weight=best.weight)
+        ladder[rung] = Solved(
+            **vars(found), seconds=np.array(best.seconds), weight=np.array(best.weight)
+        )
 
-    def tuned_loss(params: Params) -> float:
-        return -float(answer(checkpoint, lessons, held, params=params).log_chance.mean())
-
-    seconds = runs["both"]["seconds"]
-    lora = []
+    seconds = float(ladder["both"].seconds)
+    budgets = [seconds, seconds * config.more_seconds]
+    same: list[Descended] = []
+    more: list[Descended] = []
     for rate in config.rates:
         descended = descend_for(
             checkpoint,
             lessons,
             config.rank,
             rate,
-            [seconds, seconds * config.more_seconds],
+            budgets,
             jax.random.key(config.seed),
-            lambda params: (
-                -float(answer(checkpoint, lessons, held, params=params).log_chance.mean())
-            ),
+            tuned_loss,
         )
-        for params, point in zip(descended.at, descended.path, strict=True):
+        at_each = zip((same, more), descended.at, descended.path, strict=True)
+        for found_at, params, point in at_each:
             found = answer(checkpoint, lessons, asked, params=params)
-            lora.append(
-                found.told(
-                    rate=rate, steps=point.steps, seconds=point.seconds, held_out=point.held_out
+            found_at.append(
+                Descended(
+                    **vars(found),
+                    seconds=np.array(point.seconds),
+                    steps=np.array(point.steps),
+                    rate=np.array(rate),
+                    held_out=np.array(point.held_out),
                 )
             )
-    for label, part in (("lora_same", lora[0::2]), ("lora_more", lora[1::2])):
-        runs[label] = min(part, key=lambda row: row["held_out"])
-    written = [tokenizer.decode(one) for one in lessons.texts[:4]]
-    return {"runs": runs, "written": written}
+
+    def best_rate(descents: list[Descended]) -> Descended:
+        return min(descents, key=lambda one: float(one.held_out))
+
+    return Arrays(
+        nothing=nothing,
+        context=context,
+        rungs=ladder,
+        lora_same=best_rate(same),
+        lora_more=best_rate(more),
+        written=np.array([tokenizer.decode(one) for one in lessons.texts[:4]]),
+    )
 
 
 def run(config: Config, workdir: Path) -> Outcome:
     """Measures every task in every model, each saved as soon as it is there, and reports."""
     records = start(workdir, "kept", config)
-    found: dict[str, dict[str, Any]] = {name: {} for name in config.names}
+    models = Path(config.models) if config.models else workdir / "models"
+    found: dict[str, dict[str, Arrays]] = {name: {} for name in config.names}
     for name in config.names:
-        models = Path(config.models) if config.models else workdir / "models"
-        loaded: list[Any] = []
+        made = functools.cache(functools.partial(_model, name, models))
         for task in each(list(config.tasks), name):
-            file = f"{name}/{task.replace(' ', '_')}.json"
-            if not records.has(file):
-                if not loaded:
-                    folder = real_model(name, models)
-                    loaded = [load(folder, dtype=jnp.float32), load_tokenizer(folder)]
-                records.save_json(file, measure(config, loaded[0], loaded[1], name, task))
-                forget_programs()
-                note_measurement(records)
-            found[name][task] = records.load_json(file)
+            file = f"{name}/{task.replace(' ', '_')}.npz"
+            measuring = functools.partial(_task, config, made, name, task)
+            found[name][task] = measured(records, Arrays, measuring, file=file)
+            forget_programs()
     outcome = Outcome(summarise(found), sections(found, config.rank))
     return finish(records, "In-context tasks, kept as weights", __doc__, outcome)
+
+
+def _model(name: str, models: Path) -> tuple[Checkpoint, Tokenizer]:
+    folder = real_model(name, models)
+    return load(folder, dtype=jnp.float32), load_tokenizer(folder)
+
+
+def _task(
+    config: Config, model: Callable[[], tuple[Checkpoint, Tokenizer]], name: str, task: str
+) -> Arrays:
+    return measure(config, *model(), name, task)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.language.compile.sides import Lessons, Patches
+from experiments.language.kept.arrays import Answered
 from experiments.language.kept.pairs import LINE, PAIRS
 from icl_jax.dims import Params
 from icl_jax.interop.huggingface import Checkpoint
@@ -43,24 +43,6 @@ class Questions:
 
     texts: list[np.ndarray]
     answers: np.ndarray
-
-
-@dataclass(frozen=True)
-class Answered:
-    """What a run says to B questions.
-
-    Attributes:
-      log_chance: (B,), nats, of the right answer's first token.
-      right: (B,), whether that is the most probable one.
-    """
-
-    log_chance: np.ndarray
-    right: np.ndarray
-
-    def told(self, **more: Any) -> dict[str, Any]:
-        """As plain numbers."""
-        numbers = {"log_chance": self.log_chance.tolist(), "right": self.right.tolist()}
-        return {**numbers, **more}
 
 
 def lessons_of(

@@ -1,6 +1,7 @@
-"""What is measured of one real model in one precision; every function returns plain numbers."""
+"""What is measured of one real model in one precision; every function returns a record."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.language.real.arrays import (
+    ByLayer,
+    Exactness,
+    Generation,
+    Growth,
+    Parity,
+    Right,
+    Tasks,
+    Texts,
+    Writers,
+)
 from experiments.language.real.prompts import (
     QUESTIONS,
     TASKS,
@@ -30,8 +42,6 @@ from icl_jax.patches.output import OutputPolicy
 from icl_jax.patches.prediction import check_open_loop, open_loop_growth, open_loop_rounding
 from icl_jax.stack.run import forward
 
-Numbers = dict[str, Any]
-
 
 def policies(checkpoint: Checkpoint) -> tuple[OutputPolicy, ...]:
     """The policies that a model has weights for; ``auto`` first."""
@@ -39,13 +49,13 @@ def policies(checkpoint: Checkpoint) -> tuple[OutputPolicy, ...]:
     return ("auto", "scale", "balanced", "balanced+remainder") if normed else ("auto",)
 
 
-def parity(checkpoint: Checkpoint, folder: Path, tokenizer: Tokenizer) -> Numbers | None:
-    """The logits of the questions here and in ``transformers``; None where it is not installed."""
+def parity(checkpoint: Checkpoint, folder: Path, tokenizer: Tokenizer) -> Parity:
+    """The logits of the questions here and in ``transformers``, where that is installed."""
     try:
         import torch
         from transformers import AutoModelForCausalLM
     except ImportError:
-        return None
+        return Parity(np.zeros(0))
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     errors = []
     for context, question in QUESTIONS[:4]:
@@ -56,134 +66,130 @@ def parity(checkpoint: Checkpoint, folder: Path, tokenizer: Tokenizer) -> Number
             checkpoint.model, checkpoint.params, tokens_T, np.arange(len(tokens_T))
         )
         errors.append(float(relative_error(got_TV, jnp.asarray(want_TV))))
-    return {"largest_relative_error": max(errors), "prompts": len(errors)}
+    return Parity(np.array(errors))
 
 
-def exactness(
-    checkpoint: Checkpoint, tokenizer: Tokenizer, lengths: Sequence[int]
-) -> list[Numbers]:
-    """The patched run beside the full one, per length, BOS, loop and policy, with its controls."""
-    rows: list[Numbers] = []
+def exactness(checkpoint: Checkpoint, tokenizer: Tokenizer, lengths: Sequence[int]) -> Exactness:
+    """The patched run beside the full one, per length, BOS, loop and policy, with its nulls."""
+    rows: list[tuple[Any, ...]] = []
     for length in lengths:
         for keep_bos in (True, False):
             prompt = stretch(tokenizer, length, 4 if length < 100 else 16, keep_bos=keep_bos)
             other = Removal(prompt.tokens_T[::-1].copy(), prompt.kept_K)
             run = (checkpoint.model, checkpoint.params, prompt.tokens_T)
             want_KV = full_logits(*run, prompt.kept_K)
-            alone = _compared(alone_logits(*run, prompt.kept_K), want_KV)
-            shuffled = _compared(
-                patched_logits(*run, _patches(checkpoint, other, "auto", "closed")), want_KV
-            )
+            others = _patches(checkpoint, other, "auto", "closed")
+            unpatched = _error(alone_logits(*run, prompt.kept_K), want_KV)
+            shuffled = _error(patched_logits(*run, others), want_KV)
             for loop in ("closed", "open"):
                 for policy in policies(checkpoint):
                     bank = _patches(checkpoint, prompt, policy, loop)
+                    got_KV = patched_logits(*run, bank)
                     growth = open_loop_growth(bank.conditioning)
                     rows.append(
-                        {
-                            "tokens": length,
-                            "bos_kept": keep_bos,
-                            "loop": loop,
-                            "policy": policy,
-                            **_compared(patched_logits(*run, bank), want_KV),
-                            "alone": alone["relative_error"],
-                            "another_context": shuffled["relative_error"],
-                            "growth": None if growth is None else float(jnp.max(growth)),
-                            "refused": loop == "open" and _refused(bank, checkpoint),
-                        }
+                        (
+                            length,
+                            keep_bos,
+                            loop,
+                            policy,
+                            _error(got_KV, want_KV),
+                            float(jnp.mean(same_top1(want_KV, got_KV), dtype=jnp.float32)),
+                            unpatched,
+                            shuffled,
+                            np.nan if growth is None else float(jnp.max(growth)),
+                            loop == "open" and _refused(bank, checkpoint),
+                        )
                     )
-    return rows
+    return Exactness(*map(np.array, zip(*rows, strict=True)))
 
 
-def by_layer(checkpoint: Checkpoint, tokenizer: Tokenizer, length: int) -> list[Numbers]:
+def by_layer(checkpoint: Checkpoint, tokenizer: Tokenizer, length: int) -> ByLayer:
     """The same through the first layers only, read out as logits: where errors come from."""
     prompt = stretch(tokenizer, length, 16, keep_bos=True)
     layers = len(checkpoint.model.blocks)
-    rows: list[Numbers] = []
-    for depth in sorted({max(1, round(layers * part / 6)) for part in range(1, 7)}):
+    depths = sorted({max(1, round(layers * part / 6)) for part in range(1, 7)})
+    unpatched: list[float] = []
+    errors: dict[str, list[float]] = {policy: [] for policy in policies(checkpoint)}
+    for depth in depths:
         run = (*first_layers(checkpoint.model, checkpoint.params, depth), prompt.tokens_T)
         want_KV = full_logits(*run, prompt.kept_K)
-        row: Numbers = {"layers": depth}
-        row["alone"] = _compared(alone_logits(*run, prompt.kept_K), want_KV)["relative_error"]
+        unpatched.append(_error(alone_logits(*run, prompt.kept_K), want_KV))
         for policy in policies(checkpoint):
             bank = prompt_patches(*run, prompt.kept_K, output=policy)
-            row[policy] = _compared(patched_logits(*run, bank), want_KV)["relative_error"]
-        rows.append(row)
-    return rows
+            errors[policy].append(_error(patched_logits(*run, bank), want_KV))
+    by_policy = {policy: np.array(found) for policy, found in errors.items()}
+    return ByLayer(np.array(depths), np.array(unpatched), by_policy)
 
 
 def generation(
     checkpoint: Checkpoint, tokenizer: Tokenizer, num_prompts: int, num_tokens: int
-) -> list[Numbers]:
+) -> Generation:
     """Texts written with the context, without it, and without it from patched weights."""
     model, params = checkpoint.model, checkpoint.params
-    chosen = [policy for policy in policies(checkpoint) if policy != "balanced+remainder"]
-    rows: list[Numbers] = []
+    questions, expected, alone = [], [], []
+    rows: dict[OutputPolicy, list[tuple[float, ...]]] = {
+        policy: [] for policy in policies(checkpoint) if policy != "balanced+remainder"
+    }
     for context, question in QUESTIONS[:num_prompts]:
         prompt = removal(tokenizer, context, question)
-        expected_N = generate(model, params, prompt.tokens_T, num_tokens)
-        alone_N = generate(
-            model,
-            params,
-            prompt.tokens_T[prompt.kept_K],
-            num_tokens,
-            positions_T=prompt.kept_K,
-        )
-        row: Numbers = {
-            "question": question,
-            "expected": tokenizer.decode(expected_N),
-            "alone_agreement": token_agreement(expected_N, alone_N),
-        }
-        for policy in chosen:
+        write = functools.partial(generate, model, params)
+        expected_N = write(prompt.tokens_T, num_tokens)
+        kept_tokens = prompt.tokens_T[prompt.kept_K]
+        alone_N = write(kept_tokens, num_tokens, positions_T=prompt.kept_K)
+        questions.append(question)
+        expected.append(tokenizer.decode(expected_N))
+        alone.append(token_agreement(expected_N, alone_N))
+        for policy, written in rows.items():
             patched = patched_generate(
                 model, params, prompt.tokens_T, prompt.kept_K, num_tokens, output=policy
             )
             differs_N = np.flatnonzero(patched.tokens_N != expected_N)
-            row[policy] = {
-                "agreement": token_agreement(expected_N, patched.tokens_N),
-                # After the first other token two texts are two texts: what the patches answer for
-                # are the logits of every step over the same tokens.
-                "same_until": int(differs_N[0]) if len(differs_N) else num_tokens,
-                "same_top1": float(np.mean(patched.same_top1_N)),
-                "largest_relative_error": float(np.max(patched.relative_error_N)),
-            }
-        rows.append(row)
-    return rows
+            written.append(
+                (
+                    token_agreement(expected_N, patched.tokens_N),
+                    int(differs_N[0]) if len(differs_N) else num_tokens,
+                    float(np.mean(patched.same_top1_N)),
+                    float(np.max(patched.relative_error_N)),
+                )
+            )
+    texts: dict[str, Texts] = {
+        policy: Texts(*map(np.array, zip(*written, strict=True)))
+        for policy, written in rows.items()
+    }
+    return Generation(np.array(questions), np.array(expected), np.array(alone), texts)
 
 
-def tasks(checkpoint: Checkpoint, tokenizer: Tokenizer, shown: int, asked: int) -> Numbers:
-    """The share of answers that the context, its patches, and nothing get right."""
-    found: Numbers = {}
+def tasks(checkpoint: Checkpoint, tokenizer: Tokenizer, shown: int, asked: int) -> Tasks:
+    """The answers that the context, its patches, and nothing get right."""
+    found = {}
     for task in TASKS:
-        right: dict[str, list[bool]] = {"context": [], "patched": [], "nothing": []}
+        rows = []
         for prompt, answer in task_prompts(tokenizer, task, shown=shown, asked=asked):
             run = (checkpoint.model, checkpoint.params, prompt.tokens_T)
             bank = prompt_patches(*run, prompt.kept_K)
-            logits = {
-                "context": full_logits(*run, prompt.kept_K),
-                "patched": patched_logits(*run, bank),
-                "nothing": alone_logits(*run, prompt.kept_K),
-            }
-            for name, logits_KV in logits.items():
-                right[name].append(int(jnp.argmax(logits_KV[-1])) == answer)
-        found[task] = {name: float(np.mean(hits)) for name, hits in right.items()}
-        found[task]["questions"] = len(right["context"])
-    return found
+            logits = (
+                full_logits(*run, prompt.kept_K),
+                patched_logits(*run, bank),
+                alone_logits(*run, prompt.kept_K),
+            )
+            rows.append([int(jnp.argmax(logits_KV[-1])) == answer for logits_KV in logits])
+        found[task] = Right(*np.array(rows).T)
+    return Tasks(found)
 
 
-def growth(checkpoint: Checkpoint, tokenizer: Tokenizer, lengths: Sequence[int]) -> list[Numbers]:
+def growth(checkpoint: Checkpoint, tokenizer: Tokenizer, lengths: Sequence[int]) -> Growth:
     """How far a context moves the last token's MLP inputs, as it gets longer to the left."""
     whole = stretch(tokenizer, max(lengths) + 1, 1, keep_bos=True).tokens_T
-    rows = []
+    changes = []
     for length in lengths:
         tokens_T = np.concatenate([whole[:1], whole[-length:]])
         prompt = Removal(tokens_T, np.array([0, length]))
         bank = _patches(checkpoint, prompt, "auto", "closed")
-        changes = [float(one.relative_change[-1]) for one in bank.conditioning]
-        rows.append({"context": length - 1, "mean_relative_change": float(np.mean(changes))})
-    return rows
+        changes.append(np.mean([float(one.relative_change[-1]) for one in bank.conditioning]))
+    return Growth(np.array(lengths) - 1, np.array(changes))
 
 
-def attribution(checkpoint: Checkpoint, tokenizer: Tokenizer, top: int = 8) -> Numbers:
+def attribution(checkpoint: Checkpoint, tokenizer: Tokenizer, top: int = 8) -> Writers:
     """Which tokens of a context wrote the update of the question's last token, in layer L // 2.
 
     Of the gate or whatever else reads the MLP's input first; layers are counted from 0.
@@ -202,27 +208,14 @@ def attribution(checkpoint: Checkpoint, tokenizer: Tokenizer, top: int = 8) -> N
     order = np.argsort(-np.abs(shares_T))[:top]
     names = [tokenizer.decode(prompt.tokens_T[index : index + 1]) for index in order]
     remainder = float(remainder_share(last, kernel_DH))
-    return {
-        "layer": half,
-        "question": question,
-        "tokens": [
-            {"token": name, "share": float(shares_T[index])}
-            for name, index in zip(names, order, strict=True)
-        ],
-        "remainder_share": remainder,
-        "sum": float(np.sum(shares_T)) + remainder,
-    }
-
-
-def means(rows: Sequence[Mapping[str, Any]], policy: str) -> Numbers:
-    """What generation found, over the prompts."""
-    found = [row[policy] for row in rows]
-    return {
-        "agreement": float(np.mean([one["agreement"] for one in found])),
-        "identical_texts": float(np.mean([one["agreement"] == 1 for one in found])),
-        "same_top1": float(np.mean([one["same_top1"] for one in found])),
-        "largest_relative_error": max(one["largest_relative_error"] for one in found),
-    }
+    return Writers(
+        layer=np.array(half),
+        question=np.array(question),
+        tokens=np.array(names),
+        shares=shares_T[order],
+        remainder=np.array(remainder),
+        total=np.array(np.sum(shares_T) + remainder),
+    )
 
 
 #: Inside jit nobody refuses an open loop that would be noise: here that is what is measured.
@@ -246,9 +239,5 @@ def _refused(bank: Bank, checkpoint: Checkpoint) -> bool:
     return False
 
 
-def _compared(actual_KV: Any, expected_KV: Any) -> Numbers:
-    same_K = same_top1(expected_KV, actual_KV)
-    return {
-        "relative_error": float(relative_error(actual_KV, expected_KV)),
-        "same_top1": float(jnp.mean(same_K, dtype=jnp.float32)),
-    }
+def _error(actual_KV: Any, expected_KV: Any) -> float:
+    return float(relative_error(actual_KV, expected_KV))

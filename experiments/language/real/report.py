@@ -1,15 +1,14 @@
 """The numbers of ``experiments.real`` as a summary, and as a page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from experiments.language.real.measure import means
+from experiments.language.real.arrays import Arrays, Exactness, Found, Generation, Right, Texts
+from experiments.language.runs import LABELS, NULLS, nearest_null
 from icl_jax.report.figures import Curve, Panel, Role, curves
 from icl_jax.report.page import Section, Table, number
-
-Found = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 #: Steps of bfloat16 generation that agree with ordinary decoding, as published for Gemma 3.
 PUBLISHED = "87.5%, 98% and 100%"
@@ -19,19 +18,31 @@ def summarise(found: Found) -> dict[str, Any]:
     """``models.NAME.{parity,exactness,generation,tasks}``, per precision and policy."""
     models = {}
     for name, by_dtype in found.items():
+        once = by_dtype.get("float32")
         models[name] = {
-            "parity": _first(by_dtype, "parity"),
-            "exactness": {dtype: _worst(parts["exactness"]) for dtype, parts in by_dtype.items()},
+            "parity": _parity(once),
+            "exactness": {dtype: worst(one.exactness) for dtype, one in by_dtype.items()},
             "generation": {
-                dtype: {policy: means(parts["generation"], policy) for policy in _written(parts)}
-                | {"alone": _alone(parts)}
-                for dtype, parts in by_dtype.items()
+                dtype: {policy: means(texts) for policy, texts in one.generation.policies.items()}
+                | {"unpatched": _unpatched(one.generation)}
+                for dtype, one in by_dtype.items()
             },
-            "tasks": {dtype: parts["tasks"] for dtype, parts in by_dtype.items()},
-            "growth": _first(by_dtype, "growth"),
-            "attribution": _first(by_dtype, "attribution"),
+            "tasks": {
+                dtype: {task: shares(right) for task, right in one.tasks.tasks.items()}
+                for dtype, one in by_dtype.items()
+            },
+            "growth": None if once is None else once.growth,
+            "attribution": None if once is None else once.attribution,
         }
     return {"models": models}
+
+
+def _parity(once: Arrays | None) -> dict[str, Any] | None:
+    """None where ``transformers`` was not asked."""
+    if once is None or once.parity is None or not once.parity.relative_error.size:
+        return None
+    errors_P = once.parity.relative_error
+    return {"largest_relative_error": errors_P.max(), "prompts": len(errors_P)}
 
 
 def sections(found: Found) -> list[Section]:
@@ -39,63 +50,73 @@ def sections(found: Found) -> list[Section]:
     return [_exactness(found), _layers(found), _generation(found), _tasks(found), _growth(found)]
 
 
-def _first(by_dtype: Mapping[str, Mapping[str, Any]], part: str) -> Any:
-    return next((parts[part] for parts in by_dtype.values() if part in parts), None)
-
-
-def _worst(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def worst(rows: Exactness) -> dict[str, Any]:
     """loop -> policy -> the largest error of all prompts, how many open loops are refused, and the
-    smallest errors of the controls."""
-    worst: dict[str, Any] = {
-        "alone": min(row["alone"] for row in rows),
-        "another_context": min(row["another_context"] for row in rows),
-    }
+    smallest errors of the nulls."""
+    found: dict[str, Any] = {"unpatched": rows.unpatched.min(), "shuffled": rows.shuffled.min()}
+    policies = list(dict.fromkeys(rows.policy.tolist()))
     for loop in ("closed", "open"):
-        here = [row for row in rows if row["loop"] == loop]
-        worst[loop] = {
-            policy: max(row["relative_error"] for row in here if row["policy"] == policy)
-            for policy in dict.fromkeys(row["policy"] for row in here)
+        found[loop] = {
+            policy: rows.relative_error[(rows.loop == loop) & (rows.policy == policy)].max()
+            for policy in policies
         }
-    opened = [row for row in rows if row["loop"] == "open"]
-    worst["refused"] = {
-        policy: sum(row["refused"] for row in opened if row["policy"] == policy)
-        for policy in worst["open"]
+    found["refused"] = {
+        policy: rows.refused[(rows.loop == "open") & (rows.policy == policy)].sum()
+        for policy in policies
     }
-    return worst
+    return found
 
 
-def _written(parts: Mapping[str, Any]) -> list[str]:
-    return [policy for policy, value in parts["generation"][0].items() if isinstance(value, dict)]
+def means(texts: Texts) -> dict[str, Any]:
+    """What generation found, over the prompts."""
+    return {
+        "agreement": texts.agreement.mean(),
+        "identical_texts": (texts.agreement == 1).mean(),
+        "same_top1": texts.same_top1.mean(),
+        "largest_relative_error": texts.largest_relative_error.max(),
+    }
 
 
-def _alone(parts: Mapping[str, Any]) -> float:
-    return float(np.mean([row["alone_agreement"] for row in parts["generation"]]))
+def shares(right: Right) -> dict[str, Any]:
+    """Of right answers, and how many questions there were."""
+    return {
+        "context": right.context.mean(),
+        "patched": right.patched.mean(),
+        "nothing": right.nothing.mean(),
+        "questions": len(right.context),
+    }
+
+
+def _unpatched(generation: Generation) -> float:
+    return float(generation.unpatched_agreement.mean())
 
 
 def _exactness(found: Found) -> Section:
     asked = ("model", "dtype", "tokens", "BOS", "loop", "policy")
-    columns = (*asked, "error", "growth", "", "top-1", "alone")
+    columns = (*asked, "error", "growth", "", "top-1", *(LABELS[null] for null in NULLS))
     rows = [
         (
             name,
             dtype,
-            row["tokens"],
-            "kept" if row["bos_kept"] else "removed",
-            row["loop"],
-            row["policy"],
-            row["relative_error"],
-            "" if row["growth"] is None else row["growth"],
-            "refused" if row["refused"] else "",
-            f"{row['same_top1']:.0%}",
-            row["alone"],
+            int(one.tokens[row]),
+            "kept" if one.bos_kept[row] else "removed",
+            str(one.loop[row]),
+            LABELS[str(one.policy[row])],
+            one.relative_error[row],
+            "" if np.isnan(one.growth[row]) else one.growth[row],
+            "refused" if one.refused[row] else "",
+            f"{one.same_top1[row]:.0%}",
+            one.unpatched[row],
+            one.shuffled[row],
         )
         for name, by_dtype in found.items()
-        for dtype, parts in by_dtype.items()
-        for row in parts["exactness"]
+        for dtype, one in ((dtype, arrays.exactness) for dtype, arrays in by_dtype.items())
+        for row in range(len(one.tokens))
     ]
     text = (
-        "The kept tokens with patched weights against the run with everything. `auto` is what the "
-        "library takes. In open loop no patch repairs the ones before it: what a rounding may grow "
+        "The kept tokens with patched weights against the run with everything. The policy called "
+        f"{LABELS['auto']} is what the library takes. In open loop no patch repairs the ones "
+        "before it: what a rounding may grow "
         "to is told beforehand, and where it is as large as the output the library refuses "
         "(measured here all the same). The reasons are in docs/theory.md."
     )
@@ -111,76 +132,69 @@ def _exactness(found: Found) -> Section:
     )
 
 
-def _exact(name: str, by_dtype: Mapping[str, Any]) -> str:
-    """The largest error in closed loop beside the least of the controls, which is named."""
+def _exact(name: str, by_dtype: Mapping[str, Arrays]) -> str:
+    """The largest error in closed loop beside the least of the nulls, which is named."""
     said = []
-    for dtype, parts in by_dtype.items():
-        worst = _worst(parts["exactness"])
-        null = min(("alone", "another_context"), key=lambda control: worst[control])
-        words = {"alone": "without a patch", "another_context": "with another context's patches"}
+    for dtype, arrays in by_dtype.items():
+        errors = worst(arrays.exactness)
         said.append(
-            f"in {dtype} by {number(worst['closed']['auto'])} at most ({words[null]} by at least "
-            f"{number(worst[null])})"
+            f"in {dtype} by {number(errors['closed']['auto'])} at most (nearest null, at least: "
+            f"{nearest_null(errors)})"
         )
     return f"{name}: in closed loop patched logits are off {', '.join(said)}."
 
 
 def _layers(found: Found) -> Section:
-    panels, worst = [], []
+    panels, said = [], []
+    roles: dict[str, Role] = {"auto": "main", "scale": "second"}
     for name, by_dtype in found.items():
-        for dtype, parts in by_dtype.items():
-            rows = parts["layers"]
-            most = max(rows, key=lambda row: row["auto"])
-            worst.append(
-                f"{name} in {dtype}: the largest error, {number(most['auto'])}, is after "
-                f"{most['layers']} layers, where without a patch it is {number(most['alone'])}."
+        for dtype, arrays in by_dtype.items():
+            one = arrays.layers
+            most = int(np.argmax(one.policies["auto"]))
+            said.append(
+                f"{name} in {dtype}: the largest error, {number(one.policies['auto'][most])}, is "
+                f"after {one.layers[most]} layers, where the null ({LABELS['unpatched']}) has "
+                f"{number(one.unpatched[most])}."
             )
-            depth = [row["layers"] for row in rows]
             lines = [
-                Curve(
-                    policy,
-                    depth,
-                    [row[policy] for row in rows],
-                    role="main"
-                    if policy == "auto"
-                    else "second"
-                    if policy == "scale"
-                    else "control"
-                    if policy == "alone"
-                    else "reference",
-                )
-                for policy in rows[0]
-                if policy in ("auto", "scale", "alone")
+                Curve(LABELS[policy], one.layers, errors, role=roles[policy])
+                for policy, errors in one.policies.items()
+                if policy in roles
             ]
+            lines.append(Curve(LABELS["unpatched"], one.layers, one.unpatched, role="control"))
             panels.append(Panel(f"{name}, {dtype}", lines, "layers", "relative error", log_y=True))
     text = (
         "The same through the first layers only, read out as logits, in closed loop. An error of "
         "exactly zero is drawn at the lower edge."
     )
-    return Section("Layer by layer", text, verdict=" ".join(worst), figure=curves(panels))
+    return Section("Layer by layer", text, verdict=" ".join(said), figure=curves(panels))
 
 
 def _generation(found: Found) -> Section:
+    written = [
+        (name, dtype, arrays.generation)
+        for name, by_dtype in found.items()
+        for dtype, arrays in by_dtype.items()
+    ]
     rows = []
-    for name, by_dtype in found.items():
-        for dtype, parts in by_dtype.items():
-            for policy in _written(parts):
-                one = means(parts["generation"], policy)
-                rows.append(
-                    (
-                        name,
-                        dtype,
-                        policy,
-                        f"{one['agreement']:.1%}",
-                        f"{one['identical_texts']:.0%}",
-                        f"{one['same_top1']:.1%}",
-                        one["largest_relative_error"],
-                        f"{_alone(parts):.1%}",
-                    )
+    for name, dtype, generation in written:
+        for policy, texts in generation.policies.items():
+            one = means(texts)
+            rows.append(
+                (
+                    name,
+                    dtype,
+                    LABELS[policy],
+                    f"{one['agreement']:.1%}",
+                    f"{one['identical_texts']:.0%}",
+                    f"{one['same_top1']:.1%}",
+                    one["largest_relative_error"],
+                    f"{_unpatched(generation):.1%}",
                 )
+            )
     columns = (
         "model", "dtype", "policy", "same tokens", "same texts", "same top-1", "largest error",
-        "same tokens, no patch",
+        f"same tokens, {LABELS['unpatched']}",
     )  # fmt: skip
     text = (
         "Greedy texts after the question alone, with a new patch for every new token, against "
@@ -189,14 +203,15 @@ def _generation(found: Found) -> Section:
         f"token is the same does not. Published for Gemma 3 in bfloat16: {PUBLISHED} of the tokens."
     )
     caption = "Over all prompts; errors are of the logits of a step, over the same tokens."
-    said = [
-        f"{name} in {dtype}: {means(parts['generation'], 'auto')['agreement']:.1%} of the tokens "
-        f"are the same ({_alone(parts):.1%} without a patch); beside the run with everything over "
-        f"the same tokens the most probable one is the same at "
-        f"{means(parts['generation'], 'auto')['same_top1']:.1%} of the steps."
-        for name, by_dtype in found.items()
-        for dtype, parts in by_dtype.items()
-    ]
+    said = []
+    for name, dtype, generation in written:
+        one = means(generation.policies["auto"])
+        said.append(
+            f"{name} in {dtype}: {one['agreement']:.1%} of the tokens are the same "
+            f"({LABELS['unpatched']}: {_unpatched(generation):.1%}); beside the run with "
+            "everything over the same tokens the most probable one is the same at "
+            f"{one['same_top1']:.1%} of the steps."
+        )
     return Section(
         "Is the text the same?",
         text,
@@ -206,53 +221,57 @@ def _generation(found: Found) -> Section:
 
 
 def _tasks(found: Found) -> Section:
-    rows = [
-        (name, dtype, task, *(one[key] for key in ("context", "patched", "nothing", "questions")))
+    tasks = [
+        (name, dtype, task, shares(right))
         for name, by_dtype in found.items()
-        for dtype, parts in by_dtype.items()
-        for task, one in parts["tasks"].items()
+        for dtype, arrays in by_dtype.items()
+        for task, right in arrays.tasks.tasks.items()
     ]
-    columns = ("model", "dtype", "task", "context", "patched", "nothing", "questions")
+    keys = ("context", "patched", "nothing", "questions")
+    rows = [(*where, *(one[key] for key in keys)) for *where, one in tasks]
+    columns = ("model", "dtype", "task", "context", LABELS["patched"], "nothing", "questions")
     text = (
         "Demonstrations are the context; the question alone stays. Right is an answer whose first "
         "token is the most probable one."
     )
     caption = "Share of right answers."
-    tasks = [
-        (task, one)
-        for by_dtype in found.values()
-        for parts in by_dtype.values()
-        for task, one in parts["tasks"].items()
-    ]
-    lost = sum(abs(one["patched"] - one["context"]) * one["questions"] for _, one in tasks)
-    gained = min(tasks, key=lambda task: task[1]["context"] - task[1]["nothing"])
+    answers = [one for *_, one in tasks]
+    lost = sum(abs(one["patched"] - one["context"]) * one["questions"] for one in answers)
+    *_, task, least = min(tasks, key=lambda row: row[-1]["context"] - row[-1]["nothing"])
     return Section(
         "What the context teaches",
         text,
         verdict=f"Patches and context differ by {lost:.0f} right answers in all "
-        f"{sum(one['questions'] for _, one in tasks)}. The context gives the least to "
-        f"{gained[0]}: {gained[1]['nothing']:.0%} without it, {gained[1]['context']:.0%} with it.",
+        f"{sum(one['questions'] for one in answers)}. The context gives the least to {task}: "
+        f"{least['nothing']:.0%} without it, {least['context']:.0%} with it.",
         tables=[Table(columns, rows, caption)],
     )
 
 
 def _growth(found: Found) -> Section:
-    names = [name for name, by_dtype in found.items() if _first(by_dtype, "growth")]
-    tables, lines = [], []
+    tables, lines, said = [], [], []
     roles: tuple[Role, ...] = ("main", "second")
-    for name, role in zip(names, roles, strict=False):
-        rows = _first(found[name], "growth")
-        sizes = [row["mean_relative_change"] for row in rows]
-        lines.append(Curve(name, [row["context"] for row in rows], sizes, role=role))
-        told = _first(found[name], "attribution")
+    once = {name: by_dtype["float32"] for name, by_dtype in found.items() if "float32" in by_dtype}
+    for (name, arrays), role in zip(once.items(), roles, strict=False):
+        grown, told = arrays.growth, arrays.attribution
+        assert grown is not None and told is not None  # As in every record of float32.
+        lines.append(Curve(name, grown.context, grown.relative_change, role=role))
+        rows = [
+            (repr(str(token)), share) for token, share in zip(told.tokens, told.shares, strict=True)
+        ]
         tables.append(
             Table(
                 ("token", "share of the update"),
-                [(repr(one["token"]), one["share"]) for one in told["tokens"]]
-                + [("(change of the norm's denominator)", told["remainder_share"])],
-                f"{name}, layer {told['layer']} from 0: who wrote the update of the last token of "
-                f"{told['question']!r}; all shares add up to {number(told['sum'])}.",
+                [*rows, ("(change of the norm's denominator)", float(told.remainder))],
+                f"{name}, layer {told.layer} from 0: who wrote the update of the last token of "
+                f"{str(told.question)!r}; all shares add up to {number(float(told.total))}.",
             )
+        )
+        first = int(np.argmax(np.abs(told.shares)))
+        said.append(
+            f"{name}: {str(told.tokens[first])!r} has the largest share, "
+            f"{number(told.shares[first])}; what no token wrote alone is "
+            f"{number(float(told.remainder))}."
         )
     panel = Panel("", lines, "removed tokens", "|z with - z without| / |z without|", log_x=True)
     text = (
@@ -260,13 +279,5 @@ def _growth(found: Found) -> Section:
         "which tokens of a context did it."
     )
     figure = curves([panel]) if lines else None
-    said = []
-    for name in names:
-        told = _first(found[name], "attribution")
-        first = max(told["tokens"], key=lambda one: abs(one["share"]))
-        said.append(
-            f"{name}: {first['token']!r} has the largest share, {number(first['share'])}; what no "
-            f"token wrote alone is {number(told['remainder_share'])}."
-        )
     title = "How large is an update, and who wrote it?"
     return Section(title, text, verdict=" ".join(said), figure=figure, tables=tables)

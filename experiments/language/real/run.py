@@ -23,9 +23,19 @@ from typing import Any
 import jax.numpy as jnp
 
 from experiments.language.real import measure
+from experiments.language.real.arrays import (
+    Arrays,
+    ByLayer,
+    Exactness,
+    Generation,
+    Growth,
+    Parity,
+    Tasks,
+    Writers,
+)
 from experiments.language.real.report import sections, summarise
 from experiments.language.real_models import SOURCES, real_model
-from experiments.tools.conduct import Outcome, each, finish, note_measurement, start
+from experiments.tools.conduct import Outcome, each, finish, measured, start
 from experiments.tools.flags import launch, option
 from experiments.tools.machine import forget_programs
 from icl_jax import checks
@@ -67,7 +77,7 @@ class Config:
         return cls(lengths=(29,), num_prompts=2, num_tokens=12, asked=4, contexts=(8, 32))
 
 
-def measured(config: Config, run: Run, name: str, folder: Path, dtype: str) -> dict[str, Any]:
+def measure_all(config: Config, run: Run, name: str, folder: Path, dtype: str) -> Arrays:
     """Everything of one model in one precision, each part saved as soon as it is there."""
     loaded: list[Any] = []
 
@@ -77,25 +87,26 @@ def measured(config: Config, run: Run, name: str, folder: Path, dtype: str) -> d
         return loaded[0], loaded[1]
 
     longest = max(config.lengths)
-    parts: dict[str, Callable[[], Any]] = {
-        "exactness": lambda: measure.exactness(*model(), config.lengths),
-        "layers": lambda: measure.by_layer(*model(), longest),
-        "tasks": lambda: measure.tasks(*model(), config.shown, config.asked),
-        "generation": lambda: measure.generation(*model(), config.num_prompts, config.num_tokens),
+    parts: dict[str, tuple[type[Any], Callable[[], Any]]] = {
+        "exactness": (Exactness, lambda: measure.exactness(*model(), config.lengths)),
+        "layers": (ByLayer, lambda: measure.by_layer(*model(), longest)),
+        "tasks": (Tasks, lambda: measure.tasks(*model(), config.shown, config.asked)),
+        "generation": (
+            Generation,
+            lambda: measure.generation(*model(), config.num_prompts, config.num_tokens),
+        ),
     }
-    if dtype == "float32":
-        parts |= {
-            "parity": lambda: measure.parity(model()[0], folder, model()[1]),
-            "growth": lambda: measure.growth(*model(), config.contexts),
-            "attribution": lambda: measure.attribution(*model()),
-        }
-    for part, measuring in each(list(parts.items()), f"{name} in {dtype}"):
-        file = f"{name}/{dtype}/{part}.json"
-        if not run.has(file):
-            run.save_json(file, {"value": measuring()})
-            note_measurement(run)
-            forget_programs()
-    return {part: run.load_json(f"{name}/{dtype}/{part}.json")["value"] for part in parts}
+    once: dict[str, tuple[type[Any], Callable[[], Any]]] = {
+        "parity": (Parity, lambda: measure.parity(model()[0], folder, model()[1])),
+        "growth": (Growth, lambda: measure.growth(*model(), config.contexts)),
+        "attribution": (Writers, lambda: measure.attribution(*model())),
+    }
+    found: dict[str, Any] = dict.fromkeys(once)
+    asked = parts | once if dtype == "float32" else parts
+    for part, (kind, measuring) in each(list(asked.items()), f"{name} in {dtype}"):
+        found[part] = measured(run, kind, measuring, file=f"{name}/{dtype}/{part}.npz")
+        forget_programs()
+    return Arrays(**found)
 
 
 def run(config: Config, workdir: Path) -> Outcome:
@@ -105,7 +116,7 @@ def run(config: Config, workdir: Path) -> Outcome:
     for name in config.names:
         folder = real_model(name, Path(config.models) if config.models else workdir / "models")
         found[name] = {
-            dtype: measured(config, records, name, folder, dtype) for dtype in config.dtype
+            dtype: measure_all(config, records, name, folder, dtype) for dtype in config.dtype
         }
     return finish(
         records,

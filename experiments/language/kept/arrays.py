@@ -1,0 +1,80 @@
+"""What is measured of one task in one model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a run says to B questions.
+
+    Attributes:
+      log_chance: (B,), nats, of the right answer's first token.
+      right: (B,), whether that is the most probable one.
+    """
+
+    log_chance: np.ndarray
+    right: np.ndarray
+
+
+@dataclass(frozen=True)
+class Solved(Answered):
+    """A rung of the ladder.
+
+    Attributes:
+      seconds: ().
+      weight: (), of the ridge, chosen on held-out questions.
+    """
+
+    seconds: np.ndarray
+    weight: np.ndarray
+
+
+@dataclass(frozen=True)
+class Descended(Answered):
+    """LoRA by descent, with the rate that is best on held-out questions.
+
+    Attributes:
+      seconds, steps, rate: ().
+      held_out: (), its loss there.
+    """
+
+    seconds: np.ndarray
+    steps: np.ndarray
+    rate: np.ndarray
+    held_out: np.ndarray
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Every side of one task.
+
+    Attributes:
+      nothing, context: without the context, and with it.
+      rungs: of the ladder, by name.
+      lora_same, lora_more: in the seconds of the rung in order, and in more.
+      written: (W,), text: of what the model wrote for itself.
+    """
+
+    nothing: Answered
+    context: Answered
+    rungs: Mapping[str, Solved]
+    lora_same: Descended
+    lora_more: Descended
+    written: np.ndarray
+
+    @property
+    def lora(self) -> dict[str, Descended]:
+        """Both descents, by name."""
+        return {"lora_same": self.lora_same, "lora_more": self.lora_more}
+
+    @property
+    def sides(self) -> dict[str, Solved | Descended]:
+        """All that keep something of the context, by name."""
+        return {**self.rungs, **self.lora}
+
+
+#: Model -> task -> what was measured.
+Found = Mapping[str, Mapping[str, Arrays]]
