@@ -21,7 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.regression.both import MODELS, Both
 from experiments.regression.learner import (
+    Examined,
     Learner,
     LearnerConfig,
     deep_learner,
@@ -48,8 +50,6 @@ from icl_jax.stack.block import apply_block
 from icl_jax.stack.fold import fold
 from icl_jax.stack.layers import Layers
 from icl_jax.tasks.prompt import prompt_tokens
-
-MODELS = ("trained", "untrained")
 
 
 @dataclass(frozen=True)
@@ -96,15 +96,11 @@ class Aligned:
 
 
 @dataclass(frozen=True)
-class Arrays:
+class Arrays(Both[Aligned]):
     """Both models on the same prompts."""
 
     trained: Aligned
     untrained: Aligned
-
-    def of(self, model: str) -> Aligned:
-        """By its name."""
-        return self.trained if model == "trained" else self.untrained
 
 
 @functools.partial(jax.jit, static_argnames="stack")
@@ -273,24 +269,20 @@ def _beside(what: str, trained: Any, name: str, summary: Mapping[str, Any]) -> s
     return f"{what} align at a cosine of {number(mine)}, {word} before training ({number(null)})."
 
 
-def report(config: Config, arrays: Arrays) -> Outcome:
-    """The numbers and the pictures."""
-    return Outcome(summarise(config, arrays), sections(config, arrays))
+EXPERIMENT = Examined(
+    "alignment",
+    "Do tokens and blocks pull the same way?",
+    __doc__,
+    Arrays,
+    measure,
+    summarise,
+    sections,
+)
 
 
 def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
     """Trains the stack (or finds it in ``learners``), compares its updates, reports."""
-    folders = (workdir, learners)
-    return examine(
-        "alignment",
-        "Do tokens and blocks pull the same way?",
-        __doc__,
-        config,
-        folders,
-        Arrays,
-        measure,
-        report,
-    )
+    return examine(EXPERIMENT, config, workdir, learners)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.regression.both import MODELS, Both
 from experiments.regression.learner import (
+    Examined,
     Learner,
     LearnerConfig,
     embed,
@@ -49,8 +51,6 @@ from icl_jax.patches.token import token_update
 from icl_jax.report.figures import Curve, Panel, Role, curves
 from icl_jax.report.page import Section, Table, number
 from icl_jax.tasks.prompt import Prompt, prompt_tokens
-
-MODELS = ("trained", "untrained")
 
 
 @dataclass(frozen=True)
@@ -99,15 +99,11 @@ class TakenApart:
 
 
 @dataclass(frozen=True)
-class Arrays:
+class Arrays(Both[TakenApart]):
     """Both models on the same prompts."""
 
     trained: TakenApart
     untrained: TakenApart
-
-    def of(self, model: str) -> TakenApart:
-        """By its name."""
-        return self.trained if model == "trained" else self.untrained
 
 
 @functools.partial(jax.jit, static_argnames="stack")
@@ -268,24 +264,14 @@ def _far(trained: float, untrained: float) -> str:
     )
 
 
-def report(config: Config, arrays: Arrays) -> Outcome:
-    """The numbers and the pictures."""
-    return Outcome(summarise(config, arrays), sections(config, arrays))
+EXPERIMENT = Examined(
+    "attribution", "Which examples wrote the update?", __doc__, Arrays, measure, summarise, sections
+)
 
 
 def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
     """Trains the learner (or finds it in ``learners``), takes its updates apart, reports."""
-    folders = (workdir, learners)
-    return examine(
-        "attribution",
-        "Which examples wrote the update?",
-        __doc__,
-        config,
-        folders,
-        Arrays,
-        measure,
-        report,
-    )
+    return examine(EXPERIMENT, config, workdir, learners)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.regression.both import MODELS, Both
 from experiments.regression.learner import (
+    Examined,
     Learner,
     LearnerConfig,
     embed,
@@ -51,8 +53,6 @@ from icl_jax.patches.low_rank import (
 from icl_jax.report.figures import Curve, Panel, Role, curves
 from icl_jax.report.page import Section, Table, number
 from icl_jax.tasks.prompt import prompt_tokens
-
-MODELS = ("trained", "untrained")
 
 
 @dataclass(frozen=True)
@@ -108,15 +108,11 @@ class Followed:
 
 
 @dataclass(frozen=True)
-class Arrays:
+class Arrays(Both[Followed]):
     """Both models on the same prompts."""
 
     trained: Followed
     untrained: Followed
-
-    def of(self, model: str) -> Followed:
-        """By its name."""
-        return self.trained if model == "trained" else self.untrained
 
 
 @functools.partial(jax.jit, static_argnames="stack")
@@ -328,24 +324,14 @@ def _spectrum(arrays: Arrays, model: str, label: str, role: Role) -> Curve:
     return Curve(label, np.arange(1, len(mean_R) + 1), mean_R, role=role)
 
 
-def report(config: Config, arrays: Arrays) -> Outcome:
-    """The numbers and the pictures."""
-    return Outcome(summarise(config, arrays), sections(config, arrays))
+EXPERIMENT = Examined(
+    "convergence", "Do the implicit weights settle?", __doc__, Arrays, measure, summarise, sections
+)
 
 
 def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
     """Trains the learner (or finds it in ``learners``), follows it, writes summary and report."""
-    folders = (workdir, learners)
-    return examine(
-        "convergence",
-        "Do the implicit weights settle?",
-        __doc__,
-        config,
-        folders,
-        Arrays,
-        measure,
-        report,
-    )
+    return examine(EXPERIMENT, config, workdir, learners)
 
 
 if __name__ == "__main__":

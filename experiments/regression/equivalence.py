@@ -47,7 +47,8 @@ from icl_jax.tasks.prompt import Prompt, prompt_tokens, sample_prompts
 #: The precisions, and the relative error that a patched run may have in each.
 BOUNDS = {"float32": 1e-5, "float64": 1e-12}
 PRECISIONS = tuple(BOUNDS)
-CONDITIONS = ("patched", "unpatched", "shuffled", "random")
+NULLS = ("unpatched", "shuffled", "random")
+CONDITIONS = ("patched", *NULLS)
 
 
 @dataclass(frozen=True)
@@ -227,12 +228,12 @@ def sections(config: Config, summary: Mapping[str, Any]) -> list[Section]:
     names = list(cases(config))
     values = [[[summary[p][n][g] for g in groups] for n in names] for p in PRECISIONS]
     worst = {p: max(summary[p][n]["patched"] for n in names) for p in PRECISIONS}
-    least = min(summary[p][n][g] for p in PRECISIONS for n in names for g in groups[1:])
+    nulls = {g: min(summary[p][n][g] for p in PRECISIONS for n in names) for g in NULLS}
     rows = [
         (
             p,
             n,
-            *(summary[p][n][g] for g in ("patched", "open_loop", *groups[1:])),
+            *(summary[p][n][g] for g in ("patched", "open_loop", *NULLS)),
             summary[p][n]["largest_relative_change"],
         )
         for p in PRECISIONS
@@ -262,15 +263,14 @@ def sections(config: Config, summary: Mapping[str, Any]) -> list[Section]:
             ),
             tables=[
                 Table(
-                    ("precision", "case", "patched", "open loop", *groups[1:], "largest change"),
+                    ("precision", "case", "patched", "open loop", *NULLS, "largest change"),
                     rows,
                     "Relative Frobenius error against the run with the context; change: the "
                     "largest |z_S - z_K| / |z_K|, what a patch had to make up for.",
                 )
             ],
             verdict=f"{exact}: the largest relative error is {number(worst['float32'])} in float32 "
-            f"and {number(worst['float64'])} in float64. Unpatched, with another prompt's "
-            f"patch or a random one of the same size it is at least {number(least)}.",
+            f"and {number(worst['float64'])} in float64. {_nearest(nulls)}",
             anchor="equivalence",
         ),
         Section(
@@ -278,8 +278,8 @@ def sections(config: Config, summary: Mapping[str, Any]) -> list[Section]:
             "The same in float64 for one pre-norm block with each contextual layer: softmax "
             "attention, linear attention, a diagonal state space and a gated recurrent cell.",
             verdict="Whatever the layer, the relative error of a patched run is at most "
-            f"{number(max(layers[n]['patched'] for n in LAYERS))}; of a control at least "
-            f"{number(min(layers[n][g] for n in LAYERS for g in groups[1:]))}.",
+            f"{number(max(layers[n]['patched'] for n in LAYERS))}. "
+            f"{_nearest({g: min(layers[n][g] for n in LAYERS) for g in NULLS})}",
             figure=dots(
                 LAYERS,
                 groups,
@@ -290,6 +290,13 @@ def sections(config: Config, summary: Mapping[str, Any]) -> list[Section]:
             anchor="layers",
         ),
     ]
+
+
+def _nearest(least: Mapping[str, float]) -> str:
+    """The null that is off the least, by name, of the smallest error of each."""
+    null = min(least, key=lambda name: least[name])
+    rest = ", ".join(f"{name} {number(error)}" for name, error in least.items() if name != null)
+    return f"The nearest null is {null}, off by at least {number(least[null])} ({rest})."
 
 
 def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from icl_jax.dims import Array, Params
 from icl_jax.dynamics.prefixes import prefix_pass, probe_pass
 from icl_jax.measures.function_space import squared_error
 from icl_jax.patches.bank import patched_forward, stack_patches
+from icl_jax.report.page import Section
 from icl_jax.sharding import on_host, place
 from icl_jax.stack.run import forward
 from icl_jax.tasks.catalogue import TaskName, make_task
@@ -269,33 +270,48 @@ def traced(config: LearnerConfig, learning_rate: Array, seed: Array) -> Learner:
     )
 
 
+@dataclass(frozen=True)
+class Examined(Generic[Record]):
+    """An experiment on a learner.
+
+    Attributes:
+      name: of the experiment.
+      title: of its page.
+      doc: its docstring.
+      kind: a dataclass of arrays: what it measures.
+      measure: ``measure(config, learner)``, the arrays; skipped when they are on disk.
+      summarise: ``summarise(config, arrays)``, the numbers.
+      sections: ``sections(config, arrays)``, the pictures.
+    """
+
+    name: str
+    title: str
+    doc: str | None
+    kind: type[Record]
+    measure: Callable[[Any, Learner], Record]
+    summarise: Callable[[Any, Record], dict[str, Any]]
+    sections: Callable[[Any, Record], list[Section]]
+
+    def report(self, config: Any, arrays: Record) -> Outcome:
+        """The numbers and the pictures."""
+        return Outcome(self.summarise(config, arrays), self.sections(config, arrays))
+
+
 def examine(
-    name: str,
-    title: str,
-    doc: str | None,
-    config: Any,
-    folders: tuple[Path, Path | None],
-    kind: type[Record],
-    measure: Callable[[Any, Learner], Record],
-    report: Callable[[Any, Record], Outcome],
+    experiment: Examined[Record], config: Any, workdir: Path, learners: Path | None
 ) -> Outcome:
     """An experiment on a learner, from its folder to its report.
 
     Args:
-      name: of the experiment.
-      title: of its page.
-      doc: its docstring.
+      experiment: what is measured, and what is said of it.
       config: its configuration, with the learner's in ``config.learner``.
-      folders: its own, and the one where learners are kept (``learners`` in its own when None).
-      kind: a dataclass of arrays: what it measures.
-      measure: ``measure(config, learner)``, the arrays; skipped when they are on disk.
-      report: ``report(config, arrays)``, what they say.
+      workdir: its folder.
+      learners: where learners are kept; ``learners`` in its own folder when None.
     """
-    workdir, learners = folders
-    record = start(workdir, name, config)
+    record = start(workdir, experiment.name, config)
     learner = obtain(config.learner, learners or workdir / "learners")
-    arrays = measured(record, kind, lambda: measure(config, learner))
-    return finish(record, title, doc, report(config, arrays))
+    arrays = measured(record, experiment.kind, lambda: experiment.measure(config, learner))
+    return finish(record, experiment.title, experiment.doc, experiment.report(config, arrays))
 
 
 def _initial(stack: Stack, config: LearnerConfig, key: Array) -> Params:

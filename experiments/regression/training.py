@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.regression.learner import (
+    Examined,
     Learner,
     LearnerConfig,
     examine,
@@ -221,24 +222,14 @@ def _smoothed(arrays: Arrays, name: str, label: str, role: Role) -> Curve:
     return Curve(label, step, value, role=role)
 
 
-def report(config: Config, arrays: Arrays) -> Outcome:
-    """The numbers and the pictures."""
-    return Outcome(summarise(config, arrays), sections(config, arrays))
+EXPERIMENT = Examined(
+    "training", "Does the learner learn in context?", __doc__, Arrays, measure, summarise, sections
+)
 
 
 def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
     """Trains the learner (or finds it in ``learners``), tests it, writes summary and report."""
-    folders = (workdir, learners)
-    return examine(
-        "training",
-        "Does the learner learn in context?",
-        __doc__,
-        config,
-        folders,
-        Arrays,
-        measure,
-        report,
-    )
+    return examine(EXPERIMENT, config, workdir, learners)
 
 
 if __name__ == "__main__":

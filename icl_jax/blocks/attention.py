@@ -5,7 +5,6 @@ themselves, (A, T, T), are a diagnostic, asked for by name: ``parts`` and ``raw_
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -29,7 +28,6 @@ from icl_jax.blocks.rotary import Rotary, rotate, tempered
 from icl_jax.blocks.views import Slots
 from icl_jax.dims import Array
 from icl_jax.kernels.attention import Sees, mask
-from icl_jax.shown import short
 
 _INTO_HEADS = nn.initializers.variance_scaling(
     1.0, "fan_in", "truncated_normal", in_axis=0, out_axis=(1, 2)
@@ -62,30 +60,20 @@ class Kernels(NamedTuple):
     gate_bias_AF: Array | None
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class AttentionSteps:
-    """Attention on a whole sequence, step by step.
+class Projected(NamedTuple):
+    """A whole sequence in heads, and the kernels that put it there.
 
     Attributes:
       query_TAF: (T, A, F), turned and scaled: scores are products with keys.
       key_TGF: (T, G, F).
       value_TGF: (T, G, F).
-      scores_ATT: (A, T, T), before mask and softmax; row t reads column j.
-      weights_ATT: (A, T, T), zero where a row does not see.
-      heads_TAF: (T, A, F), values summed with the weights.
-      mixed_TD: (T, D), all heads through the output kernel.
+      kernels: of the layer.
     """
 
     query_TAF: Array
     key_TGF: Array
     value_TGF: Array
-    scores_ATT: Array
-    weights_ATT: Array
-    heads_TAF: Array
-    mixed_TD: Array
-
-    __repr__ = short
+    kernels: Kernels
 
 
 class Attention(ContextualLayer):
@@ -201,12 +189,9 @@ class Attention(ContextualLayer):
         """See ``ContextualLayer``."""
         checks.rank(type(self).__name__, "stream_TD", stream_TD, 2, "(T, D)")
         checks.places(type(self).__name__, stream_TD.shape[0], None, present_T)
-        kernels = self._kernels(stream_TD.shape[-1])
-        query_TAF, key_TGF, value_TGF = self._project(
-            stream_TD, _positions(stream_TD, positions_T), kernels
-        )
-        mixed_TAF = self.mixed(query_TAF, key_TGF, value_TGF, self._sees(positions_T, present_T))
-        return _out(mixed_TAF, stream_TD, kernels)
+        query_TAF, key_TGF, value_TGF, kernels = self.projected(stream_TD, positions_T)
+        mixed_TAF = self.mixed(query_TAF, key_TGF, value_TGF, self.sees(positions_T, present_T))
+        return output(mixed_TAF, stream_TD, kernels)
 
     def empty_memory(self, slots: int, width: int, dtype: Any) -> KeyValues:
         """See ``ContextualLayer``: keys and values in ``slots``, in ``dtype``."""
@@ -241,7 +226,7 @@ class Attention(ContextualLayer):
                 key_MGF = memory.key_TGF.astype(key_MGF.dtype)
                 value_MGF = memory.value_TGF.astype(value_MGF.dtype)
             mixed.append(self.mixed(query_MAF, key_MGF, value_MGF, sees))
-        outputs_XD = _out(jnp.concatenate(mixed), jnp.concatenate(reads), kernels)
+        outputs_XD = output(jnp.concatenate(mixed), jnp.concatenate(reads), kernels)
         return tuple(jnp.split(outputs_XD, starts)), tuple(longer)
 
     def prefixes(
@@ -262,7 +247,7 @@ class Attention(ContextualLayer):
         query_NAF, *kept = self._project(context_ND, positions_N, kernels)
         own_query_MAF, *added = self._project(probes_MD, positions_M, kernels)
         context, own = (kept[0], kept[1]), (added[0], added[1])
-        mixed_NAF = self.mixed(query_NAF, *context, self._sees(positions_N, None))
+        mixed_NAF = self.mixed(query_NAF, *context, self.sees(positions_N, None))
         before = Sees(
             # Probe i stands behind column i - 1.
             row_slots_M=np.arange(-1, context_ND.shape[0], dtype=np.int32),
@@ -273,7 +258,7 @@ class Attention(ContextualLayer):
             itself=False,
         )
         mixed_MAF = self.probed(own_query_MAF, context, own, before)
-        return _out(mixed_NAF, context_ND, kernels), _out(mixed_MAF, probes_MD, kernels)
+        return output(mixed_NAF, context_ND, kernels), output(mixed_MAF, probes_MD, kernels)
 
     def suffixes(self, context_ND: Array, query_D: Array, *, positions_T: Array) -> Array:
         """One pass: row i is the query once more, and sees what stands from i on."""
@@ -294,7 +279,7 @@ class Attention(ContextualLayer):
         )
         queries_MAF = jnp.broadcast_to(query_TAF[-1:], query_TAF.shape)
         rows_MD = jnp.broadcast_to(query_D[None], stream_TD.shape)
-        return _out(self.mixed(queries_MAF, key_TGF, value_TGF, sees), rows_MD, kernels)
+        return output(self.mixed(queries_MAF, key_TGF, value_TGF, sees), rows_MD, kernels)
 
     def parts(
         self,
@@ -318,44 +303,38 @@ class Attention(ContextualLayer):
                 "depends on who reads it; the layer is not a sum over heads and tokens."
             )
         length = stream_TD.shape[0]
-        scores_ATT, value_TGF, kernels = self._scores(stream_TD, positions_T)
-        sees_TT = mask(self._sees(positions_T, present_T), length, length)
+        found = self.projected(stream_TD, positions_T)
+        sees_TT = mask(self.sees(positions_T, present_T), length, length)
         passed_ATD = jnp.einsum(
             "taf,afd->atd",
-            per_query_head(value_TGF, self.num_heads),
-            kernels.out_AFD.astype(value_TGF.dtype),
+            per_query_head(found.value_TGF, self.num_heads),
+            found.kernels.out_AFD.astype(found.value_TGF.dtype),
             precision=jax.lax.Precision.HIGHEST,
         )
-        return self.weigh(scores_ATT, sees_TT), passed_ATD
-
-    def steps(self, stream_TD: Array, *, positions_T: Array | None = None) -> AttentionSteps:
-        """The layer on a whole sequence, all that lies between in memory."""
-        checks.rank(type(self).__name__, "stream_TD", stream_TD, 2, "(T, D)")
-        length, kernels = stream_TD.shape[0], self._kernels(stream_TD.shape[-1])
-        query_TAF, key_TGF, value_TGF = self._project(
-            stream_TD, _positions(stream_TD, positions_T), kernels
-        )
-        scores_ATT, _, _ = self._scores(stream_TD, positions_T)
-        weights_ATT = self.weigh(scores_ATT, mask(self._sees(positions_T, None), length, length))
-        heads_TAF = weighted_sum(weights_ATT, value_TGF)
-        mixed_TD = _out(heads_TAF, stream_TD, kernels)
-        return AttentionSteps(
-            query_TAF, key_TGF, value_TGF, scores_ATT, weights_ATT, heads_TAF, mixed_TD
-        )
+        return self.weigh(self.scored(found, positions_T), sees_TT), passed_ATD
 
     def raw_scores(self, stream_TD: Array, *, positions_T: Array | None = None) -> Array:
         """What ``weigh`` is given, (A, T, T): before mask, cap, sinks and softmax."""
-        return self._scores(stream_TD, positions_T)[0]
+        return self.scored(self.projected(stream_TD, positions_T), positions_T)
 
-    def _scores(self, stream_TD: Array, positions_T: Array | None) -> tuple[Array, Array, Kernels]:
+    def scored(self, projected: Projected, positions_T: Array | None) -> Array:
+        """The same of what is in heads already, (A, T, T)."""
+        del positions_T  # Of layers whose scores fall with the distance.
+        return scores(projected.query_TAF, projected.key_TGF)
+
+    def projected(self, stream_TD: Array, positions_T: Array | None) -> Projected:
+        """Queries, keys and values of a whole sequence (T, D).
+
+        Raises:
+          ValueError: a sequence of another rank.
+        """
         checks.rank(type(self).__name__, "stream_TD", stream_TD, 2, "(T, D)")
         kernels = self._kernels(stream_TD.shape[-1])
-        query_TAF, key_TGF, value_TGF = self._project(
-            stream_TD, _positions(stream_TD, positions_T), kernels
-        )
-        return scores(query_TAF, key_TGF), value_TGF, kernels
+        if positions_T is None:
+            positions_T = jnp.arange(stream_TD.shape[0], dtype=jnp.int32)
+        return Projected(*self._project(stream_TD, positions_T, kernels), kernels)
 
-    def _sees(self, positions_T: Array | None, present_T: Array | None) -> Sees:
+    def sees(self, positions_T: Array | None, present_T: Array | None) -> Sees:
         """What the rows of a whole sequence see; absent ones still see themselves."""
         # A row that sees nothing has no softmax, and nobody reads it.
         if not self.counts_positions:
@@ -446,13 +425,7 @@ class Attention(ContextualLayer):
         return query_TAF * jnp.asarray(scale, query_TAF.dtype), key_TGF, value_TGF
 
 
-def _positions(stream_TD: Array, positions_T: Array | None) -> Array:
-    if positions_T is None:
-        return jnp.arange(stream_TD.shape[0], dtype=jnp.int32)
-    return positions_T
-
-
-def _out(mixed_MAF: Array, stream_MD: Array, kernels: Kernels) -> Array:
+def output(mixed_MAF: Array, stream_MD: Array, kernels: Kernels) -> Array:
     """The output projection (M, D), of what the rows themselves let through."""
     if kernels.gate_DAF is not None:
         gate_MAF = dense(stream_MD, kernels.gate_DAF, kernels.gate_bias_AF)

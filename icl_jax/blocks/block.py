@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from icl_jax import checks
-from icl_jax.blocks.attention import AttentionSteps
+from icl_jax.blocks.attention_steps import AttentionSteps, attention_steps
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.feedforward import Feedforward
 from icl_jax.blocks.norms import NORMS, Norm, NormName
@@ -250,7 +250,7 @@ class Block(nn.Module):
         """
         layer = self._sum("attention_steps")
         read_TD = self._read(stream_TD)
-        return read_TD, layer.steps(read_TD, positions_T=positions_T)
+        return read_TD, attention_steps(layer, read_TD, positions_T=positions_T)
 
     def _sum(self, method: str) -> Any:
         layer = self.contextual_layer

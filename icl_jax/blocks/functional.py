@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from icl_jax.blocks.attention import AttentionSteps
+from icl_jax.blocks.attention_steps import AttentionSteps
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.views import Slots
 from icl_jax.dims import Array, Params

@@ -46,5 +46,6 @@ class LinearAttention(Attention):
         own_weight_MA1 = row_scores(query_MAF, own_key_MGF).T[..., None].astype(own_value_MAF.dtype)
         return accumulate(query_MAF, *context, before) + own_weight_MA1 * own_value_MAF
 
-    def _sees(self, positions_T: Array | None, present_T: Array | None) -> Sees:
-        return dataclasses.replace(super()._sees(positions_T, present_T), itself=False)
+    def sees(self, positions_T: Array | None, present_T: Array | None) -> Sees:
+        """See ``Attention``; a row that sees nothing sums nothing."""
+        return dataclasses.replace(super().sees(positions_T, present_T), itself=False)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from icl_jax import checks
-from icl_jax.blocks.attention import Attention, Kernels
+from icl_jax.blocks.attention import Attention, Projected
 from icl_jax.blocks.heads import per_query_head, row_scores, soft_capped
 from icl_jax.dims import Array
 from icl_jax.kernels.attention import Sees, attend, gaps, mask, merge, sloped
@@ -66,8 +66,8 @@ class SoftmaxAttention(Attention):
     ) -> Array:
         """See ``ContextualLayer``; (A, T)."""
         length = stream_TD.shape[0]
-        scores_ATT, _, _ = self._scores(stream_TD, positions_T)
-        sees_TT = mask(self._sees(positions_T, present_T), length, length)
+        scores_ATT = self.raw_scores(stream_TD, positions_T=positions_T)
+        sees_TT = mask(self.sees(positions_T, present_T), length, length)
         return self._softmax(scores_ATT, sees_TT)[1]
 
     def _softmax(self, scores_AMT: Array, sees_MT: Array) -> tuple[Array, Array]:
@@ -102,14 +102,14 @@ class SoftmaxAttention(Attention):
         before_M = attend(query_MAF, *context, before, **self._options(query_MAF))
         return merge(*before_M, own_value_MAF, own_scores_AM)[0]
 
-    def _scores(self, stream_TD: Array, positions_T: Array | None) -> tuple[Array, Array, Kernels]:
-        scores_ATT, value_TGF, kernels = super()._scores(stream_TD, positions_T)
+    def scored(self, projected: Projected, positions_T: Array | None) -> Array:
+        """See ``Attention``; slopes make them fall with the distance."""
+        scores_ATT = super().scored(projected, positions_T)
         slopes_A = self._slopes(scores_ATT.dtype)
-        if slopes_A is not None:
-            length = stream_TD.shape[0]
-            gaps_TT = gaps(self._sees(positions_T, None), length, length)
-            scores_ATT = sloped(scores_ATT, gaps_TT, slopes_A)
-        return scores_ATT, value_TGF, kernels
+        if slopes_A is None:
+            return scores_ATT
+        length = scores_ATT.shape[-1]
+        return sloped(scores_ATT, gaps(self.sees(positions_T, None), length, length), slopes_A)
 
     def _options(self, query_MAF: Array) -> dict[str, Any]:
         """What ``attend`` is told of this layer."""

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from icl_jax.blocks.attention import AttentionSteps
+from icl_jax.blocks.attention_steps import AttentionSteps
 from icl_jax.blocks.functional import FlaxBlock, functional
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.dims import Array, Params

@@ -255,7 +255,8 @@ def _settings(settings: Mapping[str, str]) -> str:
         f"<div><dt>{_inline(name)}</dt><dd>{html.escape(value)}</dd></div>"
         for name, value in settings.items()
     )
-    return f"<details>\n<summary>Configuration</summary>\n<dl>\n{rows}\n</dl>\n</details>\n"
+    # Beside the fold and not in it: what is inside a closed one is not printed.
+    return f"<details>\n<summary>Configuration</summary>\n</details>\n<dl>\n{rows}\n</dl>\n"
 
 
 def _section(anchor: str, index: int, section: Section) -> str:

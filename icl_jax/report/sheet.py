@@ -80,6 +80,7 @@ footer { margin-top: 5rem; padding-top: 1.25rem; border-top: 1px solid var(--lin
 footer p { margin-bottom: 0.5rem; overflow-wrap: anywhere; }
 footer dl { columns: 18rem; margin: 0.75rem 0 0; }
 footer dl div { display: flex; gap: 0.75rem; break-inside: avoid; overflow-wrap: anywhere; }
+@media screen { footer details:not([open]) + dl { display: none; } }
 footer dt { flex: 1; }
 footer dd { margin: 0; text-align: right; }
 @media screen and (min-width: 50rem) {
@@ -120,7 +121,7 @@ footer dd { margin: 0; text-align: right; }
   @page { margin: 2cm; }
   body { padding: 0; max-width: none; font-size: 10.5pt; }
   nav a { color: inherit; }
-  footer details { display: none; }
+  summary { list-style: none; }
   .wide { overflow: visible; }
   table { font-size: 8.5pt; }
   .broad table { font-size: 7pt; }

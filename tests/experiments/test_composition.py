@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.regression.composition.report import AGREED, USES, share
-from experiments.regression.composition.run import Config, measure, report
+from experiments.regression.composition.run import EXPERIMENT, Config, measure
 from experiments.regression.composition.sides import (
     added,
     agreement,
@@ -82,7 +82,7 @@ def test_patches_given_to_others_are_theirs_one_further(run, patches):
 @pytest.mark.slow
 def test_a_tiny_run_reports_every_use_with_its_null(learner):
     arrays = measure(CONFIG, learner)
-    outcome = report(CONFIG, arrays)
+    outcome = EXPERIMENT.report(CONFIG, arrays)
     assert set(USES) <= set(outcome.summary["trained"]["share"])
     assert set(AGREED) == set(outcome.summary["trained"]["cosine"])
     assert len(outcome.sections) == 5

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.regression.demonstrations.report import WAYS, over_random
-from experiments.regression.demonstrations.run import Config, measure, report
+from experiments.regression.demonstrations.run import EXPERIMENT, Config, measure
 from experiments.regression.demonstrations.sides import answers, greedy_by_answer, said, valued
 from experiments.regression.learner import Learner, LearnerConfig
 from icl_jax.blocks.config import StackConfig, build_stack
@@ -93,7 +93,7 @@ def test_values_from_prefix_passes_are_the_mean_over_all_orders(learner, prompts
 @pytest.mark.slow
 def test_a_tiny_run_reports_every_way_and_its_best_rival(learner):
     arrays = measure(CONFIG, learner)
-    outcome = report(CONFIG, arrays)
+    outcome = EXPERIMENT.report(CONFIG, arrays)
     assert set(WAYS) <= set(outcome.summary["trained"])
     assert arrays.trained.sizes.shape == (3, 6) and arrays.trained.covered.shape == (2, 3)
     words = outcome.sections[0].verdict

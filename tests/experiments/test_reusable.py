@@ -10,7 +10,7 @@ import pytest
 
 from experiments.regression.learner import Learner, LearnerConfig
 from experiments.regression.reusable.report import NAMES, share
-from experiments.regression.reusable.run import Config, measure, report
+from experiments.regression.reusable.run import EXPERIMENT, Config, measure
 from experiments.regression.reusable.sides import Split, ends, patched
 from icl_jax.blocks.config import StackConfig, build_stack
 from icl_jax.patches.fit import Fit
@@ -81,7 +81,7 @@ def test_the_report_names_every_rung_and_its_best_rival(learner):
     arrays = measure(CONFIG, learner)
     assert arrays.trained.by_count["ridge"].shape == (2, 3)
     assert np.isnan(arrays.trained.by_count["exact"][1]).all()  # 10 queries, and width 8.
-    outcome = report(CONFIG, arrays)
+    outcome = EXPERIMENT.report(CONFIG, arrays)
     assert set(outcome.summary["trained"]["share"]) == set(NAMES) - {"exact"}
     json.dumps(outcome.summary, allow_nan=False)  # As a run's folder keeps it.
     assert "nan" not in str(outcome.sections[0].tables[0].rows)

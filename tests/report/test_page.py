@@ -199,3 +199,19 @@ def test_numbers_are_written_in_one_way(value, shown):
 def test_bad_input_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_configuration_is_printed_though_nobody_unfolded_it():
+    settings = {"--num_prompts": "100", "--learner.task": "linear"}
+    page = render_page(
+        title="T", introduction="", sections=[Section("A", "Words.")], settings=settings
+    )
+    footer = page[page.index("<footer>") :]
+    fold = footer[footer.index("<details>") : footer.index("</details>")]
+    assert "Configuration" in fold and "--num_prompts" not in fold  # A closed fold is not printed.
+    assert re.search(r"</details>\s*<dl>.*--num_prompts.*--learner.task.*</dl>", footer, re.DOTALL)
+    styles = page[page.index("<style>") : page.index("</style>")]
+    hidden = re.findall(r"@media (\w+)[^{]*{ (footer details:not[^}]*display: none)", styles)
+    assert [medium for medium, _ in hidden] == ["screen"]
+    printed = styles[styles.index("@media print") :]
+    assert not re.search(r"(details|dl)[^{}]*{[^}]*display: none", printed)

@@ -50,7 +50,7 @@ def _one_prompt(arrays: Arrays) -> dict[str, Any]:
         "top1": number_or_none(patched.top1),
         "unpatched_kl": number_or_none(unpatched.kl),
         "unpatched_top1": number_or_none(unpatched.top1),
-        "conditioning": conditioning([patched]),
+        "conditioning": vars(conditioning([patched])),
     }
     if arrays.generation is not None:
         found["generation"] = _generation([arrays.generation])
@@ -74,7 +74,7 @@ def _worst(prompts: Sequence[Arrays]) -> dict[str, Any]:
     found["top1"] = over_prompts(np.mean, [run.top1 for run in patched])
     alone = [arrays.compared.unpatched.top1 for arrays in prompts]
     found["unpatched_top1"] = over_prompts(np.mean, alone)
-    found["conditioning"] = conditioning(patched)
+    found["conditioning"] = vars(conditioning(patched))
     if written := _generations(prompts):
         found["generation"] = _generation(written)
     return found

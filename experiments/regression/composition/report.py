@@ -6,12 +6,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from experiments.regression.both import MODELS, Both
+from experiments.regression.reusable.report import share
 from experiments.tools.margins import margin
-from experiments.tools.shares import Share, share_of_gap
+from experiments.tools.shares import Share
 from icl_jax.report.figures import Curve, Panel, Reference, Role, curves, dots
 from icl_jax.report.page import Section, Table, number
 
-MODELS = ("trained", "untrained")
 USES: Mapping[str, str] = {
     "own": "its own context, new queries",
     "token": "that of one query, new queries",
@@ -77,20 +78,11 @@ class Composed:
 
 
 @dataclass(frozen=True)
-class Arrays:
+class Arrays(Both[Composed]):
     """Both models on the same prompts."""
 
     trained: Composed
     untrained: Composed
-
-    def of(self, model: str) -> Composed:
-        """By its name."""
-        return self.trained if model == "trained" else self.untrained
-
-
-def share(found: Composed, error_B: np.ndarray) -> Share:
-    """The share of the gap in squared error that is closed on new queries."""
-    return share_of_gap(found.alone, found.full, error_B)
 
 
 def token_share(found: Composed) -> float:

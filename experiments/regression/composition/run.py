@@ -41,7 +41,7 @@ from experiments.regression.composition.sides import (
     of_others,
     with_context,
 )
-from experiments.regression.learner import Learner, LearnerConfig, examine, quick_learner
+from experiments.regression.learner import Examined, Learner, LearnerConfig, examine, quick_learner
 from experiments.regression.reusable.sides import Split
 from experiments.tools.conduct import TEST_STREAM, Outcome
 from experiments.tools.flags import LONE, launch, option
@@ -175,16 +175,14 @@ def _composed(
     )  # fmt: skip
 
 
-def report(config: Config, arrays: Arrays) -> Outcome:
-    """Numbers and pictures."""
-    return Outcome(summarise(config, arrays), sections(config, arrays))
+EXPERIMENT = Examined(
+    "composition", "Contexts as weights, added up", __doc__, Arrays, measure, summarise, sections
+)
 
 
 def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
     """Trains (or finds) the learner, compiles its contexts, adds them up, asks."""
-    title = "Contexts as weights, added up"
-    folders = (workdir, learners)
-    return examine("composition", title, __doc__, config, folders, Arrays, measure, report)
+    return examine(EXPERIMENT, config, workdir, learners)
 
 
 if __name__ == "__main__":

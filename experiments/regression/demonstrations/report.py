@@ -6,11 +6,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from experiments.regression.both import MODELS, Both
 from experiments.tools.margins import Margin, margin
 from icl_jax.report.figures import Curve, Panel, Role, curves
 from icl_jax.report.page import Section, Table, number
 
-MODELS = ("trained", "untrained")
 #: Ways to choose, and what tables call them; the first is what is asked about.
 LABELS: Mapping[str, str] = {
     "update": "nearest to the update, greedily",
@@ -80,15 +80,11 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Arrays:
+class Arrays(Both[Asked]):
     """Both models on the same prompts."""
 
     trained: Asked
     untrained: Asked
-
-    def of(self, model: str) -> Asked:
-        """By its name."""
-        return self.trained if model == "trained" else self.untrained
 
 
 def over_random(found: Asked, way: str, at: int) -> Margin:

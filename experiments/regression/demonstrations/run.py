@@ -39,6 +39,7 @@ from experiments.regression.demonstrations.sides import (
     valued,
 )
 from experiments.regression.learner import (
+    Examined,
     Learner,
     LearnerConfig,
     examine,
@@ -191,16 +192,20 @@ def _covered(config: Config, run: tuple[Any, ...], prompts: Prompt, key: jax.Arr
     return np.asarray(inside)
 
 
-def report(config: Config, arrays: Arrays) -> Outcome:
-    """Numbers and pictures."""
-    return Outcome(summarise(config, arrays), sections(config, arrays))
+EXPERIMENT = Examined(
+    "demonstrations",
+    "The examples that a learner needs",
+    __doc__,
+    Arrays,
+    measure,
+    summarise,
+    sections,
+)
 
 
 def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
     """Trains (or finds) the learner, chooses, asks."""
-    title = "The examples that a learner needs"
-    folders = (workdir, learners)
-    return examine("demonstrations", title, __doc__, config, folders, Arrays, measure, report)
+    return examine(EXPERIMENT, config, workdir, learners)
 
 
 if __name__ == "__main__":

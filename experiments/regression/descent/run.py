@@ -39,6 +39,7 @@ from experiments.regression.descent.sides import (
     kernel_updates,
 )
 from experiments.regression.learner import (
+    Examined,
     Learner,
     LearnerConfig,
     examine,
@@ -66,6 +67,7 @@ from icl_jax.measures.subspaces import effective_rank_of_updates, leading_angles
 from icl_jax.measures.weight_space import cosine, norm_ratio
 from icl_jax.oracles.closed_form import ORACLES
 from icl_jax.patches.low_rank import LowRank
+from icl_jax.report.page import Section
 from icl_jax.tasks.prompt import Prompt
 
 #: What is held against the context: descent, and three of its nulls.
@@ -304,15 +306,25 @@ def summarise(config: Config, arrays: Arrays) -> dict[str, Any]:
     return summary
 
 
-def report(config: Config, arrays: Arrays) -> Outcome:
-    """The numbers and the pictures."""
-    return Outcome(summarise(config, arrays), sections(config, summarise(config, arrays), arrays))
+def pictures(config: Config, arrays: Arrays) -> list[Section]:
+    """The sections, with the numbers that they tell of."""
+    return sections(config, summarise(config, arrays), arrays)
+
+
+EXPERIMENT = Examined(
+    "descent",
+    "In context and by gradient descent",
+    __doc__,
+    Arrays,
+    measure,
+    summarise,
+    pictures,
+)
 
 
 def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
     """Trains the learner (or finds it in ``learners``), compares, writes summary and report."""
-    title, folders = "In context and by gradient descent", (workdir, learners)
-    return examine("descent", title, __doc__, config, folders, Arrays, measure, report)
+    return examine(EXPERIMENT, config, workdir, learners)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from experiments.regression.both import MODELS, Both
 from experiments.tools.shares import Share, share_of_gap
 from icl_jax.patches.fit import Rung
 from icl_jax.report.figures import Curve, Panel, Role, curves
@@ -27,7 +28,6 @@ class Asks(Protocol):
     def new(self) -> int: ...
 
 
-MODELS = ("trained", "untrained")
 LADDER: tuple[Rung, ...] = ("thought", "cheap", "exact", "ridge")
 NAMES: Mapping[str, str] = {
     "thought": "thought vector",
@@ -62,18 +62,23 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Arrays:
+class Arrays(Both[Asked]):
     """Both models on the same prompts."""
 
     trained: Asked
     untrained: Asked
 
-    def of(self, model: str) -> Asked:
-        """By its name."""
-        return self.trained if model == "trained" else self.untrained
+
+class Ends(Protocol):
+    """Squared errors (B,) on new queries without the context and with it."""
+
+    @property
+    def alone(self) -> np.ndarray: ...
+    @property
+    def full(self) -> np.ndarray: ...
 
 
-def share(found: Asked, error_B: np.ndarray) -> Share:
+def share(found: Ends, error_B: np.ndarray) -> Share:
     """The share of the gap in squared error that is closed on new queries."""
     return share_of_gap(found.alone, found.full, error_B)
 

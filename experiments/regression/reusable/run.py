@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.regression.learner import Learner, LearnerConfig, examine, quick_learner
+from experiments.regression.learner import Examined, Learner, LearnerConfig, examine, quick_learner
 from experiments.regression.reusable.report import (
     LADDER,
     MODELS,
@@ -141,16 +141,14 @@ def asked(config: Config, learner: Learner, model: str, prompts: Prompt, split: 
     )
 
 
-def report(config: Config, arrays: Arrays) -> Outcome:
-    """Numbers and pictures."""
-    return Outcome(summarise(config, arrays), sections(config, arrays))
+EXPERIMENT = Examined(
+    "reusable", "A context that can be put away", __doc__, Arrays, measure, summarise, sections
+)
 
 
 def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
     """Trains (or finds) the learner, compiles its contexts, asks."""
-    title = "A context that can be put away"
-    folders = (workdir, learners)
-    return examine("reusable", title, __doc__, config, folders, Arrays, measure, report)
+    return examine(EXPERIMENT, config, workdir, learners)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,20 @@
+"""A record of both models on the same prompts: the trained learner and its null."""
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+One = TypeVar("One")
+
+MODELS = ("trained", "untrained")
+
+
+@dataclass(frozen=True)
+class Both(Generic[One]):
+    """What was measured of each; a subclass names the record, so that it is read back as one."""
+
+    trained: One
+    untrained: One
+
+    def of(self, model: str) -> One:
+        """By its name in ``MODELS``."""
+        return self.trained if model == "trained" else self.untrained

@@ -1,0 +1,46 @@
+"""What prints ends well when nobody reads on, and says so when nothing can be written."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SHELL = "set -o pipefail; python() { '" + sys.executable + '\' "$@"; }; '
+
+
+def shell(command):
+    return subprocess.run(
+        ["bash", "-c", SHELL + command],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=Path(__file__).parents[2],
+    )
+
+
+#: What prints: a command, and its name in an error.
+PRINTING = {
+    "experiments.training --help": "training",
+    "experiments": "experiments",
+    "launch.sweep --help": "sweep",
+    "launch.collect --help": "collect",
+}
+
+
+@pytest.mark.parametrize("printing", PRINTING)
+def test_a_reader_that_has_seen_enough_is_no_error(printing):
+    done = shell(f"python -m {printing} | head -1")
+    assert done.stdout.count("\n") == 1 and done.stderr == ""
+    done = shell(f"python -m {printing} | true")
+    assert done.stderr == "" and done.returncode == 141
+
+
+@pytest.mark.parametrize("printing", PRINTING)
+def test_a_full_disk_is_told_in_one_line(printing):
+    done = shell(f"python -m {printing} > /dev/full")
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"{PRINTING[printing]}: error: standard output cannot be written: No space left on "
+        "device.\n"
+    )
