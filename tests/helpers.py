@@ -141,7 +141,8 @@ def random_params(module: nn.Module, seed: int, *inputs: Any) -> Any:
         if len(shape) < 2 or name.endswith("bias"):
             value = 0.3 * noise + (name in ("scale", "skip"))
         else:
-            fan_in = math.prod(shape[:-1]) if name == "out" else shape[0]
+            # A convolution sums over its taps, one channel at a time.
+            fan_in = {"out": math.prod(shape[:-1]), "taps": shape[-1]}.get(name, shape[0])
             value = noise / math.sqrt(fan_in)
         leaves.append(jnp.asarray(value.astype(leaf.dtype)))
     return tree.unflatten(leaves)

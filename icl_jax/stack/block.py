@@ -23,7 +23,8 @@ class Midpoint:
 
     Attributes:
       residual_TD: (T, D), ``h``, what the MLP's output is added to; None without a skip.
-      mlp_input_TD: (T, D), ``z``, what the MLP's input kernels read.
+      mlp_input_TD: (T, D), ``z``, what the MLP's input kernels read; in a mixer of a width
+        of its own.
 
     Examples:
       >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,), wiring="skip"))
