@@ -52,7 +52,7 @@ def open_loop_rounding(layers: Layers, dtype: jnp.dtype) -> jnp.dtype:
     Output patches are made and added in float32 or wider and aim at the state that the run with
     everything has stored: rounded once more, they reach it, and no rounding of ``dtype`` is left.
     But where a norm stands behind the sum, and in blocks of one's own that are not opened
-    (``SplitBlock``), it is ``dtype`` itself. This holds for a run that rounds as the extraction did:
+    (``SplitBlock``), it is ``dtype`` itself. All this is of runs that round as the extraction did:
     another device need not, and then closed loops are left with roundings of ``dtype``, too.
     """
     for block in itertools.chain(*layers.designs):

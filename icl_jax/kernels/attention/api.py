@@ -10,6 +10,7 @@ from icl_jax.dims import Array, accumulator
 from icl_jax.kernels.attention import cudnn, over_mesh, pallas_tpu, reference, rows
 from icl_jax.kernels.attention.derivative import by_rows
 from icl_jax.kernels.attention.shapes import Sees, check, filled
+from icl_jax.kernels.target import platform
 
 #: By name, in the order in which they are asked.
 IMPLEMENTATIONS = ("reference", "pallas_tpu", "cudnn", "rows")
@@ -107,19 +108,6 @@ def accumulate(
     if implementation == "reference":
         return reference.accumulate(*arrays, sees)
     return rows.accumulate(*arrays, sees, platform=platform())
-
-
-def platform() -> str:
-    """What is compiled for: the platform of the mesh that is set, or else JAX's default.
-
-    So a program compiled ahead of time on another machine takes the kernels of its target:
-    ``with jax.set_mesh(mesh_of_the_topology): jax.jit(f).lower(...)``. A mesh that is set is part
-    of what ``jit`` remembers programs by.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    device = None if mesh.empty else mesh.abstract_device
-    name = jax.default_backend() if device is None else device.platform
-    return "gpu" if name in ("cuda", "rocm") else name
 
 
 def why_not(

@@ -8,6 +8,7 @@ import jax
 from icl_jax import checks
 from icl_jax.dims import Array
 from icl_jax.kernels.product import few_rows, one_row, reference
+from icl_jax.kernels.target import platform
 
 Implementation = Literal["reference", "few_rows", "one_row"]
 _KINDS: dict[str, Callable[[Array, Array], Array]] = {
@@ -61,7 +62,7 @@ def in_turn(done: Tree, rows: Array, width: int) -> tuple[Tree, Array]:
 
 
 def _chosen(rows: Array, kernel_DH: Array) -> Implementation:
-    if jax.default_backend() != "gpu":
+    if platform() != "gpu":
         return "reference"
     if few_rows.can(rows, kernel_DH):
         return "few_rows"

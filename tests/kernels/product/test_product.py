@@ -1,6 +1,7 @@
 """A product in pieces is the product, in its values and its derivatives, alone and in batches."""
 
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -105,6 +106,18 @@ def test_on_a_gpu_a_row_of_half_precision_is_no_sum_of_rounded_products(monkeypa
     pair = shape((2, WIDTH), jnp.bfloat16)
     assert rows_of_products(pair, 24) == (0, 0)
     assert rows_of_products(pair, wide) == (1, 4)  # Two rows share the reading.
+
+
+def test_a_program_made_for_a_gpu_elsewhere_takes_the_gpus_product():
+    mesh = mock.Mock(empty=False, abstract_device=mock.Mock(platform="cuda"))
+    row, kernel = operands(1, "bfloat16")
+
+    def has_barrier():
+        return "optimization_barrier" in str(jax.make_jaxpr(lambda *of: product(*of))(row, kernel))
+
+    assert not has_barrier()
+    with mock.patch.object(jax.sharding, "get_abstract_mesh", lambda: mesh):
+        assert has_barrier()
 
 
 def test_a_loop_over_stacked_kernels_may_use_it():
