@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax import checks
-from icl_jax.blocks.contextual import ContextualLayer
-from icl_jax.blocks.views import Slots
+from icl_jax.blocks.carried import CarriedState
 from icl_jax.dims import Array, accumulator
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -34,14 +33,13 @@ class FadingMemory:
     state_AFU: Array
 
 
-class FadingState(ContextualLayer):
+class FadingState(CarriedState):
     """The base of these layers; a subclass says what a token does to the state, and reads of it.
 
     A subclass has a record of what each token does (a NamedTuple of arrays (T, ...), among them
     ``key_TAF`` and ``value_TAU``) and defines ``_kernels``, ``_channels_of``, ``_tokens``,
-    ``_stepped``, ``_read`` and ``_out``. An absent position leaves state and convolution as they
-    are. The suffixes of a context cost one run each: the convolution of their first tokens is
-    another one.
+    ``_stepped``, ``_read`` and ``_out``. The suffixes of a context cost one run each: the
+    convolution of their first tokens is another one.
 
     Attributes:
       num_heads: A, heads of values.
@@ -62,25 +60,6 @@ class FadingState(ContextualLayer):
     norm_epsilon: float = 1e-6
     dtype: jnp.dtype = jnp.float32
 
-    def __call__(
-        self,
-        stream_TD: Array,
-        *,
-        positions_T: Array | None = None,
-        present_T: Array | None = None,
-    ) -> Array:
-        """See ``ContextualLayer``."""
-        name = type(self).__name__
-        checks.rank(name, "stream_TD", stream_TD, 2, "(T, D)")
-        checks.places(name, stream_TD.shape[0], None, present_T)
-        kernels = self._kernels(stream_TD.shape[-1])
-        return self._run(kernels, stream_TD, present_T, None)[0]
-
-    @property
-    def has_memory(self) -> bool:
-        """The state, and the tokens that the convolution still sees."""
-        return True
-
     def empty_memory(self, slots: int, width: int, dtype: Any) -> FadingMemory:
         """See ``ContextualLayer``: of one size, however many tokens it has seen."""
         del slots, width
@@ -88,19 +67,6 @@ class FadingState(ContextualLayer):
         return FadingMemory(
             jnp.zeros((self.taps - 1, self._channels), dtype), jnp.zeros(state, accumulator(dtype))
         )
-
-    def extend(
-        self, reads: tuple[Array, ...], memories: tuple[Any, ...], slots: tuple[Slots, ...]
-    ) -> tuple[tuple[Array, ...], tuple[FadingMemory, ...]]:
-        """See ``ContextualLayer``."""
-        kernels = self._kernels(reads[0].shape[-1])
-        mixed, longer = [], []
-        for read_MD, memory, place in zip(reads, memories, slots, strict=True):
-            present_M = place.newest(read_MD.shape[0])[1]
-            mixed_MD, memory = self._run(kernels, read_MD, present_M, memory)
-            mixed.append(mixed_MD)
-            longer.append(memory)
-        return tuple(mixed), tuple(longer)
 
     def prefixes(
         self, context_ND: Array, probes_MD: Array, *, positions_M: Array
@@ -172,10 +138,6 @@ class FadingState(ContextualLayer):
             recent_IC = recent_IC.astype(memory.recent_IC.dtype)
             state_AFU = state_AFU.astype(memory.state_AFU.dtype)
         return self._out(kernels, stream_TD, read_TAU), FadingMemory(recent_IC, state_AFU)
-
-    def _kernels(self, width: int) -> Any:
-        """The parameters for a stream of this width."""
-        raise TypeError(f"{type(self).__name__} must define _kernels(width).")
 
     def _channels_of(self, kernels: Any, stream_TD: Array) -> Array:
         """What is convolved, (T, C)."""

@@ -12,12 +12,11 @@ from flax import linen as nn
 
 from icl_jax import checks
 from icl_jax.blocks.affine import dense
-from icl_jax.blocks.contextual import ContextualLayer
-from icl_jax.blocks.views import Slots
+from icl_jax.blocks.carried import CarriedState
 from icl_jax.dims import Array
 
 
-class StateSpace(ContextualLayer):
+class StateSpace(CarriedState):
     """A diagonal linear recurrence, run as an associative scan.
 
     ``s_t = decay * s_{t-1} + x_t W_in``, ``A(S)_t = s_t W_out + skip * x_t``, with one real decay
@@ -34,41 +33,15 @@ class StateSpace(ContextualLayer):
     slowest: float = 0.99
     dtype: jnp.dtype = jnp.float32
 
-    def __call__(
-        self,
-        stream_TD: Array,
-        *,
-        positions_T: Array | None = None,
-        present_T: Array | None = None,
-    ) -> Array:
-        """See ``ContextualLayer``; an absent position leaves the state as it is."""
-        checks.rank("StateSpace", "stream_TD", stream_TD, 2, "(T, D)")
-        checks.places("StateSpace", stream_TD.shape[0], None, present_T)
-        parameters = self._parameters(stream_TD)
-        return _state_space(parameters, stream_TD, present_T, None)[0]
-
-    @property
-    def has_memory(self) -> bool:
-        """The state."""
-        return True
-
     def empty_memory(self, slots: int, width: int, dtype: Any) -> Array:
         """See ``ContextualLayer``: the state (S,), however many tokens it has seen."""
         del slots
         return jnp.zeros(self.state_width or width, dtype)
 
-    def extend(
-        self, reads: tuple[Array, ...], memories: tuple[Any, ...], slots: tuple[Slots, ...]
-    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-        """See ``ContextualLayer``."""
-        parameters = self._parameters(reads[0])
-        mixed, longer = [], []
-        for read_MD, state_S, place in zip(reads, memories, slots, strict=True):
-            present_M = place.newest(read_MD.shape[0])[1]
-            mixed_MD, state_S = _state_space(parameters, read_MD, present_M, state_S)
-            mixed.append(mixed_MD)
-            longer.append(state_S)
-        return tuple(mixed), tuple(longer)
+    def _run(
+        self, parameters: Any, stream_TD: Array, present_T: Array | None, memory: Any
+    ) -> tuple[Array, Array]:
+        return _state_space(parameters, stream_TD, present_T, memory)
 
     def prefixes(
         self, context_ND: Array, probes_MD: Array, *, positions_M: Array
@@ -161,7 +134,7 @@ def _scan(decay_TS: Array, drive_TS: Array) -> Array:
     return jax.lax.associative_scan(join, (decay_TS, drive_TS))[1]
 
 
-class GatedRecurrent(ContextualLayer):
+class GatedRecurrent(CarriedState):
     """A gated recurrent unit (Cho et al. 2014, arXiv 1406.1078) and an output projection.
 
     ``reset, keep = sigmoid(x W + s U + b)``, ``new = tanh(x W_n + b_n + reset * (s U_n))``,
@@ -176,41 +149,16 @@ class GatedRecurrent(ContextualLayer):
     state_width: int | None = None
     dtype: jnp.dtype = jnp.float32
 
-    def __call__(
-        self,
-        stream_TD: Array,
-        *,
-        positions_T: Array | None = None,
-        present_T: Array | None = None,
-    ) -> Array:
-        """See ``ContextualLayer``; an absent position leaves the state as it is."""
-        checks.rank("GatedRecurrent", "stream_TD", stream_TD, 2, "(T, D)")
-        checks.places("GatedRecurrent", stream_TD.shape[0], None, present_T)
-        kernels = self._kernels(stream_TD.shape[-1])
-        return dense(_gated_states(kernels, stream_TD, present_T), kernels.out_SD)
-
-    @property
-    def has_memory(self) -> bool:
-        """The state."""
-        return True
-
     def empty_memory(self, slots: int, width: int, dtype: Any) -> Array:
         """See ``ContextualLayer``: the state (S,), however many tokens it has seen."""
         del slots
         return jnp.zeros(self.state_width or width, dtype)
 
-    def extend(
-        self, reads: tuple[Array, ...], memories: tuple[Any, ...], slots: tuple[Slots, ...]
-    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-        """See ``ContextualLayer``."""
-        kernels = self._kernels(reads[0].shape[-1])
-        mixed, longer = [], []
-        for read_MD, state_S, place in zip(reads, memories, slots, strict=True):
-            present_M = place.newest(read_MD.shape[0])[1]
-            states_MS = _gated_states(kernels, read_MD, present_M, state_S)
-            mixed.append(dense(states_MS, kernels.out_SD))
-            longer.append(states_MS[-1])
-        return tuple(mixed), tuple(longer)
+    def _run(
+        self, parameters: Any, stream_TD: Array, present_T: Array | None, memory: Any
+    ) -> tuple[Array, Array]:
+        states_TS = _gated_states(parameters, stream_TD, present_T, memory)
+        return dense(states_TS, parameters.out_SD), states_TS[-1]
 
     def prefixes(
         self, context_ND: Array, probes_MD: Array, *, positions_M: Array
