@@ -226,10 +226,16 @@ from icl_jax.patches.output import (
     DownPatch,
     apply_output,
     bias_patch,
+    down_change,
     down_patch,
     down_update,
 )
-from icl_jax.patches.prediction import check_open_loop, open_loop_growth
+from icl_jax.patches.prediction import (
+    check_open_loop,
+    open_loop_error,
+    open_loop_growth,
+    open_loop_rounding,
+)
 from icl_jax.patches.spectrum import Spectrum, from_matrix, singular_vectors, truncate
 from icl_jax.patches.static import (
     QuerySums,
@@ -358,6 +364,7 @@ __all__ = [
     "ContextualBlock",
     "covariance_patch",
     "dense_inner",
+    "down_change",
     "down_patch",
     "down_update",
     "DownPatch",
@@ -383,7 +390,9 @@ __all__ = [
     "merge_sums",
     "Midpoint",
     "observed_forward",
+    "open_loop_error",
     "open_loop_growth",
+    "open_loop_rounding",
     "outer",
     "OutputNorm",
     "patched_forward",

@@ -62,6 +62,12 @@ def head(model: LanguageModel, params: Params, states_KD: Array) -> Array:
     return logits_KV
 
 
+def room(model: LanguageModel) -> int | None:
+    """The most tokens that the model can read and is meant for; None where nothing limits them."""
+    limits = (model.num_positions, model.max_positions)
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 def token_ids(
     where: str, model: LanguageModel, tokens_T: Any, *, extra: int = 0
 ) -> np.ndarray | Array:

@@ -54,6 +54,12 @@ def open_loop_rounding(layers: Layers, dtype: jnp.dtype) -> jnp.dtype:
     But where a norm stands behind the sum, and in blocks of one's own that are not opened
     (``SplitBlock``), it is ``dtype`` itself. All this is of runs that round as the extraction did:
     another device need not, and then closed loops are left with roundings of ``dtype``, too.
+
+    Args:
+      layers: what ``functional`` gives.
+      dtype: of the stream.
+
+    Source: worked out for this library; docs/theory.md has it beside measured errors.
     """
     for block in itertools.chain(*layers.designs):
         opened = isinstance(block, SplitBlock) and (block.norms_output or block.ends_in_sum)
@@ -74,6 +80,8 @@ def open_loop_error(
       conditioning: of a bank.
       rounded: see ``open_loop_rounding``.
       axis: how many axes of prompts stand in front.
+
+    Source: worked out for this library; docs/theory.md has it beside measured errors.
     """
     growth_K = open_loop_growth(conditioning, axis=axis)
     if growth_K is None:

@@ -17,6 +17,7 @@ from icl_jax.interop.huggingface import Checkpoint
 from icl_jax.interop.spans import Prompt, check_prompt
 from icl_jax.interop.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
 from icl_jax.language.attribution import attribute
+from icl_jax.language.ends import room
 from icl_jax.language.generation import generate, patched_generate
 from icl_jax.language.observed import Observed, observe, observed_generate
 from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, prompt_patches
@@ -167,10 +168,8 @@ class Pretrained:
                 for one, remove, keep in zip(prompt, removes, keeps, strict=True)
             ]
         made = make_prompt(prompt, self.tokenizer, remove=remove, keep=keep, keep_bos=keep_bos)
-        known = (self.model.num_positions, self.checkpoint.max_positions)
-        limit = min((one for one in known if one is not None), default=None)
         if _removes(made) or not len(made.tokens):
-            check_prompt(made, vocab_size=self.model.vocab_size, max_length=limit)
+            check_prompt(made, vocab_size=self.model.vocab_size, max_length=room(self.model))
         return made
 
     def patches(

@@ -112,17 +112,23 @@ LOOK = """
 }</script>"""
 
 
+def framed(text, width, folder):
+    """A page at a width in a frame: a window of the browser is 500 pixels wide at least."""
+    frame = folder / "frame.html"
+    size = f"width:{width}px;height:2900px;border:0"
+    source = html.escape(text, quote=True)
+    frame.write_text(
+        f'<meta charset="utf-8"><iframe style="{size}" srcdoc="{source}"></iframe>{LOOK}'
+    )
+    return frame
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_is_clipped_and_nothing_is_fetched(page, width, tmp_path):
     text = page.read_text()
     if width == "paper":  # As on paper, but on a screen, where it can be measured.
         text = text.replace("@media print", "@media all").replace("@media screen", "@media none")
-    frame = tmp_path / "frame.html"
-    source = html.escape(text, quote=True)
-    size = f"width:{WIDTHS[width]}px;height:900px;border:0"
-    frame.write_text(
-        f'<meta charset="utf-8"><iframe style="{size}" srcdoc="{source}"></iframe>{LOOK}'
-    )
+    frame = framed(text, WIDTHS[width], tmp_path)
     dom = chromium("--window-size=1500,1000", "--dump-dom", frame.as_uri())
     found = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", dom)[1]))
     assert found["width"] == WIDTHS[width]
@@ -132,13 +138,14 @@ def test_nothing_is_clipped_and_nothing_is_fetched(page, width, tmp_path):
 
 def test_a_page_can_be_photographed_and_printed(page, tmp_path):
     shots = Path(os.environ.get("SHOTS", tmp_path))
-    for name, size, more in (
-        ("wide", "1400,3000", ()),
-        ("phone", "500,3000", ()),
-        ("dark", "1400,3000", ("--blink-settings=preferredColorScheme=0",)),
+    phone = framed(page.read_text(), WIDTHS["phone"], tmp_path)
+    for name, source, size, more in (
+        ("wide", page, WIDTHS["wide"], ()),
+        ("phone", phone, 500, ()),
+        ("dark", page, WIDTHS["wide"], ("--blink-settings=preferredColorScheme=0",)),
     ):
         shot = shots / f"{page.parent.name}-{name}.png"
-        chromium(f"--window-size={size}", *more, f"--screenshot={shot}", page.as_uri())
+        chromium(f"--window-size={size},3000", *more, f"--screenshot={shot}", source.as_uri())
         assert shot.read_bytes().startswith(b"\x89PNG")
     paper = shots / f"{page.parent.name}.pdf"
     chromium("--no-pdf-header-footer", f"--print-to-pdf={paper}", page.as_uri())

@@ -8,12 +8,20 @@ from pathlib import Path
 
 import pytest
 
+import icl_jax
 from tests.docs import pages
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 #: Everything a reader opens, on the site or in the repository.
 WRITTEN = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+#: What the reference has an anchor for: public names, and what its pages ask for by path.
+REFERENCE = {f"{module}.{name}" for name, module in icl_jax._MODULES.items()}
+REFERENCE |= {
+    path
+    for page in DOCS.glob("api/*.md")
+    for path in re.findall(r"^::: ([\w.]+)", page.read_text(), re.MULTILINE)
+}
 WITH_CODE = [page for page in sorted(DOCS.rglob("*.md")) if pages.blocks(page.read_text())]
 
 
@@ -28,6 +36,13 @@ def test_links_between_files_lead_to_files(page):
     files = [one.partition("#")[0] for one in targets if "://" not in one]
     missing = [one for one in files if one and not (page.parent / one).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=named)
+def test_links_into_the_reference_lead_to_public_names(page):
+    linked = set(re.findall(r"\]\([^)\s]*#(icl_jax\.[\w.]+)\)", page.read_text()))
+    # An attribute of a class has an anchor, too.
+    assert {one for one in linked if not {one, one.rpartition(".")[0]} & REFERENCE} == set()
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=named)

@@ -20,6 +20,7 @@ from experiments.tools.conduct import note_measurement
 from icl_jax.dims import Params
 from icl_jax.interop.huggingface import Checkpoint, load
 from icl_jax.interop.spans import Prompt
+from icl_jax.language.ends import room
 from icl_jax.language.generation import generate, token_agreement
 from icl_jax.language.prompt import alone_logits, full_logits
 from icl_jax.measures.function_space import relative_error
@@ -97,10 +98,10 @@ def _following(checkpoint: Checkpoint, patched: Params, prompt: Prompt) -> dict[
     """How many of the next greedy tokens the patched and the original weights write alike."""
     model, kept_tokens = checkpoint.model, prompt.tokens[prompt.kept]
     names = ("following_agreement", "unpatched_following_agreement")
-    limits = [n for n in (model.num_positions, checkpoint.max_positions) if n is not None]
-    room = min(limits) - len(prompt.tokens) if limits else FOLLOWING
+    most = room(model)
+    fits = most is None or most - len(prompt.tokens) >= FOLLOWING
     writes = model.head != "none" and all(b.contextual_layer.has_memory for b in model.blocks)
-    if not writes or room < FOLLOWING or prompt.kept[-1] != len(prompt.tokens) - 1:
+    if not writes or not fits or prompt.kept[-1] != len(prompt.tokens) - 1:
         return dict.fromkeys(names)
     expected_N = generate(model, checkpoint.params, prompt.tokens, FOLLOWING)
     return {

@@ -30,6 +30,7 @@ from experiments.language.checkpoint.export import ExportFormat, earlier_export,
 from experiments.language.checkpoint.measure import APPLIED, measure, measure_generation
 from experiments.language.checkpoint.report import sections, summarise
 from experiments.language.checkpoint.tiny import make_tiny
+from experiments.language.room import check_room
 from experiments.language.runs import LABELS
 from experiments.tools.conduct import Outcome, each, finish, measured, start
 from experiments.tools.flags import UsageError, launch, option
@@ -39,6 +40,7 @@ from icl_jax.interop.huggingface import Checkpoint, load
 from icl_jax.interop.peft import adapter_policy
 from icl_jax.interop.spans import Prompt, read_prompts
 from icl_jax.interop.tokenizer import has_tokenizer, load_tokenizer
+from icl_jax.language.ends import room
 from icl_jax.patches.block import chosen_policy
 from icl_jax.patches.output import OUTPUT_POLICIES
 from icl_jax.records import Run, WorkdirError
@@ -160,12 +162,14 @@ def prepare(config: Config, workdir: Path | None) -> tuple[Run, list[Prompt], Ch
         checkpoint = load(
             config.checkpoint, dtype=jnp.dtype(config.dtype[0]), offline=config.offline
         )
+        check_room("--generate", checkpoint.model, config.generate + 2)  # A context and a token.
+        most = room(checkpoint.model)
         tokenizer = load_tokenizer(checkpoint.folder) if has_tokenizer(checkpoint.folder) else None
         prompts = read_prompts(
             config.prompts,
             tokenizer,
             vocab_size=checkpoint.model.vocab_size,
-            max_length=_max_length(config, checkpoint),
+            max_length=None if most is None else most - config.generate,
             keep_bos=config.keep_bos,
         )[: config.max_prompts]
         check_possible(config, checkpoint, prompts)
@@ -198,12 +202,6 @@ def check_possible(config: Config, checkpoint: Checkpoint, prompts: Sequence[Pro
                 f"--generate: the last token of prompt {prompt.name!r} is not kept, and that is "
                 "where the first new token is written. Keep it."
             )
-
-
-def _max_length(config: Config, checkpoint: Checkpoint) -> int | None:
-    limits = (checkpoint.model.num_positions, checkpoint.max_positions)
-    known = [limit for limit in limits if limit is not None]
-    return min(known) - config.generate if known else None
 
 
 def _plain(texts: Mapping[str, list[dict[str, np.ndarray]]]) -> dict[str, Any]:

@@ -52,6 +52,7 @@ from experiments.language.classification.sides import (
     random_part,
     update_cosines,
 )
+from experiments.language.room import check_room
 from experiments.tools.comparisons import joined, with_nulls
 from experiments.tools.conduct import Outcome, each, finish, measured, start
 from experiments.tools.flags import LONE, UsageError, launch, option
@@ -62,7 +63,7 @@ from icl_jax.descent.line_search import check_grid, rate_grid, tune_learning_rat
 from icl_jax.descent.parameters import select
 from icl_jax.dims import Array, Params
 from icl_jax.interop.huggingface import Checkpoint, load
-from icl_jax.interop.tokenizer import load_tokenizer
+from icl_jax.interop.tokenizer import Tokenizer, load_tokenizer
 from icl_jax.measures.nulls import another_prompts, shuffled_labels
 from icl_jax.tasks.classification import LABELS, Classification
 
@@ -195,11 +196,12 @@ def face_to_face(
     return jax.lax.map(one, (prompts, another_prompts(prompts), keys_B), batch_size=4)
 
 
-def prepare(config: Config) -> Checkpoint:
-    """The checkpoint, if it can be asked anything.
+def prepare(config: Config) -> tuple[Checkpoint, Question]:
+    """The checkpoint, if it can be asked anything, and what it is asked.
 
     Raises:
-      UsageError: it is missing, damaged, or cannot be compared as the configuration says.
+      UsageError: it is missing, damaged, has no room for the demonstrations, or cannot be compared
+        as the configuration says.
     """
     if not config.checkpoint:
         raise UsageError(
@@ -222,23 +224,28 @@ def prepare(config: Config) -> Checkpoint:
             f"--explicit.trains={config.explicit.trains} changes no attention of a model with one "
             "layer. Choose keys_and_values, attention, blocks or everything."
         )
-    return checkpoint
+    asked = draw(config, load_tokenizer(checkpoint.folder))
+    check_room("--num_examples", checkpoint.model, asked.context_T.shape[1])
+    return checkpoint, asked
 
 
-def measure(config: Config, checkpoint: Checkpoint) -> Arrays:
-    """Both sides in the checkpoint; both again in the same architecture before training."""
-    tokenizer = load_tokenizer(checkpoint.folder)
-    labels_C = jnp.asarray(label_tokens(tokenizer, config.words))
+def draw(config: Config, tokenizer: Tokenizer) -> Question:
+    """The test prompts, and behind them those of the line search."""
     rng = np.random.default_rng(config.seed)
 
-    def draw(split: str, count: int) -> list[Any]:
+    def sample(split: str, count: int) -> list[Any]:
         task = Classification(config.data, config.num_features, split)
         return task.sample(rng, count, config.num_examples)
 
-    drawn = [*draw("test", config.num_prompts), *draw("train", config.num_search_prompts)]
-    together = questions(tokenizer, drawn, config.words)
-    prompts = jax.tree.map(lambda leaf: leaf[: config.num_prompts], together)
-    held_out = jax.tree.map(lambda leaf: leaf[config.num_prompts :], together)
+    drawn = [*sample("test", config.num_prompts), *sample("train", config.num_search_prompts)]
+    return questions(tokenizer, drawn, config.words)
+
+
+def measure(config: Config, checkpoint: Checkpoint, asked: Question) -> Arrays:
+    """Both sides in the checkpoint; both again in the same architecture before training."""
+    labels_C = jnp.asarray(label_tokens(load_tokenizer(checkpoint.folder), config.words))
+    prompts = jax.tree.map(lambda leaf: leaf[: config.num_prompts], asked)
+    held_out = jax.tree.map(lambda leaf: leaf[config.num_prompts :], asked)
     key = jax.random.key(config.seed)
     model: Any = checkpoint.model
     tokens_Q = jnp.zeros(2, jnp.int32)
@@ -270,9 +277,9 @@ def measure(config: Config, checkpoint: Checkpoint) -> Arrays:
 
 def run(config: Config, workdir: Path) -> Outcome:
     """Loads the checkpoint, compares, writes summary and report."""
-    checkpoint = prepare(config)
+    checkpoint, asked = prepare(config)
     record = start(workdir, "classification", config)
-    arrays = measured(record, Arrays, lambda: measure(config, checkpoint))
+    arrays = measured(record, Arrays, lambda: measure(config, checkpoint, asked))
     outcome = Outcome(summarise(config, arrays), sections(config, arrays))
     return finish(record, "A language model, in context and fine-tuned", __doc__, outcome)
 

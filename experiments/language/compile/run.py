@@ -44,6 +44,7 @@ from experiments.language.compile.sides import (
     descend_for,
     solve,
 )
+from experiments.language.room import check_room
 from experiments.tools.conduct import Outcome, finish, measured, note_measurement, start
 from experiments.tools.flags import UsageError, launch, option
 from icl_jax import checks
@@ -166,6 +167,11 @@ def prepare(config: Config) -> tuple[Checkpoint, Tokenizer, np.ndarray, list[np.
             f"and --asked are {needed} together."
         )
     stems = [tokenizer.encode(line, add_special=False).tokens_T for line in lines if line]
+    longest = max(map(len, stems), default=0) + config.num_tokens * (config.study == "self")
+    if config.study == "own":
+        longest = config.num_tokens
+    front_tokens = int(front(config, tokenizer) is not None)
+    check_room("--context", checkpoint.model, front_tokens + len(context) + longest)
     return checkpoint, tokenizer, context, stems
 
 

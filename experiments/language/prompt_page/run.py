@@ -26,6 +26,7 @@ import numpy as np
 
 from experiments.language.prompt_page.measure import Arrays, measure
 from experiments.language.prompt_page.page import summarise, write
+from experiments.language.room import check_room
 from experiments.tools.conduct import Outcome, measured, start
 from experiments.tools.flags import UsageError, launch, option
 from icl_jax import checks
@@ -82,6 +83,7 @@ def prepare(config: Config) -> tuple[Pretrained, np.ndarray, list[int], list[lis
             "choose a model of plain attention layers."
         )
     tokens_T = np.asarray(prompt.tokens)
+    check_room("--text", model, len(tokens_T))
     stays = set(prompt.kept.tolist()) if config.remove else set()
     stays |= set(range(min(config.front, len(tokens_T))))
     first_removed = min(set(range(len(tokens_T))) - stays, default=len(tokens_T))

@@ -1,0 +1,92 @@
+"""Makes a small report of every experiment that needs no download, for the browser to look at.
+
+    python -m tests.browser.reports FOLDER
+
+Each at ``--quick`` or smaller, those of real models with a tiny random one; two beside each other.
+``.ci/run`` does it, and then ``REPORTS=FOLDER python -m pytest -m browser tests/browser``.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+#: The folder of the tiny model, which has a tokenizer and prompts.
+TINY = "tiny"
+SHORT = "--learner.training.num_steps=60"
+#: Experiment -> its flags. ``paper`` makes the reports of the experiments that it joins, too.
+QUICK: Mapping[str, Sequence[str]] = {
+    "paper": ["--quick", "--num_prompts=20", "--learner.training.num_steps=100"],
+    "composition": ["--quick", "--num_prompts=8", "--new=4", SHORT],
+    "demonstrations": ["--quick", "--num_prompts=6", "--draws=2", SHORT],
+    "reusable": ["--quick", "--num_prompts=4", SHORT],
+    "garg": ["--quick", "--num_prompts=50", SHORT],
+    "von_oswald": ["--quick", "--learner.training.num_steps=100"],
+    "depth": ["--quick", "--num_prompts=100", "--learner.training.num_steps=100"],
+    "sorting": ["--quick", "--training.num_steps=100"],
+    "language_model": ["--quick", "--training.num_steps=30", "--vocab_size=300"],
+}
+#: Those that are given the tiny model.
+OF_TINY: Mapping[str, Sequence[str]] = {
+    "checkpoint": ["--prompts={tiny}/prompts.jsonl", "--max_prompts=2", "--generate=4"],
+    "prompt_page": ["--text=Ada built the lighthouse in 1871. Who built it? It was built by"],
+    "compile": ["--quick", "--context={tiny}/context.txt"],
+    "classification": [
+        "--quick",
+        "--num_prompts=4",
+        "--num_search_prompts=2",
+        "--num_rates=3",
+        "--num_examples=1",
+    ],
+}
+
+
+def commands(folder: Path) -> dict[str, list[str]]:
+    """Experiment -> the arguments of ``python -m``, its report going to a folder of its name."""
+    tiny = folder / TINY
+    of_tiny = {
+        name: [f"--checkpoint={tiny}", *(flag.format(tiny=tiny) for flag in flags)]
+        for name, flags in OF_TINY.items()
+    }
+    return {
+        name: [f"experiments.{name}", f"--workdir={folder / name}", *flags]
+        for name, flags in {**QUICK, **of_tiny}.items()
+    }
+
+
+def run(arguments: Sequence[str]) -> float:
+    """Seconds that a module took.
+
+    Raises:
+      RuntimeError: it failed; what it said on standard error is in the message.
+    """
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stderr}")
+    return time.monotonic() - began
+
+
+def main(folder: Path) -> None:
+    """Makes them, and says what each took."""
+    folder = folder.absolute()
+    run(["experiments.checkpoint", "--make_tiny=llama", f"--workdir={folder / TINY}"])
+    (folder / TINY / "context.txt").write_text("Ada built the lighthouse in 1871. " * 3)
+    with ThreadPoolExecutor(2) as pool:
+        found = commands(folder)
+        for name, seconds in zip(found, pool.map(run, found.values()), strict=True):
+            print(f"{name}: {seconds:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
