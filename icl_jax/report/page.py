@@ -281,7 +281,8 @@ def _section(anchor: str, index: int, section: Section) -> str:
 def _table(table: Table) -> str:
     css = [' class="n"' if table.is_numeric(i) else "" for i in range(len(table.header))]
     head = "".join(
-        f'<th scope="col"{kind}>{_inline(name)}</th>'
+        # The name of a field may be broken at its parts, a word never.
+        f'<th scope="col"{kind}>{_inline(name).replace("_", "_<wbr>")}</th>'
         for name, kind in zip(table.header, css, strict=True)
     )
     rows = "\n".join(

@@ -125,7 +125,9 @@ footer dd { margin: 0; text-align: right; }
   .wide { overflow: visible; }
   table { font-size: 8.5pt; }
   .broad table { font-size: 7pt; }
-  .broad th, .broad td { padding-right: 5pt; overflow-wrap: anywhere; }
+  .broad th, .broad td { padding-right: 5pt; }
+  .broad th { white-space: normal; }
+  .broad td { overflow-wrap: anywhere; }
   section { margin-top: 2rem; }
   .plate { border: 0; padding: 0; overflow: visible; }
   .plate svg { min-width: 0; }
