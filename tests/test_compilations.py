@@ -1,5 +1,6 @@
 """Compilations are counted: each once, with its name, whoever asked for it."""
 
+import secrets
 import threading
 import time
 
@@ -12,10 +13,11 @@ from icl_jax.compilations import _COMPILE, _LOWER, _TRACE, Compilations, count_c
 
 
 def fresh(name="doubled"):
-    """A function that was never compiled, under a name."""
+    """A function that was never compiled, on this machine either, under a name."""
+    number = float(secrets.randbits(50))
 
     def function(x):
-        return x + x
+        return x + number
 
     function.__name__ = name
     return jax.jit(function)

@@ -72,7 +72,7 @@ def _inputs(name, batch=8):
     return [normal(20 + i, batch, *shape) for i, shape in enumerate(FUNCTIONS[name][1])]
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(9)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_task_per_device_is_a_task_per_call(name):
     function, inputs = FUNCTIONS[name][0], _inputs(name)
@@ -84,7 +84,7 @@ def test_a_task_per_device_is_a_task_per_call(name):
     assert_trees_close(jax.device_get(got), jax.device_get(jax.vmap(function)(*inputs)), 60)
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(9)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_good_inputs_do_not_stop_the_search_for_nans(name):
     function, inputs = FUNCTIONS[name][0], [array[0] for array in _inputs(name, 1)]

@@ -157,7 +157,7 @@ def reference(layer, params, stream_TD, positions_T=None):
 
 @pytest.mark.parametrize("name", OPTIONS)
 class TestEveryOption:
-    @pytest.mark.wide(2)
+    @pytest.mark.wide(6)
     @pytest.mark.parametrize("kind", (SoftmaxAttention, LinearAttention))
     def test_equals_loops_over_heads_rows_and_columns(self, name, kind):
         options = dict(OPTIONS[name])
@@ -190,7 +190,7 @@ class TestEveryOption:
             changed_TD = other.apply({"params": params}, HIDDEN_TD, positions_T=POSITIONS_T)
             assert relative_error(changed_TD, got_TD) > 1e-4, option
 
-    @pytest.mark.wide(6)
+    @pytest.mark.wide(18)
     def test_prefixes_equal_one_run_per_prefix(self, name):
         layer = layer_with(**OPTIONS[name])
         _, call = with_params(layer)

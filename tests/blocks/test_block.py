@@ -138,7 +138,7 @@ class TestWirings:
         }
         assert {name for name in params if name.startswith("norm")} == expected[wiring]
 
-    @pytest.mark.wide(4)
+    @pytest.mark.wide(8)
     @pytest.mark.parametrize("wiring", WIRINGS)
     def test_prefixes_and_suffixes_of_the_block_equal_separate_runs(self, wiring):
         _, call = with_params(Block(LAYERS["attention_rotary"], MLPS["dense"], wiring, "layer"))

@@ -10,7 +10,7 @@ from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from tests.helpers import LAYERS
 
 
-@pytest.mark.wide(5)
+@pytest.mark.wide(15)
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_librarys_layers_are_what_they_say(name):
     check_layer(LAYERS[name])

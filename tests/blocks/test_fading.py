@@ -78,6 +78,7 @@ class TestSelectiveStateSpace:
         assert want_TE.shape == (6, layer.num_heads * layer.value_width)
         assert_close(call(HIDDEN_TD), want_TE, 60, condition=10)
 
+    @pytest.mark.wide(3)
     @pytest.mark.parametrize("layer", SELECTIVE)
     def test_is_what_it_says_at_any_width(self, layer):
         check_layer(layer, width=5, length=7)

@@ -233,7 +233,7 @@ class TestGatedRecurrent:
 
 @pytest.mark.parametrize("name", LAYERS)
 class TestEveryLayer:
-    @pytest.mark.wide(2)
+    @pytest.mark.wide(10)
     def test_absent_is_removed(self, name):
         _, call = with_params(LAYERS[name])
         present_T = jnp.array([True, False, True, True, False, True])
@@ -312,6 +312,7 @@ class TestEveryLayer:
         spoilt_BTD = batched(stream_BTD.at[1:].set(jnp.nan))
         np.testing.assert_array_equal(spoilt_BTD[0], got_BTD[0])
 
+    @pytest.mark.wide(5)
     def test_one_token_alone(self, name):
         _, call = with_params(LAYERS[name])
         lone_1D = call(HIDDEN_TD[:1])

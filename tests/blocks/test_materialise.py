@@ -124,7 +124,7 @@ NAMES = ["-".join(case[:4]) for case in POLICIES]
 
 
 class TestPolicies:
-    @pytest.mark.wide(9)
+    @pytest.mark.wide(27)
     @pytest.mark.parametrize("wiring, norm, mlp, policy, leaves", POLICIES, ids=NAMES)
     def test_the_patched_block_gives_alone_what_it_gave_in_context(
         self, wiring, norm, mlp, policy, leaves
@@ -184,7 +184,7 @@ class TestPolicies:
 
 
 class TestDtypes:
-    @pytest.mark.wide(3)
+    @pytest.mark.wide(6)
     @pytest.mark.parametrize("mlp", ("gated", "experts"))
     @pytest.mark.parametrize("stored, runs", (("float32", "float64"), ("bfloat16", "float32")))
     def test_parameters_keep_theirs_whatever_the_patch_has(self, stored, runs, mlp):
@@ -282,6 +282,7 @@ class TestErrors:
             materialise(block, params, position_patch(bank, 0))
 
 
+@pytest.mark.wide(2)
 @pytest.mark.parametrize(
     "mlp, names",
     (

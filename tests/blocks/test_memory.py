@@ -140,7 +140,7 @@ def presences(draw, length=6):
 
 
 class TestContinuedEqualsWhole:
-    @pytest.mark.wide(9)
+    @pytest.mark.wide(45)
     @pytest.mark.parametrize("name", WITH_MEMORY)
     @pytest.mark.parametrize("sizes", ((1, 1, 1, 1, 1, 1), (4, 2)))
     @pytest.mark.parametrize("fresh", (True, False), ids=("fresh", "from_memory"))

@@ -115,6 +115,7 @@ class TestFunctional:
         with pytest.raises(ValueError, match="functional: params has no layers_1_0; pass"):
             functional(mixed, {"layers_0_0": params["layers_0_0"]})
 
+    @pytest.mark.wide(3)
     @pytest.mark.parametrize("names", ("AAAA", "AABAAB", "ABCA"))
     def test_the_first_layers_are_a_model_of_their_own(self, names):
         kinds = {"A": BLOCK, "B": replace_norm(BLOCK), "C": BLOCK.clone(wiring="parallel")}

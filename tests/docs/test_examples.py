@@ -75,6 +75,7 @@ def as_a_reader(monkeypatch, tmp_path):
         yield
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_examples_give_what_they_show(path, as_a_reader):
     name = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts)

@@ -64,7 +64,7 @@ def row(attribution, index):
 
 
 class TestContributionsAddUp:
-    @pytest.mark.wide(9)
+    @pytest.mark.wide(18)
     @pytest.mark.parametrize("dtype, promised", (("float32", 1e-5), ("float64", 1e-12)))
     @pytest.mark.parametrize("layer", ATTENTION)
     def test_to_the_change_of_the_input_for_the_lone_query(self, layer, dtype, promised):

@@ -25,7 +25,7 @@ def really(layers, stream_TD, group_T):
     return forward(layers, stream_TD[left], positions_T=jnp.asarray(left))[-1]
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize(
     "layer",
     ("attention", "attention_rotary", "attention_bidirectional", "linear_attention",

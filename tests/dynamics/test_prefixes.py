@@ -73,6 +73,7 @@ class TestPrefixPass:
         for i in range(3):
             assert relative_error(got_MD[i], got_MD[i + 1]) > 1e-3
 
+    @pytest.mark.wide(2)
     @pytest.mark.parametrize("layer", BIDIRECTIONAL)
     def test_one_bidirectional_block_works(self, layer):
         model = model_of(layer)
@@ -104,7 +105,7 @@ class TestPrefixPass:
                 assert_trees_close(got, want, 80, condition=10)
                 sequence_TD = apply_block(block, params, midpoint)
 
-    @pytest.mark.wide(9)
+    @pytest.mark.wide(18)
     @pytest.mark.parametrize(
         "layer, mlp", (("attention_rotary", "gated"), ("recurrent", "deep_bias"))
     )
@@ -192,7 +193,7 @@ class TestPrefixPass:
 
 
 class TestSuffixes:
-    @pytest.mark.wide(8)
+    @pytest.mark.wide(16)
     @pytest.mark.parametrize("layer", LAYERS)
     def test_equal_separate_runs(self, layer):
         model = model_of(layer, wiring="post_norm")

@@ -298,6 +298,7 @@ def test_the_gradient_of_step_norms_is_finite_where_a_token_changes_nothing():
     assert_close(gradient_MD, want_MD, 40, condition=10)
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("layer", ("attention", "linear_attention", "state_space", "recurrent"))
 def test_both_trajectories_of_a_block_end_at_its_output_with_the_context(layer):
     model = make_model(Block(LAYERS[layer], MLPS["dense_bias"], "skip", "none"))

@@ -198,6 +198,7 @@ def test_a_killed_run_loses_one_prompt_at_most(tiny, whole_run, monkeypatch):
     assert measured == [1]
 
 
+@pytest.mark.slow
 def test_another_export_or_a_longer_text_is_added_and_the_rest_kept(tiny, tmp_path, monkeypatch):
     plain = dataclasses.replace(config_of(tiny), generate=0, export="none", dtype=("float32",))
     checkpoint.run(plain, tmp_path / "run")

@@ -28,15 +28,15 @@ CONFIG = language_model.Config(
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def whole_run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("language_model") / "run"
     language_model.run(CONFIG, workdir)
     return workdir
 
 
 @pytest.fixture(scope="module")
-def summary(folder):
-    return json.loads((folder / "summary.json").read_text())
+def summary(whole_run):
+    return json.loads((whole_run / "summary.json").read_text())
 
 
 @pytest.mark.slow
@@ -53,10 +53,10 @@ def test_its_files_give_the_same_logits(summary):
     assert summary["reload_difference"] == 0.0
 
 
-def test_its_prompts_are_ones_that_a_trained_model_answers_without_their_context(folder):
-    checkpoint = load(folder / "checkpoint")
-    tokenizer = load_tokenizer(folder / "checkpoint")
-    prompts = read_prompts(folder / "prompts.jsonl", tokenizer, vocab_size=300)
+def test_its_prompts_are_ones_that_a_trained_model_answers_without_their_context(whole_run):
+    checkpoint = load(whole_run / "checkpoint")
+    tokenizer = load_tokenizer(whole_run / "checkpoint")
+    prompts = read_prompts(whole_run / "prompts.jsonl", tokenizer, vocab_size=300)
     assert len(prompts) == 2
     run = (checkpoint.model, checkpoint.params, prompts[0].tokens)
     want = full_logits(*run, prompts[0].kept)
@@ -66,14 +66,14 @@ def test_its_prompts_are_ones_that_a_trained_model_answers_without_their_context
     assert relative_error(alone_logits(*run, prompts[0].kept), want) > 1e-2
 
 
-def test_the_report_has_curve_and_text(folder):
-    page = (folder / "report.html").read_text()
+def test_the_report_has_curve_and_text(whole_run):
+    page = (whole_run / "report.html").read_text()
     assert "<svg" in page and "What it writes" in page
 
 
-def test_a_run_that_is_done_is_not_done_again(folder, monkeypatch):
+def test_a_run_that_is_done_is_not_done_again(whole_run, monkeypatch):
     monkeypatch.setattr(language_model, "measure", None)
-    language_model.run(CONFIG, folder)
+    language_model.run(CONFIG, whole_run)
 
 
 def test_counting_is_what_it_says():

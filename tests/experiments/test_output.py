@@ -28,6 +28,7 @@ PRINTING = {
 }
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("printing", PRINTING)
 def test_a_reader_that_has_seen_enough_is_no_error(printing):
     done = shell(f"python -m {printing} | head -1")
@@ -36,6 +37,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(printing):
     assert done.stderr == "" and done.returncode == 141
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("printing", PRINTING)
 def test_a_full_disk_is_told_in_one_line(printing):
     done = shell(f"python -m {printing} > /dev/full")

@@ -35,22 +35,22 @@ CONFIG = dataclasses.replace(
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def whole_run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("sorting") / "run"
     sorting.run(CONFIG, workdir)
     return workdir
 
 
 @pytest.fixture(scope="module")
-def data(folder):
-    page = (folder / "report.html").read_text()
+def data(whole_run):
+    page = (whole_run / "report.html").read_text()
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     return json.loads(found[1])
 
 
 @pytest.fixture(scope="module")
-def model(folder):
-    model, found, _ = sorting.trained(CONFIG, folder)  # Read back: it is done.
+def model(whole_run):
+    model, found, _ = sorting.trained(CONFIG, whole_run)  # Read back: it is done.
     return model, found.params
 
 
@@ -135,9 +135,9 @@ def test_a_token_alone_with_the_changed_weights_gives_the_same(data):
     assert not np.any(unpacked(data["changes"]["shares"])[:, 0])
 
 
-def test_a_run_that_is_done_is_not_done_again(folder, monkeypatch):
+def test_a_run_that_is_done_is_not_done_again(whole_run, monkeypatch):
     monkeypatch.setattr(sorting, "measure", None)
-    sorting.run(CONFIG, folder)
+    sorting.run(CONFIG, whole_run)
 
 
 def test_what_cannot_be_walked_is_refused():

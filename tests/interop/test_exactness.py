@@ -22,7 +22,7 @@ def tokens_of(text, length):
     return np.asarray([ord(c) - 32 for c in text if 32 <= ord(c) < 128][:length], np.int32)
 
 
-@pytest.mark.wide(12)
+@pytest.mark.wide(36)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype, bound", (("float32", 1e-5), ("float64", 1e-11)))
 def test_the_logits_of_all_kept_positions(family, dtype, bound):

@@ -140,6 +140,7 @@ def sizes(config):
     return [key for key, value in config.items() if SIZES.fullmatch(key) and value is not None]
 
 
+@pytest.mark.wide(5)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_configuration_out_of_all_proportion_is_refused_in_no_time(family, tmp_path):
     config = golden_config(family)

@@ -73,7 +73,7 @@ def test_the_task_is_that_of_the_model(tmp_path):
     assert config["base_model_name_or_path"] == str(tmp_path / "llama" / "tiny")
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize("family", EXPERTS)
 def test_experts_are_refused_with_the_reason(family, tmp_path):
     checkpoint = make_tiny(family, tmp_path / "tiny", jax.random.key(3))

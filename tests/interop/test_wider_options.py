@@ -212,7 +212,7 @@ REFUSED = (
 )
 
 
-@pytest.mark.wide(6)
+@pytest.mark.wide(18)
 @pytest.mark.parametrize(("family", "option", "value"), CHANGES)
 def test_another_option_is_another_model(family, option, value):
     check_another_model(golden_config(family), family, option, value)

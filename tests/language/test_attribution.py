@@ -59,6 +59,7 @@ def test_lengths_of_a_bucket_share_a_program_and_rows_do_too():
     assert attribution._attribute._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_a_prompt_of_which_most_is_kept_is_attributed_like_any_other():
     # Tokens and kept positions are padded to one and the same number.
     model, params = MODELS["rotary"], params_of("rotary", "float64")
@@ -77,6 +78,7 @@ def test_what_cannot_be_attributed_is_refused():
         attribute(MODELS["parallel"], params_of("parallel"), TOKENS, [0, 23])
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("name", ("rotary", "sandwich", "learned_positions"))
 def test_a_kernel_has_its_own_shares_and_its_update_is_the_token_patchs(name):
     model, params = MODELS[name], params_of(name, "float64")
@@ -96,6 +98,7 @@ def test_a_kernel_has_its_own_shares_and_its_update_is_the_token_patchs(name):
         assert not np.allclose(whole.shares_LAT, found.shares_LAT, rtol=1e-3)
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("name", ("rotary", "sandwich", "parallel", "encoder", "experts"))
 def test_the_change_of_the_residual_stream_is_a_sum_without_a_norm_in_between(name):
     model, params = MODELS[name], params_of(name, "float64")

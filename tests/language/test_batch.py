@@ -120,7 +120,7 @@ class TestPadding:
         assert_trees_close(cut_rows(batch, 1, 3, axis=1), tree)
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize("name", MODELS)
 def test_padding_changes_nothing(name):
     # The same prompt without any padding: its bucket is its length, and all rows are kept.

@@ -69,7 +69,7 @@ def test_in_every_model_a_part_of_the_gap_is_closed(name):
     assert relative_error(compiled, full) < 0.95 * relative_error(alone, full)
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(4)
 @pytest.mark.parametrize("name", ["rotary", "sandwich", "experts"])
 def test_weights_with_the_patches_in_them_are_the_patched_model(name):
     model, params = loaded(name)

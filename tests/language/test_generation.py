@@ -26,7 +26,7 @@ KEPT = np.array([0, 15, 16, 17, 18, 19])
 SAMPLED = Sampling(temperature=1.0, top_k=12, top_p=0.9)
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_key_value_cache_changes_nothing(name):
     model, params = MODELS[name], params_of(name)
@@ -90,6 +90,7 @@ def test_its_bank_patches_one_run_over_everything_written(name):
     assert relative_error(got, want) < eps("float32", 60, condition=20)
 
 
+@pytest.mark.wide(2)
 @pytest.mark.parametrize("name", ("rotary", "sandwich"))
 def test_in_bfloat16_every_step_is_that_of_the_run_beside_it_to_the_bit(name):
     model, params = MODELS[name], params_of(name, "bfloat16")

@@ -21,7 +21,7 @@ OTHER = np.random.default_rng(1).integers(0, VOCAB, 24).astype(np.int32)
 MISS = 1e-2
 
 
-@pytest.mark.wide(6)
+@pytest.mark.wide(18)
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(
     "loop, dtype",
@@ -90,6 +90,7 @@ def test_in_bfloat16_the_patched_run_repeats_the_closed_loop(name):
     assert relative_error(alone_logits(model, params, TOKENS, kept), want) > 0.1
 
 
+@pytest.mark.wide(5)
 @pytest.mark.parametrize("name", ("rotary", "sandwich", "experts"))
 @pytest.mark.parametrize("count", (4, 8))
 def test_in_bfloat16_the_patched_run_is_the_full_run_to_the_bit(name, count):

@@ -13,6 +13,7 @@ from tests.language.models import MODELS, VOCAB, params_of
 TOKENS = np.random.default_rng(0).integers(0, VOCAB, 12).astype(np.int32)
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("name", ("learned_positions", "rotary", "encoder", "parallel"))
 def test_every_step_is_the_one_of_the_run(name):
     model, params = MODELS[name], params_of(name, "float64")

@@ -11,7 +11,7 @@ from tests.language.models import MODELS, VOCAB, params_of
 TOKENS = np.random.default_rng(0).integers(0, VOCAB, 20).astype(np.int32)
 
 
-@pytest.mark.wide(6)
+@pytest.mark.wide(12)
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "parallel"])
 @pytest.mark.parametrize("kept", ([19], [0, 7, 18, 19]), ids=("one", "several"))
 def test_the_plain_model_with_them_answers_as_with_the_context(name, kept):

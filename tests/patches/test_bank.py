@@ -137,7 +137,7 @@ class TestPatchedEqualsFull:
 class TestLiterally:
     """The matrices go into the parameter tree, and the ordinary model runs on the query alone."""
 
-    @pytest.mark.wide(12)
+    @pytest.mark.wide(36)
     @pytest.mark.parametrize("wiring", WIRINGS)
     @pytest.mark.parametrize(
         "mlp, output",
@@ -211,6 +211,7 @@ class TestPositionsAndPadding:
         wrong = replace(bank, positions_K=bank.kept_K)
         assert relative_error(patched_forward(*RUN, self.stream_TD, wrong), want_KD) > MISS
 
+    @pytest.mark.wide(2)
     @pytest.mark.parametrize("layer", ("attention_bidirectional", "linear_bidirectional"))
     def test_a_kept_padding_token_is_read_by_nobody(self, layer):
         # Not causal, and the last kept position is padding: it must not weigh on the other two.
@@ -229,6 +230,7 @@ class TestPositionsAndPadding:
         blind_KD = patched_forward(*run, blind, present_T=present_T)[:2]
         assert relative_error(blind_KD, want_KD) > MISS
 
+    @pytest.mark.wide(3)
     @pytest.mark.parametrize("layer", ("attention_bidirectional", "linear_attention", "recurrent"))
     def test_padding_is_as_good_as_absent(self, layer):
         model = make_model(Block(LAYERS[layer], MLPS["dense_bias"], "post_norm"))

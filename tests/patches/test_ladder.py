@@ -68,7 +68,7 @@ def gap(layers, asked, patches):
     return relative_error(got[fitted], want[fitted]) / relative_error(alone[fitted], want[fitted])
 
 
-@pytest.mark.wide(4)
+@pytest.mark.wide(8)
 @pytest.mark.parametrize("wiring", PLAIN)
 @pytest.mark.parametrize("mlp", ["gated", "dense_bias"])
 def test_the_exact_patch_of_a_stack_does_what_the_context_does_to_its_queries(wiring, mlp):

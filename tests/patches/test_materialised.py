@@ -98,7 +98,7 @@ def run(stack, params, tokens_TC):
     return stack.apply({"params": params}, tokens_TC)[-1]
 
 
-@pytest.mark.wide(9)
+@pytest.mark.wide(18)
 @pytest.mark.parametrize("depth", (1, 3))
 @pytest.mark.parametrize("mlp, output", POLICIES)
 def test_the_query_alone_with_new_weights_gives_what_it_gave_with_its_context(mlp, output, depth):

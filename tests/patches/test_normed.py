@@ -157,7 +157,7 @@ class TestOneToken:
 
 
 class TestStacks:
-    @pytest.mark.wide(3)
+    @pytest.mark.wide(6)
     @pytest.mark.parametrize("wiring", ("sandwich", "reordered_norm"))
     @pytest.mark.parametrize("output", ("balanced", "balanced+remainder", "scale"))
     def test_every_policy_is_exact(self, wiring, output):
@@ -173,7 +173,7 @@ class TestStacks:
         alone_KD = forward(*run, stream_TD[jnp.array([2, 5])], positions_T=jnp.array([2, 5]))
         assert relative_error(alone_KD, want_KD) > 1e-2
 
-    @pytest.mark.wide(2)
+    @pytest.mark.wide(4)
     @pytest.mark.parametrize("loop", LOOPS)
     @pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
     def test_gains_of_every_size_are_no_worse_than_others(self, loop, dtype):

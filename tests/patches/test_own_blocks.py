@@ -42,7 +42,7 @@ class MovingAverage(ContextualLayer):
 
 
 class TestLayersAndBlocksOfOnesOwn:
-    @pytest.mark.wide(3)
+    @pytest.mark.wide(9)
     @pytest.mark.parametrize("wiring", WIRINGS)
     def test_a_contextual_layer_plugs_in(self, wiring):
         model = make_model(Block(MovingAverage(), MLPS["gated"], wiring), depth=2)

@@ -170,6 +170,7 @@ def test_what_does_not_fit_is_named():
         query_sums(inputs_KD, changes_KH, present_K=jnp.ones(WIDTH + 1))
 
 
+@pytest.mark.wide(5)
 @pytest.mark.parametrize("count", [1, 5, 30])
 @pytest.mark.parametrize("rank", [None, 2])
 def test_ridge_from_rows_is_ridge_from_sums(count, rank):

@@ -39,6 +39,7 @@ def assert_equal(got, want, bound):
         assert error <= bound * max(np.max(np.abs(leaf)), least), (name, error)
 
 
+@pytest.mark.wide(2)
 @pytest.mark.parametrize("program", quick(PROGRAMS, "patches", "fleet"))
 def test_prompts_and_model_over_eight_devices_change_nothing(program):
     found, got = shared(program, jnp.float64, {"data": 4, "model": 2})

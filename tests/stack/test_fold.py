@@ -210,7 +210,7 @@ def closed_loop(layers, stream_TD, kept_K):
     return fold(layers, step, (stream_TD, stream_TD[kept_K]))
 
 
-@pytest.mark.wide(9)
+@pytest.mark.wide(27)
 @pytest.mark.parametrize("name", BLOCKS)
 @pytest.mark.parametrize("dtype", ("bfloat16", "float32"))
 @pytest.mark.parametrize("level", (0, 3), ids=("not_optimised", "optimised"))

@@ -47,7 +47,7 @@ def each(way, function, rows):
         return jax.device_get(jax.jit(mapped)(placed))
 
 
-@pytest.mark.wide(5)
+@pytest.mark.wide(15)
 @pytest.mark.parametrize(("way", "names"), CASES)
 def test_patches_of_a_prompt_per_device_are_those_of_a_prompt_per_call(way, names):
     layer, mlp, wiring, norm = names
@@ -65,7 +65,7 @@ def test_patches_of_a_prompt_per_device_are_those_of_a_prompt_per_call(way, name
     assert_trees_close(each(way, run, streams_BTD), want, 60, condition=10)
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize("way", ("explicit", "shard_map"))
 @pytest.mark.parametrize("name", ("learned_positions", "sandwich", "experts"))
 def test_a_language_model_reads_a_prompt_per_device(name, way):

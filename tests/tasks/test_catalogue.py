@@ -36,6 +36,7 @@ def test_a_name_gives_the_task_at_its_usual_settings():
     assert make_task("diabetes", 2, split="test") == Diabetes(2, split="test")
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_is_a_static_value_that_jit_traces_once_and_each_key_draws_anew(name):
     TRACED.clear()

@@ -323,7 +323,7 @@ UNUSUAL = {
 }
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize("name", UNUSUAL)
 def test_unusual_optimisers_train_and_resume_bit_for_bit(tmp_path, name):
     whole = quiet(optimizer=UNUSUAL[name]())

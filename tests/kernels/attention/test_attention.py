@@ -172,6 +172,7 @@ def test_derivatives_agree_with_finite_differences_in_both_modes_and_second_orde
             np.testing.assert_allclose(compiled(outer(inner(along)))(zero), second, rtol=1e-5)
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("implementation", ["reference", "rows"])
 @pytest.mark.parametrize("name", DTYPES)
 def test_rows_that_see_nothing_get_zero_and_finite_derivatives(implementation, name):

@@ -44,6 +44,7 @@ def run(kernel, given, sees, sinks_A=None):
     return kernel(*given, sees, cap=None, sinks_A=sinks_A)
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("case", CASES)
 def test_heads_and_rows_over_devices_are_those_of_one(case):
     heads, groups, axes, rows, columns, sees = CASES[case]

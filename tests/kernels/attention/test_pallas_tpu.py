@@ -61,7 +61,7 @@ def definition(case, dtype):
     return partial(reference.attend, sees=sees, **case.options(dtype))
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["f32", "bf16"])
 @pytest.mark.parametrize("name", CASES)
 def test_the_kernel_gives_what_the_definition_gives(name, dtype):
@@ -73,7 +73,7 @@ def test_the_kernel_gives_what_the_definition_gives(name, dtype):
         assert_near(got_array, want_array, want_array.dtype, case.features, condition=10.0)
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(4)
 @pytest.mark.parametrize("name", ["window_cap", "prefixes", "sinks"])
 def test_its_derivatives_are_those_of_the_definition_in_both_modes(name):
     case = CASES[name]
