@@ -38,13 +38,38 @@ for profile, max_examples in (("default", 3), ("thorough", 200)):
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+#: What stands on the core: learners and their descent, weights to use again, adapters, experiments,
+#: sweeps. ``pytest -m further`` runs it, and CI, as a step of its own.
+FURTHER = (
+    "descent/",
+    "experiments/",
+    "interop/test_peft.py",
+    "interop/test_static_adapter.py",
+    "language/test_compile.py",
+    "language/test_observed.py",
+    "launch/",
+    "measures/",
+    "patches/test_ladder.py",
+    "patches/test_static.py",
+    "pretrained/",
+    "training/",
+)
+#: Marks of commands of their own; what has one is run by that.
+OWN_COMMANDS = {"slow", "tpu", "fuzz", "real", "faults", "ray", "browser", "notebooks", "docs"}
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Of a test marked ``wide(n)`` every n-th variant is run by default, the others when slow.
 
-    So are the tests of a fixture ``whole_run``, which runs a whole experiment.
+    So are the tests of a fixture ``whole_run``, which runs a whole experiment. What stands on the
+    core is set apart only where nobody names a file or a folder of it.
     """
     seen = collections.Counter()
+    here = Path(__file__).parent
+    named = [Path(one.partition("::")[0]).resolve() for one in config.args]
+    set_apart = any(here.is_relative_to(path) for path in named)
+    set_apart |= not config.option.markexpr.startswith("not (further")
     for item in items:
         if "whole_run" in item.fixturenames:
             item.add_marker(pytest.mark.slow)
@@ -53,6 +78,10 @@ def pytest_collection_modifyitems(items):
             if seen[name] % wide.args[0]:
                 item.add_marker(pytest.mark.slow)
             seen[name] += 1
+        further = item.path.as_posix().removeprefix(f"{here.as_posix()}/").startswith(FURTHER)
+        marks = {mark.name for mark in item.iter_markers()}
+        if set_apart and further and not OWN_COMMANDS & marks:
+            item.add_marker(pytest.mark.further)
 
 
 #: Linux lets a process map 65,530 regions of memory, and XLA ends the process where it gets no

@@ -3,7 +3,7 @@
 Trains a small Llama-style model on the reference of the Python language (English text that every
 Python carries), compares it on held-out topics with what counting gives, and saves it in Hugging
 Face's format: for ``transformers``, and for ``experiments.checkpoint``, which then shows whether a
-*trained* model answers without its context.
+trained model answers without its context.
 
     python -m experiments.language_model --workdir=runs/language_model
     python -m experiments.checkpoint \\

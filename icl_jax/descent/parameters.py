@@ -10,14 +10,14 @@ from typing import Any
 import jax
 
 from icl_jax import checks
-from icl_jax.blocks.feedforward import Dense, Gated
 from icl_jax.dims import Array, Params
 
 #: ``chosen(path)``, of the names from the root of the tree to a leaf.
 Chosen = Callable[[tuple[str, ...]], bool]
 
-#: What the first kernel of a block's MLP is called, as its MLPs say: a gate, or layer 0.
-FIRST = tuple(mlp.input_kernels[0] for mlp in (Gated(hidden_width=1), Dense(hidden_widths=(1,))))
+#: What the first kernel of a block's MLP is called: the gate of a gated one, or layer 0. (The MLPs
+#: say so themselves, in ``input_kernels``; of arrays there is the name alone. A test compares.)
+FIRST = ("gate", "layer_0")
 
 #: The usual choices in a stack of this library's blocks, by name.
 SELECTIONS: Mapping[str, Chosen] = {

@@ -6,8 +6,9 @@ import optax
 import pytest
 
 from icl_jax.blocks.config import StackConfig, build_stack
+from icl_jax.blocks.feedforward import Dense, Gated
 from icl_jax.descent.finetune import descend
-from icl_jax.descent.parameters import SELECTIONS, merge, select
+from icl_jax.descent.parameters import FIRST, SELECTIONS, merge, select
 
 
 def params_of(**changes):
@@ -51,6 +52,11 @@ def test_names_mean_what_they_say():
     assert all("mlp" in path for path in paths(select(PARAMS, "mlp")[0]))
     assert all("embedding" not in path for path in paths(select(PARAMS, "blocks")[0]))
     assert not leaves(select(PARAMS, "everything")[1])
+
+
+def test_the_first_kernel_is_the_one_that_the_mlps_name_first():
+    mlps = (Gated(hidden_width=1), Dense(hidden_widths=(1,)))
+    assert {mlp.input_kernels[0] for mlp in mlps} == set(FIRST)
 
 
 def test_a_choice_may_be_a_function_of_the_path():

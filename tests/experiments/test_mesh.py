@@ -12,8 +12,12 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.language import language_model
 from experiments.language.checkpoint import run as checkpoint
 from experiments.language.checkpoint.tiny import make_tiny
+from experiments.language.classification import run as classification
+from experiments.language.compile import run as compiling
+from experiments.language.prompt_page import run as prompt_page
 from experiments.linear_attention.depth import run as depth
 from experiments.linear_attention.von_oswald import run as von_oswald
 from experiments.regression import alignment, attribution, convergence, equivalence, training
@@ -28,6 +32,7 @@ from tests.experiments import (
     test_composition,
     test_demonstrations,
     test_garg,
+    test_language_model,
     test_linear_experiments,
     test_paper,
     test_reusable,
@@ -146,6 +151,48 @@ def test_an_experiment_measures_the_same_on_eight_devices(name, tmp_path):
         assert_equal(file, want, got)
         count += len(want)
     assert count > 3
+
+
+#: Of a checkpoint: name -> module and how it is asked.
+OF_A_CHECKPOINT = {
+    "classification": (
+        classification,
+        {"num_examples": 1, "num_prompts": 8, "num_search_prompts": 4, "num_rates": 5},
+    ),
+    "prompt_page": (prompt_page, {"text": "Ada built the lighthouse. Who built it? Ada."}),
+    # Descent by LoRA goes on for as many seconds as the solution took.
+    "compile": (compiling, {"lora": False, "num_queries": 8, "held_out": 4, "asked": 8}),
+}
+
+
+@pytest.mark.parametrize("name", OF_A_CHECKPOINT)
+def test_an_experiment_asks_a_checkpoint_on_the_mesh_and_hears_the_same(name, tmp_path):
+    make_tiny("llama", tmp_path / "tiny", seed=0)
+    module, options = OF_A_CHECKPOINT[name]
+    if name == "compile":
+        (tmp_path / "context.txt").write_text("Ada built the lighthouse in 1871. " * 3)
+        options = {**options, "context": str(tmp_path / "context.txt")}
+    config = module.Config(checkpoint=str(tmp_path / "tiny"), **options)
+    module.run(config, tmp_path / "one")
+    count = 0
+    for file, want, got in measured_again_on_a_mesh(
+        module, config, tmp_path / "one", tmp_path / "eight"
+    ):
+        for arrays in (want, got):
+            for key in [key for key in arrays if key.endswith("seconds")]:
+                del arrays[key]
+        assert_equal(file, want, got)
+        count += len(want)
+    assert count > 3
+
+
+def test_the_language_model_is_measured_on_the_mesh_as_on_one_device(tmp_path):
+    config = test_language_model.CONFIG
+    language_model.run(config, tmp_path / "one")
+    for file, want, got in measured_again_on_a_mesh(
+        language_model, config, tmp_path / "one", tmp_path / "eight"
+    ):
+        assert_equal(file, want, got)
 
 
 def test_a_checkpoint_is_loaded_onto_the_mesh_and_answers_the_same(tmp_path):
