@@ -52,6 +52,7 @@ FURTHER = (
     "patches/test_ladder.py",
     "patches/test_static.py",
     "pretrained/",
+    "test_optimizers.py",
     "training/",
 )
 #: Marks of commands of their own; what has one is run by that.
