@@ -273,8 +273,8 @@ def sections(config: Config, arrays: Arrays) -> list[Section]:
                     Panel(
                         "spectrum of the peel-off update",
                         [
-                            _spectrum(arrays, "trained", "trained", "second"),
-                            _spectrum(arrays, "untrained", "untrained", "control"),
+                            _spectrum(arrays, "trained", "peel-off, trained", "second"),
+                            _spectrum(arrays, "untrained", "peel-off, untrained", "control"),
                         ],
                         "index",
                         "singular value",

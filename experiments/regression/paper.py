@@ -21,9 +21,12 @@ from rich.console import Console
 from experiments.regression import alignment, attribution, convergence, equivalence, training
 from experiments.regression.descent import run as descent
 from experiments.regression.learner import LearnerConfig, deep_learner, quick_learner
+from experiments.regression.training import LABELS
+from experiments.tools.comparisons import nearest
 from experiments.tools.conduct import Outcome, finish, start
 from experiments.tools.flags import launch, option
 from icl_jax import checks
+from icl_jax.oracles.closed_form import ORACLES
 from icl_jax.report.page import Highlight, number
 
 #: The headings of the page, by stage.
@@ -150,6 +153,10 @@ def highlights(summary: dict[str, Any]) -> list[Highlight]:
     """The numbers that a reader should see first, each with its control."""
     deepest = [name for name in summary["equivalence"]["float32"] if name.startswith("stack")][0]
     exact = summary["equivalence"]["float32"][deepest]
+    losses = {name: summary["training"][f"{name}_loss"] for name in (*ORACLES, "initial")}
+    rival = min(losses, key=lambda name: losses[name])
+    cosine = summary["descent"]["measures"]["update_cosine"]
+    null, closest = nearest("update_cosine", cosine)
     return [
         Highlight(
             f"error of the patched {deepest.removeprefix('stack')}-layer stack, float32",
@@ -159,13 +166,12 @@ def highlights(summary: dict[str, Any]) -> list[Highlight]:
         Highlight(
             "loss of the trained learner",
             summary["training"]["final_loss"],
-            f"{number(summary['training']['zero_loss'])} for predicting zero",
+            f"{number(losses[rival])} for {LABELS[rival]}, the best of {len(losses)} baselines",
         ),
         Highlight(
             "cosine of implicit update and descent",
-            summary["descent"]["measures"]["update_cosine"]["value"],
-            f"{number(summary['descent']['measures']['update_cosine']['random'])} random, "
-            f"{number(summary['descent']['measures']['update_cosine']['untrained'])} untrained",
+            cosine["value"],
+            f"{number(closest)} for the nearest null, {null}",
         ),
         Highlight(
             "additivity error of the attribution",

@@ -176,15 +176,18 @@ def with_interval(value: float, interval: Sequence[float]) -> str:
 
 def nearest_null(name: str, comparison: Comparison) -> str:
     """The null that a measure's margin is over, and its value: ``untrained, 0.12``."""
+    means = {null: float(found.mean) for null, found in comparison.nulls.items()}
+    null, value = nearest(name, means)
+    return f"{null}, {value:.3g}"
+
+
+def nearest(name: str, nulls: Mapping[str, float]) -> tuple[str, float]:
+    """Of a measure's nulls the one that is hardest to beat, as readers know it, and its value."""
     described = MEASURES[name]
-    values = {
-        null: float(found.mean)
-        for null, found in comparison.nulls.items()
-        if null not in described.tied
-    }
+    values = {null: nulls[null] for null in NULLS if null in nulls and null not in described.tied}
     pick = max if described.larger_is_closer else min
     null = pick(values, key=lambda null: values[null])
-    return f"{NULLS[null]}, {values[null]:.3g}"
+    return NULLS[null], values[null]
 
 
 def verdict(comparisons: Mapping[str, Comparison]) -> str:

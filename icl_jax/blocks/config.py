@@ -5,7 +5,7 @@ is the part of it that fits into flags and JSON.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, assert_never
 
 from icl_jax import checks
 from icl_jax.blocks.block import Block
@@ -104,7 +104,9 @@ def _contextual_layer(config: StackConfig) -> ContextualLayer:
         return LinearAttention(num_heads=config.num_heads, causal=config.causal)
     if config.layer == "state_space":
         return StateSpace()
-    return GatedRecurrent()
+    if config.layer == "recurrent":
+        return GatedRecurrent()
+    assert_never(config.layer)
 
 
 def _mlp(config: StackConfig) -> Feedforward:

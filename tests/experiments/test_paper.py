@@ -148,3 +148,21 @@ def test_settings_that_cannot_work_are_refused():
         attribution.Config(learner=tiny(layer="recurrent"))
     with pytest.raises(ValueError, match="num_prompts must be an integer"):
         paper.Config(num_prompts=0)
+
+
+def test_the_first_numbers_of_the_page_stand_beside_their_best_rivals():
+    nulls = {"untrained": 0.2, "shuffled": 0.3, "another": 0.1, "random": 0.0}
+    losses = dict.fromkeys(("initial", "zero", "ridge", "least_squares", "nearest_neighbours"), 2.0)
+    training = {"final": 0.5, **losses, "averaging": 0.25}
+    shown = paper.highlights(
+        {
+            "equivalence": {"float32": {"stack10": {"patched": 1e-7, "unpatched": 1.0}}},
+            "training": {f"{name}_loss": value for name, value in training.items()},
+            "descent": {"measures": {"update_cosine": {"value": 0.25, **nulls}}},
+            "attribution": {"additivity_error": 1e-7, "shuffled_error": 1.0},
+        }
+    )
+    assert [one.control for one in shown[1:3]] == [
+        "0.250 for averaging, the best of 6 baselines",
+        "0.300 for the nearest null, shuffled labels",
+    ]

@@ -21,6 +21,8 @@ from icl_jax.blocks.feedforward import Dense
 from icl_jax.blocks.stack import Stack, functional
 from icl_jax.interop import families as package
 from icl_jax.interop.huggingface import load, make_tiny
+from icl_jax.kernels import product as operation
+from icl_jax.kernels.product import api
 from icl_jax.patches.bank import forward, patched_forward, stack_patches
 
 ROOT = Path(__file__).parents[2]
@@ -144,7 +146,45 @@ def test_an_experiment_is_a_file_of_a_room_and_its_name(tmp_path, monkeypatch):
     assert "It is 3.0." in page and f"experiments.dummy --workdir={workdir} --number=3.0" in page
 
 
-@pytest.mark.parametrize("kind", ["family of models", "contextual layer", "measure", "kernel"])
+KERNEL = '''
+"""The same product, one column of the kernel after the other."""
+
+import jax
+import jax.numpy as jnp
+
+
+def product(rows, kernel_DH):
+    """One sum per column."""
+    return jnp.moveaxis(jax.lax.map(lambda column: rows @ column, kernel_DH.T), 0, -1)
+'''
+
+
+def test_a_kernel_is_a_file_and_its_name(tmp_path, monkeypatch):
+    (tmp_path / "by_column.py").write_text(textwrap.dedent(KERNEL).lstrip())
+    monkeypatch.setattr(operation, "__path__", [*operation.__path__, str(tmp_path)])
+    dummy = importlib.import_module("icl_jax.kernels.product.by_column")
+    monkeypatch.setitem(api._KINDS, "by_column", dummy.product)
+    monkeypatch.setattr(api, "IMPLEMENTATIONS", tuple(api._KINDS))
+    rows, kernel = (
+        jax.random.normal(key, shape, jnp.float64)
+        for key, shape in zip(jax.random.split(jax.random.key(0)), [(3, 4), (4, 5)], strict=True)
+    )
+
+    def run(implementation):
+        def loss(rows, kernel):
+            return jnp.sum(jnp.sin(api.product(rows, kernel, implementation=implementation)))
+
+        return jax.value_and_grad(loss, argnums=(0, 1))(rows, kernel)
+
+    for mine, theirs in zip(
+        *map(jax.tree.leaves, map(run, ("by_column", "reference"))), strict=True
+    ):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "kind", ["family of models", "contextual layer", "measure", "kernel", "experiment"]
+)
 def test_every_kind_has_a_recipe_with_its_tests(kind):
-    recipe = re.search(rf"^## An? {kind}$(.*?)(?=^## )", RECIPES, re.MULTILINE | re.DOTALL)[1]
+    recipe = re.search(rf"^## An? {kind}$(.*?)(?=^## |\Z)", RECIPES, re.MULTILINE | re.DOTALL)[1]
     assert "Must pass: `tests/" in recipe and "\n1. " in recipe
