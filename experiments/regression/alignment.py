@@ -15,6 +15,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -254,19 +255,32 @@ def sections(config: Config, arrays: Arrays) -> list[Section]:
                 high=1.0,
             ),
             verdict=_beside(
-                "Different blocks", summary["block_alignment"], "block_alignment", summary
-            )
-            + f" Random updates have {number(summary['random_block_alignment'])}.",
+                "Different blocks",
+                summary["block_alignment"],
+                "block_alignment",
+                summary,
+                {"random updates": summary["random_block_alignment"]},
+            ),
             anchor="block-alignment",
         ),
     ]
 
 
-def _beside(what: str, trained: Any, name: str, summary: Mapping[str, Any]) -> str:
-    """A mean cosine beside that before training, its null."""
-    mine, null = float(np.mean(trained)), float(np.mean(summary[f"untrained_{name}"]))
-    word = "more than" if mine > null else "less than"
-    return f"{what} align at a cosine of {number(mine)}, {word} before training ({number(null)})."
+def _beside(
+    what: str,
+    trained: Any,
+    name: str,
+    summary: Mapping[str, Any],
+    others: Mapping[str, Any] = MappingProxyType({}),
+) -> str:
+    """A mean cosine beside the nearest of its nulls: before training, and others."""
+    mine = float(np.mean(trained))
+    nulls = {"before training": summary[f"untrained_{name}"], **others}
+    means = {null: float(np.mean(values)) for null, values in nulls.items()}
+    nearest = max(means, key=lambda null: means[null])
+    word = "more than" if mine > means[nearest] else "less than"
+    told = f"{nearest}, the nearest null" if others else nearest
+    return f"{what} align at a cosine of {number(mine)}, {word} {told} ({number(means[nearest])})."
 
 
 EXPERIMENT = Examined(

@@ -52,8 +52,8 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 class Config:
     """Which model, which prompts, and what to do with them."""
 
-    checkpoint: str = option("", "folder or hub name of a checkpoint")
-    prompts: str = option("", "JSONL file, a prompt per line")
+    checkpoint: str = option("", "folder or hub name of a checkpoint (or --make_tiny)")
+    prompts: str = option("", "JSONL file, a prompt per line (or --make_tiny)")
     dtype: tuple[str, ...] = option(("float32",), f"to run in, of {', '.join(DTYPES)}")
     output_patch: Literal["auto", "bias", "down", "scale", "balanced", "balanced+remainder"] = (
         option("auto", "the weights that carry the residual change")

@@ -74,7 +74,7 @@ DataName = Literal["wine", "breast_cancer", "diabetes", "digits"]
 class Config:
     """The model, the prompts, and the descent."""
 
-    checkpoint: str = option("", "folder or hub name of a causal language model")
+    checkpoint: str = option("", "folder or hub name of a causal language model (required)")
     data: DataName = option("wine", "rows that ship inside scikit-learn")
     labels: tuple[str, ...] = option((), "words for the classes; empty: the usual ones")
     num_features: int = option(3, "that a row is told by")

@@ -64,8 +64,8 @@ NAMES = {"peft": "adapter", "checkpoint": "checkpoint", "patches": "patches.safe
 class Config:
     """Which model and context, which queries, and what to make of them."""
 
-    checkpoint: str = option("", "folder or hub name of a checkpoint")
-    context: str = option("", "text file to compile")
+    checkpoint: str = option("", "folder or hub name of a checkpoint (required)")
+    context: str = option("", "text file to compile (required)")
     queries: str = option("", "text file, a query per line, as it follows the context")
     study: Literal["given", "self", "own"] = option(
         "self", "the queries as they are, written on by the model, or the context's own tokens"

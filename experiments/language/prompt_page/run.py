@@ -41,8 +41,8 @@ MOST_NUMBERS = 8_000_000
 class Config:
     """Which model, which prompt, which tokens."""
 
-    checkpoint: str = option("", "folder or hub name of a checkpoint")
-    text: str = option("", "the prompt")
+    checkpoint: str = option("", "folder or hub name of a checkpoint (required)")
+    text: str = option("", "the prompt (required)")
     remove: str = option("", "part of the text that is the context; empty: all before a target")
     num_targets: int = option(4, "last tokens to choose the target from")
     front: int = option(1, "first tokens that always stay; 0 for none")
