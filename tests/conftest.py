@@ -70,6 +70,7 @@ def pytest_collection_modifyitems(config, items):
     here = Path(__file__).parent
     named = [Path(one.partition("::")[0]).resolve() for one in config.args]
     set_apart = any(here.is_relative_to(path) for path in named)
+    # The default (pyproject.toml) leaves ``further`` out; who asks for other marks names them.
     set_apart |= not config.option.markexpr.startswith("not (further")
     for item in items:
         if "whole_run" in item.fixturenames:

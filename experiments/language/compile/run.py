@@ -167,12 +167,18 @@ def prepare(config: Config) -> tuple[Checkpoint, Tokenizer, np.ndarray, list[np.
             f"and --asked are {needed} together."
         )
     stems = [tokenizer.encode(line, add_special=False).tokens_T for line in lines if line]
-    longest = max(map(len, stems), default=0) + config.num_tokens * (config.study == "self")
-    if config.study == "own":
-        longest = config.num_tokens
-    front_tokens = int(front(config, tokenizer) is not None)
-    check_room("--context", checkpoint.model, front_tokens + len(context) + longest)
+    in_front = int(front(config, tokenizer) is not None)
+    read = in_front + len(context) + longest_query(config, stems)
+    check_room("--context", checkpoint.model, read)
     return checkpoint, tokenizer, context, stems
+
+
+def longest_query(config: Config, stems: Sequence[np.ndarray]) -> int:
+    """Tokens of the longest query, with what the model writes behind it in self-study."""
+    if config.study == "own":
+        return config.num_tokens
+    written = config.num_tokens if config.study == "self" else 0
+    return max(map(len, stems), default=0) + written
 
 
 def front(config: Config, tokenizer: Tokenizer) -> int | None:
