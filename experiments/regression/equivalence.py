@@ -74,12 +74,32 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Arrays:
-    """Case -> what is compared -> (), by precision; of the layers, in float64."""
+class Errors:
+    """Of one case: relative Frobenius errors at the query over all prompts, and how hard it was.
 
-    float32: Mapping[str, Mapping[str, np.ndarray]]
-    float64: Mapping[str, Mapping[str, np.ndarray]]
-    layers: Mapping[str, Mapping[str, np.ndarray]]
+    Attributes:
+      patched, open_loop: (), of the patched runs in both loops.
+      shuffled, random, unpatched: (), of the nulls.
+      least_kept_norm: (), the smallest MLP input that a patch multiplies.
+      largest_relative_change: (), of an MLP input.
+    """
+
+    patched: np.ndarray
+    open_loop: np.ndarray
+    shuffled: np.ndarray
+    random: np.ndarray
+    unpatched: np.ndarray
+    least_kept_norm: np.ndarray
+    largest_relative_change: np.ndarray
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Case -> its errors, by precision; of the layers, in float64."""
+
+    float32: Mapping[str, Errors]
+    float64: Mapping[str, Errors]
+    layers: Mapping[str, Errors]
 
 
 def cases(config: Config) -> dict[str, StackConfig]:
@@ -118,7 +138,7 @@ def compare(stack: Stack, params: Params, tokens_BTC: Array, key: Array) -> dict
       key: of the random patches.
 
     Returns:
-      ``patched``, ``open_loop`` and the controls: relative Frobenius errors over all prompts.
+      What ``Errors`` holds, by its field.
     """
     layers = functional(stack, params)
     query_K = jnp.asarray([tokens_BTC.shape[1] - 1], jnp.int32)
@@ -179,7 +199,7 @@ def _random_delta(key: Array, part: Any) -> Any:
 
 def measure(config: Config) -> Arrays:
     """All cases in all precisions."""
-    found: dict[str, dict[str, Any]] = {"float32": {}, "float64": {}, "layers": {}}
+    found: dict[str, dict[str, Errors]] = {"float32": {}, "float64": {}, "layers": {}}
     tokens_BTC = jax.vmap(prompt_tokens)(_prompts(config))
     jobs = {
         (precision, name): (jnp.dtype(precision), stack_config)
@@ -191,19 +211,17 @@ def measure(config: Config) -> Arrays:
     }
     key = jax.random.key(config.seed)
 
-    def errors(case: tuple[str, str]) -> dict[str, np.ndarray]:
+    def errors(case: tuple[str, str]) -> Errors:
         dtype, stack_config = jobs[case]
         stack = build_stack(stack_config)
         with computed_in(dtype):
             # As one program, which leaves out the forward pass that an initialisation is.
             params = cast(jax.jit(stack.init)(key, tokens_BTC[0])["params"], dtype)
-            numbers: dict[str, np.ndarray] = jax.device_get(
-                compare(stack, params, tokens_BTC.astype(dtype), key)
-            )
-        return numbers
+            numbers = compare(stack, params, tokens_BTC.astype(dtype), key)
+            return Errors(**jax.device_get(numbers))
 
-    for (where, name), numbers in at_once(errors, list(jobs), "equivalence"):
-        found[where][name] = numbers
+    for (where, name), of_case in at_once(errors, list(jobs), "equivalence"):
+        found[where][name] = of_case
     return Arrays(**found)
 
 

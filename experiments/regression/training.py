@@ -10,6 +10,7 @@ About half a minute on 2 cores. Expected: a final loss far below the zero predic
 training curves that lie on each other.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -80,16 +81,32 @@ class Config:
 
 
 @dataclass(frozen=True)
+class Losses:
+    """Mean squared errors of the learner, each ().
+
+    Attributes:
+      initial: before training.
+      final, final_patched, final_alone: after it, by the context, by patched weights without it,
+        and by neither.
+    """
+
+    initial: np.ndarray
+    final: np.ndarray
+    final_patched: np.ndarray
+    final_alone: np.ndarray
+
+
+@dataclass(frozen=True)
 class Arrays:
     """What is measured.
 
     Attributes:
-      losses: (), mean squared errors of the learner: initial, final, final_patched, final_alone.
+      losses: of the learner.
       oracles: (), those of closed forms.
       history: (S,), metrics of the training, ``step`` among them.
     """
 
-    losses: Mapping[str, np.ndarray]
+    losses: Losses
     oracles: Mapping[str, np.ndarray]
     history: Mapping[str, np.ndarray]
 
@@ -119,17 +136,17 @@ def measure(config: Config, learner: Learner, seed: Any = None) -> Arrays:
     """
     seed = config.seed if seed is None else seed
     prompts = test_prompts(learner, seed, config.num_prompts)
-    trained = losses(learner.stack, learner.trained, prompts)
-    untrained = losses(learner.stack, learner.untrained, prompts)
+    trained: dict[str, Any] = losses(learner.stack, learner.trained, prompts)
+    untrained: dict[str, Any] = losses(learner.stack, learner.untrained, prompts)
     oracles: dict[str, Any] = {
         name: jax.block_until_ready(oracle_loss(name, prompts)) for name in ORACLES
     }
-    found: dict[str, Any] = {
-        "initial": untrained["context"],
-        "final": trained["context"],
-        "final_patched": trained["patched"],
-        "final_alone": trained["alone"],
-    }
+    found = Losses(
+        initial=untrained["context"],
+        final=trained["context"],
+        final_patched=trained["patched"],
+        final_alone=trained["alone"],
+    )
     return Arrays(found, oracles, learner.history)
 
 
@@ -150,7 +167,7 @@ ONE_PROGRAM = OneProgram(
 
 def summarise(config: Config, arrays: Arrays) -> dict[str, Any]:
     """The test losses, their ratio, and how far apart the two training curves are."""
-    told = {**arrays.losses, **arrays.oracles}
+    told = {**dataclasses.asdict(arrays.losses), **arrays.oracles}
     summary: dict[str, Any] = {f"{name}_loss": float(loss) for name, loss in told.items()}
     history = arrays.history
     gap_N = np.abs(history["loss"] - history["patched_loss"])

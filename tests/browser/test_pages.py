@@ -46,8 +46,19 @@ def everything():
         ("prompt", "run", "text", "tokens"),
         [("line 1", "patched", "word" * 60, 20), ("line 2", "unpatched", "a b c " * 40, 20)],
     )
+    measures = (
+        "KL divergence (nats)",
+        "angle of the leading directions (degrees)",
+        "effective rank",
+    )
+    broad = Table(
+        ("run", *(f"{one}, {side}" for one in measures for side in ("trained", "before training"))),
+        [("patched", "0.253 (0.241 to 0.265)", 1.02, 41.7, 89.9, 3.25, 1.2e-7)] * 2,
+    )
     return [
-        Section("Curves", "Words.", curves(panels), [wide], verdict="Worse than averaging (0.1)."),
+        Section(
+            "Curves", "Words.", curves(panels), [wide, broad], verdict="Worse than averaging (0.1)."
+        ),
         Section("Text", "Words with `code` and ``more``.", None, [text], verdict="Found."),
         Section(
             "Dots",

@@ -21,7 +21,7 @@ from experiments.language.real.arrays import (
     Writers,
 )
 from experiments.language.real.prompts import QUESTIONS, TASKS, removal, task_prompts
-from experiments.language.real.report import sections, summarise
+from experiments.language.real.report import SHUFFLED, sections, summarise
 from experiments.language.runs import LABELS
 from experiments.tools.arrays import rebuild
 from icl_jax.interop.huggingface import make_tiny
@@ -73,7 +73,9 @@ def test_the_summary_has_every_model_precision_and_policy(outcome):
             for task in one["tasks"][dtype].values():
                 assert task["context"] == task["patched"]
                 assert task["questions"] == 2
-        assert one["generation"]["float32"]["auto"]["agreement"] == 1
+        written = one["generation"]["float32"]
+        assert written["auto"]["agreement"] == written["auto"]["twice_agreement"] == 1
+        assert written["twice"] == 1 > written["unpatched"]
         assert one["attribution"]["total"] == pytest.approx(1, abs=1e-4)
     assert set(models["gemma3-270m"]["exactness"]["float32"]["closed"]) == {
         "auto", "scale", "balanced", "balanced+remainder",
@@ -101,18 +103,21 @@ def made(unpatched, shuffled):
         refused=np.array([False, False, False, True]),
     )
     layers = ByLayer(np.array([1, 2]), 0.5 * twice, {p: 1e-7 * twice for p in policies})
-    texts = Texts(twice, np.array([3, 3]), twice, 1e-6 * twice)
+    texts = Texts(twice, np.array([3, 3]), 0.5 * twice, twice, 1e-6 * twice)
     written = np.array(["a", "b"])
     return Arrays(
         exactness=exactness,
         layers=layers,
         tasks=Tasks({"capitals": Right(np.ones(2, bool), np.ones(2, bool), np.zeros(2, bool))}),
-        generation=Generation(written, written, 0.25 * twice, dict.fromkeys(policies, texts)),
+        generation=Generation(
+            written, written, 0.25 * twice, 0.75 * twice, np.array([2, 3]),
+            dict.fromkeys(policies, texts),
+        ),
         parity=Parity(np.array([1e-7, 3e-7])),
-        growth=Growth(np.array([3, 7]), np.array([0.1, 0.2])),
+        growth=Growth(np.array([3, 7]), np.array([0.1, 0.2]), np.array([0.08, 0.15])),
         attribution=Writers(
-            np.array(1), np.array("Why?"), written, np.array([0.6, 0.3]), np.array(0.1),
-            np.array(1.0),
+            np.array(1), np.array("Why?"), written, np.array([0.6, 0.3]), np.array(0.3),
+            np.array(0.1), np.array(1.0),
         ),
     )  # fmt: skip
 
@@ -131,8 +136,14 @@ def test_verdicts_name_the_nearest_null_as_tables_and_legends_do(unpatched, shuf
     assert {row[policy] for row in exact.tables[0].rows} == {LABELS["auto"], LABELS["scale"]}
     for label in (LABELS["auto"], LABELS["scale"], LABELS["unpatched"]):
         assert label in layers.figure
-    assert f"({LABELS['unpatched']}: 25.0%)" in texts.verdict
-    assert "0% without it, 100% with it" in tasks.verdict and "'a' has the largest" in grown.verdict
+    assert f"({LABELS['unpatched']}: 25.0%; two rows without a patch: 75.0%)" in texts.verdict
+    assert "0% without it, 100% with it" in tasks.verdict
+    moved = "7 tokens move the inputs by 0.200 of their length (shuffled tokens: 0.150)"
+    assert moved in grown.verdict
+    assert (
+        "'a' has the largest share of an update, 0.600, where an even one is 0.3" in grown.verdict
+    )
+    assert f"tiny, {SHUFFLED}" in grown.figure
 
 
 def test_the_summary_is_made_of_the_record():

@@ -67,9 +67,11 @@ def by_layer(measured: Measured) -> Section:
         ]
 
     text = "How hard the hardest patch of each layer has to work."
+    changes = np.array(first.relative_change, float)
+    most = int(np.nanargmax(changes))
     verdict = (
-        "The MLP's input changes by at most "
-        f"{number(_largest(first.relative_change))} of its length."
+        f"The MLP's input changes by at most {number(changes[most])} of its length, in layer "
+        f"{most} (in the median layer by {number(float(np.nanmedian(changes)))})."
     )
     panels = [
         Panel(
@@ -139,7 +141,8 @@ def by_prompt(names: Sequence[str], measured: Measured) -> Section:
         f"The largest change of an MLP's input, of all kept positions, in {dtype}: a context that "
         "says much to its question is dark.",
         verdict=f"The largest change of all is that of {names[int(prompt)]} in layer {int(layer)}: "
-        f"{number(float(changes_PL.max()))}.",
+        f"{number(float(changes_PL.max()))}, beside a median of "
+        f"{number(float(np.median(changes_PL)))}.",
         figure=heatmaps(
             [changes_PL],
             [""],

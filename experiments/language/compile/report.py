@@ -145,8 +145,11 @@ def _made(arrays: Arrays) -> Section:
         f"{arrays.calibration_tokens}."
     )
     chosen = arrays.sides.ridge
+    best, *others = sorted(tried.held_out.tolist())
+    beside = f" beside {number(others[0])} of the next and {number(others[-1])} of the worst"
     verdict = (
         f"Rank {chosen.rank} and ridge weight {number(float(chosen.weight))} are the best of "
-        f"{len(rows)} that were tried on held-out queries."
+        f"{len(rows)} that were tried on held-out queries: a KL divergence of {number(best)}"
+        f"{beside if others else ''}."
     )
     return Section("What it was made of", text, tables=tables, verdict=verdict)

@@ -142,7 +142,13 @@ def _written(found: Found) -> Section:
         for task, arrays in tasks.items()
         for text in arrays.written[:2]
     ]
+    texts = [
+        str(text) for tasks in found.values() for one in tasks.values() for text in one.written
+    ]
     text = "Both sides learn from the same texts: what the model wrote behind the context."
-    verdict = "Both sides have the same texts, and the model wrote what is to be learnt itself."
+    verdict = (
+        f"Both sides have the same {len(texts)} texts, of which {len(set(texts))} are different "
+        "ones, and the model wrote what is to be learnt itself."
+    )
     tables = [Table(("model", "task", "text"), rows)]
     return Section("Calibration texts", text, verdict=verdict, tables=tables)

@@ -67,11 +67,14 @@ class Texts:
       agreement: (Q,), the share of the same tokens.
       same_until: (Q,), the first other token. After it two texts are two texts: what the patches
         answer for are the logits of every step over the same tokens.
+      twice_agreement: (Q,), the share of the same tokens as in the text that is written without a
+        patch in a batch of two (``Generation.twice_agreement``).
       same_top1, largest_relative_error: (Q,), of these logits.
     """
 
     agreement: np.ndarray
     same_until: np.ndarray
+    twice_agreement: np.ndarray
     same_top1: np.ndarray
     largest_relative_error: np.ndarray
 
@@ -83,12 +86,17 @@ class Generation:
     Attributes:
       question, expected: (Q,), text: what was asked, and what was written with the context.
       unpatched_agreement: (Q,), of the text that was written without it.
+      twice_agreement, twice_until: (Q,), of the text that is written with everything and without a
+        patch, but for the same prompt twice in one batch: what the rounding of two rows changes
+        alone. A patched run has two rows, too, that with everything and that of the kept tokens.
       policies: policy -> the texts of patched weights.
     """
 
     question: np.ndarray
     expected: np.ndarray
     unpatched_agreement: np.ndarray
+    twice_agreement: np.ndarray
+    twice_until: np.ndarray
     policies: Mapping[str, Texts]
 
 
@@ -115,10 +123,12 @@ class Growth:
     Attributes:
       context: (C,), removed tokens.
       relative_change: (C,), mean over the layers.
+      shuffled_change: (C,), of the same tokens in another order, the null.
     """
 
     context: np.ndarray
     relative_change: np.ndarray
+    shuffled_change: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -130,6 +140,7 @@ class Writers:
       question: (), text.
       tokens: (K,), text of those with the largest shares.
       shares: (K,), of the update.
+      even: (), what every context token would have if all wrote the same.
       remainder: (), what no token wrote alone.
       total: (), of all shares and the remainder.
     """
@@ -138,6 +149,7 @@ class Writers:
     question: np.ndarray
     tokens: np.ndarray
     shares: np.ndarray
+    even: np.ndarray
     remainder: np.ndarray
     total: np.ndarray
 

@@ -124,9 +124,13 @@ def by_layer(checkpoint: Checkpoint, tokenizer: Tokenizer, length: int) -> ByLay
 def generation(
     checkpoint: Checkpoint, tokenizer: Tokenizer, num_prompts: int, num_tokens: int
 ) -> Generation:
-    """Texts written with the context, without it, and without it from patched weights."""
+    """Texts written with the context, without it, and without it from patched weights.
+
+    And with the context for the same prompt twice in one batch, the control of what else the text
+    of a patched run may part by: it goes through every layer with two rows, as this one does.
+    """
     model, params = checkpoint.model, checkpoint.params
-    questions, expected, alone = [], [], []
+    questions, expected, alone, twice = [], [], [], []
     rows: dict[OutputPolicy, list[tuple[float, ...]]] = {
         policy: [] for policy in policies(checkpoint) if policy != "balanced+remainder"
     }
@@ -139,15 +143,17 @@ def generation(
         questions.append(question)
         expected.append(tokenizer.decode(expected_N))
         alone.append(token_agreement(expected_N, alone_N))
+        twice_N = write([prompt.tokens_T] * 2, num_tokens)[0]
+        twice.append((token_agreement(expected_N, twice_N), _same_until(expected_N, twice_N)))
         for policy, written in rows.items():
             patched = patched_generate(
                 model, params, prompt.tokens_T, prompt.kept_K, num_tokens, output=policy
             )
-            differs_N = np.flatnonzero(patched.tokens_N != expected_N)
             written.append(
                 (
                     token_agreement(expected_N, patched.tokens_N),
-                    int(differs_N[0]) if len(differs_N) else num_tokens,
+                    _same_until(expected_N, patched.tokens_N),
+                    token_agreement(twice_N, patched.tokens_N),
                     float(np.mean(patched.same_top1_N)),
                     float(np.max(patched.relative_error_N)),
                 )
@@ -156,7 +162,8 @@ def generation(
         policy: Texts(*map(np.array, zip(*written, strict=True)))
         for policy, written in rows.items()
     }
-    return Generation(np.array(questions), np.array(expected), np.array(alone), texts)
+    by_question = (questions, expected, alone, *zip(*twice, strict=True))
+    return Generation(*map(np.array, by_question), texts)
 
 
 def tasks(checkpoint: Checkpoint, tokenizer: Tokenizer, shown: int, asked: int) -> Tasks:
@@ -180,13 +187,17 @@ def tasks(checkpoint: Checkpoint, tokenizer: Tokenizer, shown: int, asked: int) 
 def growth(checkpoint: Checkpoint, tokenizer: Tokenizer, lengths: Sequence[int]) -> Growth:
     """How far a context moves the last token's MLP inputs, as it gets longer to the left."""
     whole = stretch(tokenizer, max(lengths) + 1, 1, keep_bos=True).tokens_T
+    draw = np.random.default_rng(0)
     changes = []
     for length in lengths:
-        tokens_T = np.concatenate([whole[:1], whole[-length:]])
-        prompt = Removal(tokens_T, np.array([0, length]))
-        bank = _patches(checkpoint, prompt, "auto", "closed")
-        changes.append(np.mean([float(one.relative_change[-1]) for one in bank.conditioning]))
-    return Growth(np.array(lengths) - 1, np.array(changes))
+        context, last = whole[-length:-1], whole[-1:]
+        both = []
+        for tokens in (context, draw.permutation(context)):
+            prompt = Removal(np.concatenate([whole[:1], tokens, last]), np.array([0, length]))
+            bank = _patches(checkpoint, prompt, "auto", "closed")
+            both.append(np.mean([float(one.relative_change[-1]) for one in bank.conditioning]))
+        changes.append(both)
+    return Growth(np.array(lengths) - 1, *np.array(changes).T)
 
 
 def attribution(checkpoint: Checkpoint, tokenizer: Tokenizer, top: int = 8) -> Writers:
@@ -213,6 +224,7 @@ def attribution(checkpoint: Checkpoint, tokenizer: Tokenizer, top: int = 8) -> W
         question=np.array(question),
         tokens=np.array(names),
         shares=shares_T[order],
+        even=np.array((1 - remainder) / (len(shares_T) - len(prompt.kept_K))),
         remainder=np.array(remainder),
         total=np.array(np.sum(shares_T) + remainder),
     )
@@ -237,6 +249,12 @@ def _refused(bank: Bank, checkpoint: Checkpoint) -> bool:
     except ValueError:
         return True
     return False
+
+
+def _same_until(expected_N: np.ndarray, written_N: np.ndarray) -> int:
+    """The first other token, or how many there are."""
+    differs_N = np.flatnonzero(written_N != expected_N)
+    return int(differs_N[0]) if len(differs_N) else len(expected_N)
 
 
 def _error(actual_KV: Any, expected_KV: Any) -> float:

@@ -12,6 +12,8 @@ from icl_jax.report.page import Section, Table, number
 
 #: Steps of bfloat16 generation that agree with ordinary decoding, as published for Gemma 3.
 PUBLISHED = "87.5%, 98% and 100%"
+#: The null of how an update grows.
+SHUFFLED = "shuffled tokens"
 
 
 def summarise(found: Found) -> dict[str, Any]:
@@ -24,7 +26,10 @@ def summarise(found: Found) -> dict[str, Any]:
             "exactness": {dtype: worst(one.exactness) for dtype, one in by_dtype.items()},
             "generation": {
                 dtype: {policy: means(texts) for policy, texts in one.generation.policies.items()}
-                | {"unpatched": _unpatched(one.generation)}
+                | {
+                    "unpatched": _unpatched(one.generation),
+                    "twice": float(one.generation.twice_agreement.mean()),
+                }
                 for dtype, one in by_dtype.items()
             },
             "tasks": {
@@ -72,6 +77,7 @@ def means(texts: Texts) -> dict[str, Any]:
     return {
         "agreement": texts.agreement.mean(),
         "identical_texts": (texts.agreement == 1).mean(),
+        "twice_agreement": texts.twice_agreement.mean(),
         "same_top1": texts.same_top1.mean(),
         "largest_relative_error": texts.largest_relative_error.max(),
     }
@@ -189,26 +195,34 @@ def _generation(found: Found) -> Section:
                     f"{one['identical_texts']:.0%}",
                     f"{one['same_top1']:.1%}",
                     one["largest_relative_error"],
+                    f"{one['twice_agreement']:.1%}",
+                    f"{generation.twice_agreement.mean():.1%}",
                     f"{_unpatched(generation):.1%}",
                 )
             )
     columns = (
         "model", "dtype", "policy", "same tokens", "same texts", "same top-1", "largest error",
-        f"same tokens, {LABELS['unpatched']}",
+        "same tokens as two rows", "same tokens, two rows", f"same tokens, {LABELS['unpatched']}",
     )  # fmt: skip
     text = (
         "Greedy texts after the question alone, with a new patch for every new token, against "
         "ordinary decoding after everything. One other token makes another text, so the share of "
         "same tokens depends on where the first tie falls; the share of steps whose most probable "
-        f"token is the same does not. Published for Gemma 3 in bfloat16: {PUBLISHED} of the tokens."
+        f"token is the same does not. Two rows: ordinary decoding of the same prompt twice in one "
+        "batch, without a patch, which is rounded otherwise than one row; a patched run has two, "
+        f"too. Published for Gemma 3 in bfloat16: {PUBLISHED} of the tokens."
     )
-    caption = "Over all prompts; errors are of the logits of a step, over the same tokens."
+    caption = (
+        "Over all prompts; errors are of the logits of a step, over the same tokens. Same tokens "
+        "as two rows: of the patched text; same tokens, two rows: of the control's, as one row's."
+    )
     said = []
     for name, dtype, generation in written:
         one = means(generation.policies["auto"])
         said.append(
             f"{name} in {dtype}: {one['agreement']:.1%} of the tokens are the same "
-            f"({LABELS['unpatched']}: {_unpatched(generation):.1%}); beside the run with "
+            f"({LABELS['unpatched']}: {_unpatched(generation):.1%}; two rows without a patch: "
+            f"{generation.twice_agreement.mean():.1%}); beside the run with "
             "everything over the same tokens the most probable one is the same at "
             f"{one['same_top1']:.1%} of the steps."
         )
@@ -256,6 +270,8 @@ def _growth(found: Found) -> Section:
         grown, told = arrays.growth, arrays.attribution
         assert grown is not None and told is not None  # As in every record of float32.
         lines.append(Curve(name, grown.context, grown.relative_change, role=role))
+        shuffled = f"{name}, {SHUFFLED}"
+        lines.append(Curve(shuffled, grown.context, grown.shuffled_change, role="control"))
         rows = [
             (repr(str(token)), share) for token, share in zip(told.tokens, told.shares, strict=True)
         ]
@@ -269,14 +285,18 @@ def _growth(found: Found) -> Section:
         )
         first = int(np.argmax(np.abs(told.shares)))
         said.append(
-            f"{name}: {str(told.tokens[first])!r} has the largest share, "
-            f"{number(told.shares[first])}; what no token wrote alone is "
-            f"{number(float(told.remainder))}."
+            f"{name}: {grown.context[-1]} tokens move the inputs by "
+            f"{number(grown.relative_change[-1])} of their length ({SHUFFLED}: "
+            f"{number(grown.shuffled_change[-1])}), {grown.context[0]} by "
+            f"{number(grown.relative_change[0])} ({number(grown.shuffled_change[0])}). "
+            f"{str(told.tokens[first])!r} has the largest share of an update, "
+            f"{number(told.shares[first])}, where an even one is {number(float(told.even))}; what "
+            f"no token wrote alone is {number(float(told.remainder))}."
         )
     panel = Panel("", lines, "removed tokens", "|z with - z without| / |z without|", log_x=True)
     text = (
-        "How far the context moves the input of the last token's MLPs, mean over the layers, and "
-        "which tokens of a context did it."
+        "How far the context moves the input of the last token's MLPs, mean over the layers, "
+        "beside the same tokens in another order, and which tokens of a context did it."
     )
     figure = curves([panel]) if lines else None
     title = "How large is an update, and who wrote it?"

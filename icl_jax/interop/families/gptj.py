@@ -5,22 +5,14 @@ Source: Wang and Komatsuzaki 2021 (GPT-J-6B).
 
 from typing import Any
 
-from icl_jax.blocks.block import Block
-from icl_jax.blocks.feedforward import Dense
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.rotary import Rotary
 from icl_jax.blocks.softmax_attention import SoftmaxAttention
-from icl_jax.blocks.stack import repeat
 from icl_jax.interop.families import gpt2
-from icl_jax.interop.families.common import (
-    activation,
-    attention_table,
-    layer_norm_table,
-    linear_table,
-)
+from icl_jax.interop.families.parallel import Names, parallel_decoder, parallel_table
 from icl_jax.interop.harmless import Only
 from icl_jax.interop.options import Options
-from icl_jax.interop.table import Tensor, linear, tensor
+from icl_jax.interop.table import Tensor
 
 ARCHITECTURES = ("GPTJForCausalLM", "gptj")
 
@@ -30,6 +22,17 @@ HARMLESS = {
     "rotary": Only((True,)),
     "scale_attn_weights": Only((True,)),
 }
+
+NAMES = Names(
+    embedding="transformer.wte.weight",
+    final_norm="transformer.ln_f",
+    layers="transformer.h",
+    attention="attn",
+    projections=("q_proj", "k_proj", "v_proj", "out_proj"),
+    up="mlp.fc_in",
+    down="mlp.fc_out",
+    norm="ln_1",
+)
 
 
 def build(config: Options) -> LanguageModel:
@@ -45,47 +48,20 @@ def build(config: Options) -> LanguageModel:
         head_width=width // num_heads,
         rotary=Rotary(features=turning, interleaved=True),
     )
-    mlp = Dense(
-        hidden_widths=(config.count("n_inner", default=4 * width),),
-        activation=activation(config, "activation_function", default="gelu_new"),
-    )
-    epsilon = config.number("layer_norm_epsilon", default=1e-5, least=0.0)
-    block = Block(layer, mlp, wiring="parallel", norm="layer", norm_epsilon=epsilon)
-    return LanguageModel(
-        blocks=repeat(block, config.layers("n_layer")),
-        vocab_size=config.count("vocab_size"),
+    return parallel_decoder(
+        config,
+        layer,
         width=width,
-        norm="layer",
-        norm_epsilon=epsilon,
-        head="tied" if config.boolean("tie_word_embeddings", default=False) else "own",
-        head_bias=True,
+        hidden_width=config.count("n_inner", default=4 * width),
+        num_layers=config.layers("n_layer"),
+        activation_key="activation_function",
+        epsilon=config.number("layer_norm_epsilon", default=1e-5, least=0.0),
     )
 
 
 def table(model: LanguageModel, config: Options) -> tuple[Tensor, ...]:
     """Separate queries, keys and values; one norm a layer; a head with a bias."""
-    width, vocab = model.width, model.vocab_size
-    hidden = config.count("n_inner", default=4 * width)
-    found = [
-        tensor("transformer.wte.weight", (vocab, width), "embedding"),
-        *layer_norm_table("transformer.ln_f", "norm_final", width),
-        tensor("lm_head.bias", (vocab,), "head_bias"),
-    ]
-    if model.head == "own":
-        found.append(tensor("lm_head.weight", (vocab, width), "head_kernel", linear))
-    for layer, block in enumerate(model.blocks):
-        stored, path = f"transformer.h.{layer}", f"blocks_{layer}"
-        found += attention_table(
-            f"{stored}.attn",
-            f"{path}/contextual_layer",
-            block.contextual_layer,
-            width,
-            names=("q_proj", "k_proj", "v_proj", "out_proj"),
-        )
-        found += linear_table(f"{stored}.mlp.fc_in", f"{path}/mlp/layer_0", width, hidden)
-        found += linear_table(f"{stored}.mlp.fc_out", f"{path}/mlp/down", hidden, width)
-        found += layer_norm_table(f"{stored}.ln_1", f"{path}/norm_1", width)
-    return tuple(found)
+    return parallel_table(model, NAMES, config.count("n_inner", default=4 * model.width))
 
 
 def tiny() -> dict[str, Any]:

@@ -19,7 +19,6 @@ from icl_jax.interop.table import Tensor
 
 ARCHITECTURES = ("Qwen2MoeForCausalLM", "qwen2_moe")
 
-
 HARMLESS = {
     **qwen2.HARMLESS,
     "intermediate_size": "all layers have experts",

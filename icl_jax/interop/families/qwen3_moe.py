@@ -6,24 +6,16 @@ Source: Qwen Team 2025 (arXiv 2505.09388).
 from typing import Any
 
 from icl_jax.blocks.language_model import LanguageModel
-from icl_jax.interop.families import qwen2
+from icl_jax.interop.families import qwen2, qwen2_moe
 from icl_jax.interop.families.common import attention, uniform_layers
-from icl_jax.interop.families.mixture import (
-    experts,
-    mixture_decoder,
-    mixture_table,
-    qwen_mlps,
-)
+from icl_jax.interop.families.mixture import experts, mixture_decoder, qwen_mlps
 from icl_jax.interop.options import Options
-from icl_jax.interop.table import Tensor
 
 ARCHITECTURES = ("Qwen3MoeForCausalLM", "qwen3_moe")
 
-
-HARMLESS = {
-    **qwen2.HARMLESS,
-    "intermediate_size": "all layers have experts",
-}
+HARMLESS = qwen2_moe.HARMLESS
+#: A tensor per expert and kernel, or all experts of a layer in two tensors.
+table, fused_table = qwen2_moe.table, qwen2_moe.fused_table
 
 
 def build(config: Options) -> LanguageModel:
@@ -42,16 +34,6 @@ def build(config: Options) -> LanguageModel:
     renormalise = config.boolean("norm_topk_prob", default=False)
     mlp = experts(config, width_key="moe_intermediate_size", renormalise=renormalise)
     return mixture_decoder(config, layer, qwen_mlps(config, mlp), epsilon=epsilon)
-
-
-def table(model: LanguageModel, config: Options) -> tuple[Tensor, ...]:
-    """A tensor per expert and kernel."""
-    return mixture_table(model)
-
-
-def fused_table(model: LanguageModel, config: Options) -> tuple[Tensor, ...]:
-    """All experts of a layer in two tensors."""
-    return mixture_table(model, names=None)
 
 
 def tiny() -> dict[str, Any]:
