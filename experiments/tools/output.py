@@ -1,12 +1,16 @@
 """Standard output that may be a closed pipe or a full disk."""
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterator
 
 #: How a process ends that writes to a closed pipe.
 CLOSED = 141
+#: What keeps a stream from being written. Libraries raise OSError for much else: a connection that
+#: was refused, a file that is no checkpoint; those say so themselves.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 
 @contextlib.contextmanager
@@ -31,7 +35,8 @@ def told(name: str) -> Iterator[None]:
             sys.exit(CLOSED)
         raise
     except OSError as error:
-        if error.filename is not None:  # A file of the run, not standard output.
+        # A file of the run, or no stream at all.
+        if error.filename is not None or error.errno not in UNWRITABLE:
             raise
         _close_output()
         reason = f"standard output cannot be written: {error.strerror}."

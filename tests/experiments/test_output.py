@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments.tools.output import told
+
 SHELL = "set -o pipefail; python() { '" + sys.executable + '\' "$@"; }; '
 
 
@@ -46,3 +48,12 @@ def test_a_full_disk_is_told_in_one_line(printing):
         f"{PRINTING[printing]}: error: standard output cannot be written: No space left on "
         "device.\n"
     )
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("no file named model.safetensors"), ConnectionRefusedError(111, "refused")]
+)
+def test_what_a_library_says_of_something_else_is_handed_on(error):
+    with pytest.raises(OSError) as raised, told("real_models"):
+        raise error
+    assert raised.value is error
