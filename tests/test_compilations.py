@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icl_jax.compilations import _COMPILE, _LOWER, _TRACE, Compilations, count_compilations
+from icl_jax.compilations import (
+    _COMPILE,
+    _LOWER,
+    _TRACE,
+    Compilations,
+    count_compilations,
+    run_once,
+)
 
 
 def fresh(name="doubled"):
@@ -26,6 +33,14 @@ def fresh(name="doubled"):
 @pytest.fixture
 def x():
     return jax.block_until_ready(jax.device_put(np.arange(3.0)))
+
+
+def test_what_runs_once_is_one_program(x):
+    number = float(secrets.randbits(50))
+    with count_compilations() as compilations:
+        found = run_once(lambda x: {"sum": jnp.sum(x + number), "twice": 2 * x}, x)
+    assert compilations.number == 1
+    np.testing.assert_array_equal(found["twice"], 2 * np.asarray(x))
 
 
 def test_a_program_counts_once_however_often_it_runs(x):

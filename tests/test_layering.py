@@ -50,7 +50,16 @@ ALLOWED = {
         "blocks",
         "shown",
     ),
-    "interop": ("checks", "dims", "sharding", "stack", "patches", "blocks", "shown"),
+    "interop": (
+        "checks",
+        "compilations",
+        "dims",
+        "sharding",
+        "stack",
+        "patches",
+        "blocks",
+        "shown",
+    ),
     "pretrained": (
         "checks",
         "dims",
@@ -63,7 +72,7 @@ ALLOWED = {
         "language",
         "interop",
     ),
-    "training": ("checks", "dims", "optimizers", "records", "sharding"),
+    "training": ("checks", "compilations", "dims", "optimizers", "records", "sharding"),
     "report": (),
 }
 

@@ -15,6 +15,7 @@ from experiments.tools.conduct import TEST_STREAM, start
 from experiments.tools.flags import option
 from icl_jax import checks
 from icl_jax.blocks.attention_stack import AttentionStack, linear_attention_stack
+from icl_jax.compilations import run_once
 from icl_jax.dims import Array, Params
 from icl_jax.measures.function_space import squared_error
 from icl_jax.sharding import on_host, place
@@ -154,6 +155,6 @@ def obtain(config: LinearLearnerConfig, learners: Path) -> LinearLearner:
         config,
         model,
         trained=place(on_host(result.params)),
-        untrained=place(initial_params(initial, key)),
+        untrained=place(run_once(functools.partial(initial_params, initial), key)),
         history=result.metrics,
     )

@@ -32,6 +32,7 @@ from icl_jax.blocks.config import LAYERS, StackConfig, build_stack
 from icl_jax.blocks.functional import cast, functional
 from icl_jax.blocks.stack import Stack
 from icl_jax.blocks.wiring import WIRINGS
+from icl_jax.compilations import ONCE, run_once
 from icl_jax.dims import Array, Params
 from icl_jax.measures.function_space import relative_error
 from icl_jax.measures.nulls import another_prompts, random_vector
@@ -121,13 +122,7 @@ def layer_cases(config: Config) -> dict[str, StackConfig]:
     return {name: dataclasses.replace(base, layer=name) for name in LAYERS}
 
 
-# Compiled once and run once per case, so most of its time is LLVM's: ask for less of that. (Not
-# for none: see tests/conftest.py.)
-@functools.partial(
-    jax.jit,
-    static_argnames="stack",
-    compiler_options={"xla_backend_optimization_level": 1},
-)
+@functools.partial(jax.jit, static_argnames="stack", compiler_options=dict(ONCE))
 def compare(stack: Stack, params: Params, tokens_BTC: Array, key: Array) -> dict[str, Array]:
     """Relative errors of the patched run and its controls at the query, and conditioning numbers.
 
@@ -216,7 +211,7 @@ def measure(config: Config) -> Arrays:
         stack = build_stack(stack_config)
         with computed_in(dtype):
             # As one program, which leaves out the forward pass that an initialisation is.
-            params = cast(jax.jit(stack.init)(key, tokens_BTC[0])["params"], dtype)
+            params = cast(run_once(stack.init, key, tokens_BTC[0])["params"], dtype)
             numbers = compare(stack, params, tokens_BTC.astype(dtype), key)
             return Errors(**jax.device_get(numbers))
 

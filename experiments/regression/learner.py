@@ -24,6 +24,7 @@ from icl_jax import checks
 from icl_jax.blocks.config import StackConfig, build_stack
 from icl_jax.blocks.functional import functional, layer_params
 from icl_jax.blocks.stack import Stack
+from icl_jax.compilations import run_once
 from icl_jax.descent.parameters import first_name, kernel_of
 from icl_jax.dims import Array, Params
 from icl_jax.dynamics.prefixes import prefix_pass, probe_pass
@@ -239,7 +240,7 @@ def obtain(config: LearnerConfig, learners: Path) -> Learner:
         # Through the host: parameters from a checkpoint are committed to their device and fresh
         # ones are not, and jit compiles a program for each kind.
         trained=place(on_host(result.params)),
-        untrained=place(initial_params(initial, key)),
+        untrained=place(run_once(functools.partial(initial_params, initial), key)),
         history=result.metrics,
     )
 

@@ -16,6 +16,7 @@ from icl_jax.sharding import make_mesh, mesh_axes
 
 PLATFORMS = ("auto", "cpu", "gpu", "tpu")
 
+_LEVEL = "xla_backend_optimization_level"
 #: Programs that took less time are compiled again sooner than they are found.
 _SECONDS = 0.5
 
@@ -111,6 +112,7 @@ def _choose_platform(machine: Machine) -> None:
         named = machine.mesh or machine.distributed or _platforms()
         if machine.small and not named:
             jax.config.update("jax_platforms", "cpu")
+            _compile_in_a_hurry()
         return
     found = _platforms()
     jax.config.update("jax_platforms", machine.platform)
@@ -124,6 +126,13 @@ def _choose_platform(machine: Machine) -> None:
             f"--platform={machine.platform}: JAX finds no such device here (it finds {there}). "
             "Leave the flag out, or install JAX for it."
         )
+
+
+def _compile_in_a_hurry() -> None:
+    """A small job on a CPU compiles for longer than it runs: LLVM, most of that, does less."""
+    given = os.environ.get("XLA_FLAGS", "")
+    if _LEVEL not in given:  # Read once, when XLA looks for devices.
+        os.environ["XLA_FLAGS"] = f"{given} --{_LEVEL}=1".strip()
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ deterministic: it is on CPU and TPU, and on GPU with ``--xla_gpu_deterministic_o
 """
 
 import contextlib
+import functools
 import math
 import os
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy as np
 import optax
 
 from icl_jax import checks
+from icl_jax.compilations import run_once
 from icl_jax.dims import Array, Params
 from icl_jax.records import WorkdirError, lock_folder
 from icl_jax.sharding import any_process, on_host
@@ -75,7 +77,7 @@ def train(
     """Trains from fresh data, resuming what ``workdir`` holds.
 
     Args:
-      init: ``init(key) -> params``.
+      init: ``init(key) -> params``, pure; run as one program.
       loss: ``loss(params, key) -> (loss, metrics)``; ``loss`` is a scalar and ``metrics`` a dict of
         scalars. It draws its batch from ``key``. Compiled once per function object: pass the same
         object, not a fresh lambda, to train twice without compiling twice.
@@ -122,7 +124,7 @@ def train(
     if not jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key):
         raise TypeError("train: key must be a typed PRNG key; make it with jax.random.key(seed).")
 
-    state = initial_state(init, optimizer, key)
+    state: TrainState = run_once(functools.partial(initial_state, init, optimizer), key)
     step = 0
     rows: list[Row] = []
     with contextlib.ExitStack() as stack:

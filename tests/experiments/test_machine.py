@@ -1,5 +1,7 @@
 """Which devices an experiment is run on."""
 
+import os
+
 import jax
 import pytest
 
@@ -9,8 +11,9 @@ from experiments.tools.machine import Machine, MachineError, prepared
 
 
 @pytest.fixture
-def unnamed():
-    """Nobody has named a platform yet."""
+def unnamed(monkeypatch):
+    """Nobody has named a platform yet, nor how to compile."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
     before = jax.config.jax_platforms
     jax.config.update("jax_platforms", None)
     yield
@@ -33,6 +36,23 @@ def test_a_small_job_runs_on_the_host_unless_devices_are_named(unnamed):
     jax.config.update("jax_platforms", "cuda,cpu")  # As JAX_PLATFORMS does.
     assert looked_for(Machine(small=True)) == "cuda,cpu"
     assert looked_for(Machine(platform="cpu")) == "cpu"
+
+
+def test_a_small_job_on_the_host_is_compiled_in_a_hurry_unless_told_how(unnamed, monkeypatch):
+    given = os.environ["XLA_FLAGS"]
+    looked_for(Machine())
+    assert os.environ["XLA_FLAGS"] == given
+    jax.config.update("jax_platforms", None)
+    looked_for(Machine(small=True))
+    hurried = f"{given} --xla_backend_optimization_level=1"
+    assert os.environ["XLA_FLAGS"] == hurried
+    jax.config.update("jax_platforms", None)
+    looked_for(Machine(small=True))
+    assert os.environ["XLA_FLAGS"] == hurried
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=2")
+    jax.config.update("jax_platforms", None)
+    looked_for(Machine(small=True))
+    assert os.environ["XLA_FLAGS"] == "--xla_backend_optimization_level=2"
 
 
 def test_the_command_line_says_so():

@@ -58,6 +58,7 @@ from experiments.tools.conduct import Outcome, each, finish, measured, start
 from experiments.tools.flags import LONE, UsageError, launch, option
 from icl_jax import checks
 from icl_jax.blocks.language_model import LanguageModel
+from icl_jax.compilations import run_once
 from icl_jax.descent.explicit import ExplicitConfig
 from icl_jax.descent.line_search import check_grid, rate_grid, tune_learning_rate
 from icl_jax.descent.parameters import select
@@ -249,7 +250,7 @@ def measure(config: Config, checkpoint: Checkpoint, asked: Question) -> Arrays:
     key = jax.random.key(config.seed)
     model: Any = checkpoint.model
     tokens_Q = jnp.zeros(2, jnp.int32)
-    fresh = jax.jit(lambda key: model.init(key, tokens_Q)["params"])(jax.random.fold_in(key, 1))
+    fresh = run_once(model.init, jax.random.fold_in(key, 1), tokens_Q)["params"]
     rates_X = rate_grid(config.lowest_rate, config.highest_rate, config.num_rates, jnp.float32)
     sides, searches = [], []
     for params in each((checkpoint.params, fresh), "trained and untrained"):

@@ -44,7 +44,7 @@ def build() -> LanguageModel:
 
 def initial(model: LanguageModel, key: Array) -> Params:
     """Its parameters before training."""
-    params: Params = jax.jit(model.init)(key, jnp.zeros(2, jnp.int32))["params"]
+    params: Params = model.init(key, jnp.zeros(2, jnp.int32))["params"]
     return params
 
 
