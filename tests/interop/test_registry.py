@@ -1,12 +1,59 @@
 """Families: every name in config.json finds its own, and no name is of two."""
 
 import collections
+import re
+from pathlib import Path
 
 import pytest
 
 from icl_jax.interop.registry import descent_of, families, family_of
 from icl_jax.interop.relatives import RELATIVES
+from icl_jax.interop.text_part import WRAPPERS
 
+README = Path(__file__).parents[2] / "README.md"
+#: What README's table of families calls them -> the families.
+README_NAMES = {
+    "BERT (all-MiniLM)": ("bert",),
+    "BLOOM": ("bloom",),
+    "Cohere (Command R, R7B)": ("cohere", "cohere2"),
+    "Falcon": ("falcon",),
+    "GPT-2": ("gpt2",),
+    "GPT-J": ("gptj",),
+    "GPT-Neo": ("gpt_neo",),
+    "GPT-NeoX / Pythia": ("gpt_neox",),
+    "Gemma 1": ("gemma",),
+    "Gemma 2": ("gemma2",),
+    "Gemma 3 (of multimodal ones the text part)": ("gemma3",),
+    "Granite 3": ("granite",),
+    "Llama 2 / 3": ("llama",),
+    "Mamba 2": ("mamba2",),
+    "Ministral": ("ministral",),
+    "Ministral 3": ("ministral3",),
+    "Mistral": ("mistral",),
+    "Mistral 3 (text part)": ("mistral", "ministral3"),
+    "Mixtral": ("mixtral",),
+    "OLMo 1 and 3": ("olmo", "olmo3"),
+    "OLMo 2": ("olmo2",),
+    "OLMoE": ("olmoe",),
+    "OPT": ("opt",),
+    "Phi": ("phi",),
+    "Phi-3": ("phi3",),
+    "Phi-4": ("phi3",),
+    "Qwen 2 MoE": ("qwen2_moe",),
+    "Qwen 2.5": ("qwen2",),
+    "Qwen 3": ("qwen3",),
+    "Qwen 3 MoE": ("qwen3_moe",),
+    "Qwen3-Next": ("qwen3_next",),
+    "SmolLM3": ("smollm3",),
+    "StableLM": ("stablelm",),
+    "StarCoder 2": ("starcoder2",),
+    "gpt-oss (dequantised)": ("gpt_oss",),
+}
+#: The model_type of a multimodal model -> what the table calls it.
+README_WHOLES = {
+    "gemma3": "Gemma 3 (of multimodal ones the text part)",
+    "mistral3": "Mistral 3 (text part)",
+}
 NAMES = [(name, asked) for name, family in families().items() for asked in family.ARCHITECTURES]
 
 
@@ -21,6 +68,26 @@ def test_a_tiny_configuration_is_of_its_family_by_either_name(family):
     config = families()[family].tiny()
     for key in ("architectures", "model_type"):
         assert family_of({key: config[key]})[0] == family
+
+
+def named_in_the_readme():
+    """The names in the first column of README's table of families, in order."""
+    rows = README.read_text().split("| family | |\n|---|---|\n", 1)[1].split("\n\n", 1)[0]
+    cells = [row.split("|")[1].strip() for row in rows.splitlines()]
+    # A comma in brackets separates no families.
+    return [name for cell in cells for name in re.split(r", (?![^(]*\))", cell)]
+
+
+def test_the_readmes_table_names_every_family_and_no_other():
+    assert sorted(named_in_the_readme()) == sorted(README_NAMES)
+    assert {one for named in README_NAMES.values() for one in named} == set(families())
+
+
+def test_the_readmes_table_names_every_multimodal_model_with_the_families_of_its_text_part():
+    assert set(README_WHOLES) == set(WRAPPERS)
+    for kind, name in README_WHOLES.items():
+        found = {family_of({"model_type": text})[0] for text in WRAPPERS[kind].architectures}
+        assert set(README_NAMES[name]) == found
 
 
 def test_no_name_is_of_two_families():

@@ -1,10 +1,11 @@
 """Writes the golden files: tiny random checkpoints of transformers, and what it computes with them.
 
-    python tests/interop/golden/make.py [FAMILY ...]
+    python tests/interop/golden/make.py [NAME ...]
 
 needs PyTorch and transformers (the extra ``parity``); the tests that read the files do not. Each
-family gets ``config.json``, ``model.safetensors`` and ``logits.npz``: token ids and mask of a
-padded batch, position ids, the logits in float32 and float64, and which experts were chosen where.
+family, and each of the configurations in ``variants.py``, gets ``config.json``,
+``model.safetensors`` and ``logits.npz``: token ids and mask of a padded batch, position ids, the
+logits in float32 and float64, and which experts were chosen where.
 transformers computes norms, softmax, rotary angles and routers in float32 whatever the dtype, so
 the float64 reference runs with its float32 made wide.
 """
@@ -20,6 +21,7 @@ import torch
 import transformers
 
 from icl_jax.interop.registry import families
+from tests.interop.golden.variants import VARIANTS
 
 HERE = Path(__file__).parent
 LENGTHS = (24, 17, 9)
@@ -62,6 +64,8 @@ def new_model(config, dtype):
     """A model of transformers in its plainest implementation."""
     encoder = config.model_type == "bert"
     made = transformers.AutoModel if encoder else transformers.AutoModelForCausalLM
+    if hasattr(config, "vision_config"):
+        made = transformers.AutoModelForImageTextToText
     options = {"add_pooling_layer": False} if encoder else {}
     return made.from_config(
         config,
@@ -149,27 +153,27 @@ def wide_logits(model, given) -> np.ndarray:
         return logits(wider, given)
 
 
-def write(family: str) -> None:
-    """The golden files of one family."""
-    folder = HERE / family
-    model = random_model(family)
-    given = batch(model.config.vocab_size)
+def write(name: str) -> None:
+    """The golden files of one family, or of one variant."""
+    folder = HERE / "variants" / name if name in VARIANTS else HERE / name
+    model = random_model(name, given=VARIANTS.get(name))
+    given = batch(model.config.get_text_config().vocab_size)
     with chosen_experts(model) as experts:
         found = {"float32": logits(model, given), "float64": wide_logits(model, given)}
     assert found["float64"].dtype == np.float64
     if experts:
         shape = (len(experts), *given["tokens"].shape, -1)
         found["experts"] = np.stack(experts).reshape(shape).astype(np.int8)
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     model.to(torch.bfloat16).save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
-    config = json.loads((folder / "config.json").read_text())
+    config = VARIANTS.get(name) or json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     np.savez_compressed(folder / "logits.npz", **given, **found)
     difference = np.abs(found["float32"] - found["float64"])[given["mask"]].max()
-    print(f"{family}: float32 and float64 differ by {difference:.1e}")
+    print(f"{name}: float32 and float64 differ by {difference:.1e}")
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or sorted(families()):
+    for name in sys.argv[1:] or (*sorted(families()), *VARIANTS):
         write(name)
