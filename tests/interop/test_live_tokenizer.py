@@ -14,6 +14,7 @@ from icl_jax.interop.chat import render_chat  # noqa: E402
 from icl_jax.interop.tokenizer import load_tokenizer, save_tokenizer, train_bpe  # noqa: E402
 from icl_jax.interop.tokenizer_files import _REGISTERED  # noqa: E402
 from tests.interop.templates import TEMPLATES  # noqa: E402
+from tests.interop.tokenizer_folders import CASES  # noqa: E402
 
 # transformers warns of its own affairs.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -255,6 +256,12 @@ def test_tokens_and_texts_are_those_of_transformers(tmp_path, kind):
             assert found.decode(tokens, skip_special=special) == expected.decode(
                 tokens, skip_special_tokens=special
             )
+
+
+@pytest.mark.parametrize(("write", "text", "ids"), [pytest.param(*c, id=n) for n, *c in CASES])
+def test_ids_that_are_written_down_are_those_of_transformers(tmp_path, write, text, ids):
+    write(tmp_path)
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path).encode(text) == ids
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

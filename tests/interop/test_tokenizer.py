@@ -17,6 +17,7 @@ from icl_jax.interop.tokenizer import (
     save_tokenizer,
     train_bpe,
 )
+from tests.interop.tokenizer_folders import CASES
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog. " * 3,
@@ -284,6 +285,12 @@ def test_a_missing_package_says_what_to_install(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(ImportError, match=r'tokenizers .*pip install "icl_jax\[huggingface\]"'):
         load_tokenizer(folder)
+
+
+@pytest.mark.parametrize(("write", "text", "ids"), [pytest.param(*c, id=n) for n, *c in CASES])
+def test_files_that_do_not_say_the_same_give_the_ids_of_transformers(tmp_path, write, text, ids):
+    write(tmp_path)
+    assert load_tokenizer(tmp_path).encode(text).tokens_T.tolist() == ids
 
 
 def test_a_llama_tokenizer_whose_files_differ_in_the_first_space_is_refused(folder):
