@@ -251,7 +251,10 @@ def patched_forward(
     anything at removed positions. Returns the outputs (K, D) at the kept positions.
 
     Raises:
-      ValueError: ``stream_TD`` is no sequence that the kept positions are a part of.
+      ValueError: ``stream_TD`` is no sequence that the kept positions are a part of; a mask of
+        another length, or position ids in the bank that do not increase.
+      TypeError: ``stream_TD`` is not floating point, a mask that is not boolean, or position ids in
+        the bank that are not signed integers.
 
     Examples:
       >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
@@ -268,12 +271,14 @@ def patched_forward(
     check_run("patched_forward", layers, stream_TD, None, present_T)
     # Indices outside an array are clamped in JAX: the kept rows alone would be read as others.
     kept_K = checks.kept_positions("patched_forward", bank.kept_K, stream_TD.shape[0])
+    present_K = None if present_T is None else present_T[kept_K]
+    checks.places("patched_forward", kept_K.shape[0], bank.positions_K, present_K, "K")
     return forward(
         layers,
         stream_TD[kept_K],
         patches=bank.patches,
         positions_T=bank.positions_K,
-        present_T=None if present_T is None else present_T[kept_K],
+        present_T=present_K,
     )
 
 
