@@ -162,8 +162,15 @@ def generation(
         policy: Texts(*map(np.array, zip(*written, strict=True)))
         for policy, written in rows.items()
     }
-    by_question = (questions, expected, alone, *zip(*twice, strict=True))
-    return Generation(*map(np.array, by_question), texts)
+    agreement, until = zip(*twice, strict=True)
+    return Generation(
+        question=np.array(questions),
+        expected=np.array(expected),
+        unpatched_agreement=np.array(alone),
+        twice_agreement=np.array(agreement),
+        twice_until=np.array(until),
+        policies=texts,
+    )
 
 
 def tasks(checkpoint: Checkpoint, tokenizer: Tokenizer, shown: int, asked: int) -> Tasks:
