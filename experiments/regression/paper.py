@@ -7,7 +7,7 @@ weight update of every test prompt, and writes one page: DIR/report.html, and DI
     python -m experiments.paper --workdir=runs/paper
     python -m experiments.paper --quick --workdir=runs/quick
 
-About five minutes on 2 cores; --quick does everything small in a minute or two. A killed run goes
+About ten minutes on 2 cores; --quick does everything small in two or three. A killed run goes
 on where it was.
 """
 
