@@ -71,6 +71,7 @@ td { overflow-wrap: break-word; }
 .long { overflow-wrap: anywhere; }
 .broad table { font-size: 0.82rem; }
 .broad th, .broad td { padding-right: 0.8rem; }
+.broad th { white-space: normal; }
 th:last-child, td:last-child { padding-right: 0; }
 th { font-weight: 600; border-bottom: 1px solid var(--ink); }
 td { border-bottom: 1px solid var(--line); }
@@ -126,7 +127,6 @@ footer dd { margin: 0; text-align: right; }
   table { font-size: 8.5pt; }
   .broad table { font-size: 7pt; }
   .broad th, .broad td { padding-right: 5pt; }
-  .broad th { white-space: normal; }
   .broad td { overflow-wrap: anywhere; }
   section { margin-top: 2rem; }
   .plate { border: 0; padding: 0; overflow: visible; }

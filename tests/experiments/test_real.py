@@ -146,6 +146,30 @@ def test_verdicts_name_the_nearest_null_as_tables_and_legends_do(unpatched, shuf
     assert f"tiny, {SHUFFLED}" in grown.figure
 
 
+def test_by_default_ten_texts_of_a_hundred_tokens_are_written():
+    config = real.Config()
+    assert (config.num_prompts, config.num_tokens) == (10, 100) and len(QUESTIONS) >= 10
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"num_prompts": 99}, "texts to write, got num_prompts=99"),
+        ({"asked": 99}, "pairs to show and to ask for, got shown=6 and asked=99"),
+        ({"contexts": (8, 1)}, "contexts must be at least 2, got 1"),
+    ],
+)
+def test_more_than_there_is_to_ask_is_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
+        real.Config(**bad)
+
+
+def test_what_is_published_stands_beside_what_is_measured():
+    found = {"tiny": {"bfloat16": made(0.3, 0.4)}}
+    assert summarise(found)["published_agreement"] == (0.875, 0.98, 1.0)
+    assert "87.5%, 98.0%, 100.0% of the tokens" in sections(found)[2].text
+
+
 def test_the_summary_is_made_of_the_record():
     one = summarise({"tiny": {"float32": made(0.3, 0.4)}})["models"]["tiny"]
     assert one["parity"] == {"largest_relative_error": 3e-7, "prompts": 2}

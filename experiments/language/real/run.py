@@ -32,6 +32,7 @@ from experiments.language.real.arrays import (
     Tasks,
     Writers,
 )
+from experiments.language.real.prompts import QUESTIONS, TASKS
 from experiments.language.real.report import sections, summarise
 from experiments.language.real_models import SOURCES, real_model
 from experiments.tools.conduct import Outcome, each, finish, measured, start
@@ -66,9 +67,20 @@ class Config:
             checks.one_of("real", "dtype", dtype, DTYPES)
         for name in ("num_prompts", "num_tokens", "shown", "asked"):
             checks.positive_int("real", name, getattr(self, name))
+        if self.num_prompts > len(QUESTIONS):
+            raise ValueError(
+                f"real: there are {len(QUESTIONS)} texts to write, got num_prompts="
+                f"{self.num_prompts}."
+            )
+        fewest = min(map(len, TASKS.values()))
+        if self.shown + self.asked > fewest:
+            raise ValueError(
+                f"real: a task has {fewest} pairs to show and to ask for, got shown={self.shown} "
+                f"and asked={self.asked}."
+            )
         for name in ("lengths", "contexts"):
             for length in getattr(self, name):
-                checks.positive_int("real", name, length)
+                checks.at_least_two("real", name, length, "one token stays, and one is removed")
 
     @classmethod
     def quick(cls) -> "Config":
