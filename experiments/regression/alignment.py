@@ -7,8 +7,9 @@ the trained stack, for the same stack before training, and for random updates.
 
     python -m experiments.alignment --workdir=runs/alignment
 
-About three minutes on 2 cores, most of it training. Expected: tokens of one block align far above
-chance, trained or not, because their updates share one vector and the context; blocks do not.
+About two minutes on 2 cores, most of it training. Expected: tokens of one block align (mean cosines
+of 0.39 to 0.51 in ten blocks; untrained 0.48 to 0.52), because their updates share one vector and
+the context; blocks do not (-0.002, untrained -0.004, random updates 0.0002).
 """
 
 import functools

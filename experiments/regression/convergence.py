@@ -8,8 +8,9 @@ like 1/i whatever it has learned.
 
     python -m experiments.convergence --workdir=runs/convergence
 
-About one minute on 2 cores. Expected: steps that shrink with i in both; for the untrained learner
-with a slope near -1 in the logarithms; peel-off ends at the same output, in another matrix.
+About one minute on 2 cores. Expected: steps that shrink with i whether the learner is trained or
+not, with slopes of -0.94 and -0.96 in the logarithms; peel-off ends at the same output (to 1e-6) in
+another matrix (cosine 0.70, untrained 0.71).
 """
 
 import functools
