@@ -71,11 +71,11 @@ td { overflow-wrap: break-word; }
 .long { overflow-wrap: anywhere; }
 .broad table { font-size: 0.82rem; }
 .broad th, .broad td { padding-right: 0.8rem; }
-.broad th { white-space: normal; }
 th:last-child, td:last-child { padding-right: 0; }
 th { font-weight: 600; border-bottom: 1px solid var(--ink); }
 td { border-bottom: 1px solid var(--line); }
-.n { text-align: right; white-space: nowrap; }
+.n { text-align: right; }
+td.n { white-space: nowrap; }
 footer { margin-top: 5rem; padding-top: 1.25rem; border-top: 1px solid var(--line);
   font-size: 0.82rem; line-height: 1.55; color: var(--quiet); }
 footer p { margin-bottom: 0.5rem; overflow-wrap: anywhere; }

@@ -19,7 +19,8 @@ REPORTS = (
 BESIDE = re.compile(
     r"\bnull\b|\brival\b|\bbest\b|\bmedian\b|\beven\b|\brandom\b|\bshuffled\b|\banother\b"
     r"|\bunpatched\b|\buntrained\b|\bbefore training\b|\bwithout\b|\bno (context|weights|patch)\b"
-    r"|\bzero\b|\baveraging\b|\bbeside\b|\bagainst\b|\b(more|less|better|worse|closer) than\b"
+    r"|\boriginal weights\b|\bzero\b|\baveraging\b|\bbeside\b|\bagainst\b"
+    r"|\b(more|less|better|worse|closer) than\b"
 )
 #: Sections that show and claim nothing: the title, and why there is nothing beside it.
 SHOWS = {

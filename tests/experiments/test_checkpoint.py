@@ -316,3 +316,21 @@ def test_a_prompt_without_a_patch_is_named(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "measure", refuse)
     with pytest.raises(UsageError, match="prompt '.+' in float32: no patch exists"):
         checkpoint.run(config_of(tiny), tmp_path / "run")
+
+
+def test_the_table_of_an_export_says_where_it_is_not_exact():
+    exported = {
+        "format": "checkpoint", "prompt": "line 1", "folder": "export", "logit_error": 1e-7,
+        "transformers_logit_error": None, "unpatched_logit_error": 0.5,
+        "earlier_logit_error": 0.25, "unpatched_earlier_logit_error": 0.375,
+        "following_agreement": 1 / 12, "unpatched_following_agreement": 0.0,
+    }  # fmt: skip
+    (table,) = checkpoint_report._export(exported).tables
+    assert table.header[1:] == (
+        "relative error of the last logits",
+        "of those at earlier kept positions",
+        "same of the next 12 greedy tokens",
+    )
+    assert [row[1:] for row in table.rows] == [
+        (1e-7, 0.25, 1), ("not asked", None, None), (0.5, 0.375, 0),
+    ]  # fmt: skip

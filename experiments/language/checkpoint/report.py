@@ -264,11 +264,24 @@ def _export(exported: Mapping[str, Any]) -> Section:
     else:
         asked = f"`{program}` alone computes them to {number(error)}."
     what = "a LoRA adapter of rank 1" if exported["format"] == "peft" else "a whole checkpoint"
+
+    def reached(prefix: str) -> tuple[Any, Any]:
+        """Where it is not exact: at the earlier positions, and in what follows."""
+        share = exported.get(f"{prefix}following_agreement")
+        same = None if share is None else round(FOLLOWING * share)
+        return exported.get(f"{prefix}earlier_logit_error"), same
+
     rows = [
-        ("this library", exported["logit_error"]),
-        (program, "not asked" if error is None else error),
-        (LABELS["unpatched"], exported["unpatched_logit_error"]),
+        ("this library", exported["logit_error"], *reached("")),
+        (program, "not asked" if error is None else error, None, None),
+        (LABELS["unpatched"], exported["unpatched_logit_error"], *reached("unpatched_")),
     ]
+    columns = (
+        "computed by",
+        "relative error of the last logits",
+        "of those at earlier kept positions",
+        f"same of the next {FOLLOWING} greedy tokens",
+    )
     return Section(
         "The context as a file",
         f"The last position of `{exported['prompt']}` as {what}, in `{exported['folder']}`. "
@@ -277,7 +290,7 @@ def _export(exported: Mapping[str, Any]) -> Section:
         verdict="On the kept tokens alone the file gives the last logits of the whole prompt to "
         f"{number(exported['logit_error'])}; the original weights miss them by "
         f"{number(exported['unpatched_logit_error'])}.{_reach(exported)}",
-        tables=[Table(("computed by", "relative error of the last logits"), rows)],
+        tables=[Table(columns, rows)],
         anchor="export",
     )
 
