@@ -40,7 +40,7 @@ def run_once(function: Callable[..., Any], *args: Any) -> Any:
       *args: its arguments, none of them traced.
 
     Examples:
-      >>> import jax.numpy as jnp
+      >>> from icl_jax.compilations import run_once
       >>> float(run_once(jnp.sum, jnp.ones(3)))
       3.0
     """
