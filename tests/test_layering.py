@@ -50,16 +50,7 @@ ALLOWED = {
         "blocks",
         "shown",
     ),
-    "interop": (
-        "checks",
-        "compilations",
-        "dims",
-        "sharding",
-        "stack",
-        "patches",
-        "blocks",
-        "shown",
-    ),
+    "interop": ("checks", "dims", "sharding", "stack", "patches", "blocks", "shown"),
     "pretrained": (
         "checks",
         "dims",

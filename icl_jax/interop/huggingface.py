@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from icl_jax.compilations import run_once
 from icl_jax.interop import assemble
 from icl_jax.interop.generation_config import GenerationConfig, read_generation_config
 from icl_jax.interop.hub import PATTERNS, checkpoint_folder
@@ -262,8 +261,8 @@ def make_tiny(
         config["vocab_size"] = vocab_size
     model = known[family].build(Options(config, f"{family}.tiny()"))
     init_key, noise_key = jax.random.split(key)
-    params = run_once(model.init, init_key, jnp.zeros((2,), jnp.int32))["params"]
-    leaves = assemble.flatten(params)
+    init = jax.jit(lambda key: model.init(key, jnp.zeros((2,), jnp.int32))["params"])
+    leaves = assemble.flatten(init(init_key))
     for (path, leaf), leaf_key in zip(
         leaves.items(), jax.random.split(noise_key, len(leaves)), strict=True
     ):
