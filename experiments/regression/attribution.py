@@ -7,9 +7,9 @@ is exact up to one extra term, the remainder, which is reported.
     python -m experiments.attribution --workdir=runs/attribution
 
 About one minute on 2 cores. Expected: contributions that add up to the update (to 5e-7; another
-prompt's: 0.33).
-Examples far from the query have the larger shares, before training as after it: what an example
-passes on grows with its size. What training adds is the difference from the untrained curve.
+prompt's: 0.33). Examples far from the query have the larger shares, before training as after it:
+what an example passes on grows with its size. What training adds is the difference from the
+untrained curve.
 """
 
 import functools

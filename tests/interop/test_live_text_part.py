@@ -10,19 +10,11 @@ from icl_jax.interop.huggingface import load, save  # noqa: E402
 from icl_jax.interop.registry import families  # noqa: E402
 from tests.helpers import relative_error  # noqa: E402
 from tests.interop.golden.make import batch, logits  # noqa: E402
+from tests.interop.golden.variants import VISION  # noqa: E402
 from tests.interop.test_parity import batch_logits  # noqa: E402
 
 # transformers and torch warn of their own affairs.
 pytestmark = pytest.mark.filterwarnings("default")
-
-VISION = {
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "image_size": 16,
-    "patch_size": 4,
-}
 
 
 def whole(family, tied):

@@ -61,14 +61,18 @@ def test_auto_is_as_exact_as_the_best_policy_after_any_number_of_layers(model):
     assert (found.unpatched > 1e-2).all()
 
 
-def test_shares_of_an_update_and_what_no_token_wrote_are_all_of_it(model, dtype):
-    if dtype == "float32":  # As the experiment does.
-        found = measure.attribution(*model)
-        assert found.total == pytest.approx(1, abs=1e-4)
-        assert np.abs(found.shares).max() > found.even > 0
+#: As the experiment does.
+in_float32 = pytest.mark.parametrize("dtype", ["float32"], indirect=True)
 
 
-def test_a_longer_context_moves_the_inputs_further(model, dtype):
-    if dtype == "float32":
-        found = measure.growth(*model, (8, 128))
-        assert 0 < found.relative_change[0] < found.relative_change[1]
+@in_float32
+def test_shares_of_an_update_and_what_no_token_wrote_are_all_of_it(model):
+    found = measure.attribution(*model)
+    assert found.total == pytest.approx(1, abs=1e-4)
+    assert np.abs(found.shares).max() > found.even > 0
+
+
+@in_float32
+def test_a_longer_context_moves_the_inputs_further(model):
+    found = measure.growth(*model, (8, 128))
+    assert 0 < found.relative_change[0] < found.relative_change[1]

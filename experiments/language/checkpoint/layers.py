@@ -67,11 +67,11 @@ def by_layer(measured: Measured) -> Section:
         ]
 
     text = "How hard the hardest patch of each layer has to work."
-    changes = np.array(first.relative_change, float)
-    most = int(np.nanargmax(changes))
+    changes = [value for value in first.relative_change if value is not None]
+    median = float(np.median(changes)) if changes else None
     verdict = (
-        f"The MLP's input changes by at most {number(changes[most])} of its length, in layer "
-        f"{most} (in the median layer by {number(float(np.nanmedian(changes)))})."
+        f"The MLP's input changes by at most {number(_largest(changes))} of its length (in the "
+        f"median layer by {number(median)})."
     )
     panels = [
         Panel(
