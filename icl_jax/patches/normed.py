@@ -23,6 +23,7 @@ from icl_jax.dims import Array
 from icl_jax.patches.low_rank import accumulator, vector_norm
 from icl_jax.patches.output import DownPatch, added, down_patch, wide
 from icl_jax.shown import short
+from icl_jax.stack.settled import as_stored
 
 #: The largest entry that a balanced patch asks of a normed vector, whose mean square is 1: gains so
 #: near zero that they would need more (zero included) are moved.
@@ -178,13 +179,16 @@ def patched_normed(
     """The normed output (D,) of an MLP with the patched gain (and down kernel), not yet rounded.
 
     In float32 or wider, as norms are computed: what is added to a stream of bfloat16 before it is
-    rounded gives the full run's stream to the bit, where two roundings would not.
+    rounded gives the full run's stream to the bit, where two roundings would not. Every product is
+    rounded before it is added to something: where a compiler joins the two, and where not, a patch
+    would leave another rounding here than where it was made.
     """
     wide_D = wide(output_D)
     gain_D = norm.gain_D.astype(wide_D.dtype)
     if isinstance(patch, BalancedPatch):
-        wide_D, gain_D = _with_down(wide_D, hidden_H, patch.down), gain_D * patch.gain_ratio
-    return _normed(wide_D, norm.epsilon) * (gain_D + patch.gain_delta_D)
+        wide_D = _with_down(wide_D, hidden_H, patch.down)
+        gain_D = as_stored(gain_D * patch.gain_ratio)
+    return as_stored(_normed(wide_D, norm.epsilon) * (gain_D + patch.gain_delta_D))
 
 
 def apply_normed(
@@ -246,7 +250,7 @@ def _rms(wide_D: Array) -> Array:
 
 def _normed(wide_D: Array, epsilon: float) -> Array:
     """``o / sqrt(mean(o^2) + eps)``."""
-    return wide_D / jnp.sqrt(jnp.mean(wide_D * wide_D) + epsilon)
+    return wide_D / jnp.sqrt(jnp.mean(as_stored(wide_D * wide_D)) + epsilon)
 
 
 def _with_down(wide_D: Array, hidden_H: Array, patch: DownPatch) -> Array:

@@ -181,9 +181,13 @@ def apply_output(output_D: Array, hidden_H: Array, patch: BiasPatch | DownPatch)
 
 
 def added(hidden_H: Array, patch: DownPatch) -> Array:
-    """``(a . v) r`` (D,), what the patched down kernel adds, in float32 or wider."""
+    """``(a . v) r`` (D,), what the patched down kernel adds, in float32 or wider.
+
+    Rounded, whatever it is added to: a product that a compiler joins with the sum behind it is
+    another number, and not joined everywhere.
+    """
     strength = down_strength(hidden_H, patch)
-    return strength * patch.delta_D.astype(strength.dtype)
+    return as_stored(strength * patch.delta_D.astype(strength.dtype))
 
 
 def down_strength(hidden_H: Array, patch: DownPatch) -> Array:

@@ -168,7 +168,9 @@ def apply_factor(input_D: Array, factor: InputFactor) -> Array:
 def _apply(input_D: Array, factor: InputFactor) -> Array:
     strength = inner_product(input_D, factor.v_D)
     dtype = strength.dtype
-    return (input_D.astype(dtype) + strength * factor.delta_D.astype(dtype)).astype(input_D.dtype)
+    # Rounded by itself, as everywhere: a compiler may join a product with the sum behind it.
+    step_D = as_stored(strength * factor.delta_D.astype(dtype))
+    return (input_D.astype(dtype) + step_D).astype(input_D.dtype)
 
 
 @jax.tree_util.register_dataclass

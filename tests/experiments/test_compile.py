@@ -103,6 +103,14 @@ def test_what_was_measured_is_read_back_and_told(lora):
     assert "Rank 8 and ridge weight 0.100 are the best of 2" in tried.verdict
 
 
+def test_a_single_weight_is_not_told_as_the_best_of_many():
+    arrays = made()
+    one = Tried(np.array([8]), np.array([0.1]), np.array([0.2]))
+    arrays = dataclasses.replace(arrays, sides=dataclasses.replace(arrays.sides, tried=one))
+    _, tried = sections({"export": "none", "written": None}, arrays)
+    assert "Rank 8 and ridge weight 0.100 were tried, no others beside them" in tried.verdict
+
+
 @pytest.mark.parametrize("change", ["sides.ridge.kl", "sides.ridge.entropy"])
 def test_a_measure_too_few_or_too_many_is_an_error(change):
     arrays = flatten(made())

@@ -150,6 +150,24 @@ class TestOneToken:
 
         assert error(True) < 0.75 * error(False) < eps("float32")
 
+    @pytest.mark.parametrize("policy", ("scale", "balanced", "balanced+remainder"))
+    def test_no_product_is_joined_with_the_sum_behind_it(self, policy):
+        """A fused multiply-add is another number, and no compiler makes it everywhere."""
+        output_D, hidden_H, change_D, norm = case(11, width=640, dtype=jnp.float32)
+        residual_D = normal(15, 640, dtype=jnp.float32)
+        if policy == "scale":
+            patch = scale_patch(output_D, change_D, norm)
+        else:
+            remainder = policy == "balanced+remainder"
+            patch = balanced_patch(output_D, hidden_H, change_D, norm, remainder=remainder)
+
+        def use(output_D, hidden_H, norm, patch):
+            return patched_normed(output_D, hidden_H, norm, patch)
+
+        given = output_D, hidden_H, norm, patch
+        in_one = jax.jit(lambda residual_D, *given: residual_D + use(*given))(residual_D, *given)
+        np.testing.assert_array_equal(in_one, residual_D + jax.jit(use)(*given))
+
     def test_the_update_of_the_down_kernel_is_rank_one(self):
         output_D, hidden_H, change_D, norm = case(13)
         patch = balanced_patch(output_D, hidden_H, change_D, norm)

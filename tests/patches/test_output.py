@@ -81,6 +81,14 @@ def test_a_stream_of_bfloat16_is_rounded_once_to_what_the_full_run_stored(seed, 
     assert np.any(residual_D + apply_output(output_D, hidden_H, narrow) != target_D)
 
 
+def test_no_product_is_joined_with_the_sum_behind_it():
+    """A fused multiply-add is another number, and no compiler makes it everywhere."""
+    hidden_H, change_D, sum_D = (normal(seed, 640, dtype=jnp.float32) for seed in range(3))
+    given = hidden_H, down_patch(2.5 * hidden_H, change_D)
+    in_one = jax.jit(lambda sum_D, *given: sum_D + added(*given))(sum_D, *given)
+    np.testing.assert_array_equal(in_one, sum_D + jax.jit(added)(*given))
+
+
 def test_vmap_is_a_loop_and_jit_is_eager():
     hidden_KH, change_KD, output_KD = normal(0, 3, 12), normal(1, 3, 8), normal(2, 3, 8)
     batched = compiled(jax.vmap(lambda o, h, c: apply_output(o, h, down_patch(h, c))))

@@ -9,7 +9,7 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icl_jax.patches.low_rank import as_matrix, frobenius_norm
+from icl_jax.patches.low_rank import as_matrix, frobenius_norm, inner_product
 from icl_jax.patches.token import (
     InputFactor,
     apply_factor,
@@ -388,3 +388,14 @@ def test_a_factor_is_a_pytree_of_two_vectors():
     factor = input_factor(*triple(0)[:2])
     assert isinstance(factor, InputFactor)
     assert [leaf.shape for leaf in jax.tree.leaves(factor)] == [(8,), (8,)]
+
+
+def test_no_product_is_joined_with_the_sum_behind_it():
+    """A fused multiply-add is another number, and no compiler makes it everywhere."""
+    full_D, kept_D = (normal(seed, 640, dtype=jnp.float32) for seed in range(2))
+    factor = input_factor(full_D, kept_D)
+    token_D = 2.5 * kept_D
+    step_D = jax.jit(lambda strength, delta_D: strength * delta_D)(
+        inner_product(token_D, factor.v_D), factor.delta_D
+    )
+    np.testing.assert_array_equal(jax.jit(apply_factor)(token_D, factor), token_D + step_D)

@@ -146,10 +146,15 @@ def _made(arrays: Arrays) -> Section:
     )
     chosen = arrays.sides.ridge
     best, *others = sorted(tried.held_out.tolist())
-    beside = f" beside {number(others[0])} of the next and {number(others[-1])} of the worst"
-    verdict = (
-        f"Rank {chosen.rank} and ridge weight {number(float(chosen.weight))} are the best of "
-        f"{len(rows)} that were tried on held-out queries: a KL divergence of {number(best)}"
-        f"{beside if others else ''}."
-    )
+    if others:
+        verdict = (
+            f"Rank {chosen.rank} and ridge weight {number(float(chosen.weight))} are the best of "
+            f"{len(rows)} that were tried on held-out queries: a KL divergence of {number(best)} "
+            f"beside {number(others[0])} of the next and {number(others[-1])} of the worst."
+        )
+    else:
+        verdict = (
+            f"Rank {chosen.rank} and ridge weight {number(float(chosen.weight))} were tried, no "
+            f"others beside them: a KL divergence of {number(best)} on held-out queries."
+        )
     return Section("What it was made of", text, tables=tables, verdict=verdict)
