@@ -219,7 +219,9 @@ from icl_jax.patches.normed import (
     ScalePatch,
     apply_normed,
     balanced_patch,
+    normed_sum,
     scale_patch,
+    with_remainder,
 )
 from icl_jax.patches.output import (
     BiasPatch,
@@ -228,8 +230,11 @@ from icl_jax.patches.output import (
     bias_patch,
     down_change,
     down_patch,
+    down_sum,
     down_update,
+    with_down_remainder,
 )
+from icl_jax.patches.pairs import two_product, two_sum
 from icl_jax.patches.prediction import (
     check_open_loop,
     open_loop_error,
@@ -366,6 +371,7 @@ __all__ = [
     "dense_inner",
     "down_change",
     "down_patch",
+    "down_sum",
     "down_update",
     "DownPatch",
     "dual_vectors",
@@ -389,6 +395,7 @@ __all__ = [
     "mean",
     "merge_sums",
     "Midpoint",
+    "normed_sum",
     "observed_forward",
     "open_loop_error",
     "open_loop_growth",
@@ -423,11 +430,15 @@ __all__ = [
     "token_update",
     "TokenPatch",
     "truncate",
+    "two_product",
+    "two_sum",
     "update_norms",
     "update_statistics",
     "update_step_norms",
     "UpdateStatistics",
+    "with_down_remainder",
     "with_layers",
+    "with_remainder",
     # The path of the weights, and who wrote it.
     "Agreement",
     "anchored_trajectory",

@@ -16,8 +16,8 @@ from icl_jax.blocks.views import Extend, Prefixes, Slots, Suffixes, Whole
 from icl_jax.blocks.wiring import WIRINGS, Wiring, WiringName
 from icl_jax.dims import Array
 from icl_jax.patches.block import TokenPatch
-from icl_jax.patches.normed import BalancedPatch, OutputNorm, ScalePatch, patched_normed
-from icl_jax.patches.output import DownPatch, added, apply_output, wide
+from icl_jax.patches.normed import BalancedPatch, OutputNorm, ScalePatch, normed_sum
+from icl_jax.patches.output import DownPatch, apply_output, down_sum
 from icl_jax.patches.token import InputFactor
 from icl_jax.stack.block import Midpoint
 from icl_jax.stack.settled import settled
@@ -133,22 +133,20 @@ class Block(nn.Module):
         output_patch = None if patch is None else patch.output
         if isinstance(output_patch, (ScalePatch, BalancedPatch)):
             norm = OutputNorm(self.norm_2_out.gain(output_TD.shape[-1]), self.norm_epsilon)
-            normed_TD = jax.vmap(patched_normed, in_axes=(0, 0, None, 0))(
-                output_TD, hidden_TH, norm, output_patch
-            )
             assert midpoint.residual_TD is not None  # All wirings with such a norm have a skip.
-            # Rounded once, after the sum: a patch that is right in float32 is right in bfloat16.
-            wide_TD = wide(midpoint.residual_TD).astype(normed_TD.dtype)
-            return (wide_TD + normed_TD).astype(output_TD.dtype)
+            total_TD, rest_TD = jax.vmap(normed_sum, in_axes=(0, 0, 0, None, 0))(
+                midpoint.residual_TD, output_TD, hidden_TH, norm, output_patch
+            )
+            return (total_TD + rest_TD).astype(output_TD.dtype)
         if self.wired.norms_mlp_output:
             output_TD = self.norm_2_out(output_TD)
         if midpoint.residual_TD is not None:
             self._check_width(midpoint.residual_TD, output_TD, self.mlp)
         if isinstance(output_patch, DownPatch) and midpoint.residual_TD is not None:
-            # Likewise; in the order of ``down_change``.
-            change_TD = jax.vmap(added)(hidden_TH, output_patch)
-            sum_TD = wide(midpoint.residual_TD) + wide(output_TD)
-            output_TD = (sum_TD + change_TD).astype(output_TD.dtype)
+            total_TD, rest_TD = jax.vmap(down_sum)(
+                midpoint.residual_TD, output_TD, hidden_TH, output_patch
+            )
+            output_TD = (total_TD + rest_TD).astype(output_TD.dtype)
         else:
             if output_patch is not None:
                 output_TD = jax.vmap(apply_output)(output_TD, hidden_TH, output_patch)

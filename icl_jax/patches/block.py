@@ -1,7 +1,6 @@
 """The patches of the kept positions of one block, from its two midpoints."""
 
 import dataclasses
-import functools
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,6 +19,7 @@ from icl_jax.patches.normed import (
     gain_change,
     scale_patch,
     smallest_normed,
+    with_remainder,
 )
 from icl_jax.patches.output import (
     OUTPUT_POLICIES,
@@ -31,6 +31,7 @@ from icl_jax.patches.output import (
     down_change,
     down_patch,
     wide,
+    with_down_remainder,
 )
 from icl_jax.patches.token import (
     Conditioning,
@@ -171,7 +172,8 @@ def output_patches(
     if policy == "down" and not (isinstance(block, SplitBlock) and block.ends_in_sum):
         # A norm behind the sum hides what the sum was, and other blocks do not open it.
         change_KD = wide(full.residual_TD) - wide(kept.residual_TD)
-        return _down_patches(factor, hidden_KH, change_KD, full.residual_TD, numbers)
+        patch_K = jax.vmap(down_patch)(wide(hidden_KH), change_KD)
+        return TokenPatch(factor, patch_K), _down_numbers(numbers, change_KD, full.residual_TD)
 
     assert isinstance(block, NormedBlock)  # chosen_policy has seen to it
     if output_KD is None:
@@ -179,8 +181,11 @@ def output_patches(
     if full_output_KD is None:
         full_output_KD = settled(apply_block(block, params, full))
     if policy == "down":
-        change_KD = down_change(full_output_KD, kept.residual_TD, output_KD)
-        return _down_patches(factor, hidden_KH, change_KD, full.residual_TD, numbers)
+        ends_KD = full_output_KD, kept.residual_TD, output_KD
+        change_KD = jax.vmap(down_change)(*ends_KD)
+        patch_K = settled(jax.vmap(down_patch)(wide(hidden_KH), change_KD))
+        patch_K = jax.vmap(with_down_remainder)(patch_K, hidden_KH, *ends_KD)
+        return TokenPatch(factor, patch_K), _down_numbers(numbers, change_KD, full.residual_TD)
 
     assert norm is not None
     # What the norm has to give: the difference of two stored states, without another rounding.
@@ -190,8 +195,13 @@ def output_patches(
     if policy == "scale":
         patch = jax.vmap(scale_patch, in_axes=(0, 0, None))(output_KD, change_KD, norm)
     else:
-        balance = functools.partial(balanced_patch, remainder=policy == "balanced+remainder")
-        patch = jax.vmap(balance, in_axes=(0, 0, 0, None))(output_KD, hidden_KH, change_KD, norm)
+        patch = jax.vmap(balanced_patch, in_axes=(0, 0, 0, None))(
+            output_KD, hidden_KH, change_KD, norm
+        )
+        if policy == "balanced+remainder":
+            patch = jax.vmap(with_remainder, in_axes=(0, 0, 0, None, 0, 0))(
+                settled(patch), output_KD, hidden_KH, norm, kept.residual_TD, full_output_KD
+            )
     gain_change_KD = jax.vmap(gain_change, in_axes=(0, None))(patch, norm)
     numbers = dataclasses.replace(
         numbers,
@@ -204,17 +214,9 @@ def output_patches(
     return TokenPatch(factor, patch), numbers
 
 
-def _down_patches(
-    factor: InputFactor | None,
-    hidden_KH: Array,
-    change_KD: Array,
-    residual_KD: Array,
-    numbers: Conditioning,
-) -> tuple[TokenPatch, Conditioning]:
-    """Down patches, in the dtype of the change: their sum with the stream is rounded once."""
-    patch_K = jax.vmap(down_patch)(wide(hidden_KH), change_KD)
+def _down_numbers(numbers: Conditioning, change_KD: Array, residual_KD: Array) -> Conditioning:
     share_K = jax.vmap(down_amplification)(change_KD, residual_KD)
-    return TokenPatch(factor, patch_K), dataclasses.replace(numbers, amplification=share_K)
+    return dataclasses.replace(numbers, amplification=share_K)
 
 
 def chosen_policy(output: OutputPolicy, block: ContextualBlock, has_gain: bool) -> OutputPolicy:

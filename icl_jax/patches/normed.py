@@ -13,6 +13,7 @@ balanced  a rank-1 patch of the down kernel sets the direction of ``o``, one sca
 Why, with numbers of a real model: docs/theory.md.
 """
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import jax
@@ -22,6 +23,7 @@ from icl_jax import checks
 from icl_jax.dims import Array
 from icl_jax.patches.low_rank import accumulator, vector_norm
 from icl_jax.patches.output import DownPatch, added, down_patch, wide
+from icl_jax.patches.pairs import two_product, two_sum
 from icl_jax.shown import short
 from icl_jax.stack.settled import as_stored
 
@@ -111,8 +113,6 @@ def balanced_patch(
     hidden_H: Array,
     change_D: Array,
     norm: OutputNorm,
-    *,
-    remainder: bool = False,
 ) -> BalancedPatch:
     """The balanced patch of a kept position.
 
@@ -129,10 +129,9 @@ def balanced_patch(
       hidden_H: (H,), ``a``, the down kernel's input.
       change_D: (D,), ``r``, what has to be added to the block's output.
       norm: the norm on the output.
-      remainder: whether ``ds`` also takes what rounding has left of ``tau`` in every entry.
 
     Returns:
-      The patch, in float32 or wider.
+      The patch, in float32 or wider; ``with_remainder`` adds what its rounding has left.
 
     Raises:
       ValueError: shapes that do not fit, or (outside jit) ``hidden_H`` of length zero.
@@ -164,31 +163,74 @@ def balanced_patch(
     down = down_patch(hidden_H.astype(wide_D.dtype), wanted_D * length - wide_D)
     ratio = jnp.sqrt(wanted_length**2 + norm.epsilon / length**2)
 
-    step_D = ratio * (moved_D - gain_D)
-    if remainder:
-        reached_D = _normed(_with_down(wide_D, hidden_H, down), norm.epsilon)
-        missing_D = target_D - (ratio * gain_D + step_D) * reached_D
-        divisor_D = jnp.where(reached_D == 0, jnp.ones_like(reached_D), reached_D)
-        step_D += jnp.where(reached_D == 0, jnp.zeros_like(missing_D), missing_D / divisor_D)
-    return BalancedPatch(down, ratio, step_D)
+    return BalancedPatch(down, ratio, ratio * (moved_D - gain_D))
+
+
+def with_remainder(
+    patch: BalancedPatch,
+    output_D: Array,
+    hidden_H: Array,
+    norm: OutputNorm,
+    residual_D: Array,
+    target_D: Array,
+) -> BalancedPatch:
+    """The patch whose ``ds`` also takes what rounding has left of the block's output.
+
+    ``ds += (target - (h + n' (ratio s + ds))) / n'``, entry by entry, with the very sum that the
+    patched run will have. Left are entries whose ``n' ds`` is above the output itself.
+
+    Args:
+      patch: a balanced patch.
+      output_D, hidden_H, norm: what it was made of.
+      residual_D: (D,), ``h``, what the normed output is added to.
+      target_D: (D,), the block's output in the run with everything, as it is stored.
+
+    Examples:
+      >>> norm = OutputNorm(jnp.array([1.0, 2.0]), 0.0)
+      >>> output, hidden = jnp.array([3.0, 1.0]), jnp.array([1.0, 1.0])
+      >>> residual, target = jnp.array([0.3, 0.7]), jnp.array([1.9, 0.1])
+      >>> plain = norm.gain_D * output / jnp.sqrt(jnp.mean(output**2))
+      >>> patch = balanced_patch(output, hidden, target - residual - plain, norm)
+      >>> patch = with_remainder(patch, output, hidden, norm, residual, target)
+      >>> total, rest = normed_sum(residual, output, hidden, norm, patch)
+      >>> bool(jnp.all(total + rest == target))
+      True
+
+    Source: worked out for this library; docs/theory.md.
+    """
+    total_D, rest_D = normed_sum(residual_D, output_D, hidden_H, norm, patch)
+    missing_D = (wide(target_D).astype(total_D.dtype) - total_D) - rest_D
+    reached_D = _reached(output_D, hidden_H, norm, patch)
+    divisor_D = jnp.where(reached_D == 0, jnp.ones_like(reached_D), reached_D)
+    step_D = jnp.where(reached_D == 0, jnp.zeros_like(missing_D), missing_D / divisor_D)
+    return dataclasses.replace(patch, gain_delta_D=patch.gain_delta_D + step_D)
+
+
+def normed_sum(
+    residual_D: Array,
+    output_D: Array,
+    hidden_H: Array,
+    norm: OutputNorm,
+    patch: ScalePatch | BalancedPatch,
+) -> tuple[Array, Array]:
+    """The block's output ``h + n' s'`` (D,) as a pair: to be added, and rounded once.
+
+    In float32 or wider, as norms are computed: a stream of bfloat16 that is rounded once, after the
+    sum, is the full run's to the bit, where two roundings would not do. So is one of float32: what
+    is computed as pairs (``patches.pairs``) has no other rounding, and no compiler makes another
+    number of it by joining a product with the sum behind it.
+    """
+    normed_D, rest_D = _patched(output_D, hidden_H, norm, patch)
+    total_D, left_D = two_sum(wide(residual_D).astype(normed_D.dtype), normed_D)
+    return total_D, left_D + rest_D
 
 
 def patched_normed(
     output_D: Array, hidden_H: Array, norm: OutputNorm, patch: ScalePatch | BalancedPatch
 ) -> Array:
-    """The normed output (D,) of an MLP with the patched gain (and down kernel), not yet rounded.
-
-    In float32 or wider, as norms are computed: what is added to a stream of bfloat16 before it is
-    rounded gives the full run's stream to the bit, where two roundings would not. Every product is
-    rounded before it is added to something: where a compiler joins the two, and where not, a patch
-    would leave another rounding here than where it was made.
-    """
-    wide_D = wide(output_D)
-    gain_D = norm.gain_D.astype(wide_D.dtype)
-    if isinstance(patch, BalancedPatch):
-        wide_D = _with_down(wide_D, hidden_H, patch.down)
-        gain_D = as_stored(gain_D * patch.gain_ratio)
-    return as_stored(_normed(wide_D, norm.epsilon) * (gain_D + patch.gain_delta_D))
+    """The normed output (D,) of an MLP with the patched gain (and down kernel), wide."""
+    normed_D, rest_D = _patched(output_D, hidden_H, norm, patch)
+    return normed_D + rest_D
 
 
 def apply_normed(
@@ -255,3 +297,27 @@ def _normed(wide_D: Array, epsilon: float) -> Array:
 
 def _with_down(wide_D: Array, hidden_H: Array, patch: DownPatch) -> Array:
     return wide_D + added(hidden_H, patch).astype(wide_D.dtype)
+
+
+def _reached(
+    output_D: Array, hidden_H: Array, norm: OutputNorm, patch: ScalePatch | BalancedPatch
+) -> Array:
+    """``n'`` (D,), what the patched gain multiplies."""
+    wide_D = wide(output_D)
+    if isinstance(patch, BalancedPatch):
+        wide_D = _with_down(wide_D, hidden_H, patch.down)
+    return as_stored(_normed(wide_D, norm.epsilon))
+
+
+def _patched(
+    output_D: Array, hidden_H: Array, norm: OutputNorm, patch: ScalePatch | BalancedPatch
+) -> tuple[Array, Array]:
+    """``n' (ratio s + ds)`` (D,) as a pair."""
+    reached_D = _reached(output_D, hidden_H, norm, patch)
+    gain_D = norm.gain_D.astype(reached_D.dtype)
+    rest_D = jnp.zeros_like(gain_D)
+    if isinstance(patch, BalancedPatch):
+        gain_D, rest_D = two_product(gain_D, patch.gain_ratio)
+    gain_D, left_D = two_sum(gain_D, patch.gain_delta_D.astype(gain_D.dtype))
+    normed_D, low_D = two_product(reached_D, gain_D)
+    return normed_D, low_D + reached_D * (left_D + rest_D)

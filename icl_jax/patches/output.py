@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 
 from icl_jax import checks
 from icl_jax.dims import Array
-from icl_jax.patches.low_rank import LowRank, accumulator, inner_product, outer, vector_norm
+from icl_jax.patches.low_rank import LowRank, accumulator, outer, vector_norm
+from icl_jax.patches.pairs import two_product, two_sum
 from icl_jax.patches.token import dual_vector
 from icl_jax.shown import short
 from icl_jax.stack.settled import as_stored
@@ -125,6 +127,43 @@ def down_change(target_D: Array, residual_D: Array, output_D: Array) -> Array:
     return wide(target_D) - (wide(residual_D) + wide(output_D))
 
 
+def with_down_remainder(
+    patch: DownPatch, hidden_H: Array, target_D: Array, residual_D: Array, output_D: Array
+) -> DownPatch:
+    """The patch whose ``r`` also takes what rounding has left of the block's output.
+
+    ``r += (target - (h_K + o + (a . v) r)) / (a . v)``, with the very sum that the patched run will
+    have: then a stream of float32 that is rounded once (``down_sum``) is that of the full run to
+    the bit, too, but for entries whose ``r`` is above the target itself.
+
+    Args:
+      patch: of the down kernel.
+      hidden_H: (H,), ``a``, what it was made for.
+      target_D, residual_D, output_D: as in ``down_change``.
+
+    Source: worked out for this library; docs/theory.md.
+    """
+    total_D, rest_D = down_sum(residual_D, output_D, hidden_H, patch)
+    missing_D = (wide(target_D) - total_D) - rest_D
+    step_D = missing_D / down_strength(hidden_H, patch)
+    return dataclasses.replace(patch, delta_D=patch.delta_D + step_D.astype(patch.delta_D.dtype))
+
+
+def down_sum(
+    residual_D: Array, output_D: Array, hidden_H: Array, patch: DownPatch
+) -> tuple[Array, Array]:
+    """The block's output ``h + o + (a . v) r`` (D,) as a pair: to be added, and rounded once.
+
+    Computed as pairs (``patches.pairs``) it has no other rounding, and no compiler makes another
+    number of it by joining a product with the sum behind it.
+    """
+    strength = down_strength(hidden_H, patch)
+    added_D, rest_D = two_product(strength, patch.delta_D.astype(strength.dtype))
+    total_D, left_D = two_sum(wide(residual_D), wide(output_D))
+    total_D, more_D = two_sum(total_D, added_D)
+    return total_D, more_D + (left_D + rest_D)
+
+
 def down_amplification(change_D: Array, stream_D: Array) -> Array:
     """How much of a relative error of the hidden activations is one of the stream, ().
 
@@ -193,9 +232,10 @@ def added(hidden_H: Array, patch: DownPatch) -> Array:
 def down_strength(hidden_H: Array, patch: DownPatch) -> Array:
     """``a . v`` (), which is 1 on the patch's own token, in float32 or wider."""
     if patch.v_H is not None:
-        return inner_product(hidden_H, patch.v_H)
+        dtype = accumulator(hidden_H.dtype)
+        return jnp.sum(as_stored(hidden_H.astype(dtype) * patch.v_H.astype(dtype)))
     unit_H = hidden_H.astype(patch.hidden_norm.dtype) / patch.hidden_norm
-    return inner_product(unit_H, unit_H)
+    return jnp.sum(as_stored(unit_H * unit_H))
 
 
 def wide(values: Array) -> Array:
