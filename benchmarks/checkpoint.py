@@ -38,7 +38,8 @@ from icl_jax.interop.huggingface import Checkpoint, load, save
 from icl_jax.interop.options import Options
 from icl_jax.interop.registry import family_of
 from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, prompt_patches
-from icl_jax.patches.bank import Bank, compact_bank, stack_patches
+from icl_jax.patches.bank import Bank, compact_bank
+from icl_jax.patches.extraction import stack_patches
 
 _WIDTH = flags.DEFINE_integer("width", 512, "model width", lower_bound=16)
 _LAYERS = flags.DEFINE_integer("layers", 8, "layers", lower_bound=1)

@@ -19,7 +19,7 @@ from benchmarks.harness import Side, compare, launch
 from icl_jax.blocks.config import StackConfig, build_stack
 from icl_jax.blocks.functional import functional
 from icl_jax.dynamics.prefixes import prefix_pass
-from icl_jax.patches.bank import stack_patches
+from icl_jax.patches.extraction import stack_patches
 from icl_jax.stack.layers import Layers
 from icl_jax.stack.run import forward
 

@@ -185,16 +185,11 @@ from icl_jax.measures.weight_space import (
 )
 from icl_jax.optimizers import OptimizerConfig
 from icl_jax.oracles.closed_form import ORACLES, prefix_predictions
-from icl_jax.patches.bank import (
-    Bank,
-    check_patchable,
-    compact_bank,
-    patched_forward,
-    stack_patches,
-)
+from icl_jax.patches.bank import Bank, check_patchable, compact_bank
 from icl_jax.patches.block import TokenPatch, block_patches
 from icl_jax.patches.calibration import Queries
 from icl_jax.patches.dual_ridge import ridge_factors
+from icl_jax.patches.extraction import patched_forward, stack_patches
 from icl_jax.patches.fit import Fit
 from icl_jax.patches.ladder import fit_static
 from icl_jax.patches.ladder_sums import BlockSums, solve_static, static_sums

@@ -81,7 +81,7 @@ def test_no_loop_applies_one_block_after_another(path):
         "zs = [b.contextual(p, z) for b, p in layers]",
         "zs = [layer(z) for layer in self.layers]",
         "zs = [f(z) for b in blocks if b.suffixes(z)]",
-        "for stack in stacks:\n    for b, p in stack:\n        z = bank.closed_step(b, p, z)",
+        "for stack in stacks:\n    for b, p in stack:\n        z = extraction.closed_step(b, p, z)",
     ),
 )
 def test_the_reader_sees_walks(text):

@@ -43,7 +43,7 @@ from icl_jax.dims import Array, Params
 from icl_jax.measures.intervals import bootstrap_mean
 from icl_jax.measures.nulls import random_update
 from icl_jax.measures.weight_space import alignment, off_diagonal_mean
-from icl_jax.patches.bank import stack_patches
+from icl_jax.patches.extraction import stack_patches
 from icl_jax.patches.low_rank import frobenius_norm
 from icl_jax.patches.token import kernel_update, token_update
 from icl_jax.report.figures import heatmaps

@@ -36,8 +36,9 @@ from icl_jax.compilations import ONCE, run_once
 from icl_jax.dims import Array, Params
 from icl_jax.measures.function_space import relative_error
 from icl_jax.measures.nulls import another_prompts, random_vector
-from icl_jax.patches.bank import Bank, Loop, patched_forward, stack_patches
+from icl_jax.patches.bank import Bank
 from icl_jax.patches.block import TokenPatch
+from icl_jax.patches.extraction import Loop, patched_forward, stack_patches
 from icl_jax.patches.normed import BalancedPatch
 from icl_jax.report.figures import Reference, dots
 from icl_jax.report.page import Section, Table, number

@@ -29,7 +29,7 @@ from icl_jax.descent.parameters import first_name, kernel_of
 from icl_jax.dims import Array, Params
 from icl_jax.dynamics.prefixes import prefix_pass, probe_pass
 from icl_jax.measures.function_space import squared_error
-from icl_jax.patches.bank import patched_forward, stack_patches
+from icl_jax.patches.extraction import patched_forward, stack_patches
 from icl_jax.report.page import Section
 from icl_jax.sharding import on_host, place
 from icl_jax.stack.run import forward

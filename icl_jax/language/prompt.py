@@ -32,7 +32,8 @@ from icl_jax.language.batch import (
     unpadded,
 )
 from icl_jax.language.ends import check_finite, embed, finite, readout
-from icl_jax.patches.bank import Bank, Loop, check_patchable, extract, patchable
+from icl_jax.patches.bank import Bank, check_patchable, patchable
+from icl_jax.patches.extraction import Loop, extract
 from icl_jax.patches.output import OutputPolicy
 from icl_jax.patches.prediction import check_open_loop, open_loop_error, open_loop_rounding
 from icl_jax.sharding import constrain, on_host

@@ -34,7 +34,8 @@ from icl_jax.language.text import (
     tokens_seen,
     with_row,
 )
-from icl_jax.patches.bank import Bank, closed_step, compact_bank, joint_step
+from icl_jax.patches.bank import Bank, compact_bank
+from icl_jax.patches.extraction import closed_step, joint_step
 from icl_jax.patches.output import OutputPolicy
 from icl_jax.sharding import constrain
 from icl_jax.stack.fold import fold

@@ -23,7 +23,8 @@ from icl_jax.language.observed import Observed, observe, observed_generate
 from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, prompt_patches
 from icl_jax.language.sampling import GREEDY, Sampling
 from icl_jax.measures.function_space import relative_error
-from icl_jax.patches.bank import Bank, Loop
+from icl_jax.patches.bank import Bank
+from icl_jax.patches.extraction import Loop
 from icl_jax.patches.output import OutputPolicy
 from icl_jax.pretrained.export import FORMS, Form, export_prompt
 from icl_jax.pretrained.notebook import Inside, as_html

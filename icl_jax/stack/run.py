@@ -126,7 +126,7 @@ def run_watched(
             midpoint = block.join(params, state_TD, mixed_TD)
         else:
             midpoint = block.contextual(params, state_TD, **places)
-        # The steps of ``patches.bank``, kept apart in the same places.
+        # The steps of ``patches.extraction``, kept apart in the same places.
         apart = settled_where_narrow if patch is None else settled
         midpoint, patch = apart((midpoint, patch))
         state_TD, seen = feed(visit, block, params, midpoint, seen, patch)

@@ -23,7 +23,8 @@ from icl_jax.interop import families as package
 from icl_jax.interop.huggingface import load, make_tiny
 from icl_jax.kernels import product as operation
 from icl_jax.kernels.product import api
-from icl_jax.patches.bank import forward, patched_forward, stack_patches
+from icl_jax.patches.extraction import patched_forward, stack_patches
+from icl_jax.stack.run import forward
 
 ROOT = Path(__file__).parents[2]
 RECIPES = (ROOT / "CONTRIBUTING.md").read_text()

@@ -13,7 +13,8 @@ from icl_jax.blocks.block import Block
 from icl_jax.blocks.functional import functional
 from icl_jax.blocks.stack import Stack
 from icl_jax.interop.banks import load_bank, save_bank
-from icl_jax.patches.bank import compact_bank, patched_forward, stack_patches
+from icl_jax.patches.bank import compact_bank
+from icl_jax.patches.extraction import patched_forward, stack_patches
 from tests.helpers import LAYERS, MLPS, WIDTH, normal, random_params
 
 LOCAL = Block(LAYERS["attention_grouped"], MLPS["gated"], "sandwich", "rms")

@@ -14,8 +14,9 @@ from icl_jax.blocks.block import Block
 from icl_jax.blocks.functional import functional, with_layers
 from icl_jax.blocks.materialise import materialise, position_patch
 from icl_jax.blocks.wiring import WIRINGS
-from icl_jax.patches.bank import LOOPS, check_patchable, extract, patched_forward, stack_patches
+from icl_jax.patches.bank import check_patchable
 from icl_jax.patches.block import TokenPatch
+from icl_jax.patches.extraction import LOOPS, extract, patched_forward, stack_patches
 from icl_jax.patches.output import BiasPatch, DownPatch
 from icl_jax.stack.run import forward
 from tests.helpers import (

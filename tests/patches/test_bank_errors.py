@@ -8,7 +8,8 @@ import pytest
 
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.feedforward import Dense
-from icl_jax.patches.bank import check_patchable, patchable, patched_forward, stack_patches
+from icl_jax.patches.bank import check_patchable, patchable
+from icl_jax.patches.extraction import patched_forward, stack_patches
 from icl_jax.stack.layers import stack_layers
 from icl_jax.stack.run import forward
 from tests.helpers import LAYERS, MLPS, assert_close, compiled, make_model, normal

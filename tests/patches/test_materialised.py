@@ -13,7 +13,7 @@ import pytest
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.feedforward import Dense
 from icl_jax.blocks.functional import functional, layer_params, layer_places
-from icl_jax.patches.bank import stack_patches
+from icl_jax.patches.extraction import stack_patches
 from icl_jax.patches.low_rank import as_matrix
 from icl_jax.patches.output import BiasPatch, DownPatch, down_update
 from icl_jax.patches.token import InputFactor, kernel_update

@@ -10,13 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icl_jax.blocks.block import Block
-from icl_jax.patches.bank import (
-    LOOPS,
-    check_patchable,
-    compact_bank,
-    patched_forward,
-    stack_patches,
-)
+from icl_jax.patches.bank import check_patchable, compact_bank
+from icl_jax.patches.extraction import LOOPS, patched_forward, stack_patches
 from icl_jax.patches.normed import (
     OutputNorm,
     amplification,

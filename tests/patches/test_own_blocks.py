@@ -13,7 +13,7 @@ from icl_jax.blocks.block import Block
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.wiring import WIRINGS
 from icl_jax.dynamics.prefixes import prefix_outputs_by_reruns, prefix_pass
-from icl_jax.patches.bank import LOOPS, patched_forward, stack_patches
+from icl_jax.patches.extraction import LOOPS, patched_forward, stack_patches
 from icl_jax.patches.output import apply_output
 from icl_jax.patches.token import apply_factor
 from icl_jax.stack.block import Midpoint

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from icl_jax.blocks.block import Block
-from icl_jax.patches.bank import forward, patched_forward, stack_patches
+from icl_jax.patches.extraction import patched_forward, stack_patches
 from icl_jax.patches.prediction import check_open_loop, open_loop_growth, open_loop_rounding
 from icl_jax.patches.token import Conditioning
 from icl_jax.stack.layers import PerLayer
+from icl_jax.stack.run import forward
 from tests.helpers import LAYERS, MLPS, compiled, eps, make_model, normal, relative_error
 
 KEPT = [0, 5]

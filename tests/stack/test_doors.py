@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from icl_jax.blocks.block import Block
-from icl_jax.patches.bank import patched_forward, stack_patches
+from icl_jax.patches.extraction import patched_forward, stack_patches
 from icl_jax.patches.static_patch import StaticPatch, static_forward
 from icl_jax.stack.run import forward, observed_forward
 from tests.helpers import LAYERS, MLPS, WIDTH, make_model, normal

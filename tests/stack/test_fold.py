@@ -17,7 +17,7 @@ from icl_jax.blocks.rotary import Rotary
 from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.blocks.stack import Stack, repeat
 from icl_jax.dynamics.prefixes import prefix_pass
-from icl_jax.patches.bank import closed_step, patched_forward, stack_patches
+from icl_jax.patches.extraction import closed_step, patched_forward, stack_patches
 from icl_jax.stack.block import apply_block
 from icl_jax.stack.fold import fold
 from icl_jax.stack.layers import stack_layers

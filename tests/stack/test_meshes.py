@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from icl_jax.blocks.block import Block
 from icl_jax.dynamics.prefixes import prefix_pass
-from icl_jax.patches.bank import patched_forward, stack_patches
+from icl_jax.patches.extraction import patched_forward, stack_patches
 from tests.helpers import LAYERS, MLPS, assert_trees_close, make_model, normal
 from tests.language.models import MODELS, VOCAB, params_of
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax.blocks.block import Block
-from icl_jax.patches.bank import extract
+from icl_jax.patches.extraction import extract
 from icl_jax.tasks.catalogue import make_task
 from icl_jax.tasks.prompt import sample_prompts
 from tests.helpers import LAYERS, MLPS, make_model

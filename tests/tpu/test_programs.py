@@ -16,7 +16,8 @@ from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.blocks.stack import repeat
 from icl_jax.dynamics.prefixes import prefix_pass
 from icl_jax.language.ends import embed, readout
-from icl_jax.patches.bank import compact_bank, extract
+from icl_jax.patches.bank import compact_bank
+from icl_jax.patches.extraction import extract
 from icl_jax.stack.run import forward
 from tests.tpu.topologies import GIBIBYTES, on_one_chip, one_chip
 

@@ -17,7 +17,8 @@ from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, p
 from icl_jax.language.sampling import Sampling
 from icl_jax.measures.distributions import kl_divergence, same_top1
 from icl_jax.measures.function_space import relative_error
-from icl_jax.patches.bank import Bank, Loop
+from icl_jax.patches.bank import Bank
+from icl_jax.patches.extraction import Loop
 from icl_jax.patches.output import OutputPolicy
 
 

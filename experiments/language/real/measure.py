@@ -37,7 +37,8 @@ from icl_jax.language.generation import generate, patched_generate, token_agreem
 from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, prompt_patches
 from icl_jax.measures.distributions import same_top1
 from icl_jax.measures.function_space import relative_error
-from icl_jax.patches.bank import Bank, Loop
+from icl_jax.patches.bank import Bank
+from icl_jax.patches.extraction import Loop
 from icl_jax.patches.output import OutputPolicy
 from icl_jax.patches.prediction import check_open_loop, open_loop_growth, open_loop_rounding
 from icl_jax.stack.run import forward
