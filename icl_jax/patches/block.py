@@ -173,7 +173,7 @@ def output_patches(
         # A norm behind the sum hides what the sum was, and other blocks do not open it.
         change_KD = wide(full.residual_TD) - wide(kept.residual_TD)
         patch_K = jax.vmap(down_patch)(wide(hidden_KH), change_KD)
-        return TokenPatch(factor, patch_K), _down_numbers(numbers, change_KD, full.residual_TD)
+        return TokenPatch(factor, patch_K), _down_numbers(numbers, patch_K, full.residual_TD)
 
     assert isinstance(block, NormedBlock)  # chosen_policy has seen to it
     if output_KD is None:
@@ -185,7 +185,7 @@ def output_patches(
         change_KD = jax.vmap(down_change)(*ends_KD)
         patch_K = settled(jax.vmap(down_patch)(wide(hidden_KH), change_KD))
         patch_K = jax.vmap(with_down_remainder)(patch_K, hidden_KH, *ends_KD)
-        return TokenPatch(factor, patch_K), _down_numbers(numbers, change_KD, full.residual_TD)
+        return TokenPatch(factor, patch_K), _down_numbers(numbers, patch_K, full.residual_TD)
 
     assert norm is not None
     # What the norm has to give: the difference of two stored states, without another rounding.
@@ -214,8 +214,8 @@ def output_patches(
     return TokenPatch(factor, patch), numbers
 
 
-def _down_numbers(numbers: Conditioning, change_KD: Array, residual_KD: Array) -> Conditioning:
-    share_K = jax.vmap(down_amplification)(change_KD, residual_KD)
+def _down_numbers(numbers: Conditioning, patch: DownPatch, residual_KD: Array) -> Conditioning:
+    share_K = jax.vmap(down_amplification)(patch.delta_D, residual_KD)
     return dataclasses.replace(numbers, amplification=share_K)
 
 
