@@ -11,7 +11,7 @@ import numpy as np
 from icl_jax import checks
 from icl_jax.blocks.experts import Experts
 from icl_jax.blocks.feedforward import Dense, Gated
-from icl_jax.blocks.functional import FlaxBlock
+from icl_jax.blocks.flax_block import FlaxBlock
 from icl_jax.dims import Array, Params
 from icl_jax.patches.block import TokenPatch
 from icl_jax.patches.low_rank import LowRank, accumulator, as_matrix, inner_product, outer

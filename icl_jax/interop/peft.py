@@ -17,7 +17,8 @@ import jax
 import numpy as np
 
 from icl_jax.blocks.experts import Experts
-from icl_jax.blocks.functional import FlaxBlock, functional
+from icl_jax.blocks.flax_block import FlaxBlock
+from icl_jax.blocks.functional import functional
 from icl_jax.blocks.materialise import moved_kernel, patched_gain
 from icl_jax.dims import Array, Params
 from icl_jax.interop.huggingface import Checkpoint

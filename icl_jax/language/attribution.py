@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from icl_jax import checks
-from icl_jax.blocks.functional import FlaxBlock, functional, unbound
+from icl_jax.blocks.flax_block import FlaxBlock
+from icl_jax.blocks.functional import functional, unbound
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.dims import Array, Params
 from icl_jax.dynamics.attribution import (

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from icl_jax.blocks.functional import FlaxBlock, functional
+from icl_jax.blocks.flax_block import FlaxBlock
+from icl_jax.blocks.functional import functional
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.dims import Array, Params
 from icl_jax.dynamics.attribution import attribute_block

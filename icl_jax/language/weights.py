@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from icl_jax import checks
-from icl_jax.blocks.functional import FlaxBlock, functional, with_layers
+from icl_jax.blocks.flax_block import FlaxBlock
+from icl_jax.blocks.functional import functional, with_layers
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.materialise import materialise, position_patch
 from icl_jax.dims import Array, Params

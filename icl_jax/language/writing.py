@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from icl_jax.blocks.functional import FlaxBlock, functional
+from icl_jax.blocks.flax_block import FlaxBlock
+from icl_jax.blocks.functional import functional
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.memory import newest, with_newest
 from icl_jax.blocks.views import Slots, free_slots, occupy

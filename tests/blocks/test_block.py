@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from icl_jax.blocks.affine import Affine, dense
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.feedforward import ACTIVATIONS, Dense, Feedforward, Gated
-from icl_jax.blocks.functional import FlaxBlock
+from icl_jax.blocks.flax_block import FlaxBlock
 from icl_jax.blocks.selective import SelectiveStateSpace
 from icl_jax.blocks.wiring import WIRINGS
 from icl_jax.patches.token import InputFactor, input_factor

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.experts import Experts
 from icl_jax.blocks.feedforward import Dense, Feedforward, Gated
-from icl_jax.blocks.functional import FlaxBlock
+from icl_jax.blocks.flax_block import FlaxBlock
 from icl_jax.blocks.materialise import materialise, position_patch
 from icl_jax.patches.block import TokenPatch, block_patches
 from icl_jax.patches.output import compact_down

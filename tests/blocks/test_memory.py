@@ -14,7 +14,7 @@ from icl_jax.blocks.attention import Attention
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.delta import GatedDelta
-from icl_jax.blocks.functional import FlaxBlock
+from icl_jax.blocks.flax_block import FlaxBlock
 from icl_jax.blocks.linear_attention import LinearAttention
 from icl_jax.blocks.recurrent import GatedRecurrent, StateSpace
 from icl_jax.blocks.rotary import Rotary, Scaling

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icl_jax.blocks.functional import FlaxBlock, functional
+from icl_jax.blocks.flax_block import FlaxBlock
+from icl_jax.blocks.functional import functional
 from icl_jax.dynamics.attribution import attribute_block, contribution_shares, remainder_share
 from icl_jax.language import attribution
 from icl_jax.language.attribution import attributable, attribute
