@@ -1,4 +1,4 @@
-"""No two places of more than twelve lines hold the same logic, whatever its variables are called."""
+"""No two places of more than twelve lines hold the same logic, whatever they call its variables."""
 
 import ast
 import itertools
