@@ -70,15 +70,24 @@ def describe(
 
 
 def _filled(doc: str, width: int) -> str:
-    """A docstring in lines of at most so many characters; indented lines, commands, as they are."""
+    """A docstring in lines of at most so many characters; commands are cut where a shell lets one."""
     if width >= _WIDTH:
         return doc.strip()
-    paragraphs = doc.strip().split("\n\n")
-    filled = [
-        p if p.startswith(" ") else "\n".join(_wrapped(" ".join(p.split()), width))
-        for p in paragraphs
-    ]
+    filled = []
+    for paragraph in doc.strip().split("\n\n"):
+        if paragraph.startswith(" "):
+            commands = paragraph.replace("\\\n", " ").splitlines()
+            filled.append("\n".join(_command(command, width) for command in commands))
+        else:
+            filled.append("\n".join(_wrapped(" ".join(paragraph.split()), width)))
     return "\n\n".join(filled)
+
+
+def _command(line: str, width: int) -> str:
+    """An indented line, on with a backslash where it is too long."""
+    indent = " " * (len(line) - len(line.lstrip()))
+    words = _wrapped(" ".join(line.split()), width - len(indent) - 6)
+    return " \\\n".join(f"{indent}{'    ' if i else ''}{part}" for i, part in enumerate(words))
 
 
 def _wrapped(text: str, width: int) -> list[str]:

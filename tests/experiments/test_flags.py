@@ -166,13 +166,23 @@ def test_a_flag_that_must_be_given_shows_no_default():
 @pytest.mark.parametrize("columns", [60, 80])
 def test_help_fits_its_window_without_broken_words(monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
-    doc = "A question that is rather longer than a narrow window has room for in a line?\n\n    cmd"
+    command = (
+        "python -m experiments.descent --learner.widths=64,32 --rate=0.001 --workdir=runs/here"
+    )
+    doc = (
+        "A question that is rather longer than a narrow window has room for in a line?\n\n"
+        f"    {command}\n    python -m experiments.descent \\\n        --quick"
+    )
     text = describe(Config, doc, "descent")
+    # What is copied from a narrow window is the same command.
+    joined = " ".join(text.replace("\\\n", " ").split())
+    assert f"{command} python -m experiments.descent --quick Usage:" in joined
     flags = [line for line in text.splitlines() if line.startswith("  --")]
     rest = [line for line in text.splitlines() if line not in flags]
     assert max(map(len, rest)) <= columns
     monkeypatch.setenv("COLUMNS", "100")
-    assert sorted(text.split()) == sorted(describe(Config, doc, "descent").split())
+    wide = describe(Config, doc, "descent")
+    assert sorted(text.replace("\\", "").split()) == sorted(wide.replace("\\", "").split())
 
 
 def test_help_says_when_the_workdir_is_optional():
