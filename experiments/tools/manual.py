@@ -70,7 +70,7 @@ def describe(
 
 
 def _filled(doc: str, width: int) -> str:
-    """A docstring in lines of at most so many characters; commands are cut where a shell lets one."""
+    """A docstring in lines of so many characters; commands are cut where a shell lets one."""
     if width >= _WIDTH:
         return doc.strip()
     filled = []
