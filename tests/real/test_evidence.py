@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 from experiments.language.real import measure
+from experiments.language.real.prompts import stretch
 from experiments.language.real_models import SOURCES
 from icl_jax.interop.huggingface import load
 from icl_jax.interop.tokenizer import load_tokenizer
+from icl_jax.language.generation import generate, patched_generate, token_agreement
 from tests.helpers import eps
 
 pytestmark = pytest.mark.real
@@ -42,6 +44,22 @@ def test_every_token_written_from_patched_weights_is_the_first_choice_of_the_who
         assert (texts.agreement == 1).all() and (found.twice_agreement == 1).all()
 
 
+def test_twenty_tokens_after_a_long_context(model, dtype):
+    """339 tokens of which the first and the last 16 stay: an early fault had 65% of the tokens."""
+    checkpoint, tokenizer = model
+    prompt = stretch(tokenizer, 339, 16, keep_bos=True)
+    run = (checkpoint.model, checkpoint.params, prompt.tokens_T)
+    written = patched_generate(*run, prompt.kept_K, TOKENS)
+    assert written.same_top1_N.all()
+    assert written.relative_error_N.max() < {"float32": 5e-6, "bfloat16": 1e-4}[dtype]
+    # Two rows of the same prompt go through each layer as the patched run's two do.
+    expected = generate(*run, TOKENS)
+    twice = generate(*run[:2], [prompt.tokens_T] * 2, TOKENS)[0]
+    assert token_agreement(twice, written.tokens_N) >= token_agreement(twice, expected)
+    if dtype == "float32":
+        assert token_agreement(expected, written.tokens_N) == 1
+
+
 def test_patched_weights_get_right_what_the_context_gets_right(model):
     found = measure.tasks(*model, shown=6, asked=4).tasks
     for task, right in found.items():
@@ -56,7 +74,8 @@ def test_patched_weights_get_right_what_the_context_gets_right(model):
 def test_auto_is_as_exact_as_the_best_policy_after_any_number_of_layers(model):
     found = measure.by_layer(*model, 29)
     best = np.min(list(found.policies.values()), axis=0)
-    bound = np.maximum(1.2 * best, eps("float32") / 8)
+    # Below a hundredth of a rounding nothing is better than anything.
+    bound = np.maximum(1.2 * best, eps("float32") / 800)
     assert (found.policies["auto"] <= bound).all(), found.policies
     assert (found.unpatched > 1e-2).all()
 

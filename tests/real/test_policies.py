@@ -35,8 +35,8 @@ def test_auto_is_never_worse_than_the_best_policy(rows):
         if row["loop"] == "closed" and row["policy"] == "auto":
             same = [r for r in rows if all(r[k] == row[k] for k in ("tokens", "bos_kept", "loop"))]
             best = min(r["relative_error"] for r in same)
-            # Below a rounding of float32 nothing is better than anything.
-            assert row["relative_error"] <= max(1.2 * best, eps("float32") / 8), (row, best)
+            # Below a hundredth of a rounding nothing is better than anything.
+            assert row["relative_error"] <= max(1.2 * best, eps("float32") / 800), (row, best)
 
 
 def test_auto_is_exact_in_closed_loop(rows, dtype):
