@@ -223,7 +223,6 @@ from icl_jax.patches.output import (
     down_update,
     with_down_remainder,
 )
-from icl_jax.patches.pairs import two_product, two_sum
 from icl_jax.patches.prediction import (
     check_open_loop,
     open_loop_error,
@@ -419,8 +418,6 @@ __all__ = [
     "token_update",
     "TokenPatch",
     "truncate",
-    "two_product",
-    "two_sum",
     "update_norms",
     "update_statistics",
     "update_step_norms",

@@ -1,5 +1,7 @@
 """What ``--help`` prints: a docstring, and the flags of a configuration by group."""
 
+import re
+import shlex
 import shutil
 import textwrap
 import typing
@@ -76,18 +78,24 @@ def _filled(doc: str, width: int) -> str:
     filled = []
     for paragraph in doc.strip().split("\n\n"):
         if paragraph.startswith(" "):
-            commands = paragraph.replace("\\\n", " ").splitlines()
-            filled.append("\n".join(_command(command, width) for command in commands))
+            lines = re.sub(r"\\\n +", "", paragraph).splitlines()
+            filled.append("\n".join(_command(line, width) for line in lines))
         else:
             filled.append("\n".join(_wrapped(" ".join(paragraph.split()), width)))
     return "\n\n".join(filled)
 
 
 def _command(line: str, width: int) -> str:
-    """An indented line, on with a backslash where it is too long."""
+    """An indented line; a command that is too long goes on behind a backslash."""
+    if len(line) <= width or not line.lstrip().startswith("python "):
+        return line
     indent = " " * (len(line) - len(line.lstrip()))
-    words = _wrapped(" ".join(line.split()), width - len(indent) - 6)
-    return " \\\n".join(f"{indent}{'    ' if i else ''}{part}" for i, part in enumerate(words))
+    parts = [""]
+    for word in shlex.split(line, posix=False):  # What is quoted stays whole.
+        if parts[-1] and len(f"{indent}    {parts[-1]} {word} \\") > width:
+            parts.append("")
+        parts[-1] = f"{parts[-1]} {word}".lstrip()
+    return f" \\\n{indent}    ".join([indent + parts[0], *parts[1:]])
 
 
 def _wrapped(text: str, width: int) -> list[str]:

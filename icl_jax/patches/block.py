@@ -88,7 +88,10 @@ class SplitBlock(ContextualBlock, NormedBlock, Protocol):
     def finish(
         self, params: Params, midpoint: Midpoint, output_TD: Array, hidden_TH: Array, patch: Any
     ) -> Array:
-        """The block's output (T, D) from what ``mlp_output`` gave; ``patch`` as in ``output``."""
+        """The block's output (T, D) from what ``mlp_output`` gave; ``patch`` as in ``output``.
+
+        Patches aim at ``normed_sum`` or ``down_sum``, rounded once.
+        """
 
 
 def block_patches(

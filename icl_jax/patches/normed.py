@@ -176,8 +176,10 @@ def with_remainder(
 ) -> BalancedPatch:
     """The patch whose ``ds`` also takes what rounding has left of the block's output.
 
-    ``ds += (target - (h + n' (ratio s + ds))) / n'``, entry by entry, with the very sum that the
-    patched run will have. Left are entries whose ``n' ds`` is above the output itself.
+    ``ds += (target - (h + n' (ratio s + ds))) / n'``, entry by entry, with the very sum that a
+    patched run has which reads ``n'`` to the bit: the same rows in one program (``normed_sum``). A
+    compact patch adds to ``o`` with another rounding. Left are entries whose ``n' ds`` is above the
+    output itself.
 
     Args:
       patch: a balanced patch.
@@ -192,14 +194,14 @@ def with_remainder(
       >>> plain = norm.gain_D * output / jnp.sqrt(jnp.mean(output**2))
       >>> patch = balanced_patch(output, hidden, target - residual - plain, norm)
       >>> patch = with_remainder(patch, output, hidden, norm, residual, target)
-      >>> total, rest = normed_sum(residual, output, hidden, norm, patch)
-      >>> bool(jnp.all(total + rest == target))
+      >>> total, low = normed_sum(residual, output, hidden, norm, patch)
+      >>> bool(jnp.all(total + low == target))
       True
 
     Source: worked out for this library; docs/theory.md.
     """
-    total_D, rest_D = normed_sum(residual_D, output_D, hidden_H, norm, patch)
-    missing_D = (wide(target_D).astype(total_D.dtype) - total_D) - rest_D
+    total_D, low_D = normed_sum(residual_D, output_D, hidden_H, norm, patch)
+    missing_D = (wide(target_D).astype(total_D.dtype) - total_D) - low_D
     reached_D = _reached(output_D, hidden_H, norm, patch)
     divisor_D = jnp.where(reached_D == 0, jnp.ones_like(reached_D), reached_D)
     step_D = jnp.where(reached_D == 0, jnp.zeros_like(missing_D), missing_D / divisor_D)
@@ -216,28 +218,21 @@ def normed_sum(
     """The block's output ``h + n' s'`` (D,) as a pair: to be added, and rounded once.
 
     In float32 or wider, as norms are computed: a stream of bfloat16 that is rounded once, after the
-    sum, is the full run's to the bit, where two roundings would not do. So is one of float32: what
-    is computed as pairs (``patches.pairs``) has no other rounding, and no compiler makes another
-    number of it by joining a product with the sum behind it.
+    sum, is the full run's to the bit, where two roundings would not do. So is one of float32: given
+    ``n'``, what is computed as pairs (``patches.pairs``) has no other rounding, and no compiler
+    makes another number of it by joining a product with the sum behind it.
     """
-    normed_D, rest_D = _patched(output_D, hidden_H, norm, patch)
-    total_D, left_D = two_sum(wide(residual_D).astype(normed_D.dtype), normed_D)
-    return total_D, left_D + rest_D
-
-
-def patched_normed(
-    output_D: Array, hidden_H: Array, norm: OutputNorm, patch: ScalePatch | BalancedPatch
-) -> Array:
-    """The normed output (D,) of an MLP with the patched gain (and down kernel), wide."""
-    normed_D, rest_D = _patched(output_D, hidden_H, norm, patch)
-    return normed_D + rest_D
+    normed_D, low_D = _patched(output_D, hidden_H, norm, patch)
+    total_D, lower_D = two_sum(wide(residual_D).astype(normed_D.dtype), normed_D)
+    return total_D, lower_D + low_D
 
 
 def apply_normed(
     output_D: Array, hidden_H: Array, norm: OutputNorm, patch: ScalePatch | BalancedPatch
 ) -> Array:
-    """``patched_normed`` in the dtype of ``output_D``."""
-    return patched_normed(output_D, hidden_H, norm, patch).astype(output_D.dtype)
+    """The normed output (D,) of an MLP with the patched gain (and down kernel)."""
+    normed_D, low_D = _patched(output_D, hidden_H, norm, patch)
+    return (normed_D + low_D).astype(output_D.dtype)
 
 
 def change_to(target_D: Array, output_D: Array, norm: OutputNorm) -> Array:
@@ -315,9 +310,9 @@ def _patched(
     """``n' (ratio s + ds)`` (D,) as a pair."""
     reached_D = _reached(output_D, hidden_H, norm, patch)
     gain_D = norm.gain_D.astype(reached_D.dtype)
-    rest_D = jnp.zeros_like(gain_D)
+    low_D = jnp.zeros_like(gain_D)
     if isinstance(patch, BalancedPatch):
-        gain_D, rest_D = two_product(gain_D, patch.gain_ratio)
-    gain_D, left_D = two_sum(gain_D, patch.gain_delta_D.astype(gain_D.dtype))
-    normed_D, low_D = two_product(reached_D, gain_D)
-    return normed_D, low_D + reached_D * (left_D + rest_D)
+        gain_D, low_D = two_product(gain_D, patch.gain_ratio)
+    gain_D, lower_D = two_sum(gain_D, patch.gain_delta_D.astype(gain_D.dtype))
+    normed_D, lowest_D = two_product(reached_D, gain_D)
+    return normed_D, lowest_D + reached_D * (lower_D + low_D)

@@ -132,19 +132,29 @@ def with_down_remainder(
 ) -> DownPatch:
     """The patch whose ``r`` also takes what rounding has left of the block's output.
 
-    ``r += (target - (h_K + o + (a . v) r)) / (a . v)``, with the very sum that the patched run will
-    have: then a stream of float32 that is rounded once (``down_sum``) is that of the full run to
-    the bit, too, but for entries whose ``r`` is above the target itself.
+    ``r += (target - (h_K + o + (a . v) r)) / (a . v)``, with the very sum that a patched run has
+    which reads ``a`` to the bit: then a stream of float32 that is rounded once (``down_sum``) is
+    that of the full run to the bit, too, but for entries whose ``r`` is above the target itself. A
+    compact patch has another rounding of ``a . v``.
 
     Args:
       patch: of the down kernel.
       hidden_H: (H,), ``a``, what it was made for.
       target_D, residual_D, output_D: as in ``down_change``.
 
+    Examples:
+      >>> hidden, output = jnp.array([0.3, 0.7]), jnp.array([0.1, 0.2])
+      >>> residual, target = jnp.array([0.3, 0.7]), jnp.array([1.9, 1.1])
+      >>> patch = down_patch(hidden, down_change(target, residual, output))
+      >>> patch = with_down_remainder(patch, hidden, target, residual, output)
+      >>> total, low = down_sum(residual, output, hidden, patch)
+      >>> bool(jnp.all(total + low == target))
+      True
+
     Source: worked out for this library; docs/theory.md.
     """
-    total_D, rest_D = down_sum(residual_D, output_D, hidden_H, patch)
-    missing_D = (wide(target_D) - total_D) - rest_D
+    total_D, low_D = down_sum(residual_D, output_D, hidden_H, patch)
+    missing_D = (wide(target_D) - total_D) - low_D
     step_D = missing_D / down_strength(hidden_H, patch)
     return dataclasses.replace(patch, delta_D=patch.delta_D + step_D.astype(patch.delta_D.dtype))
 
@@ -154,14 +164,21 @@ def down_sum(
 ) -> tuple[Array, Array]:
     """The block's output ``h + o + (a . v) r`` (D,) as a pair: to be added, and rounded once.
 
-    Computed as pairs (``patches.pairs``) it has no other rounding, and no compiler makes another
-    number of it by joining a product with the sum behind it.
+    Given ``a . v``, it is computed as pairs (``patches.pairs``) and has no other rounding, and no
+    compiler makes another number of it by joining a product with the sum behind it.
+
+    Examples:
+      >>> residual, output = jnp.array([1.0, 1.0]), jnp.array([0.0, 1e-9])
+      >>> patch = down_patch(jnp.array([0.0, 2.0]), jnp.array([2.0, 0.0]))
+      >>> total, low = down_sum(residual, output, jnp.array([0.0, 2.0]), patch)
+      >>> total.tolist(), low.tolist()
+      ([3.0, 1.0], [0.0, 9.999999717180685e-10])
     """
     strength = down_strength(hidden_H, patch)
-    added_D, rest_D = two_product(strength, patch.delta_D.astype(strength.dtype))
-    total_D, left_D = two_sum(wide(residual_D), wide(output_D))
-    total_D, more_D = two_sum(total_D, added_D)
-    return total_D, more_D + (left_D + rest_D)
+    added_D, low_D = two_product(strength, patch.delta_D.astype(strength.dtype))
+    total_D, lower_D = two_sum(wide(residual_D), wide(output_D))
+    total_D, lowest_D = two_sum(total_D, added_D)
+    return total_D, lowest_D + (lower_D + low_D)
 
 
 def down_amplification(change_D: Array, stream_D: Array) -> Array:

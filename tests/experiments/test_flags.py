@@ -171,12 +171,12 @@ def test_help_fits_its_window_without_broken_words(monkeypatch, columns):
     )
     doc = (
         "A question that is rather longer than a narrow window has room for in a line?\n\n"
-        f"    {command}\n    python -m experiments.descent \\\n        --quick"
+        f"    {command}\n    python -m experiments.descent \\\n        --label='a  b'"
     )
     text = describe(Config, doc, "descent")
     # What is copied from a narrow window is the same command.
     joined = " ".join(text.replace("\\\n", " ").split())
-    assert f"{command} python -m experiments.descent --quick Usage:" in joined
+    assert f"{command} python -m experiments.descent --label='a b' Usage:" in joined
     flags = [line for line in text.splitlines() if line.startswith("  --")]
     rest = [line for line in text.splitlines() if line not in flags]
     assert max(map(len, rest)) <= columns

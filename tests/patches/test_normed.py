@@ -20,7 +20,6 @@ from icl_jax.patches.normed import (
     change_to,
     gain_change,
     normed_sum,
-    patched_normed,
     scale_patch,
     smallest_normed,
     with_remainder,
@@ -141,7 +140,8 @@ class TestOneToken:
         norm = OutputNorm(norm.gain_D.astype(jnp.float32), norm.epsilon)
         want_D = plain(output_D, norm) + np.asarray(change_D, np.float64)
         patch = balanced(output_D, hidden_H, change_D, norm, remainder)
-        got_D = patched_normed(output_D, hidden_H, norm, patch)
+        zeros_D = jnp.zeros_like(output_D)
+        got_D = sum(normed_sum(zeros_D, output_D, hidden_H, norm, patch))
         assert got_D.dtype == jnp.float32
         assert relative_error(got_D, want_D) < eps("float32") < 1e-5
         assert relative_error(apply_normed(output_D, hidden_H, norm, patch), want_D) < eps(

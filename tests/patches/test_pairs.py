@@ -42,8 +42,19 @@ def test_a_product_in_front_of_a_sum_is_still_one():
         pytest.skip("no fused multiply-add here")
 
 
-@pytest.mark.parametrize("large", (1e36, 1e38, np.inf))
-def test_numbers_whose_halves_overflow_are_multiplied_as_ever(large):
+@pytest.mark.parametrize("large", (1e36, 2e38, np.inf))
+def test_what_overflows_leaves_nothing(large):
     left, right = jnp.float32(large), jnp.float32(0.3)
     high, low = two_product(left, right)
     assert high == left * right and low == 0
+    for pair in (two_product, two_sum):
+        high, low = pair(left, left)
+        assert high == np.inf and low == 0 or np.isfinite(high)
+        slope = jax.grad(lambda left, pair=pair: sum(pair(left, jnp.float32(0.5))))(left)
+        assert slope == (0.5 if pair is two_product else 1)
+
+
+def test_good_numbers_do_not_stop_the_search_for_nans():
+    with jax.debug_nans(True):
+        two_product(jnp.float32(1e36), jnp.float32(2.0))
+        two_sum(jnp.float32(1e36), jnp.float32(2.0))
