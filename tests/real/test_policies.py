@@ -39,11 +39,21 @@ def test_auto_is_never_worse_than_the_best_policy(rows):
             assert row["relative_error"] <= max(1.2 * best, eps("float32") / 800), (row, best)
 
 
+def test_auto_is_never_worse_than_the_best_policy_in_open_loop(rows):
+    """Over the settings: a single open loop is a draw of roundings, 0 to 1.1 of the best here."""
+    opened = [row for row in rows if row["loop"] == "open"]
+    total = {
+        policy: sum(row["relative_error"] for row in opened if row["policy"] == policy)
+        for policy in {row["policy"] for row in opened}
+    }
+    assert total["auto"] <= 1.2 * min(total.values()), total
+
+
 def test_auto_is_exact_in_closed_loop(rows, dtype):
     for row in rows:
         assert row["unpatched"] > 0.25 and row["shuffled"] > 0.25
         if row["policy"] == "auto" and row["loop"] == "closed":
-            assert row["relative_error"] < {"float32": 2e-6, "bfloat16": 1e-6}[dtype], row
+            assert row["relative_error"] < {"float32": 1e-7, "bfloat16": 1e-6}[dtype], row
             assert row["same_top1"] == 1, row
 
 
