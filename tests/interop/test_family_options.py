@@ -161,3 +161,29 @@ def write_folder(folder, tensors, config):
     specs = {name: (array.dtype, array.shape) for name, array in tensors.items()}
     write_tensors(folder / "model.safetensors", specs, tensors.__getitem__)
     (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    (
+        ("rope_parameters", {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}),
+        ("rope_parameters", {"rope_type": "default", "rope_theta": 1e3}),
+        (
+            "rope_parameters",
+            {kind: {"rope_type": "default"} for kind in ("full_attention", "sliding_attention")},
+        ),
+        (
+            "rope_scaling",
+            {
+                "full_attention": {"rope_type": "linear", "factor": 2.0},
+                "sliding_attention": {"rope_type": "default"},
+            },
+        ),
+    ),
+)
+def test_gemma_3_has_rotary_options_for_each_type_of_layer(key, value):
+    """Otherwise transformers leaves them alone or fills in its own: logits were 0.1 to 0.2 off."""
+    config = families()["gemma3"].tiny()
+    config = {name: said for name, said in config.items() if not name.startswith("rope_")}
+    with pytest.raises(ValueError, match=f"{key} = .* is not supported"):
+        families()["gemma3"].build(Options({**config, "rope_theta": 1e6, key: value}))

@@ -4,6 +4,7 @@ Otherwise Gemma 2, with query-key norms in place of the soft caps. Source: Gemma
 2503.19786).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from icl_jax.blocks.language_model import LanguageModel
@@ -21,6 +22,7 @@ def build(config: Options) -> LanguageModel:
     """The model; every sixth layer sees everything, where the configuration says nothing else."""
     # There is such an option, but transformers does nothing with it.
     config.require("attn_logit_softcapping", (None,), default=None)
+    _check_rotary(config)
     # The positions of windows are never scaled, also where their base is left out.
     windows = config.having(rope_local_base_freq=10000.0)
     turning = {
@@ -34,6 +36,29 @@ def build(config: Options) -> LanguageModel:
     )
     soft_cap = config.optional_number("final_logit_softcapping")
     return gemma2.scaled_decoder(config, blocks, soft_cap=soft_cap)
+
+
+def _check_rotary(config: Options) -> None:
+    """Refuses rotary options that transformers leaves alone, or fills in, by rules of its own.
+
+    Raises:
+      ValueError: ``rope_parameters`` that are not an object with a base per type of layer, or
+        ``rope_scaling`` that is.
+    """
+    scaling = config.mapping("rope_scaling", default={}).config
+    parameters = config.mapping("rope_parameters", default={}).config
+    types = (gemma2.SLIDING, gemma2.FULL)
+    if any(one in scaling for one in types):
+        raise config.unsupported("rope_scaling", dict(scaling), "one object for all layers")
+    own = [parameters.get(one) for one in types]
+    if (
+        parameters
+        and not scaling
+        and not all(isinstance(one, Mapping) and one.get("rope_theta") is not None for one in own)
+    ):
+        raise config.unsupported(
+            "rope_parameters", dict(parameters), f"an object with rope_theta for each of {types}"
+        )
 
 
 def table(model: LanguageModel, config: Options) -> tuple[Tensor, ...]:
