@@ -250,12 +250,15 @@ def token_agreement(expected_N: np.ndarray, actual_N: np.ndarray) -> float:
     """The share of steps with the same token; a step that only one text has counts as different.
 
     Raises:
-      ValueError: two texts without a token, which neither agree nor differ.
+      ValueError: two texts without a token, which neither agree nor differ; or several at once.
+      TypeError: lists.
 
     Examples:
       >>> token_agreement(np.array([1, 2, 3, 4]), np.array([1, 2, 0, 4]))
       0.75
     """
+    for name, tokens_N in (("expected_N", expected_N), ("actual_N", actual_N)):
+        checks.rank("token_agreement", name, tokens_N, 1, "(N)")
     steps = max(len(expected_N), len(actual_N))
     if not steps:
         raise ValueError(

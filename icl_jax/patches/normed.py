@@ -221,6 +221,15 @@ def normed_sum(
     sum, is the full run's to the bit, where two roundings would not do. So is one of float32: given
     ``n'``, what is computed as pairs (``patches.pairs``) has no other rounding, and no compiler
     makes another number of it by joining a product with the sum behind it.
+
+    Examples:
+      >>> norm = OutputNorm(jnp.array([1.0, 2.0]), 0.0)
+      >>> output, residual = jnp.array([3.0, 1.0]), jnp.array([1.0, 1.0])
+      >>> patch = scale_patch(output, jnp.array([0.5, -0.5]), norm)
+      >>> total, low = normed_sum(residual, output, jnp.ones(2), norm, patch)
+      >>> plain = norm.gain_D * output / jnp.sqrt(jnp.mean(output**2))
+      >>> jnp.round(total + low - residual - plain, 4).tolist()
+      [0.5, -0.5]
     """
     normed_D, low_D = _patched(output_D, hidden_H, norm, patch)
     total_D, lower_D = two_sum(wide(residual_D).astype(normed_D.dtype), normed_D)

@@ -139,3 +139,9 @@ def test_texts_without_a_token_do_not_agree():
     with pytest.raises(ValueError, match="token_agreement: expected_N and actual_N are both empty"):
         token_agreement(np.zeros(0, int), np.zeros(0, int))
     assert token_agreement(np.array([1, 2]), np.array([1])) == 0.5
+
+
+def test_an_agreement_is_of_two_texts():
+    text_N = np.array([1, 2])
+    with pytest.raises(ValueError, match="token_agreement: actual_N must have 1 axes"):
+        token_agreement(text_N, np.stack([text_N, text_N]))  # Was 2.0.
