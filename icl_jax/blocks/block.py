@@ -134,19 +134,20 @@ class Block(nn.Module):
         if isinstance(output_patch, (ScalePatch, BalancedPatch)):
             norm = OutputNorm(self.norm_2_out.gain(output_TD.shape[-1]), self.norm_epsilon)
             assert midpoint.residual_TD is not None  # All wirings with such a norm have a skip.
-            total_TD, rest_TD = jax.vmap(normed_sum, in_axes=(0, 0, 0, None, 0))(
+            total_TD, low_TD = jax.vmap(normed_sum, in_axes=(0, 0, 0, None, 0))(
                 midpoint.residual_TD, output_TD, hidden_TH, norm, output_patch
             )
-            return (total_TD + rest_TD).astype(output_TD.dtype)
+            # Rounded once: a patch that is right in float32 is right in bfloat16.
+            return (total_TD + low_TD).astype(output_TD.dtype)
         if self.wired.norms_mlp_output:
             output_TD = self.norm_2_out(output_TD)
         if midpoint.residual_TD is not None:
             self._check_width(midpoint.residual_TD, output_TD, self.mlp)
         if isinstance(output_patch, DownPatch) and midpoint.residual_TD is not None:
-            total_TD, rest_TD = jax.vmap(down_sum)(
+            total_TD, low_TD = jax.vmap(down_sum)(
                 midpoint.residual_TD, output_TD, hidden_TH, output_patch
             )
-            output_TD = (total_TD + rest_TD).astype(output_TD.dtype)
+            output_TD = (total_TD + low_TD).astype(output_TD.dtype)
         else:
             if output_patch is not None:
                 output_TD = jax.vmap(apply_output)(output_TD, hidden_TH, output_patch)

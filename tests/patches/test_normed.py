@@ -170,9 +170,9 @@ class TestOneToken:
 
         @jax.jit
         def reached(patch):
-            total_D, rest_D = normed_sum(residual_D, output_D, hidden_H, norm, patch)
+            total_D, low_D = normed_sum(residual_D, output_D, hidden_H, norm, patch)
             assert total_D.dtype == jnp.float32
-            return (total_D + rest_D).astype(dtype)
+            return (total_D + low_D).astype(dtype)
 
         np.testing.assert_array_equal(reached(patch), target_D)
         if dtype == "float32":  # Without the remainder a rounding is left, somewhere.

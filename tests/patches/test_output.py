@@ -78,16 +78,17 @@ def test_a_stream_is_rounded_once_to_what_the_full_run_stored(seed, dtype, size)
 
     @jax.jit
     def reached(patch):
-        total_D, rest_D = down_sum(residual_D, output_D, hidden_H, patch)
+        total_D, low_D = down_sum(residual_D, output_D, hidden_H, patch)
         assert total_D.dtype == jnp.float32
-        return (total_D + rest_D).astype(dtype)
+        return (total_D + low_D).astype(dtype)
 
     missed_D = np.abs(wide(reached(patch)) - wide(target_D))
     assert np.all(missed_D <= np.finfo(np.float32).eps * np.abs(change_D))
     # The one rounding of ``r`` is seen where ``r`` is above the target, and in float32 only.
     assert not np.any(missed_D[np.abs(change_D) <= np.abs(wide(target_D))])
     if dtype == "bfloat16":
-        np.testing.assert_array_equal(reached(compact_down(patch)), target_D)
+        for one in (patch, compact_down(patch)):
+            np.testing.assert_array_equal(reached(one), target_D)
         # Three roundings to bfloat16 are not one.
         narrow = down_patch(hidden_H, patch.delta_D.astype(jnp.bfloat16))
         assert np.any(residual_D + apply_output(output_D, hidden_H, narrow) != target_D)
