@@ -71,6 +71,25 @@ def same_shape(where: str, **arrays: Any) -> None:
         raise ValueError(f"{where}: the arguments must share one shape, got {listed}.")
 
 
+def comparable(where: str, **arrays: Any) -> None:
+    """Raises unless all ``arrays`` are floating point, of one shape and one dtype.
+
+    Raises:
+      ValueError: the shapes differ.
+      TypeError: lists, not floating point, or dtypes that differ.
+    """
+    for name, array in arrays.items():
+        floating(where, name, array)
+    same_shape(where, **arrays)
+    same_dtype(where, **arrays)
+
+
+def not_empty(where: str, name: str, array: Any) -> None:
+    """Raises ValueError where ``array`` has no entry."""
+    if 0 in jnp.shape(array):
+        raise ValueError(f"{where}: {name} has no entries (shape {jnp.shape(array)}).")
+
+
 def axis_size(where: str, name: str, array: Any, axis: int, expected: int, meaning: str) -> None:
     """Raises ValueError unless axis ``axis`` of ``array`` has ``expected`` entries."""
     got = jnp.shape(array)[axis]
@@ -96,6 +115,16 @@ def mask(where: str, name: str, array: Any, length: int, meaning: str) -> None:
             f"{where}: {name} must be a boolean mask, got dtype {dtype}. Write it as a comparison, "
             f"for example {name} > 0."
         )
+
+
+def number(where: str, name: str, value: Any) -> None:
+    """Raises TypeError unless ``value`` is a real number, or an array of real numbers."""
+    is_number = isinstance(value, int | float | np.number | np.ndarray | jax.Array)
+    if is_number and not isinstance(value, bool):
+        dtype = jnp.result_type(value)
+        if jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer):
+            return
+    raise TypeError(f"{where}: {name} must be a real number, got {value!r}.")
 
 
 def positive_int(where: str, name: str, value: Any) -> None:

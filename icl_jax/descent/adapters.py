@@ -64,14 +64,18 @@ def new_adapters(key: Array, params: Params, names: Collection[str], rank: int) 
 def with_adapters(params: Params, adapters: Adapters) -> Params:
     """The parameters with ``W + A^T B`` in the place of each adapted kernel ``W``.
 
+    Raises:
+      ValueError: an adapter of no kernel of ``params``, or one of another shape than its kernel.
+
     Examples:
       >>> params = {"up": {"kernel": jnp.ones((2, 3))}}
       >>> adapters = new_adapters(jax.random.key(0), params, ("up",), rank=1)
       >>> with_adapters(params, adapters)["up"]["kernel"].tolist()  # as it was, before a step
       [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
     """
-    changed = params
+    changed, kernels = params, dict(_leaves(params))
     for path, adapter in adapters.items():
+        _check_adapter(path, kernels.get(path), adapter)
         update = jnp.matmul(
             jnp.swapaxes(adapter.left_RD, -1, -2),
             adapter.right_RH,
@@ -79,6 +83,21 @@ def with_adapters(params: Params, adapters: Adapters) -> Params:
         )
         changed = _replaced(changed, path, update)
     return changed
+
+
+def _check_adapter(path: tuple[str, ...], kernel: Array | None, adapter: LowRank) -> None:
+    name = "/".join(path)
+    if kernel is None:
+        raise ValueError(f"with_adapters: params has no kernel {name}.")
+    (*lead, rank, width), (*right_lead, right_rank, outputs) = (
+        adapter.left_RD.shape,
+        adapter.right_RH.shape,
+    )
+    if (lead, rank) != (right_lead, right_rank) or kernel.shape != (*lead, width, outputs):
+        raise ValueError(
+            f"with_adapters: the adapter of {name} must be (..., R, D) and (..., R, H) for its "
+            f"kernel {kernel.shape}, got {adapter.left_RD.shape} and {adapter.right_RH.shape}."
+        )
 
 
 def _leaves(tree: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:

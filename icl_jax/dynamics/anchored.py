@@ -12,7 +12,13 @@ import jax.numpy as jnp
 from icl_jax import checks
 from icl_jax.dims import Array
 from icl_jax.dynamics.trajectory import Trajectory
-from icl_jax.patches.low_rank import LowRank, accumulator, frobenius_norm, inner_product
+from icl_jax.patches.low_rank import (
+    LowRank,
+    check_update,
+    dense_inner,
+    frobenius_norm,
+    inner_product,
+)
 from icl_jax.patches.token import dual_vector
 
 
@@ -83,6 +89,10 @@ def linear_loss(gradient: LowRank, kernel_DH: Array) -> Array:
       gradient: one ``G_i`` of ``Trajectory.gradients``, without the leading axis.
       kernel_DH: (D, H), any ``W``.
 
+    Raises:
+      ValueError: not the factors of one gradient, or a kernel of another shape.
+      TypeError: not floating point, or dtypes that differ.
+
     Examples:
       >>> inputs = jnp.array([[2.0, 0.0], [2.0, 1.0], [2.0, 1.5]])
       >>> path = anchored_trajectory(inputs, jnp.eye(2))
@@ -90,12 +100,8 @@ def linear_loss(gradient: LowRank, kernel_DH: Array) -> Array:
       >>> float(linear_loss(first, jnp.ones((2, 2))))
       -2.0
     """
-    dtype = accumulator(kernel_DH.dtype)
-    highest = jax.lax.Precision.HIGHEST
-    mapped_RH = jnp.matmul(
-        gradient.left_RD.astype(dtype), kernel_DH.astype(dtype), precision=highest
-    )
-    return jnp.sum(mapped_RH * gradient.right_RH.astype(dtype))
+    check_update("linear_loss", gradient)
+    return dense_inner(gradient, kernel_DH)
 
 
 def _with_left(left_D: Array, rights_XH: Array) -> LowRank:

@@ -47,21 +47,36 @@ def group_gram(attribution: Attribution, groups_NT: Array) -> Array:
 
 
 def group_sizes(gram_XX: Array) -> Array:
-    """``|dW_i|_F`` of each part, (X,)."""
-    _square("group_sizes", gram_XX)
-    return jnp.sqrt(jnp.diagonal(gram_XX))
+    """``|dW_i|_F`` of each part, (X,), in float32 or wider.
+
+    Raises:
+      ValueError: not square.
+      TypeError: not floating point.
+    """
+    return jnp.sqrt(jnp.diagonal(_square("group_sizes", gram_XX)))
 
 
 def group_shares(gram_XX: Array) -> Array:
-    """The signed share ``<dW_i, dW> / |dW|^2`` of each part, (X,); they add up to 1."""
-    _square("group_shares", gram_XX)
-    return jnp.sum(gram_XX, axis=1) / jnp.sum(gram_XX)
+    """The signed share ``<dW_i, dW> / |dW|^2`` of each part, (X,); they add up to 1.
+
+    Raises:
+      ValueError: not square.
+      TypeError: not floating point.
+    """
+    wide_XX = _square("group_shares", gram_XX)
+    return jnp.sum(wide_XX, axis=1) / jnp.sum(wide_XX)
 
 
 def group_cosines(gram_XX: Array) -> Array:
-    """Cosines between what the parts add, (X, X); NaN where a part adds nothing."""
-    sizes_X = group_sizes(gram_XX)
-    return gram_XX / sizes_X[:, None] / sizes_X[None, :]
+    """Cosines between what the parts add, (X, X); NaN where a part adds nothing.
+
+    Raises:
+      ValueError: not square.
+      TypeError: not floating point.
+    """
+    wide_XX = _square("group_cosines", gram_XX)
+    sizes_X = jnp.sqrt(jnp.diagonal(wide_XX))
+    return wide_XX / sizes_X[:, None] / sizes_X[None, :]
 
 
 def choose_by_update(gram_XX: Array, count: int) -> tuple[Array, Array]:
@@ -81,9 +96,10 @@ def choose_by_update(gram_XX: Array, count: int) -> tuple[Array, Array]:
 
     Raises:
       ValueError: not square, or more than there are.
+      TypeError: not floating point.
     """
     where = "choose_by_update"
-    _square(where, gram_XX)
+    gram_XX = _square(where, gram_XX)
     checks.positive_int(where, "count", count)
     groups = gram_XX.shape[0] - 1
     if count > groups:
@@ -109,6 +125,9 @@ def choose_by_update(gram_XX: Array, count: int) -> tuple[Array, Array]:
     return order_K, cosines_K
 
 
-def _square(where: str, gram_XX: Array) -> None:
+def _square(where: str, gram_XX: Array) -> Array:
+    """The matrix in float32 or wider, after checking that it is one of inner products."""
     checks.rank(where, "gram_XX", gram_XX, 2, "(X, X)")
+    checks.floating(where, "gram_XX", gram_XX)
     checks.axis_size(where, "gram_XX", gram_XX, 1, gram_XX.shape[0], "as many as rows")
+    return gram_XX.astype(accumulator(gram_XX.dtype))

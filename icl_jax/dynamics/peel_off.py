@@ -13,7 +13,7 @@ from icl_jax import checks
 from icl_jax.dims import Array
 from icl_jax.dynamics.trajectory import Trajectory
 from icl_jax.patches.carry import varying_like
-from icl_jax.patches.low_rank import LowRank, frobenius_norm
+from icl_jax.patches.low_rank import LowRank, check_update, frobenius_norm
 from icl_jax.patches.token import dual_vector
 
 
@@ -90,6 +90,10 @@ def first_factors(update: LowRank, count: Array | int) -> LowRank:
 
     The shape stays the same, so ``count`` may be traced.
 
+    Raises:
+      ValueError: not the factors of one update, sides that do not fit, or no single count.
+      TypeError: not floating point, or dtypes that differ.
+
     Examples:
       >>> inputs = jnp.array([[2.0, 1.5], [2.0, 1.0], [2.0, 0.0]])  # 0, 1 and 2 tokens removed
       >>> path = peel_off_trajectory(inputs, jnp.eye(2))
@@ -98,6 +102,8 @@ def first_factors(update: LowRank, count: Array | int) -> LowRank:
       >>> bool(jnp.allclose(as_matrix(first_factors(path.final, 2)), as_matrix(path.final)))
       True
     """
+    check_update("first_factors", update)
+    checks.rank("first_factors", "count", count, 0, "()")
     shown_R = jnp.arange(update.left_RD.shape[0]) < count
     right_RH = jnp.where(shown_R[:, None], update.right_RH, jnp.zeros_like(update.right_RH))
     return LowRank(update.left_RD, right_RH)

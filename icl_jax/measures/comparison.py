@@ -15,7 +15,12 @@ import numpy as np
 
 from icl_jax import checks
 from icl_jax.dims import Array
-from icl_jax.measures.intervals import Interval, percentile_ends, resampled_means
+from icl_jax.measures.intervals import (
+    Interval,
+    check_resampling,
+    percentile_ends,
+    resampled_means,
+)
 from icl_jax.patches.low_rank import accumulator
 
 _SUMMARY_KEYS = ("value", "interval", "margin", "margin_interval")
@@ -79,8 +84,9 @@ def compare_with_nulls(
 
     Raises:
       ValueError: no null; a name that ``as_summary`` needs itself; not one number for each of two
-        or more tasks; a level outside (0, 1); a number that is not finite (an update of zero has
-        no angle), where it can be read: under ``jit`` it makes the result NaN.
+        or more tasks; a level outside (0, 1), or more draws than memory holds; a number that is
+        not finite (an update of zero has no angle), where it can be read: under ``jit`` it makes
+        the result NaN.
       TypeError: the dtypes differ or are not floating, or ``larger_is_closer`` is no bool.
 
     Examples:
@@ -94,8 +100,8 @@ def compare_with_nulls(
     Source: Efron 1979, "Bootstrap methods: another look at the jackknife": percentile intervals.
     """
     where = "compare_with_nulls"
-    _check_arguments(where, values_B, nulls, larger_is_closer, level)
-    checks.positive_int(where, "num_resamples", num_resamples)
+    _check_arguments(where, values_B, nulls, larger_is_closer)
+    check_resampling(where, values_B.shape[0], level, num_resamples)
     names = list(nulls)
 
     values_BX = jnp.stack([values_B, *(nulls[name] for name in names)], axis=1)
@@ -153,7 +159,7 @@ def as_summary(comparison: Comparison) -> dict[str, Any]:
 
 
 def _check_arguments(
-    where: str, values_B: Array, nulls: Mapping[str, Array], larger_is_closer: bool, level: float
+    where: str, values_B: Array, nulls: Mapping[str, Array], larger_is_closer: bool
 ) -> None:
     if not nulls:
         raise ValueError(
@@ -161,8 +167,6 @@ def _check_arguments(
         )
     if not isinstance(larger_is_closer, bool):
         raise TypeError(f"{where}: larger_is_closer must be a bool, got {larger_is_closer!r}.")
-    if not 0 < level < 1:
-        raise ValueError(f"{where}: level must lie in (0, 1), got {level!r}.")
     taken = sorted(set(nulls) & set(_SUMMARY_KEYS))
     if taken:
         raise ValueError(

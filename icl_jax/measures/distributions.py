@@ -19,14 +19,15 @@ def kl_divergence(expected: Array, actual: Array) -> Array:
       (...) in float32 or wider; NaN where a logit is.
 
     Raises:
-      ValueError: the shapes differ.
+      ValueError: the shapes differ, or there is no token.
+      TypeError: not floating point.
 
     Examples:
       >>> logits = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
       >>> round(float(kl_divergence(*logits)), 4)
       0.1438
     """
-    checks.same_shape("kl_divergence", expected=expected, actual=actual)
+    _check_logits("kl_divergence", expected, actual)
     dtype = accumulator(jnp.promote_types(expected.dtype, actual.dtype))
     log_p = jax.nn.log_softmax(expected.astype(dtype), axis=-1)
     log_q = jax.nn.log_softmax(actual.astype(dtype), axis=-1)
@@ -45,18 +46,20 @@ def kl_divergence(expected: Array, actual: Array) -> Array:
 def same_top1(expected: Array, actual: Array) -> Array:
     """Whether the most probable token is the same, boolean (...) of logits (..., V).
 
-    A row with a NaN has no most probable token: it agrees with nothing.
+    A row with a NaN, or whose largest logit is infinite, has no most probable token: it agrees
+    with nothing.
 
     Raises:
-      ValueError: the shapes differ.
+      ValueError: the shapes differ, or there is no token.
+      TypeError: not floating point.
 
     Examples:
       >>> expected = jnp.array([[1.0, 2.0], [1.0, 2.0]])
       >>> same_top1(expected, jnp.array([[0.0, 1.0], [1.0, 0.0]])).tolist()
       [True, False]
     """
-    checks.same_shape("same_top1", expected=expected, actual=actual)
-    known = ~jnp.any(jnp.isnan(expected) | jnp.isnan(actual), axis=-1)
+    _check_logits("same_top1", expected, actual)
+    known = _are_distributions(expected) & _are_distributions(actual)
     return known & (jnp.argmax(expected, axis=-1) == jnp.argmax(actual, axis=-1))
 
 
@@ -66,7 +69,8 @@ def total_variation(expected: Array, actual: Array) -> Array:
     The largest difference of the probabilities that the two give to one set of tokens.
 
     Raises:
-      ValueError: the shapes differ.
+      ValueError: the shapes differ, or there is no token.
+      TypeError: not floating point.
 
     Examples:
       >>> logits = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
@@ -75,7 +79,7 @@ def total_variation(expected: Array, actual: Array) -> Array:
 
     Source: Levin and Peres, "Markov Chains and Mixing Times", proposition 4.2.
     """
-    checks.same_shape("total_variation", expected=expected, actual=actual)
+    _check_logits("total_variation", expected, actual)
     dtype = accumulator(jnp.promote_types(expected.dtype, actual.dtype))
     p = jax.nn.softmax(expected.astype(dtype), axis=-1)
     q = jax.nn.softmax(actual.astype(dtype), axis=-1)
@@ -86,7 +90,7 @@ def top_k_overlap(expected: Array, actual: Array, *, k: int) -> Array:
     """The share of common tokens among the ``k`` most probable, (...) of logits (..., V).
 
     Their order among the ``k`` does not count. Of tokens with equal logits the first is taken. A
-    row with a NaN shares nothing.
+    row with a NaN, or whose largest logit is infinite, shares nothing.
 
     Args:
       expected: (..., V), logits.
@@ -98,6 +102,7 @@ def top_k_overlap(expected: Array, actual: Array, *, k: int) -> Array:
 
     Raises:
       ValueError: the shapes differ, or ``k`` is not an integer from 1 to V.
+      TypeError: not floating point.
 
     Examples:
       >>> float(top_k_overlap(jnp.array([3.0, 2.0, 1.0]), jnp.array([3.0, 1.0, 2.0]), k=2))
@@ -105,7 +110,7 @@ def top_k_overlap(expected: Array, actual: Array, *, k: int) -> Array:
 
     Source: Shen, Mishra and Khashabi 2023 (arXiv 2310.08540), token overlap.
     """
-    checks.same_shape("top_k_overlap", expected=expected, actual=actual)
+    _check_logits("top_k_overlap", expected, actual)
     checks.positive_int("top_k_overlap", "k", k)
     if k > expected.shape[-1]:
         raise ValueError(
@@ -114,6 +119,22 @@ def top_k_overlap(expected: Array, actual: Array, *, k: int) -> Array:
     _, expected_tokens = jax.lax.top_k(expected, k)
     _, actual_tokens = jax.lax.top_k(actual, k)
     common = expected_tokens[..., :, None] == actual_tokens[..., None, :]
-    known = ~jnp.any(jnp.isnan(expected) | jnp.isnan(actual), axis=-1)
+    known = _are_distributions(expected) & _are_distributions(actual)
     dtype = accumulator(jnp.promote_types(expected.dtype, actual.dtype))
     return jnp.where(known, jnp.sum(common, axis=(-2, -1)), 0).astype(dtype) / k
+
+
+def _check_logits(where: str, expected: Array, actual: Array) -> None:
+    for name, logits in (("expected", expected), ("actual", actual)):
+        checks.floating(where, name, logits)
+        if jnp.ndim(logits) == 0 or logits.shape[-1] == 0:
+            raise ValueError(
+                f"{where}: {name} must be logits (..., V) with a last axis of tokens, got shape "
+                f"{logits.shape}."
+            )
+    checks.same_shape(where, expected=expected, actual=actual)
+
+
+def _are_distributions(logits: Array) -> Array:
+    """Whether a softmax of each row exists, (...): its largest logit is a number, and finite."""
+    return jnp.isfinite(jnp.max(logits, axis=-1))

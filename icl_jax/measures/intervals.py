@@ -9,6 +9,9 @@ from icl_jax import checks
 from icl_jax.dims import Array
 from icl_jax.patches.low_rank import accumulator
 
+# Each is held as an index and as a count: a gigabyte in all.
+_MOST_DRAWS = 2**27
+
 
 class Interval(NamedTuple):
     """A mean and the ends of its interval, each of the shape of one prompt's value."""
@@ -33,7 +36,7 @@ def bootstrap_mean(
       The interval, in float32 or wider.
 
     Raises:
-      ValueError: fewer than two prompts, or a level outside (0, 1).
+      ValueError: fewer than two prompts, a level outside (0, 1), or more draws than memory holds.
       TypeError: values that are not floating point.
 
     Examples:
@@ -43,19 +46,29 @@ def bootstrap_mean(
 
     Source: Efron 1979, "Bootstrap methods: another look at the jackknife".
     """
+    checks.floating("bootstrap_mean", "values_B", values_B)
     if jnp.ndim(values_B) < 1 or values_B.shape[0] < 2:
         raise ValueError(
             f"bootstrap_mean: values_B needs at least two prompts, got shape {jnp.shape(values_B)}."
         )
-    checks.floating("bootstrap_mean", "values_B", values_B)
-    if not 0 < level < 1:
-        raise ValueError(f"bootstrap_mean: level must lie in (0, 1), got {level!r}.")
-    checks.positive_int("bootstrap_mean", "num_resamples", num_resamples)
+    check_resampling("bootstrap_mean", values_B.shape[0], level, num_resamples)
 
     flat_BX = values_B.reshape(values_B.shape[0], -1).astype(accumulator(values_B.dtype))
     means_SX = resampled_means(key, flat_BX, num_resamples)
     ends = (shaped.reshape(values_B.shape[1:]) for shaped in percentile_ends(means_SX, level))
     return Interval(jnp.mean(flat_BX, axis=0).reshape(values_B.shape[1:]), *ends)
+
+
+def check_resampling(where: str, count: int, level: float, num_resamples: int) -> None:
+    """Raises ValueError unless ``num_resamples`` draws of ``count`` prompts can be made."""
+    if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 1:
+        raise ValueError(f"{where}: level must lie in (0, 1), got {level!r}.")
+    checks.positive_int(where, "num_resamples", num_resamples)
+    if num_resamples * count > _MOST_DRAWS:
+        raise ValueError(
+            f"{where}: num_resamples={num_resamples} of {count} prompts are more than "
+            f"{_MOST_DRAWS:,} draws. Take at most {max(1, _MOST_DRAWS // count)}; 500 are usual."
+        )
 
 
 def resampled_means(key: Array, values_BX: Array, num_resamples: int) -> Array:

@@ -10,7 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax.dims import Array, Params
-from icl_jax.patches.low_rank import LowRank, accumulator, frobenius_norm, vector_norm
+from icl_jax.patches.low_rank import (
+    LowRank,
+    accumulator,
+    check_update,
+    frobenius_norm,
+    vector_norm,
+)
 
 Tree = TypeVar("Tree")
 
@@ -18,11 +24,16 @@ Tree = TypeVar("Tree")
 def random_update(key: Array, like: LowRank) -> LowRank:
     """A random rank-1 update of the same kernel with the same Frobenius norm.
 
+    Raises:
+      ValueError: not the factors of one update, or sides that do not fit.
+      TypeError: not floating point, or dtypes that differ.
+
     Examples:
       >>> update = outer(jnp.array([3.0, 4.0]), jnp.array([0.0, 2.0]))
       >>> round(float(frobenius_norm(random_update(jax.random.key(0), update))), 4)
       10.0
     """
+    check_update("random_update", like)
     left_key, right_key = jax.random.split(key)
     dtype = accumulator(like.left_RD.dtype)
     left_1D = _direction(left_key, like.left_RD.shape[-1], dtype)[None]

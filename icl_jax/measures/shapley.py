@@ -82,7 +82,9 @@ def shapley_values(
       level: probability that an interval covers.
 
     Raises:
-      ValueError: shapes that do not fit, or fewer than two orders.
+      ValueError: shapes that do not fit, fewer than two orders, or (where they can be read) rows
+        that are no orders of the players.
+      TypeError: worths that are not floating point, or orders that are not integers.
 
     Examples:
       >>> worths = jnp.array([[0.0, 1.0, 3.0], [0.0, 2.0, 3.0]])  # the second player is worth 2
@@ -96,6 +98,8 @@ def shapley_values(
     checks.rank(where, "worths_SM", worths_SM, 2, "(S, M)")
     checks.axis_size(where, "worths_SM", worths_SM, 0, orders_SN.shape[0], "one per order")
     checks.axis_size(where, "worths_SM", worths_SM, 1, orders_SN.shape[1] + 1, "N + 1 prefixes")
+    checks.floating(where, "worths_SM", worths_SM)
+    _check_orders(where, orders_SN)
     wide_SM = worths_SM.astype(accumulator(worths_SM.dtype))
     gains_SN = wide_SM[:, 1:] - wide_SM[:, :-1]
 
@@ -104,3 +108,17 @@ def shapley_values(
 
     values_SN = jax.vmap(by_player)(jnp.asarray(orders_SN), gains_SN)
     return Shapley(*bootstrap_mean(key, values_SN, level=level))
+
+
+def _check_orders(where: str, orders_SN: Array) -> None:
+    if not jnp.issubdtype(jnp.result_type(orders_SN), jnp.integer):
+        dtype = jnp.result_type(orders_SN)
+        raise TypeError(f"{where}: orders_SN must hold integers, got dtype {dtype}.")
+    if checks.is_concrete(orders_SN):
+        orders = np.asarray(orders_SN)
+        wrong = np.flatnonzero(np.any(np.sort(orders) != np.arange(orders.shape[1]), axis=1))
+        if wrong.size:
+            raise ValueError(
+                f"{where}: row {wrong[0]} of orders_SN is no order of {orders.shape[1]} players: "
+                f"{orders[wrong[0]].tolist()}. Each of 0 to {orders.shape[1] - 1} comes once."
+            )

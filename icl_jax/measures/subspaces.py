@@ -12,6 +12,8 @@ from icl_jax.patches.carry import varying_like
 from icl_jax.patches.low_rank import (
     LowRank,
     accumulator,
+    check_rank_one_updates,
+    largest_entry,
     nan_unless,
     row_triangle,
     vector_norm,
@@ -19,7 +21,14 @@ from icl_jax.patches.low_rank import (
 
 
 def effective_rank(singular_values_R: Array) -> Array:
-    """``exp`` of the entropy of the normalised spectrum, between 1 and R.
+    """``exp`` of the entropy of the normalised spectrum, between 1 and R, in float32 or wider.
+
+    Returns:
+      (); NaN when all values are zero, or one of them is negative, which no singular value is.
+
+    Raises:
+      ValueError: not one spectrum of at least one value.
+      TypeError: not floating point.
 
     Examples:
       >>> spectra = jnp.array([1.0, 1.0]), jnp.array([1.0, 0.0])
@@ -29,7 +38,12 @@ def effective_rank(singular_values_R: Array) -> Array:
     Source: Roy and Vetterli 2007, "The effective rank".
     """
     checks.rank("effective_rank", "singular_values_R", singular_values_R, 1, "(R)")
-    share_R = singular_values_R / jnp.sum(singular_values_R)
+    checks.floating("effective_rank", "singular_values_R", singular_values_R)
+    checks.not_empty("effective_rank", "singular_values_R", singular_values_R)
+    values_R = singular_values_R.astype(accumulator(singular_values_R.dtype))
+    values_R = nan_unless(values_R >= 0, values_R)
+    values_R = values_R / largest_entry(values_R)
+    share_R = values_R / jnp.sum(values_R)
     return jnp.exp(jnp.sum(jax.scipy.special.entr(share_R)))
 
 
@@ -49,6 +63,7 @@ def effective_rank_of_updates(updates: LowRank | Array) -> Array:
 
     Raises:
       ValueError: neither a batch of rank-1 factors nor flattened matrices.
+      TypeError: not floating point, or dtypes that differ.
 
     Examples:
       >>> updates = jnp.array([[1.0, 0.0], [0.0, 1.0]])  # two that have nothing in common
@@ -59,8 +74,7 @@ def effective_rank_of_updates(updates: LowRank | Array) -> Array:
     """
     where = "effective_rank_of_updates"
     if isinstance(updates, LowRank):
-        checks.rank(where, "updates.left_RD", updates.left_RD, 3, "(X, 1, D)")
-        checks.axis_size(where, "updates.left_RD", updates.left_RD, 1, 1, "rank-1 updates")
+        check_rank_one_updates(where, updates)
         left_XD, left_X = _directions(updates.left_RD[:, 0])
         right_XH, right_X = _directions(updates.right_RH[:, 0])
         cosines_XX = _gram(left_XD) * _gram(right_XH)
@@ -68,6 +82,7 @@ def effective_rank_of_updates(updates: LowRank | Array) -> Array:
         sizes_X = left_X / jnp.max(left_X) * right_X
     else:
         checks.rank(where, "updates", updates, 2, "(X, P)")
+        checks.floating(where, "updates", updates)
         rows_XP, sizes_X = _directions(updates)
         cosines_XX = _gram(rows_XP)
     sizes_X = sizes_X / jnp.max(sizes_X)
@@ -106,6 +121,7 @@ def principal_angles(first_XD: Array, second_YD: Array) -> Array:
     where = "principal_angles"
     for name, rows in {"first_XD": first_XD, "second_YD": second_YD}.items():
         checks.rank(where, name, rows, 2, "(vectors, D)")
+        checks.floating(where, name, rows)
         if rows.shape[0] > rows.shape[1]:
             raise ValueError(
                 f"{where}: {name} has more vectors than dimensions (shape {rows.shape}), so they "
@@ -152,7 +168,9 @@ def leading_angles(first: LowRank, second: Array, count: int) -> Array:
       From 0 to pi/2; all NaN when a path has fewer directions.
 
     Raises:
-      ValueError: not a batch of rank-1 factors and one of matrices; more directions than updates.
+      ValueError: not a batch of rank-1 factors and one of matrices of the same kernel; more
+        directions than updates.
+      TypeError: not floating point, or dtypes that differ.
 
     Examples:
       >>> updates = LowRank(jnp.array([[[1.0, 0.0]]]), jnp.array([[[1.0, 0.0]]]))
@@ -163,9 +181,11 @@ def leading_angles(first: LowRank, second: Array, count: int) -> Array:
       subspaces".
     """
     where = "leading_angles"
-    checks.rank(where, "first.left_RD", first.left_RD, 3, "(X, 1, D)")
-    checks.axis_size(where, "first.left_RD", first.left_RD, 1, 1, "rank-1 updates")
+    check_rank_one_updates(where, first)
     checks.rank(where, "second", second, 3, "(Y, D, H)")
+    checks.same_dtype(where, **{"first.left_RD": first.left_RD, "second": second})
+    for axis, factors in enumerate((first.left_RD, first.right_RH), start=1):
+        checks.axis_size(where, "second", second, axis, factors.shape[2], "the kernel's")
     checks.positive_int(where, "count", count)
     most = min(first.left_RD.shape[0], second.shape[0])
     if count > most:

@@ -101,6 +101,7 @@ def update_statistics(updates: LowRank) -> UpdateStatistics:
     Source: Innocenti and Achour (arXiv 2512.11255) for the cosines; Roy and Vetterli 2007 for the
       effective rank.
     """
+    _check("update_statistics", updates)
     step_norms = update_step_norms(updates)
     rows = _flat(updates)
     return UpdateStatistics(
@@ -118,7 +119,8 @@ def _flat(updates: LowRank) -> LowRank:
 
 def _check(where: str, updates: LowRank) -> None:
     left, right = updates.left_RD, updates.right_RH
-    checks.no_list(where, "updates.left_RD", left)
+    checks.floating(where, "updates.left_RD", left)
+    checks.same_dtype(where, **{"updates.left_RD": left, "updates.right_RH": right})
     if left.ndim < 2 or left.shape[:-1] != right.shape[:-1] or left.shape[-2] != 1:
         raise ValueError(
             f"{where}: updates must be rank-1 factors (..., 1, D) and (..., 1, H) with the same "

@@ -8,6 +8,8 @@ from icl_jax.dims import Array
 from icl_jax.patches.low_rank import (
     LowRank,
     accumulator,
+    check_rank_one_updates,
+    check_update,
     dense_inner,
     frobenius_inner,
     frobenius_norm,
@@ -26,11 +28,16 @@ def cosine(first: LowRank, second: LowRank | Array) -> Array:
     Returns:
       (); NaN when one of them is zero, which has no direction.
 
+    Raises:
+      ValueError: updates of kernels of different shapes, or sides that do not fit.
+      TypeError: not floating point, or the dtypes of two updates in factors differ.
+
     Examples:
       >>> one = outer(jnp.array([1.0, 0.0]), jnp.array([0.0, 2.0]))
       >>> round(float(cosine(one, jnp.array([[0.0, 3.0], [0.0, 4.0]]))), 4)
       0.6
     """
+    check_update("cosine", first)
     if isinstance(second, LowRank):
         product = frobenius_inner(first, second)
     else:
@@ -51,15 +58,28 @@ def norm_ratio(first: LowRank, second: LowRank | Array) -> Array:
       (); infinite when only the second is zero, NaN when both are.
 
     Raises:
-      ValueError: the second is neither factors nor a matrix.
+      ValueError: the second is neither factors nor a matrix, or of another kernel; sides that do
+        not fit.
+      TypeError: not floating point.
 
     Examples:
       >>> update = outer(jnp.array([3.0, 4.0]), jnp.array([0.0, 2.0]))
       >>> round(float(norm_ratio(update, scale(update, 2.0))), 4)
       0.5
     """
-    if not isinstance(second, LowRank):
+    check_update("norm_ratio", first)
+    kernel: tuple[int, ...] = (first.left_RD.shape[1], first.right_RH.shape[1])
+    if isinstance(second, LowRank):
+        check_update("norm_ratio", second)
+        other: tuple[int, ...] = (second.left_RD.shape[1], second.right_RH.shape[1])
+    else:
         checks.rank("norm_ratio", "second", second, 2, "(D, H)")
+        checks.floating("norm_ratio", "second", second)
+        other = jnp.shape(second)
+    if other != kernel:
+        raise ValueError(
+            f"norm_ratio: both must be of one kernel (D, H), got {kernel} and {other}."
+        )
     return frobenius_norm(first) / _norm(second)
 
 
@@ -78,6 +98,7 @@ def alignment(updates: LowRank) -> Array:
 
     Raises:
       ValueError: not a batch of rank-1 factors.
+      TypeError: not floating point, or dtypes that differ.
 
     Examples:
       >>> updates = LowRank(jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]]), jnp.array([[[2.0]], [[3.0]]]))
@@ -88,8 +109,7 @@ def alignment(updates: LowRank) -> Array:
     Source: Innocenti and Achour (arXiv 2512.11255), token and block alignment; the product of two
       small Gram matrices in place of X matrices of D x H.
     """
-    checks.rank("alignment", "updates.left_RD", updates.left_RD, 3, "(X, 1, D)")
-    checks.axis_size("alignment", "updates.left_RD", updates.left_RD, 1, 1, "rank-1 updates")
+    check_rank_one_updates("alignment", updates)
     return _cosines(updates.left_RD[:, 0]) * _cosines(updates.right_RH[:, 0])
 
 
@@ -100,11 +120,23 @@ def _cosines(vectors_XD: Array) -> Array:
 
 
 def off_diagonal_mean(matrix_XX: Array) -> Array:
-    """The mean of a square matrix without its diagonal (which is 1 for an alignment).
+    """The mean of a square matrix without its diagonal (which is 1 for an alignment), ().
+
+    Raises:
+      ValueError: not square, or of one row, which is all diagonal.
+      TypeError: not floating point.
 
     Examples:
       >>> float(off_diagonal_mean(jnp.array([[1.0, 0.5], [0.25, 1.0]])))
       0.375
     """
-    size = matrix_XX.shape[-1]
-    return (jnp.sum(matrix_XX) - jnp.trace(matrix_XX)) / (size * (size - 1))
+    where = "off_diagonal_mean"
+    checks.rank(where, "matrix_XX", matrix_XX, 2, "(X, X)")
+    checks.floating(where, "matrix_XX", matrix_XX)
+    size = matrix_XX.shape[0]
+    checks.axis_size(where, "matrix_XX", matrix_XX, 1, size, "as many as rows")
+    checks.at_least_two(where, "the number of rows", size, "one row is all diagonal")
+    wide_XX = matrix_XX.astype(accumulator(matrix_XX.dtype))
+    # Left out rather than subtracted, which would cost digits where the diagonal is large.
+    others_XX = jnp.where(jnp.eye(size, dtype=bool), 0, wide_XX)
+    return jnp.sum(others_XX) / (size * (size - 1))

@@ -68,12 +68,18 @@ def nan_unless(valid: Array, values: Array) -> Array:
 def outer(left_D: Array, right_H: Array) -> LowRank:
     """The rank-1 update ``outer(left, right)``; left (D,), right (H,).
 
+    Raises:
+      ValueError: not two vectors.
+      TypeError: not floating point, or dtypes that differ.
+
     Examples:
       >>> as_matrix(outer(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0, 5.0]))).tolist()
       [[3.0, 4.0, 5.0], [6.0, 8.0, 10.0]]
     """
     checks.rank("outer", "left_D", left_D, 1, "(D)")
     checks.rank("outer", "right_H", right_H, 1, "(H)")
+    checks.floating("outer", "left_D", left_D)
+    checks.same_dtype("outer", left_D=left_D, right_H=right_H)
     return LowRank(left_D[None, :], right_H[None, :])
 
 
@@ -92,8 +98,8 @@ def add(*updates: LowRank) -> LowRank:
     """
     if not updates:
         raise ValueError("add: there is nothing to add, not even an update that says of what.")
-    for update in updates:
-        _check_update("add", update)
+    check_update("add", updates[0])
+    for update in updates[1:]:
         _check_same_kernel("add", updates[0], update)
     return LowRank(
         jnp.concatenate([update.left_RD for update in updates]),
@@ -115,12 +121,25 @@ def subtract(first: LowRank, second: LowRank) -> LowRank:
 def scale(update: LowRank, factor: float | Array) -> LowRank:
     """``factor dW``, the factor a number or ().
 
+    Raises:
+      ValueError: sides that do not fit, or a factor that is not one number.
+      TypeError: factors of an update that are not floating point.
+
     Examples:
       >>> as_matrix(scale(outer(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])), 0.5)).tolist()
       [[1.5, 2.0], [3.0, 4.0]]
     """
+    check_update("scale", update)
     checks.rank("scale", "factor", factor, 0, "()")
-    return LowRank(update.left_RD, update.right_RH * jnp.asarray(factor, update.right_RH.dtype))
+    checks.number("scale", "factor", factor)
+    return _scaled(update, factor)
+
+
+def _scaled(update: LowRank, factor: float | Array) -> LowRank:
+    # In float32 or wider: a factor that float16 cannot hold may still give what it can.
+    dtype = accumulator(update.right_RH.dtype)
+    right_RH = update.right_RH.astype(dtype) * jnp.asarray(factor, dtype)
+    return LowRank(update.left_RD, right_RH.astype(update.right_RH.dtype))
 
 
 def mean(updates: LowRank) -> LowRank:
@@ -130,19 +149,19 @@ def mean(updates: LowRank) -> LowRank:
       updates: factors with a leading axis X, (X, R, D) and (X, R, H), such as those of X tokens.
 
     Raises:
-      ValueError: no leading axis, or nothing to take the mean of.
+      ValueError: no leading axis, nothing to take the mean of, or sides that do not fit.
+      TypeError: not floating point, or dtypes that differ.
 
     Examples:
       >>> updates = LowRank(jnp.array([[[1.0, 0.0]], [[0.0, 1.0]]]), jnp.array([[[2.0]], [[4.0]]]))
       >>> as_matrix(mean(updates)).tolist()
       [[1.0], [2.0]]
     """
-    checks.rank("mean", "updates.left_RD", updates.left_RD, 3, "(X, R, D)")
-    checks.rank("mean", "updates.right_RH", updates.right_RH, 3, "(X, R, H)")
+    check_updates("mean", updates)
     count = updates.left_RD.shape[0]
     checks.positive_int("mean", "the number of updates", count)
     rows = jax.tree.map(lambda factors: factors.reshape(-1, factors.shape[-1]), updates)
-    return scale(rows, 1 / count)
+    return _scaled(rows, 1 / count)
 
 
 def compose(first: LowRank, second: LowRank) -> LowRank:
@@ -151,19 +170,27 @@ def compose(first: LowRank, second: LowRank) -> LowRank:
     ``W -> E1 W -> E2 E1 W``. With ``E = I + L^T R`` the product needs no matrix:
     ``right_2 + (right_2 left_1^T) right_1`` goes with ``left_2``.
 
+    Raises:
+      ValueError: kernels that are not square, or of different widths.
+      TypeError: not floating point, or dtypes that differ.
+
     Examples:
       >>> first = outer(jnp.array([1.0, 0.0]), jnp.array([1.0, 0.0]))  # doubles the first entry
       >>> second = outer(jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0]))  # adds it to the second
       >>> (jnp.eye(2) + as_matrix(compose(first, second))).tolist()
       [[2.0, 1.0], [0.0, 1.0]]
     """
+    check_update("compose", first)
     checks.axis_size("compose", "first.right_RH", first.right_RH, 1, first.left_RD.shape[1], "D")
-    checks.same_shape("compose", left=first.left_RD[0], right=second.right_RH[0])
-    overlap_RR = jnp.matmul(second.right_RH, first.left_RD.T, precision=jax.lax.Precision.HIGHEST)
-    carried_RD = jnp.matmul(overlap_RR, first.right_RH, precision=jax.lax.Precision.HIGHEST)
+    _check_same_kernel("compose", first, second)
+    dtype, highest = accumulator(first.left_RD.dtype), jax.lax.Precision.HIGHEST
+    wide_RD = second.right_RH.astype(dtype)
+    overlap_RR = jnp.matmul(wide_RD, first.left_RD.T.astype(dtype), precision=highest)
+    carried_RD = jnp.matmul(overlap_RR, first.right_RH.astype(dtype), precision=highest)
+    moved_RD = (wide_RD + carried_RD).astype(second.right_RH.dtype)
     return LowRank(
         jnp.concatenate([first.left_RD, second.left_RD]),
-        jnp.concatenate([first.right_RH, second.right_RH + carried_RD]),
+        jnp.concatenate([first.right_RH, moved_RD]),
     )
 
 
@@ -181,7 +208,7 @@ def apply_update(input_D: Array, update: LowRank) -> Array:
     """
     checks.rank("apply_update", "input_D", input_D, 1, "(D)")
     checks.floating("apply_update", "input_D", input_D)
-    _check_update("apply_update", update)
+    check_update("apply_update", update)
     checks.axis_size(
         "apply_update", "input_D", input_D, 0, update.left_RD.shape[1], "the kernel's input width"
     )
@@ -208,7 +235,7 @@ def frobenius_inner(first: LowRank, second: LowRank) -> Array:
       >>> float(frobenius_inner(one, other))  # (1 3 + 2 1) (1 2 + 0 7)
       10.0
     """
-    _check_update("frobenius_inner", first)
+    check_update("frobenius_inner", first)
     _check_same_kernel("frobenius_inner", first, second)
     (left_1_RD, right_1_RH), (left_2_RD, right_2_RH) = (
         balanced_factors(first),
@@ -224,17 +251,20 @@ def dense_inner(update: LowRank, matrix_DH: Array) -> Array:
     """``<dW, V>`` for a matrix ``V`` (D, H) that exists anyway, such as a descent's update.
 
     Raises:
-      ValueError: a matrix of another shape than the kernel's.
+      ValueError: a matrix of another shape than the kernel's, or sides that do not fit.
+      TypeError: not floating point.
 
     Examples:
       >>> update = outer(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0]))
       >>> float(dense_inner(update, jnp.eye(2)))  # the trace
       11.0
     """
+    check_update("dense_inner", update)
     checks.rank("dense_inner", "matrix_DH", matrix_DH, 2, "(D, H)")
+    checks.floating("dense_inner", "matrix_DH", matrix_DH)
     for axis, width in enumerate((update.left_RD.shape[1], update.right_RH.shape[1])):
         checks.axis_size("dense_inner", "matrix_DH", matrix_DH, axis, width, "the kernel's")
-    dtype = accumulator(update.left_RD.dtype)
+    dtype = accumulator(jnp.promote_types(update.left_RD.dtype, matrix_DH.dtype))
     mapped_RH = jnp.matmul(
         update.left_RD.astype(dtype), matrix_DH.astype(dtype), precision=jax.lax.Precision.HIGHEST
     )
@@ -244,10 +274,15 @@ def dense_inner(update: LowRank, matrix_DH: Array) -> Array:
 def frobenius_norm(update: LowRank) -> Array:
     """``|dW|_F``; ``|left| |right|`` at rank 1, through the triangle of the left side otherwise.
 
+    Raises:
+      ValueError: not the factors of one update, or sides that do not fit.
+      TypeError: not floating point, or dtypes that differ.
+
     Examples:
       >>> float(frobenius_norm(outer(jnp.array([3.0, 4.0]), jnp.array([0.0, 2.0]))))
       10.0
     """
+    check_update("frobenius_norm", update)
     if update.left_RD.shape[0] == 1:
         left_D, right_H = update.left_RD[0], update.right_RH[0]
         return vector_norm(left_D) * vector_norm(right_H)
@@ -260,11 +295,16 @@ def frobenius_norm(update: LowRank) -> Array:
 def singular_values(update: LowRank) -> Array:
     """The spectrum of ``dW``, largest first: (min(R, D, H),) values of an R x R core.
 
+    Raises:
+      ValueError: not the factors of one update, or sides that do not fit.
+      TypeError: not floating point, or dtypes that differ.
+
     Examples:
       >>> update = outer(jnp.array([3.0, 4.0]), jnp.array([0.0, 2.0]))
       >>> print(singular_values(update).round(4))
       [10.]
     """
+    check_update("singular_values", update)
     left_RD, right_RH = balanced_factors(update)
     size = largest_entry(right_RH.reshape(-1))
     left_RR, right_RR = row_triangle(left_RD), row_triangle(right_RH / size)
@@ -273,15 +313,44 @@ def singular_values(update: LowRank) -> Array:
     return size * jnp.linalg.svd(core_RR, compute_uv=False)[:count]
 
 
-def _check_update(where: str, update: LowRank) -> None:
+def check_update(where: str, update: LowRank) -> None:
+    """Raises unless ``update`` is what its type says: (R, D) and (R, H), floating, of one dtype.
+
+    Raises:
+      ValueError: another number of axes, or sides of different rank.
+      TypeError: lists, not floating point, or dtypes that differ.
+    """
     checks.rank(where, "update.left_RD", update.left_RD, 2, "(R, D)")
     checks.rank(where, "update.right_RH", update.right_RH, 2, "(R, H)")
     count = update.left_RD.shape[0]
     checks.axis_size(where, "update.right_RH", update.right_RH, 0, count, "as many as left factors")
+    _check_dtypes(where, "update", update)
+
+
+def check_updates(where: str, updates: LowRank) -> None:
+    """``check_update`` for X of them: (X, R, D) and (X, R, H)."""
+    checks.rank(where, "updates.left_RD", updates.left_RD, 3, "(X, R, D)")
+    checks.rank(where, "updates.right_RH", updates.right_RH, 3, "(X, R, H)")
+    left, right = updates.left_RD.shape[:2], updates.right_RH
+    checks.axis_size(where, "updates.right_RH", right, 0, left[0], "as many updates as left")
+    checks.axis_size(where, "updates.right_RH", right, 1, left[1], "as many as left factors")
+    _check_dtypes(where, "updates", updates)
+
+
+def check_rank_one_updates(where: str, updates: LowRank) -> None:
+    """``check_updates`` for X of rank 1: (X, 1, D) and (X, 1, H)."""
+    check_updates(where, updates)
+    checks.axis_size(where, "updates.left_RD", updates.left_RD, 1, 1, "rank-1 updates")
+
+
+def _check_dtypes(where: str, name: str, update: LowRank) -> None:
+    checks.floating(where, f"{name}.left_RD", update.left_RD)
+    sides = {f"{name}.left_RD": update.left_RD, f"{name}.right_RH": update.right_RH}
+    checks.same_dtype(where, **sides)
 
 
 def _check_same_kernel(where: str, first: LowRank, second: LowRank) -> None:
-    _check_update(where, second)
+    check_update(where, second)
     kernels = [(u.left_RD.shape[1], u.right_RH.shape[1]) for u in (first, second)]
     if kernels[0] != kernels[1]:
         raise ValueError(
@@ -291,8 +360,12 @@ def _check_same_kernel(where: str, first: LowRank, second: LowRank) -> None:
 
 
 def largest_entry(rows: Array) -> Array:
-    """The largest size of an entry along the last axis, to divide by: 1 where all are zero."""
-    largest = jnp.max(jnp.abs(rows), axis=-1)
+    """The largest size of an entry along the last axis, to divide by: 1 where all are zero.
+
+    An eighth of the largest number at most: XLA divides by multiplying with the inverse, which
+    devices take for zero where it is subnormal.
+    """
+    largest = jnp.minimum(jnp.max(jnp.abs(rows), axis=-1), jnp.finfo(rows.dtype).max / 8)
     return jax.lax.stop_gradient(jnp.where(largest > 0, largest, jnp.ones_like(largest)))
 
 
@@ -350,8 +423,19 @@ def row_triangle_and_basis(rows_RD: Array) -> tuple[Array, Array]:
 def as_matrix(update: LowRank) -> Array:
     """Builds ``dW`` (D, H). Nothing in the library needs it; ask for it by this name only.
 
+    Raises:
+      ValueError: not the factors of one update, or sides that do not fit.
+      TypeError: not floating point, or dtypes that differ.
+
     Examples:
       >>> as_matrix(outer(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0, 5.0]))).tolist()
       [[3.0, 4.0, 5.0], [6.0, 8.0, 10.0]]
     """
-    return jnp.matmul(update.left_RD.T, update.right_RH, precision=jax.lax.Precision.HIGHEST)
+    check_update("as_matrix", update)
+    dtype = accumulator(update.left_RD.dtype)
+    matrix_DH = jnp.matmul(
+        update.left_RD.T.astype(dtype),
+        update.right_RH.astype(dtype),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    return matrix_DH.astype(update.right_RH.dtype)

@@ -11,6 +11,7 @@ from icl_jax.patches.low_rank import (
     LowRank,
     accumulator,
     balanced_factors,
+    check_update,
     largest_entry,
     row_triangle_and_basis,
 )
@@ -37,12 +38,17 @@ class Spectrum(NamedTuple):
 def singular_vectors(update: LowRank) -> Spectrum:
     """The singular value decomposition of ``dW`` from its factors, in float32 or wider.
 
+    Raises:
+      ValueError: not the factors of one update, or sides that do not fit.
+      TypeError: not floating point, or dtypes that differ.
+
     Examples:
       >>> update = outer(jnp.array([3.0, 4.0]), jnp.array([0.0, 2.0]))
       >>> found = singular_vectors(update)
       >>> [array.shape for array in jax.tree.leaves(found)]
       [(1, 2), (1,), (1, 2)]
     """
+    check_update("singular_vectors", update)
     left_RD, right_RH = balanced_factors(update)
     size = largest_entry(right_RH.reshape(-1))
     left_RR, left_basis_RD = row_triangle_and_basis(left_RD)
@@ -64,7 +70,8 @@ def truncate(update: LowRank, rank: int) -> LowRank:
     The left factors are unit vectors, the right ones carry the singular values; dtypes stay.
 
     Raises:
-      ValueError: a rank below 1.
+      ValueError: a rank below 1, or sides that do not fit.
+      TypeError: not floating point, or dtypes that differ.
 
     Examples:
       >>> update = from_matrix(jnp.diag(jnp.array([3.0, 1.0])))
@@ -73,6 +80,7 @@ def truncate(update: LowRank, rank: int) -> LowRank:
 
     Source: Eckart and Young 1936.
     """
+    check_update("truncate", update)
     checks.positive_int("truncate", "rank", rank)
     spectrum = singular_vectors(update)
     right_RH = spectrum.right_RH * spectrum.values_R[:, None]

@@ -60,7 +60,7 @@ def dual_vector(input_D: Array) -> Array:
 def _dual(input_D: Array) -> Array:
     wide_D = input_D.astype(accumulator(input_D.dtype))
     # Scaled by the largest entry: |z|^2 of a tiny or a huge z would underflow or overflow.
-    size = jnp.max(jnp.abs(wide_D))
+    size = largest_entry(wide_D)
     unit_D = wide_D / size
     return (unit_D / inner_product(unit_D, unit_D) / size).astype(input_D.dtype)
 

@@ -260,7 +260,7 @@ def test_errors_name_the_function_and_the_shape():
         outer(jnp.ones(3), jnp.ones((2, 3)))
     with pytest.raises(ValueError, match=r"compose: axis 1 of first.right_RH must have 6 entries"):
         compose(random_update(0, 1, 6, 5), random_update(0, 1, 6, 6))
-    with pytest.raises(ValueError, match=r"compose: the arguments must share one shape"):
+    with pytest.raises(ValueError, match=r"compose: the updates must be of one kernel"):
         compose(random_update(0, 1, 6, 6), random_update(0, 1, 5, 5))
 
 
@@ -368,3 +368,18 @@ def test_truncation_of_dependent_factors_finds_what_there_is():
     short = truncate(update, 1)
     assert_close(as_matrix(short), 3 * np.outer(left_D, right_H), 30)
     assert np.all(np.isfinite(singular_vectors(update).left_RD))
+
+
+@pytest.mark.parametrize("size", [1e-37, 1.0, 1e38, 3e38])
+def test_lengths_up_to_the_largest_number_are_no_zeros(size):
+    # 1 / 3e38 is subnormal: a quotient by way of it was 0, and so was the length.
+    vector = jnp.array([size, 0.0, -size / 4], jnp.float32)
+    want = np.linalg.norm(np.asarray(vector, np.float64))
+    np.testing.assert_allclose(jax.jit(low_rank.vector_norm)(vector), want, rtol=3e-7)
+    update = LowRank(vector[None], jnp.ones((1, 1), jnp.float32))
+    np.testing.assert_allclose(singular_values(update)[0], want, rtol=1e-6)
+
+
+def test_a_length_that_is_infinite_is_infinite_and_a_nan_spreads():
+    assert low_rank.vector_norm(jnp.array([jnp.inf, 1.0])) == jnp.inf
+    assert jnp.isnan(low_rank.vector_norm(jnp.array([jnp.nan, jnp.inf])))
