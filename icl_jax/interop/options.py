@@ -220,11 +220,17 @@ class Options:
           ``rope_type`` always ("default" where nothing is scaled); ``rope_theta``,
           ``partial_rotary_factor`` and what the type needs, where the file has them. Scaled types
           without an original length have that of the model, ``max_position_embeddings``.
+
+        Raises:
+          ValueError: ``rope_scaling`` with an object per layer type, which transformers does not
+            look into.
         """
         # As transformers has it: what older files say wins over what newer ones do.
         kept = "rope_scaling" if self.config.get("rope_scaling") else "rope_parameters"
         keys: Keys = (kept,)
         found = dict(self.mapping(kept, default={}).config)
+        if kept == "rope_scaling" and any(isinstance(one, Mapping) for one in found.values()):
+            raise self.unsupported(kept, found, "one object for all layers; or rope_parameters")
         nested = layer_type is not None and isinstance(found.get(layer_type), Mapping)
         if layer_type is not None and nested:
             keys = (kept, layer_type)

@@ -187,3 +187,13 @@ def test_gemma_3_has_rotary_options_for_each_type_of_layer(key, value):
     config = {name: said for name, said in config.items() if not name.startswith("rope_")}
     with pytest.raises(ValueError, match=f"{key} = .* is not supported"):
         families()["gemma3"].build(Options({**config, "rope_theta": 1e6, key: value}))
+
+
+@pytest.mark.parametrize("name", ["gemma3", "olmo3"])
+@pytest.mark.parametrize("kinds", [("full_attention",), ("full_attention", "sliding_attention")])
+def test_older_rotary_options_are_for_all_layers(name, kinds):
+    """transformers looks for none of the types inside: OLMo 3's logits were 0.16 off."""
+    scaling = {kind: {"rope_type": "linear", "factor": 4.0} for kind in kinds}
+    config = {**families()[name].tiny(), "rope_scaling": scaling}
+    with pytest.raises(ValueError, match="rope_scaling = .*; supported: one object for all layers"):
+        families()[name].build(Options(config))

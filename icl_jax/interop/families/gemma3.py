@@ -42,18 +42,14 @@ def _check_rotary(config: Options) -> None:
     """Refuses rotary options that transformers leaves alone, or fills in, by rules of its own.
 
     Raises:
-      ValueError: ``rope_parameters`` that are not an object with a base per type of layer, or
-        ``rope_scaling`` that is.
+      ValueError: ``rope_parameters`` that are not an object with a base per type of layer.
     """
-    scaling = config.mapping("rope_scaling", default={}).config
     parameters = config.mapping("rope_parameters", default={}).config
     types = (gemma2.SLIDING, gemma2.FULL)
-    if any(one in scaling for one in types):
-        raise config.unsupported("rope_scaling", dict(scaling), "one object for all layers")
     own = [parameters.get(one) for one in types]
     if (
         parameters
-        and not scaling
+        and not config.config.get("rope_scaling")
         and not all(isinstance(one, Mapping) and one.get("rope_theta") is not None for one in own)
     ):
         raise config.unsupported(
