@@ -94,18 +94,22 @@ def _extra(
     tokenizers: Any, config: dict[str, Any], beside: dict[str, Any]
 ) -> tuple[tuple[Any, ...], set[str]]:
     """The tokens without a name, and the texts of those that are special from the start."""
-    listed = config.get(_EXTRA) or config.get(_OLD_EXTRA) or []
-    settled = (_EXTRA in config or _OLD_EXTRA in config) and not isinstance(listed, dict)
-    found = [] if isinstance(listed, dict) else [_token(tokenizers, token) for token in listed]
+    # The older name says something only where the newer one lists nothing.
+    given = config.get(_EXTRA)
+    listed = given or config.get(_OLD_EXTRA) or []
+    has_list = (_EXTRA in config or _OLD_EXTRA in config) and not isinstance(listed, dict)
+    older = config.get(_OLD_EXTRA) if given else None
+    found = [_token(tokenizers, token) for token in listed] if has_list else []
     more = beside.get(_EXTRA)
     if isinstance(more, dict):
-        found, settled = [], False
+        found, has_list = [], False
     elif more is not None:
-        settled = True
+        has_list = True
         found += [_token(tokenizers, token, special=True) for token in more if token not in found]
     stated = {str(token) for token in found}
-    if not settled:
-        found = [_token(tokenizers, token, special=True) for token in beside.get(_OLD_EXTRA) or []]
+    if not has_list:
+        older = beside.get(_OLD_EXTRA, older)
+        found = [_token(tokenizers, token, special=True) for token in older or []]
     return tuple(found), stated
 
 

@@ -84,7 +84,7 @@ def read_backend(
 def _described(
     tokenizers: Any, folder: Path, config: dict[str, Any]
 ) -> tuple[Path, str, dict[str, Any]] | None:
-    """The file, the class that reads it, and tokenizer.json or what stands for it; None: no file."""
+    """The file, the class that reads it, and tokenizer.json or what stands for it; None: none."""
     newest, vocabulary = folder / TOKENIZER, folder / "vocab.json"
     merges, words = folder / "merges.txt", folder / "vocab.txt"
     if newest.is_file():
