@@ -172,6 +172,8 @@ def save_tokenizer(folder: str | Path, tokenizer: Tokenizer) -> None:
     """Writes the files of a tokenizer, as ``load_tokenizer`` and transformers read them.
 
     Several EOS tokens are not among them: those stand in the model's generation_config.json.
+    Beside the config.json of a Qwen 2 (or Qwen 3.5) both read them as a tokenizer of that model:
+    what is done to a text first is then the model's own.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -88,6 +88,12 @@ def _described(
     newest, vocabulary = folder / TOKENIZER, folder / "vocab.json"
     merges, words = folder / "merges.txt", folder / "vocab.txt"
     if newest.is_file():
+        if any(name != TOKENIZER for name in config.get("fast_tokenizer_files") or []):
+            raise ValueError(
+                f"{folder / CONFIG}: fast_tokenizer_files = "
+                f"{json.dumps(config['fast_tokenizer_files'])}: each is for other versions of "
+                f"transformers. Let the one that counts be {TOKENIZER}, and leave the list out."
+            )
         return newest, tokenizer_class(folder, config), read_json(newest)
     if vocabulary.is_file() and merges.is_file():
         _check_kind(folder, config, "vocab.json with merges.txt", _GPT2)
@@ -116,8 +122,7 @@ def _backend(
     _check_prefix_space(folder, described, settings)
     if kind:
         described = made_anew(file, kind, described, settings, special.texts)
-    else:
-        _check_as_it_stands(folder, described, settings)
+    _check_cuts(folder, described, settings)
     # Trimmed offsets leave the spaces of a token out: one of spaces only would seem to stand for no
     # text at all. They change no token.
     for part in _parts(described.get("post_processor"), "processors"):
@@ -158,8 +163,8 @@ def _parts(described: Any, inner: str) -> list[dict[str, Any]]:
     return [described, *(part for part in within or [] if isinstance(part, dict))]
 
 
-def _check_as_it_stands(folder: Path, described: dict[str, Any], config: dict[str, Any]) -> None:
-    """Refuses a tokenizer.json that says different things at different times."""
+def _check_cuts(folder: Path, described: dict[str, Any], config: dict[str, Any]) -> None:
+    """Refuses a tokenizer that cuts a text by chance, or in a way that is to be mended on the go."""
     model = described.get("model")
     for name in ("dropout", "alpha"):
         value = model.get(name) if isinstance(model, dict) else None

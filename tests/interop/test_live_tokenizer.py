@@ -13,6 +13,8 @@ transformers = pytest.importorskip("transformers", exc_type=ImportError)
 from icl_jax.interop import tokenizer_classes  # noqa: E402
 from icl_jax.interop.chat import render_chat  # noqa: E402
 from icl_jax.interop.tokenizer import load_tokenizer, save_tokenizer, train_bpe  # noqa: E402
+from tests.interop import tokenizer_classes as class_folders  # noqa: E402
+from tests.interop import tokenizer_named  # noqa: E402
 from tests.interop.templates import TEMPLATES  # noqa: E402
 from tests.interop.tokenizer_folders import CASES  # noqa: E402
 
@@ -258,7 +260,10 @@ def test_tokens_and_texts_are_those_of_transformers(tmp_path, kind):
             )
 
 
-@pytest.mark.parametrize(("write", "text", "ids"), [pytest.param(*c, id=n) for n, *c in CASES])
+WRITTEN = (*CASES, *class_folders.CASES, *tokenizer_named.CASES)
+
+
+@pytest.mark.parametrize(("write", "text", "ids"), [pytest.param(*c, id=n) for n, *c in WRITTEN])
 def test_ids_that_are_written_down_are_those_of_transformers(tmp_path, write, text, ids):
     write(tmp_path)
     assert transformers.AutoTokenizer.from_pretrained(tmp_path).encode(text) == ids
