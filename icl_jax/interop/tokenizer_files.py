@@ -164,7 +164,7 @@ def _parts(described: Any, inner: str) -> list[dict[str, Any]]:
 
 
 def _check_cuts(folder: Path, described: dict[str, Any], config: dict[str, Any]) -> None:
-    """Refuses a tokenizer that cuts a text by chance, or in a way that is to be mended on the go."""
+    """Refuses a tokenizer that cuts a text by chance, or in a way that is mended on reading."""
     model = described.get("model")
     for name in ("dropout", "alpha"):
         value = model.get(name) if isinstance(model, dict) else None
