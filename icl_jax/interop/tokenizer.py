@@ -114,6 +114,9 @@ def has_tokenizer(folder: Path) -> bool:
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer in the folder of a checkpoint.
 
+    Its ids are those of ``AutoTokenizer`` in transformers 5, also where that makes parts of
+    tokenizer.json anew or adds special tokens to it.
+
     Raises:
       FileNotFoundError: there is none.
       ValueError: a file is damaged, or of a kind that is not supported.
