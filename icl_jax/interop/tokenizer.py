@@ -14,21 +14,25 @@ import numpy as np
 from icl_jax import checks
 from icl_jax.interop.generation_config import read_generation_config
 from icl_jax.interop.json_files import optional_json
-from icl_jax.interop.tokenizer_files import TOKENIZER, library, read_backend
+from icl_jax.interop.special_tokens import NAMES
+from icl_jax.interop.tokenizer_classes import CONFIG, TOKENIZER
+from icl_jax.interop.tokenizer_files import library, read_backend
 
-CONFIG, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
+SPECIAL = "special_tokens_map.json"
 TEMPLATE, OLD_TEMPLATE = "chat_template.jinja", "chat_template.json"
 
-#: Settings of a tokenizer that are true or false, and the special tokens that all of them know.
+#: Settings of a tokenizer that are true or false.
 _SWITCHES = (
     "add_bos_token",
     "add_eos_token",
     "add_prefix_space",
     "do_lower_case",
+    "fix_mistral_regex",
+    "legacy",
+    "split_special_tokens",
     "strip_accents",
     "tokenize_chinese_chars",
 )
-_NAMED = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 
 #: The special tokens of a tokenizer that ``train_bpe`` makes.
 BOS, EOS = "<|bos|>", "<|eos|>"
@@ -110,6 +114,9 @@ def has_tokenizer(folder: Path) -> bool:
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer in the folder of a checkpoint.
 
+    Its ids are those of ``AutoTokenizer`` in transformers 5, also where that makes parts of
+    tokenizer.json anew or adds special tokens to it.
+
     Raises:
       FileNotFoundError: there is none.
       ValueError: a file is damaged, or of a kind that is not supported.
@@ -117,12 +124,10 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     """
     folder = Path(folder)
     config = optional_json(folder / CONFIG)
-    if "added_tokens_decoder" not in config:  # Newer files say all in one.
-        named = optional_json(folder / SPECIAL)
-        named.pop("additional_special_tokens", None)  # Their marks are among the added tokens.
-        config |= named
-    _check_settings(folder, config)
-    backend, special = read_backend(folder, config, _special_tokens(config))
+    # Newer files say all in one.
+    beside = {} if "added_tokens_decoder" in config else optional_json(folder / SPECIAL)
+    _check_settings(folder, config | beside)
+    backend, special = read_backend(folder, config, beside)
 
     def identity(name: str) -> int | None:
         return backend.token_to_id(special[name]) if name in special else None
@@ -133,7 +138,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         _eos_ids(folder, identity("eos_token")),
         identity("pad_token"),
         special,
-        _chat_template(folder, config),
+        _chat_template(folder, config | beside),
     )
 
 
@@ -170,6 +175,8 @@ def save_tokenizer(folder: str | Path, tokenizer: Tokenizer) -> None:
     """Writes the files of a tokenizer, as ``load_tokenizer`` and transformers read them.
 
     Several EOS tokens are not among them: those stand in the model's generation_config.json.
+    Beside the config.json of a Qwen 2 (or Qwen 3.5) both read them as a tokenizer of that model:
+    what is done to a text first is then the model's own.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -179,6 +186,8 @@ def save_tokenizer(folder: str | Path, tokenizer: Tokenizer) -> None:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
     }
+    if tokenizer.backend.encode_special_tokens:
+        config["split_special_tokens"] = True
     if tokenizer.chat_template is not None:
         config["chat_template"] = tokenizer.chat_template
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -189,7 +198,7 @@ def _check_settings(folder: Path, config: dict[str, Any]) -> None:
     for name, value in config.items():
         if name in _SWITCHES:
             good, kind = isinstance(value, bool), "true or false"
-        elif name in _NAMED:
+        elif name in NAMES:
             content = value.get("content") if isinstance(value, dict) else value
             good, kind = isinstance(content, str), 'a text, or an object with a text as "content"'
         elif name == "chat_template":
@@ -203,16 +212,6 @@ def _check_settings(folder: Path, config: dict[str, Any]) -> None:
                 f"{folder / CONFIG} (or {SPECIAL}): {name} must be {kind}, got {value!r}. Fetch "
                 "the tokenizer's files again."
             )
-
-
-def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
-    """``bos_token`` and the like; newer files write an object with the text in ``content``."""
-    found = {}
-    for name, value in config.items():
-        text = value.get("content") if isinstance(value, dict) else value
-        if name.endswith("_token") and isinstance(text, str):
-            found[name] = text
-    return found
 
 
 def _eos_ids(folder: Path, named: int | None) -> tuple[int, ...]:

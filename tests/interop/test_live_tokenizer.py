@@ -10,9 +10,11 @@ from tokenizers import pre_tokenizers, processors
 
 transformers = pytest.importorskip("transformers", exc_type=ImportError)
 
+from icl_jax.interop import tokenizer_classes  # noqa: E402
 from icl_jax.interop.chat import render_chat  # noqa: E402
 from icl_jax.interop.tokenizer import load_tokenizer, save_tokenizer, train_bpe  # noqa: E402
-from icl_jax.interop.tokenizer_files import _REGISTERED  # noqa: E402
+from tests.interop import tokenizer_classes as class_folders  # noqa: E402
+from tests.interop import tokenizer_named  # noqa: E402
 from tests.interop.templates import TEMPLATES  # noqa: E402
 from tests.interop.tokenizer_folders import CASES  # noqa: E402
 
@@ -258,7 +260,10 @@ def test_tokens_and_texts_are_those_of_transformers(tmp_path, kind):
             )
 
 
-@pytest.mark.parametrize(("write", "text", "ids"), [pytest.param(*c, id=n) for n, *c in CASES])
+WRITTEN = (*CASES, *class_folders.CASES, *tokenizer_named.CASES)
+
+
+@pytest.mark.parametrize(("write", "text", "ids"), [pytest.param(*c, id=n) for n, *c in WRITTEN])
 def test_ids_that_are_written_down_are_those_of_transformers(tmp_path, write, text, ids):
     write(tmp_path)
     assert transformers.AutoTokenizer.from_pretrained(tmp_path).encode(text) == ids
@@ -297,10 +302,28 @@ def test_conversations_are_those_of_transformers(tmp_path, style, conversation):
 
 
 def test_who_reads_the_tokenizer_of_a_model_is_as_in_transformers():
-    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+    from transformers.models.auto import tokenization_auto as auto
 
-    for kind, name in _REGISTERED.items():
-        theirs = TOKENIZER_MAPPING_NAMES[kind].removesuffix("Fast")
-        assert name == theirs.replace("TokenizersBackend", ""), kind
-    for kind in ("falcon", "llama"):  # For these, what a file names.
-        assert kind not in _REGISTERED and TOKENIZER_MAPPING_NAMES.get(kind) is None
+    theirs = {
+        kind: name.removesuffix("Fast").replace("TokenizersBackend", "")
+        for kind, name in auto.TOKENIZER_MAPPING_NAMES.items()
+        if name is not None
+    }
+    assert tokenizer_classes.REGISTERED == theirs
+    wrong = auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS
+    assert {kind for kind in wrong if theirs[kind]} == tokenizer_classes.OWN
+
+
+def test_every_class_of_transformers_is_known_or_refused():
+    from transformers import PreTrainedTokenizerBase, convert_slow_tokenizer
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    names = {*dir(transformers), *convert_slow_tokenizer.SLOW_TO_FAST_CONVERTERS}
+    names = {name.removesuffix("Fast") for name in names if "Tokenizer" in name}
+    made = {tokenizer_classes.ALIASES.get(name, name): name for name in sorted(names)}
+    for known, name in made.items():
+        found = tokenizer_class_from_name(name)
+        if not isinstance(found, type) or not issubclass(found, PreTrainedTokenizerBase):
+            continue
+        plain = found.__name__ in ("TokenizersBackend", "PythonBackend", "PreTrainedTokenizerBase")
+        assert plain or known in tokenizer_classes.MODELS or known in tokenizer_classes.OTHERS, name

@@ -139,17 +139,17 @@ def test_special_tokens_come_from_both_files_and_the_older_one_wins(folder):
     assert (tokenizer.bos_id, tokenizer.pad_id) == (1, 1)
 
 
-def test_a_named_special_token_that_is_not_marked_as_one_still_is_one(folder):
+def test_a_named_special_token_is_one_whether_it_is_marked_or_not(folder):
     described = json.loads((folder / "tokenizer.json").read_text())
     write_json(folder / "tokenizer.json", {**described, "added_tokens": []})
     assert load_tokenizer(folder).encode(f"fox{EOS}").tokens_T[-1] == 1
-    # One that is marked keeps its own rules, and one that no model knows is not invented.
+    # One that is marked keeps its own rules, and one that no file numbers gets the next number.
     described["added_tokens"][1]["lstrip"] = True
     write_json(folder / "tokenizer.json", described)
     change_json(folder / "tokenizer_config.json", pad_token="[PAD]")
     tokenizer = load_tokenizer(folder)
     assert tokenizer.encode(f"fox  {EOS}").offsets_T2[-1].tolist() == [3, 5 + len(EOS)]
-    assert tokenizer.pad_id is None and tokenizer.backend.get_vocab_size() == 320
+    assert tokenizer.pad_id == 320 and tokenizer.encode("[PAD]fox").tokens_T[1] == 320
 
 
 def test_generation_is_ended_by_what_its_configuration_says(folder):

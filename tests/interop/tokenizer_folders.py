@@ -50,8 +50,21 @@ def decoder(*tokens):
     return {str(number): {"content": text, **about} for number, text, about in tokens}
 
 
-def gpt2(folder, *, spaced=None, kind="GPT2Tokenizer", added=None, model=None, **config):
-    """Byte-level BPE; in tokenizer.json where ``spaced`` says what it does, else in older files."""
+def gpt2(
+    folder,
+    *,
+    spaced=None,
+    kind="GPT2Tokenizer",
+    added=None,
+    model=None,
+    change=None,
+    beside=None,
+    **config,
+):
+    """Byte-level BPE; in tokenizer.json where ``spaced`` says what it does, else in older files.
+
+    ``change`` edits what stands in tokenizer.json; ``beside`` is special_tokens_map.json.
+    """
     if spaced is None:
         write_json(folder / "vocab.json", PIECES)
         merges = "\n".join(map(" ".join, MERGES))
@@ -69,11 +82,15 @@ def gpt2(folder, *, spaced=None, kind="GPT2Tokenizer", added=None, model=None, *
             )
         backend.decoder = decoders.ByteLevel()
         backend.add_special_tokens([END])
-        backend.save(str(folder / "tokenizer.json"))
+        write_changed(folder, backend, change)
     finish(folder, kind, added, model, {"eos_token": END, "unk_token": END, **config})
+    if beside is not None:
+        write_json(folder / "special_tokens_map.json", beside)
 
 
-def bert(folder, *, lower=None, kind="BertTokenizer", added=None, model=None, **config):
+def bert(
+    folder, *, lower=None, kind="BertTokenizer", added=None, model=None, change=None, **config
+):
     """WordPiece; in tokenizer.json where ``lower`` says what it does, else in vocab.txt."""
     if lower is None:
         (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
@@ -86,8 +103,15 @@ def bert(folder, *, lower=None, kind="BertTokenizer", added=None, model=None, **
         backend.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
         )
-        backend.save(str(folder / "tokenizer.json"))
+        write_changed(folder, backend, change)
     finish(folder, kind, added, model, config)
+
+
+def write_changed(folder, backend, change):
+    described = json.loads(backend.to_str())
+    if change is not None:
+        change(described)
+    write_json(folder / "tokenizer.json", described)
 
 
 def finish(folder, kind, added, model, config):
