@@ -98,6 +98,16 @@ def mask(where: str, name: str, array: Any, length: int, meaning: str) -> None:
         )
 
 
+def is_number(value: Any) -> bool:
+    """Whether ``value`` is a real number: ``True`` is none, although Python counts with it."""
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a concrete ``value`` is one integer, of Python, numpy or JAX; ``True`` is none."""
+    return np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.integer)
+
+
 def positive_int(where: str, name: str, value: Any) -> None:
     """Raises ValueError unless ``value`` is an integer of at least 1."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
@@ -113,13 +123,13 @@ def at_least_two(where: str, name: str, value: Any, reason: str) -> None:
 
 def non_negative(where: str, name: str, value: Any) -> None:
     """Raises ValueError unless ``value`` is a finite real number of at least 0."""
-    if not isinstance(value, int | float | np.number) or not 0 <= value < float("inf"):
+    if not is_number(value) or not 0 <= value < float("inf"):
         raise ValueError(f"{where}: {name} must be a finite number of at least 0, got {value!r}.")
 
 
 def positive(where: str, name: str, value: Any) -> None:
     """Raises ValueError unless ``value`` is a finite real number above 0."""
-    if not isinstance(value, int | float | np.number) or not 0 < value < float("inf"):
+    if not is_number(value) or not 0 < value < float("inf"):
         raise ValueError(f"{where}: {name} must be a finite number above 0, got {value!r}.")
 
 
@@ -144,6 +154,17 @@ def one_of(where: str, name: str, value: Any, choices: Sequence[Any]) -> None:
     if value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
         raise ValueError(f"{where}: {name} must be one of {listed}, got {value!r}.")
+
+
+def prng_key(where: str, name: str, value: Any) -> None:
+    """Raises TypeError unless ``value`` is one PRNG key: of ``jax.random.key``, or as raw bits."""
+    dtype, axes = getattr(value, "dtype", np.dtype(object)), len(getattr(value, "shape", ()))
+    typed = jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not (typed and axes == 0 or dtype == np.uint32 and axes == 1):
+        raise TypeError(
+            f"{where}: {name} must be one PRNG key, got {value!r:.80}. Make it with "
+            "jax.random.key(seed)."
+        )
 
 
 def is_concrete(array: Any) -> bool:
@@ -174,6 +195,61 @@ def non_zero_rows(where: str, name: str, array: Array) -> None:
             )
 
 
+def integers(where: str, name: str, values: Any) -> Array | np.ndarray:
+    """``values`` of any shape as an array, on the host where it can be read.
+
+    Raises:
+      TypeError: not integers; of a list, any entry, which numpy would turn into one.
+    """
+    array, other = _as_integers(values)
+    if other:
+        raise TypeError(f"{where}: {name} must be integers, got {other}.")
+    return array
+
+
+def token_list(where: str, name: str, values: Any) -> np.ndarray:
+    """Token ids of a vocabulary that is not known here: (N,), int32, of ``values`` of any shape.
+
+    Raises:
+      ValueError: a negative id, or one that has no place in 32 bits.
+      TypeError: as ``integers``.
+    """
+    ids = np.asarray(integers(where, name, values)).reshape(-1)
+    wrong = ids[(ids < 0) | (ids >= 2**31)]
+    if wrong.size:
+        raise ValueError(
+            f"{where}: {name} must be token ids, from 0 to {2**31 - 1}, got {wrong[:5].tolist()}."
+        )
+    return ids.astype(np.int32)
+
+
+def _as_integers(values: Any) -> tuple[Any, str]:
+    """``values`` as an array, and what is there in the place of integers; "" for nothing."""
+    if not is_concrete(values):
+        return values, "" if jnp.issubdtype(values.dtype, jnp.integer) else str(values.dtype)
+    try:
+        array = np.asarray(values)
+    except ValueError:  # Lists of different lengths.
+        array = np.asarray(values, object)
+    whole = np.issubdtype(array.dtype, np.integer)
+    entries = values if isinstance(values, list | tuple) else ()
+    if array.dtype == object:
+        entries = array.reshape(-1).tolist()
+    # numpy would read [1, True] as [1, 1].
+    others = [
+        one for one in entries if isinstance(one, bool | np.bool_) or not (whole or _int(one))
+    ]
+    if others and array.dtype.kind not in "bfc":
+        return array, f"{type(others[0]).__name__} ({others[0]!r:.40})"
+    if entries and not others and not whole:  # Integers, and 64 bits are too few for one of them.
+        return np.asarray(values, object), ""
+    return array, "" if whole or not array.size else str(array.dtype)
+
+
+def _int(value: Any) -> bool:
+    return isinstance(value, int | np.integer)
+
+
 def kept_positions(where: str, kept_K: Any, length: int) -> Array:
     """Returns ``kept_K`` as an int32 array after checking it against a sequence of ``length``.
 
@@ -189,15 +265,14 @@ def positions(
     where: str, kept_K: Any, length: int, *, some_removed: bool = True
 ) -> Array | np.ndarray:
     """``kept_positions`` on the host; ``some_removed=False`` lets all positions stay."""
-    is_array = isinstance(kept_K, jax.Array | np.ndarray)
-    kept = kept_K if is_array else np.asarray(kept_K)
+    kept, other = _as_integers(kept_K)
     if kept.ndim != 1 or kept.shape[0] == 0:
         raise ValueError(
             f"{where}: kept_K must be a non-empty 1-D array of positions, got shape {kept.shape}."
         )
-    if not np.issubdtype(kept.dtype, np.integer):
+    if other:
         raise TypeError(
-            f"{where}: kept_K must hold integer positions, got dtype {kept.dtype}. Of a mask, they "
+            f"{where}: kept_K must hold integer positions, got dtype {other}. Of a mask, they "
             "are jnp.flatnonzero(mask)."
         )
     if kept.shape[0] >= length + (not some_removed):
@@ -206,21 +281,34 @@ def positions(
             f"sequence of {length}. Keep fewer positions than there are."
         )
     if is_concrete(kept):
-        # Wide and signed: differences of unsigned positions would wrap.
-        values = np.asarray(kept).astype(np.int64)
-        outside = values[(values < 0) | (values >= length)]
+        outside = kept[(kept < 0) | (kept >= length)]
         if outside.size:
             raise ValueError(
                 f"{where}: kept position {int(outside[0])} is outside the sequence: positions "
                 f"run from 0 to {length - 1}. Count from the left; negative indices do not wrap."
             )
+        values = kept.astype(np.int32)  # Signed: differences of unsigned positions would wrap.
         if np.any(np.diff(values) <= 0):
             raise ValueError(
                 f"{where}: kept_K must be strictly increasing (sequence order, no repeats), got "
                 f"{values.tolist()}."
             )
-        return values.astype(np.int32)
+        return values
     return kept.astype(np.int32)
+
+
+def possible(kept_K: Array, length: Array | int, count: Array | int | None = None) -> Array:
+    """Whether traced kept positions are what ``positions`` lets pass, ().
+
+    Args:
+      kept_K: (K,).
+      length: of the sequence.
+      count: how many of them count; the others repeat the last one.
+    """
+    behind_K = kept_K[1:] > kept_K[:-1]
+    if count is not None:
+        behind_K |= jnp.arange(1, kept_K.shape[0], dtype=jnp.int32) >= count
+    return jnp.all(behind_K) & (kept_K[0] >= 0) & (kept_K[-1] < length)
 
 
 def places(
