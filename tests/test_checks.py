@@ -63,7 +63,7 @@ class TestNumbersAndNames:
     def test_non_negative_accepts(self, value):
         checks.non_negative("f", "noise", value)
 
-    @pytest.mark.parametrize("value", (-1, float("nan"), float("inf"), "1", None))
+    @pytest.mark.parametrize("value", (-1, float("nan"), float("inf"), "1", None, True, np.True_))
     def test_non_negative_refuses(self, value):
         with pytest.raises(ValueError, match="f: noise must be a finite number of at least 0"):
             checks.non_negative("f", "noise", value)
@@ -72,7 +72,7 @@ class TestNumbersAndNames:
     def test_positive_accepts(self, value):
         checks.positive("f", "rate", value)
 
-    @pytest.mark.parametrize("value", (0, 0.0, -1, float("nan"), float("inf"), "1", None))
+    @pytest.mark.parametrize("value", (0, 0.0, -1, float("nan"), float("inf"), "1", None, True))
     def test_positive_refuses(self, value):
         with pytest.raises(ValueError, match="f: rate must be a finite number above 0"):
             checks.positive("f", "rate", value)
@@ -179,6 +179,49 @@ class TestScalars:
         checks.at_least_two("f", "num_prompts", 2, "one is alone")
         with pytest.raises(ValueError, match="num_prompts must be at least 2, got 1: one is"):
             checks.at_least_two("f", "num_prompts", 1, "one is alone")
+
+
+class TestIntegers:
+    @pytest.mark.parametrize("values", ([1, 2], (3,), [], [jnp.int32(1)], np.array([2], np.uint64)))
+    def test_integers_come_back_as_an_array(self, values):
+        np.testing.assert_array_equal(checks.integers("f", "ids", values), np.asarray(values))
+
+    @pytest.mark.parametrize(
+        ("values", "got"),
+        (
+            ([1, True], r"bool \(True\)"),
+            ([2, np.True_], r"bool \(np.True_\)"),
+            ([True, False], "bool"),
+            ([1.0, 2], "float64"),
+            (np.ones(2, np.float32), "float32"),
+            (["a", "b"], r"str \('a'\)"),
+            ("abc", "<U3"),
+            (None, r"NoneType \(None\)"),
+            ([None, 1], r"NoneType \(None\)"),
+            ({1, 2}, r"set \({1, 2}\)"),
+            ([[1, 2], [3]], r"list \(\[1, 2\]\)"),
+        ),
+    )
+    def test_what_is_no_integer_is_shown(self, values, got):
+        with pytest.raises(TypeError, match=f"f: ids must be integers, got {got}."):
+            checks.integers("f", "ids", values)
+
+    def test_integers_of_more_than_64_bits_are_integers(self):
+        for values in ([2**70], [-1, 2**63]):
+            assert checks.integers("f", "ids", values).tolist() == values
+        with pytest.raises(ValueError, match="kept position 1180591620717411303424 is outside"):
+            checks.kept_positions("f", [0, 2**70], 5)
+
+    def test_traced_ones_are_known_by_their_dtype(self):
+        jax.eval_shape(lambda ids: checks.integers("f", "ids", ids), jnp.arange(2))
+        with pytest.raises(TypeError, match="f: ids must be integers, got float64"):
+            jax.eval_shape(lambda ids: checks.integers("f", "ids", ids), jnp.ones(2))
+
+    def test_one_whole_number(self):
+        for good in (3, np.int8(3), jnp.int32(3), np.asarray(3)):
+            assert checks.is_whole(good)
+        for bad in (True, np.True_, 3.0, "3", None, [3], jnp.float32(3)):
+            assert not checks.is_whole(bad)
 
 
 class TestKeptPositions:

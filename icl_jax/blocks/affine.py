@@ -64,10 +64,15 @@ def rows_of(table: Array, indices: Array, *, or_nan: bool = False) -> Array:
       or_nan: whether a row that the table does not have is NaN; otherwise the nearest is given.
     """
     if not jax.sharding.get_abstract_mesh().explicit_axes:
-        return jnp.take(table, indices, axis=0) if or_nan else table[indices]
+        if not or_nan:
+            return table[indices]
+        return table.at[indices].get(mode="fill", wrap_negative_indices=False)
     if not indices.ndim:  # Of a slice, JAX forgets the answer under ``vmap``.
         return rows_of(table, indices[None], or_nan=or_nan)[0]
     mine, inner = jax.typeof(indices).sharding.spec, jax.typeof(table).sharding.spec[1:]
     spec = jax.sharding.PartitionSpec(*mine, *inner)
-    found: Array = table.at[indices].get(mode="fill" if or_nan else None, out_sharding=spec)
+    mode = "fill" if or_nan else None
+    found: Array = table.at[indices].get(
+        mode=mode, out_sharding=spec, wrap_negative_indices=not or_nan
+    )
     return found

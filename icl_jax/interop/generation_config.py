@@ -112,6 +112,27 @@ class GenerationConfig:
         return tuple(f"{name} = {value}" for name, value in settings.items() if name not in applied)
 
 
+def stop_tokens(
+    config: GenerationConfig, others: Collection[int], *, vocab_size: int, folder: Path
+) -> tuple[int, ...]:
+    """The tokens that end a text: those of a checkpoint's configuration, and its tokenizer's.
+
+    Asked for where a text is written, not where a checkpoint is loaded: configuration classes
+    write their own default where a small model has fewer tokens, and nothing else minds.
+
+    Raises:
+      ValueError: the model has no such token, so that no text could end with it.
+    """
+    ids = tuple(sorted({*config.eos_ids, *others}))
+    if ids and ids[-1] >= vocab_size:
+        raise ValueError(
+            f"{folder}: eos_token_id = {ids[-1]} ({GENERATION}, config.json or the tokenizer's "
+            f"files) is no token of the model's vocabulary of {vocab_size}: no text could end with "
+            "it. Correct it, or say yourself which tokens end a text: stop=[...]."
+        )
+    return ids
+
+
 def read_generation_config(folder: str | Path) -> GenerationConfig:
     """The settings of a checkpoint's folder; those of its config.json where it has no file of them.
 
@@ -131,7 +152,7 @@ def read_generation_config(folder: str | Path) -> GenerationConfig:
         top_k=_whole(options, "top_k"),
         top_p=_positive(options, "top_p", most=1.0),
         min_p=options.optional_number("min_p"),
-        repetition_penalty=_positive(options, "repetition_penalty"),
+        repetition_penalty=_penalty(options),
         max_new_tokens=_whole(options, "max_new_tokens"),
         eos_ids=_ids(options if options.has("eos_token_id") else model, "eos_token_id"),
         bos_id=next(iter(_ids(options, "bos_token_id")), None),
@@ -144,9 +165,19 @@ def _ids(options: Options, key: str) -> tuple[int, ...]:
     """A token id, or several."""
     found = options.either(key, default=())
     ids = found if isinstance(found, list | tuple) else [found]
-    if not all(type(token) is int and abs(token) < 2**31 for token in ids):
-        raise ValueError(f"{options.where}: {key} must be whole numbers, got {found}.")
+    if not all(type(token) is int and -1 <= token < 2**31 for token in ids):
+        raise ValueError(
+            f"{options.where}: {key} must be token ids, whole numbers of 0 or more (-1 for none), "
+            f"got {found}."
+        )
     return tuple(token for token in ids if token >= 0)  # -1 stands for none in some files.
+
+
+def _penalty(options: Options) -> float | None:
+    found = _positive(options, "repetition_penalty")
+    if found == 0:  # By which logits would be divided.
+        raise options.unsupported("repetition_penalty", found, "above 0")
+    return found
 
 
 def _positive(options: Options, key: str, most: float | None = None) -> float | None:

@@ -4,6 +4,7 @@ Only the files that are read here are fetched: configurations, safetensors, toke
 no Python file.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -47,7 +48,13 @@ def checkpoint_folder(
       FileNotFoundError: it is neither a folder nor a name that the hub or its cache has.
       ImportError: it is a name, and huggingface_hub is not installed.
       ValueError: a revision of a local folder.
+      TypeError: neither a path nor a text.
     """
+    if not isinstance(path_or_name, str | os.PathLike):
+        raise TypeError(
+            f"checkpoint_folder: path_or_name must be the folder of a checkpoint or its name on "
+            f"the Hugging Face hub, got {path_or_name!r}."
+        )
     folder = Path(path_or_name).expanduser()
     if folder.is_dir():
         if revision is not None:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from icl_jax import checks
 from icl_jax.interop import assemble
 from icl_jax.interop.generation_config import GenerationConfig, read_generation_config
 from icl_jax.interop.hub import PATTERNS, checkpoint_folder
@@ -107,9 +108,12 @@ def load(
     Raises:
       FileNotFoundError: no such checkpoint, or files of it are missing.
       ValueError: an architecture or an option that is not supported; a damaged file; names or
-        shapes of tensors that do not fit, all of them listed; shardings that do not fit.
+        shapes of tensors that do not fit, all of them listed; shardings that do not fit; a dtype
+        in which nothing is computed.
+      TypeError: neither a path nor a name.
       ImportError: safetensors or huggingface_hub is needed and not installed.
     """
+    asked = None if dtype is None else _floating("load", dtype)  # Before anything is fetched.
     folder = checkpoint_folder(path_or_name, revision=revision, offline=offline)
     if (folder / ADAPTER).is_file():
         raise ValueError(_adapter(folder))
@@ -142,7 +146,7 @@ def load(
         ignored=(*getattr(family, "IGNORED", ()), *(() if text is None else OTHER_PARTS)),
         read_as=descent_of(config),
     )
-    wanted = _wanted(dtype, [tensors.entries[name] for name in names.values()])
+    wanted = _wanted(asked, [tensors.entries[name] for name in names.values()])
     shardings = placements(shapes, mesh, shardings)
     params = {
         path: place(
@@ -195,7 +199,7 @@ def save(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"save: {folder} is not empty. Choose another folder.")
     if dtype is not None:
-        _check_floating("save", np.dtype(dtype))
+        dtype = _floating("save", dtype)
     if tokenizer is not None and not Path(tokenizer).is_dir():
         raise FileNotFoundError(f"save: tokenizer={tokenizer}: no such folder.")
     family_name, family = family_of(config)
@@ -205,7 +209,7 @@ def save(
     assemble.plan(f"family {family_name}", table, shapes)
     specs = {}
     for tensor in table:
-        dtypes = [np.dtype(dtype or leaves[piece.path].dtype) for piece in tensor.pieces]
+        dtypes = [dtype or np.dtype(leaves[piece.path].dtype) for piece in tensor.pieces]
         specs[tensor.name] = (max(dtypes, key=lambda one: one.itemsize), tensor.shape)
     by_name = {tensor.name: tensor for tensor in table}
 
@@ -252,10 +256,12 @@ def make_tiny(
     Raises:
       ValueError: no such family.
       FileExistsError: the folder has something in it.
+      TypeError: no PRNG key.
     """
     known = families()
     if family not in known:
         raise ValueError(f"make_tiny: family must be one of {', '.join(known)}, got {family!r}.")
+    checks.prng_key("make_tiny", "key", key)
     config = known[family].tiny()
     if vocab_size is not None:
         config["vocab_size"] = vocab_size
@@ -307,15 +313,14 @@ def _adapter(folder: Path) -> str:
     )
 
 
-def _wanted(dtype: Any, entries: list[Entry]) -> np.dtype[Any]:
+def _wanted(asked: np.dtype[Any] | None, entries: list[Entry]) -> np.dtype[Any]:
     """The dtype that was asked for, or the one of most stored numbers, if jax has it."""
-    wanted = _most_of((e.dtype, e.shape) for e in entries) if dtype is None else np.dtype(dtype)
-    if dtype is None and wanted.name not in DTYPES:
+    wanted = asked or _most_of((e.dtype, e.shape) for e in entries)
+    if asked is None and wanted.name not in DTYPES:
         raise ValueError(
             f"load: most weights are stored as {wanted}, in which nothing is computed. If they "
             "are whole without scales, give the dtype to run in, such as dtype=jnp.bfloat16."
         )
-    _check_floating("load", wanted)
     if jax.dtypes.canonicalize_dtype(wanted) != wanted:
         raise ValueError(
             f"load: parameters of dtype {wanted} need jax_enable_x64, which is off. Turn it on "
@@ -324,9 +329,16 @@ def _wanted(dtype: Any, entries: list[Entry]) -> np.dtype[Any]:
     return wanted
 
 
-def _check_floating(function: str, dtype: np.dtype[Any]) -> None:
-    if dtype.name not in DTYPES:
-        raise ValueError(f"{function}: dtype must be one of {', '.join(DTYPES)}, got {dtype}.")
+def _floating(function: str, dtype: Any) -> np.dtype[Any]:
+    """A dtype that was asked for; ValueError for one in which no model is computed, or none."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:  # Of the name of none.
+        found = None
+    if found is None or found.name not in DTYPES:
+        got = dtype if found is None else found
+        raise ValueError(f"{function}: dtype must be one of {', '.join(DTYPES)}, got {got}.")
+    return found
 
 
 def _most_of(specs: Iterable[tuple[Any, tuple[int, ...]]]) -> np.dtype[Any]:

@@ -16,6 +16,7 @@ what the chat template writes around one goes with it, and the header of the ans
 import dataclasses
 import json
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ def parse_prompt(line: Any, tokenizer: Tokenizer | None, *, keep_bos: bool = Tru
       ValueError: a line that is none of the kinds above, or text without a tokenizer.
     """
     kind = _kind(line)
-    name = _text(line, "name") if "name" in line else ""
+    name = _name(line) if "name" in line else ""
     if kind == "tokens":
         tokens = _integers(line, "tokens")
         return Prompt(tokens, _integers(line, "keep"), name)
@@ -255,6 +256,17 @@ def _text(entry: dict[str, Any], key: str, where: str = "") -> str:
             f'{where}"{key}" has half a character (at {error.start}). Write all of it.'
         ) from error
     return text
+
+
+def _name(line: dict[str, Any]) -> str:
+    name = _text(line, "name")
+    control = [letter for letter in name if unicodedata.category(letter) == "Cc"]
+    if control:
+        raise ValueError(
+            f'"name" must have no control characters, got {name!r}, which has {control[0]!r}: it '
+            "stands in tables and pages."
+        )
+    return name
 
 
 def _parsed(line: bytes) -> Any:

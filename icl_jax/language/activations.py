@@ -1,7 +1,7 @@
 """What one position of a language model attends to, layer by layer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from icl_jax import checks
 from icl_jax.blocks.functional import functional
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.dims import Array, Params
-from icl_jax.language.ends import check_finite, embed, finite, readout, token_ids
+from icl_jax.language.ends import check_finite, embed, finite, or_nan, readout, token_ids
 from icl_jax.shown import short
 from icl_jax.stack.block import apply_block
 from icl_jax.stack.fold import fold
@@ -87,15 +87,24 @@ def attend(
 
     stream_TD, found = fold(functional(model, params), step, stream_TD)
     logits_1V = readout(model, params, stream_TD[position][None])
-    check_finite("attend", finite(logits_1V))
+    check_finite("attend", finite(logits_1V), "the logits at the position are")
     outputs, weights, scores, inputs, mlp_inputs = found.joined()
-    return Attended(outputs, weights, scores, inputs, mlp_inputs, logits_1V[0])
+    attended = Attended(outputs, weights, scores, inputs, mlp_inputs, logits_1V[0])
+    if checks.is_concrete(position):
+        return attended
+    position = jnp.asarray(position)
+    attended = or_nan((position >= 0) & (position < tokens_T.shape[0]), attended)
+    return replace(attended, inputs_LTD=inputs)  # Which are of all positions.
 
 
 def _check_position(position: Array | int, length: int) -> None:
-    """Raises ValueError for a concrete position that is none of the prompt's."""
-    if checks.is_concrete(position) and not 0 <= int(position) < length:
+    """Raises ValueError for what is no position; of a traced one, only the dtype can be seen."""
+    if checks.is_concrete(position):
+        good = checks.is_whole(position) and 0 <= int(position) < length
+    else:
+        good = jnp.ndim(position) == 0 and jnp.issubdtype(jnp.result_type(position), jnp.integer)
+    if not good:
         raise ValueError(
             f"attend: position must be one of the prompt's, from 0 to {length - 1}, got "
-            f"{int(position)}. Count from the left; negative indices do not wrap."
+            f"{position}. Count from the left; negative indices do not wrap."
         )

@@ -18,8 +18,15 @@ from icl_jax.dynamics.attribution import (
     remainder_share,
     update_norm,
 )
-from icl_jax.language.batch import Prompts, is_batch, pad_prompts, padded_positions, presence
-from icl_jax.language.ends import embed
+from icl_jax.language.batch import (
+    Prompts,
+    is_batch,
+    or_nan_where_impossible,
+    pad_prompts,
+    padded_positions,
+    presence,
+)
+from icl_jax.language.ends import check_update, embed
 from icl_jax.language.prompt import Ids, Many, each_prompt
 from icl_jax.shown import short
 from icl_jax.stack.block import apply_block
@@ -82,7 +89,7 @@ def attribute(
 
     Raises:
       ValueError: bad tokens or kept positions, a ``row`` that a prompt does not have, nothing of
-        the name ``of``, or as ``attribute_block``.
+        the name ``of``, or as ``attribute_block``; (outside jit) an update that is not finite.
       TypeError: a layer that is no sum over heads and tokens.
 
     Examples:
@@ -100,13 +107,14 @@ def attribute(
         checks.one_of("attribute", "of", of, attributable(model))
     prompts = pad_prompts("attribute", model, tokens, kept)
     for count in prompts.num_kept_B:
-        if not -count <= row < count:
+        if not checks.is_whole(row) or not -count <= row < count:
             raise ValueError(
                 f"attribute: row must be one of the {count} kept positions of a prompt, 0 to "
                 f"{count - 1} (or -1 for the last one), got {row}."
             )
     row_B = (row % prompts.num_kept_B).astype(np.int32)
-    found = _attribute(model, params, prompts, row_B, of)
+    found = or_nan_where_impossible(_attribute(model, params, prompts, row_B, of), prompts)
+    check_update("attribute", found.norm_L)
     each = [
         PromptAttribution(
             found.shares_LAT[number, :, :, :length], found.remainder_L[number], found.norm_L[number]

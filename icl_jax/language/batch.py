@@ -5,7 +5,7 @@ the kept positions are padded by repeating the last one. What was added is cut o
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from icl_jax import checks
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.dims import Array
-from icl_jax.language.ends import token_ids
+from icl_jax.language.ends import or_nan, token_ids
 from icl_jax.sharding import mapped_axes
 
 #: The shortest bucket, and the length from which on buckets are half as far apart.
@@ -64,7 +64,9 @@ def is_batch(tokens: Any) -> bool:
     """Whether ``tokens`` are several prompts: a list of token lists, or a (B, T) array."""
     if isinstance(tokens, jax.Array | np.ndarray):
         return tokens.ndim == 2
-    return len(tokens) > 0 and np.ndim(tokens[0]) == 1
+    # What is neither, such as None or a text, is told that it is no token ids.
+    listed = hasattr(tokens, "__len__") and not isinstance(tokens, str | Set | Mapping)
+    return listed and len(tokens) > 0 and np.ndim(tokens[0]) == 1
 
 
 def pad_prompts(
@@ -90,17 +92,28 @@ def pad_prompts(
       ValueError: no prompts; another number of kept sets; tokens or positions that cannot be.
       TypeError: tokens or positions that are not integers.
     """
-    prompts, sets = (list(tokens), list(kept)) if is_batch(tokens) else ([tokens], [kept])
-    if len(prompts) != len(sets):
+    prompts, sets = (tokens, kept) if is_batch(tokens) else ([tokens], [kept])
+    if not hasattr(sets, "__len__") or len(prompts) != len(sets):
         raise ValueError(
             f"{where}: kept must hold the kept positions of each of the {len(prompts)} prompts, "
-            f"got {len(sets)}."
+            f"got {len(sets) if hasattr(sets, '__len__') else sets}."
         )
     ids = [token_ids(where, model, one, extra=extra) for one in prompts]
     positions = [
         checks.positions(where, one, len(prompt), some_removed=some_removed)
         for one, prompt in zip(sets, ids, strict=True)
     ]
+    return _padded(model, ids, positions)
+
+
+def pad_whole(where: str, model: LanguageModel, tokens: Any, *, extra: int = 0) -> Prompts:
+    """``pad_prompts``, of which all positions are kept."""
+    prompts = tokens if is_batch(tokens) else [tokens]
+    ids = [token_ids(where, model, one, extra=extra) for one in prompts]
+    return _padded(model, ids, [np.arange(len(one), dtype=np.int32) for one in ids])
+
+
+def _padded(model: LanguageModel, ids: Sequence[Any], positions: Sequence[Any]) -> Prompts:
     longest = max(len(one) for one in ids)
     length = bucket(longest, model.num_positions)
     most = kept_bucket(max(len(one) for one in positions))
@@ -117,6 +130,14 @@ def _rows(vectors: Sequence[Array | np.ndarray], length: int) -> Array | np.ndar
     """Vectors as rows of one length, on the host where their values are known there."""
     numpy: Any = np if all(map(checks.is_concrete, vectors)) else jnp
     return numpy.stack([numpy.pad(one, (0, length - len(one)), mode="edge") for one in vectors])
+
+
+def or_nan_where_impossible(results: Any, prompts: Prompts) -> Any:
+    """Leaves (B, ...), NaN where a prompt's kept positions, traced, cannot be; as ``or_nan``."""
+    if checks.is_concrete(prompts.kept_BK):
+        return results
+    possible_B = jax.vmap(checks.possible)(prompts.kept_BK, prompts.length_B, prompts.num_kept_B)
+    return over_prompts(or_nan, len(possible_B))(possible_B, results)
 
 
 def presence(model: LanguageModel, length: Array, size: int) -> Array | None:

@@ -22,9 +22,9 @@ from icl_jax.blocks.functional import functional, with_layers
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.materialise import materialise_static
 from icl_jax.dims import Array, Params
-from icl_jax.language.batch import bucket, is_batch, pad_prompts, presence, unpadded
+from icl_jax.language.batch import bucket, is_batch, pad_prompts, presence
 from icl_jax.language.ends import check_finite, embed, finite, readout, token_ids
-from icl_jax.language.prompt import each_prompt
+from icl_jax.language.prompt import each_prompt, looked_at
 from icl_jax.patches.calibration import Queries
 from icl_jax.patches.fit import Fit
 from icl_jax.patches.ladder import fit_static
@@ -85,9 +85,10 @@ def compile_context(
     patches = fit_static(layers, made, fit, weight=weight, ordinary=ordinary)
     leaves = jax.tree.leaves(patches)
     if all(map(checks.is_concrete, leaves)) and not bool(_all_finite(patches)):
-        raise ValueError(
+        raise checks.NumericalError(
             "compile_context: the fit is not finite. Raise weight (and give covariance more "
-            "ordinary text than the model is wide), or fit more queries."
+            "ordinary text than the model is wide), fit more queries, or look for NaN or infinity "
+            "in the weights."
         )
     return patches
 
@@ -111,9 +112,11 @@ def context_queries(
             f"{where}: queries is empty. Give token lists of what is asked after the context, or "
             "make some with self_study or own_queries."
         )
-    lead = np.asarray([] if bos is None else [bos], np.int64)
-    context = np.asarray(context_T, np.int64).reshape(-1)
-    asked = [np.asarray(one, np.int64).reshape(-1) for one in queries]
+    lead, context = (
+        _flat(where, name, values)
+        for name, values in (("bos", [] if bos is None else [bos]), ("context_T", context_T))
+    )
+    asked = [_flat(where, f"queries[{number}]", one) for number, one in enumerate(queries)]
     for number, one in enumerate(asked):
         if not len(one):
             raise ValueError(f"{where}: queries[{number}] is empty; a query has a token.")
@@ -155,7 +158,10 @@ def ordinary_sums(
     made = context_queries(model, params, (), texts, bos=bos)
     # As they are: without its part along a BOS the covariance would have no inverse.
     made = dataclasses.replace(made, anchored=False)
-    return static_sums(functional(model, params), made, side=side)
+    sums = static_sums(functional(model, params), made, side=side)
+    if all(map(checks.is_concrete, jax.tree.leaves(sums))):
+        check_finite("ordinary_sums", _all_finite(sums), "the sums are")
+    return sums
 
 
 def static_logits(
@@ -190,9 +196,8 @@ def static_logits(
       (1, 30)
     """
     prompts = pad_prompts("static_logits", model, tokens, read, some_removed=False)
-    logits_BKV, finite_BK = _logits(model, params, prompts, patches)
-    check_finite("static_logits", finite_BK)
-    return unpadded(logits_BKV, prompts, is_batch(tokens))
+    found = _logits(model, params, prompts, patches)
+    return looked_at("static_logits", found, prompts, is_batch(tokens))
 
 
 def static_weights(model: LanguageModel, params: Params, patches: PerLayer[StaticPatch]) -> Params:
@@ -277,6 +282,11 @@ def _logits(
 @jax.jit
 def _all_finite(tree: Any) -> Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def _flat(where: str, name: str, values: Any) -> np.ndarray:
+    """Token ids as integers (N,); whether the model has them is looked at with all together."""
+    return np.asarray(checks.integers(where, name, values)).reshape(-1).astype(np.int64)
 
 
 def _padded(rows: Sequence[Any], length: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from icl_jax.dynamics.attribution import attribute_block
 from icl_jax.dynamics.groups import group_gram
 from icl_jax.dynamics.leave_out import check_groups
 from icl_jax.language.batch import Prompts, pad_prompts, padded_positions, presence
-from icl_jax.language.ends import embed
+from icl_jax.language.ends import check_update, embed
 from icl_jax.language.prompt import Ids, each_prompt
 from icl_jax.shown import short
 from icl_jax.stack.block import apply_block
@@ -63,7 +63,8 @@ def group_updates(
       groups: (N, T) booleans, the tokens of each group, such as a demonstration.
 
     Raises:
-      ValueError: bad tokens, kept positions or groups, or as ``attribute_block``.
+      ValueError: bad tokens, kept positions or groups, or as ``attribute_block``; (outside jit)
+        updates that are not finite.
       TypeError: groups that are not boolean; a layer that is no sum over heads and tokens.
     """
     where = "group_updates"
@@ -77,6 +78,7 @@ def group_updates(
     widths = ((0, 0), (0, prompts.tokens_BT.shape[1] - groups_NT.shape[1]))
     padded_NT = np.pad(groups_NT, widths)
     found = _group_updates(model, params, prompts, jnp.asarray(padded_NT)[None])
+    check_update("group_updates", found.gram_LXX)
     return jax.tree.map(lambda leaf: leaf[0], found)
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -32,8 +33,12 @@ def finite(logits: Array) -> Array:
     return jnp.all(logits < jnp.inf, axis=-1) & jnp.any(logits > -jnp.inf, axis=-1)
 
 
-def check_finite(where: str, finite: Array | np.ndarray) -> None:
-    """Raises where rows of logits are not ``finite`` (...); silent inside jit.
+def check_finite(
+    where: str,
+    finite: Array | np.ndarray,
+    what: str = "the logits of row {} (prompt, then position) are",
+) -> None:
+    """Raises where rows of logits, or of ``what`` else, are not ``finite`` (...); silent in jit.
 
     Raises:
       NumericalError: naming ``where`` and the first row.
@@ -44,10 +49,33 @@ def check_finite(where: str, finite: Array | np.ndarray) -> None:
     if len(bad):
         index = tuple(int(i) for i in bad[0])
         raise checks.NumericalError(
-            f"{where}: the logits of row {index} (prompt, then position) are not finite. Look for "
-            "NaN or infinity in the weights, or for activations that leave the range of the dtype; "
-            "bfloat16 and float32 have a wider one than float16."
+            f"{where}: {what.format(index)} not finite. Look for NaN or infinity in the weights "
+            "(or in an edit), or for activations that leave the range of the dtype; bfloat16 and "
+            "float32 have a wider one than float16."
         )
+
+
+def check_update(where: str, numbers: Array) -> None:
+    """Raises NumericalError where what is said of a layer's update, (B, L, ...), is not finite."""
+    if checks.is_concrete(numbers):
+        axes = tuple(range(2, numbers.ndim))
+        finite_BL = np.all(np.isfinite(on_host(numbers)), axis=axes)
+        check_finite(where, finite_BL, "the update at {} (prompt, then layer) is")
+
+
+def or_nan(possible: Array, results: Any) -> Any:
+    """A tree of arrays; NaN throughout, where it has numbers, unless ``possible`` ().
+
+    What cannot be is refused where it can be read. Inside jit, where it cannot, JAX would take the
+    nearest row for one that is not there, and the numbers would look right.
+    """
+
+    def one(leaf: Array) -> Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        return jnp.where(possible, leaf, jnp.asarray(jnp.nan, leaf.dtype))
+
+    return jax.tree.map(one, results)
 
 
 def states(model: LanguageModel, params: Params, stream_TD: Array) -> Array:
@@ -84,22 +112,24 @@ def token_ids(
         for or is meant for.
       TypeError: not integers.
     """
-    if checks.is_concrete(tokens_T):  # Also a torch tensor, or any other that numpy can read.
-        tokens_T = np.asarray(tokens_T)
+    tokens_T = checks.integers(where, "tokens_T", tokens_T)
     checks.rank(where, "tokens_T", tokens_T, 1, "(T)")
     if not tokens_T.shape[0]:
         raise ValueError(f"{where}: tokens_T is empty; a prompt has at least one token.")
-    if not jnp.issubdtype(jnp.result_type(tokens_T), jnp.integer):
-        raise TypeError(f"{where}: tokens_T must be integers, got {jnp.result_type(tokens_T)}.")
     if isinstance(tokens_T, np.ndarray):
-        wrong = tokens_T[(tokens_T < 0) | (tokens_T >= model.vocab_size)]
-        if wrong.size:
-            raise ValueError(
-                f"{where}: tokens_T must lie in [0, {model.vocab_size}), the vocabulary, got "
-                f"{wrong[:5].tolist()}. Use the tokenizer of this checkpoint."
-            )
+        check_vocabulary(where, "tokens_T", model, tokens_T)
     _check_room(where, model, tokens_T.shape[0] + extra, "tokens")
     return tokens_T.astype(np.int32)
+
+
+def check_vocabulary(where: str, name: str, model: LanguageModel, ids: np.ndarray) -> None:
+    """Raises ValueError for token ids of any shape that are none of the model's."""
+    wrong = ids[(ids < 0) | (ids >= model.vocab_size)]
+    if wrong.size:
+        raise ValueError(
+            f"{where}: {name} must lie in [0, {model.vocab_size}), the vocabulary, got "
+            f"{wrong[:5].tolist()}. Use the tokenizer of this checkpoint."
+        )
 
 
 def check_position_ids(

@@ -7,7 +7,7 @@ happens on the device (``writing.py``); the host waits for the end, or for a chu
 somebody wants to see progress.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,8 @@ from icl_jax import checks
 from icl_jax.blocks.functional import functional
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.dims import Array, Params
-from icl_jax.language.batch import Prompts, bucket, cut_rows, is_batch, pad_prompts
-from icl_jax.language.ends import check_finite, check_position_ids
+from icl_jax.language.batch import Prompts, bucket, cut_rows, is_batch, pad_prompts, pad_whole
+from icl_jax.language.ends import check_finite, check_position_ids, check_vocabulary
 from icl_jax.language.sampling import GREEDY, Sampling
 from icl_jax.language.text import Text
 from icl_jax.language.writing import ENDS, begin, begin_patched, go_on, go_on_patched
@@ -90,8 +90,9 @@ def generate(
       The new token ids, or a list of them for several prompts.
 
     Raises:
-      ValueError: a model that cannot generate, bad tokens, more tokens than positions, no key;
-        logits that are not finite.
+      ValueError: a model that cannot generate, bad tokens, more tokens than positions, no key, a
+        stop token that the model does not have; logits that are not finite.
+      TypeError: tokens or stop tokens that are not integers, a key that is none.
 
     Examples:
       >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
@@ -136,9 +137,9 @@ def write(
 ) -> tuple[list[np.ndarray], Text, Prompts]:
     """``generate``, watched: the new tokens of every prompt, the texts, and the prompts."""
     key = _check(where, model, num_tokens, sampling, key)
+    stop_S = _stop_ids(where, model, stop)
     batched = is_batch(tokens)
-    everything = [np.arange(len(one)) for one in tokens] if batched else np.arange(len(tokens))
-    prompts = pad_prompts(where, model, tokens, everything, some_removed=False, extra=num_tokens)
+    prompts = pad_whole(where, model, tokens, extra=num_tokens)
     positions_BT = None
     if positions_T is not None:
         if batched:
@@ -147,7 +148,7 @@ def write(
         ids = np.asarray(positions_T, np.int32)
         # Nobody reads the padding.
         positions_BT = np.pad(ids, (0, prompts.tokens_BT.shape[1] - len(ids)), mode="edge")[None]
-    run = _Loop(where, num_tokens, stop, progress)
+    run = _Loop(where, num_tokens, stop_S, progress)
     text = begin(
         model,
         params,
@@ -210,6 +211,7 @@ def patched_generate(
     """
     where = "patched_generate"
     key = _check(where, model, num_tokens, sampling, key)
+    stop_S = _stop_ids(where, model, stop)
     batched = is_batch(tokens)
     prompts = pad_prompts(where, model, tokens, kept, extra=num_tokens)
     for last, length in zip(prompts.kept_BK[:, -1], prompts.length_B, strict=True):
@@ -218,7 +220,7 @@ def patched_generate(
                 f"{where}: kept_K must end with the prompt's last position, {length - 1}, got "
                 f"{last}: that is where the first new token is written. Keep it."
             )
-    run = _Loop(where, num_tokens, stop, progress)
+    run = _Loop(where, num_tokens, stop_S, progress)
     text = begin_patched(
         model,
         params,
@@ -275,14 +277,11 @@ class _Loop:
         self,
         where: str,
         num_tokens: int,
-        stop: Collection[int],
+        stop_S: np.ndarray,
         progress: Callable[[], None] | None,
     ) -> None:
-        self.where = where
+        self.where, self.stop_S = where, stop_S
         self.num_tokens, self.progress, self.told, self.done = num_tokens, progress, 0, False
-        # One shape for the usual numbers of stop tokens; no token is -1.
-        ids = sorted(int(token) for token in stop)
-        self.stop_S = np.pad(np.asarray(ids, np.int32), (0, -len(ids) % 8 or 8), constant_values=-1)
 
     def limits(self, text: Text) -> Iterator[int]:
         """How many tokens there are to be after each chunk; the first one is there."""
@@ -347,6 +346,23 @@ def _keys(key: Array, prompts: Any, batched: bool) -> Array:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(count))
 
 
+def _stop_ids(where: str, model: LanguageModel, stop: Any) -> np.ndarray:
+    """Stop tokens (S,), in one shape for the usual numbers of them; no token is -1.
+
+    Raises:
+      ValueError: an id that is none of the model's.
+      TypeError: no collection, or not of integers.
+    """
+    if not isinstance(stop, Iterable):
+        raise TypeError(
+            f"{where}: stop must be a collection of token ids, got {stop!r}. Write stop=[{stop!r}]."
+        )
+    ids = checks.integers(where, "stop", list(stop))
+    check_vocabulary(where, "stop", model, np.asarray(ids))
+    ids_S = np.sort(np.asarray(ids).astype(np.int32))
+    return np.pad(ids_S, (0, -len(ids_S) % 8 or 8), constant_values=-1)
+
+
 def _check(
     where: str, model: LanguageModel, num_tokens: int, sampling: Sampling, key: Array | None
 ) -> Array:
@@ -366,4 +382,5 @@ def _check(
         if sampling.temperature:
             raise ValueError(f"{where}: sampling with a temperature needs key=jax.random.key(...).")
         key = jax.random.key(0)
+    checks.prng_key(where, "key", key)
     return key

@@ -23,7 +23,16 @@ from icl_jax.blocks.functional import functional
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.dims import Array, Params
 from icl_jax.language.batch import is_batch
-from icl_jax.language.ends import check_position_ids, embed, head, states, token_ids
+from icl_jax.language.ends import (
+    check_finite,
+    check_position_ids,
+    embed,
+    finite,
+    head,
+    or_nan,
+    states,
+    token_ids,
+)
 from icl_jax.language.generation import write
 from icl_jax.language.sampling import GREEDY, Sampling
 from icl_jax.language.writing import ENDS
@@ -93,7 +102,8 @@ def observe(
       bank: patches of this prompt: then the kept positions run alone, patched, and T is K.
 
     Raises:
-      ValueError: bad tokens, no such name, an edit that gives another shape or dtype.
+      ValueError: bad tokens, no such name, an edit that gives another shape or dtype; (outside jit)
+        logits that are not finite.
       TypeError: an edit that is neither function nor array.
 
     Examples:
@@ -114,14 +124,20 @@ def observe(
     where = "observe"
     tokens_T = token_ids(where, model, tokens_T)
     check_position_ids(where, model, tokens_T.shape[0], positions_T)
-    patches = None
+    patches = possible = None
     if bank is not None:
         if positions_T is not None:
             raise ValueError(f"{where}: bank has position ids of its own; leave positions_T out.")
         kept_K = checks.kept_positions(where, bank.kept_K, tokens_T.shape[0])
-        tokens_T, positions_T, patches = tokens_T[kept_K], bank.positions_K, bank.patches
+        if not checks.is_concrete(kept_K):
+            possible = checks.possible(kept_K, tokens_T.shape[0])
+        tokens_T = jnp.asarray(tokens_T)[kept_K]
+        positions_T, patches = bank.positions_K, bank.patches
     watching = watch(where, functional(model, params), capture, edit, ENDS)
-    logits_TV, seen = _observe(model, params, tokens_T, positions_T, patches, watching)
+    logits_TV, finite_T, seen = _observe(model, params, tokens_T, positions_T, patches, watching)
+    check_finite(where, finite_T, "the logits at position {} are")
+    if possible is not None:
+        logits_TV, seen = or_nan(possible, (logits_TV, seen))
     return Observed(logits_TV, named(capture, watching, seen))
 
 
@@ -133,14 +149,15 @@ def _observe(
     positions_T: Array | None,
     patches: PerLayer[Any] | None,
     watching: Watch,
-) -> tuple[Array, Seen]:
+) -> tuple[Array, Array, Seen]:
     around = watching.outside()
     stream_TD, first = around.at("embedding", embed(model, params, tokens_T, positions_T), {})
     stream_TD, seen = run_watched(
         functional(model, params), stream_TD, patches, watching, positions_T
     )
     states_TD, last = around.at("final", states(model, params, stream_TD), first)
-    return head(model, params, states_TD), {**seen, **last}
+    logits_TV = head(model, params, states_TD)
+    return logits_TV, finite(logits_TV), {**seen, **last}
 
 
 def observed_generate(

@@ -24,6 +24,7 @@ from icl_jax.language.batch import (
     Prompts,
     cut_rows,
     is_batch,
+    or_nan_where_impossible,
     over_prompts,
     pad_prompts,
     padded_positions,
@@ -82,6 +83,7 @@ def prompt_patches(
     """
     prompts = pad_prompts("prompt_patches", model, tokens, kept)
     banks, sound_B = _patches(model, params, prompts, loop=loop, output=output)
+    banks = or_nan_where_impossible(banks, prompts)
     if checks.is_concrete(sound_B) and not np.all(on_host(sound_B)):
         # One prompt alone is no batch, and its errors count no prompts.
         seen = banks if is_batch(tokens) else jax.tree.map(lambda leaf: leaf[0], banks)
@@ -97,7 +99,8 @@ def full_logits(model: LanguageModel, params: Params, tokens: Ids | Many, kept: 
     """Logits (K, V) at the kept positions, everything there; a list for several prompts.
 
     Raises:
-      ValueError: bad tokens or kept positions; (outside jit) logits that are not finite.
+      ValueError: bad tokens or kept positions; (outside jit) logits that are not finite. Of kept
+        positions that are known inside jit only and cannot be, all logits are NaN.
 
     Examples:
       >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
@@ -108,7 +111,7 @@ def full_logits(model: LanguageModel, params: Params, tokens: Ids | Many, kept: 
       (3, 30)
     """
     prompts = pad_prompts("full_logits", model, tokens, kept, some_removed=False)
-    return _looked_at("full_logits", _full(model, params, prompts), prompts, is_batch(tokens))
+    return looked_at("full_logits", _full(model, params, prompts), prompts, is_batch(tokens))
 
 
 def alone_logits(model: LanguageModel, params: Params, tokens: Ids | Many, kept: Ids | Many) -> Any:
@@ -129,7 +132,7 @@ def alone_logits(model: LanguageModel, params: Params, tokens: Ids | Many, kept:
     """
     prompts = pad_prompts("alone_logits", model, tokens, kept, some_removed=False)
     found = _alone(model, params, prompts, None)
-    return _looked_at("alone_logits", found, prompts, is_batch(tokens))
+    return looked_at("alone_logits", found, prompts, is_batch(tokens))
 
 
 def patched_logits(
@@ -163,14 +166,14 @@ def patched_logits(
     patches = [repeat_last_row(one.patches, rows, axis=1) for one in banks]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *patches)
     found = _alone(model, params, prompts, stacked)
-    return _looked_at("patched_logits", found, prompts, is_batch(tokens))
+    return looked_at("patched_logits", found, prompts, is_batch(tokens))
 
 
-def _looked_at(where: str, found: tuple[Array, Array], prompts: Prompts, batched: bool) -> Any:
-    """Each prompt's logits, once it is seen that they are numbers."""
+def looked_at(where: str, found: tuple[Array, Array], prompts: Prompts, batched: bool) -> Any:
+    """Each prompt's logits, once it is seen that they are numbers and of positions that can be."""
     logits_BKV, finite_BK = found
     check_finite(where, finite_BK)
-    return unpadded(logits_BKV, prompts, batched)
+    return unpadded(or_nan_where_impossible(logits_BKV, prompts), prompts, batched)
 
 
 def each_prompt(one: Callable[..., Any], prompts: Prompts, *rest: Any) -> Any:

@@ -41,10 +41,11 @@ class Sampling:
         checks.non_negative("Sampling", "temperature", self.temperature)
         if self.top_k is not None:
             checks.positive_int("Sampling", "top_k", self.top_k)
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"Sampling: top_p must lie in (0, 1], got {self.top_p}.")
-        if self.min_p is not None and not 0 <= self.min_p <= 1:
-            raise ValueError(f"Sampling: min_p must lie in [0, 1], got {self.min_p}.")
+        top_p, min_p = self.top_p, self.min_p
+        if top_p is not None and not (checks.is_number(top_p) and 0 < top_p <= 1):
+            raise ValueError(f"Sampling: top_p must lie in (0, 1], got {top_p!r}.")
+        if min_p is not None and not (checks.is_number(min_p) and 0 <= min_p <= 1):
+            raise ValueError(f"Sampling: min_p must lie in [0, 1], got {min_p!r}.")
         checks.positive("Sampling", "repetition_penalty", self.repetition_penalty)
 
 
@@ -65,7 +66,9 @@ def draw_token(
 
     Raises:
       ValueError: a penalty, and nobody says for which tokens.
+      TypeError: no PRNG key.
     """
+    checks.prng_key("draw_token", "key", key)
     if sampling.repetition_penalty != 1:
         if seen_V is None:
             raise ValueError("draw_token: repetition_penalty needs seen_V, the tokens so far.")

@@ -46,15 +46,16 @@ def self_study(
 
     Raises:
       ValueError: no stems, or what ``generate`` refuses.
+      TypeError: tokens that are not integers.
     """
     if not len(stems):
         raise ValueError(
             "self_study: stems is empty. Give the beginning of each query; [] is one that says "
             "nothing yet."
         )
-    lead = [] if bos is None else [bos]
-    context = [int(token) for token in np.asarray(context_T).reshape(-1)]
-    begun = [[int(token) for token in np.asarray(stem).reshape(-1)] for stem in stems]
+    lead = _listed("bos", [] if bos is None else [bos])
+    context = _listed("context_T", context_T)
+    begun = [_listed(f"stems[{number}]", stem) for number, stem in enumerate(stems)]
     prompts = [[*lead, *context, *stem] for stem in begun]
     written = generate(model, params, prompts, num_tokens, sampling=sampling, key=key, stop=stop)
     return [
@@ -63,20 +64,26 @@ def self_study(
     ]
 
 
+def _listed(name: str, values: Any) -> list[int]:
+    found: list[int] = checks.token_list("self_study", name, values).tolist()
+    return found
+
+
 def own_queries(context_T: Any, length: int) -> list[np.ndarray]:
     """The context's own tokens as queries: windows of ``length``, each half in the one before.
 
     A query that repeats a part of the context asks what the context says there.
 
     Raises:
-      ValueError: a length below 1, or an empty context.
+      ValueError: a length below 1, an empty context, or what no token has as its id.
+      TypeError: tokens that are not integers.
 
     Examples:
       >>> [query.tolist() for query in own_queries([1, 2, 3, 4, 5], 4)]
       [[1, 2, 3, 4], [3, 4, 5]]
     """
     checks.positive_int("own_queries", "length", length)
-    context = np.asarray(context_T, np.int32).reshape(-1)
+    context = checks.token_list("own_queries", "context_T", context_T)
     if not len(context):
         raise ValueError("own_queries: context_T is empty; there is nothing to ask about.")
     step = max(1, length // 2)

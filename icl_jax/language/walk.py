@@ -15,7 +15,7 @@ from icl_jax.blocks.flax_block import FlaxBlock
 from icl_jax.blocks.functional import functional
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.dims import Array, Params
-from icl_jax.language.ends import embed, head, states, token_ids
+from icl_jax.language.ends import check_finite, embed, finite, head, states, token_ids
 from icl_jax.shown import short
 from icl_jax.stack.fold import fold
 
@@ -77,10 +77,12 @@ def walk_through(model: LanguageModel, params: Params, tokens_T: Array | np.ndar
       tokens_T: (T,), token ids; prompts of one length go through ``jax.vmap``.
 
     Raises:
-      ValueError: bad tokens; layers of different shapes.
+      ValueError: bad tokens; layers of different shapes; (outside jit) logits that are not finite.
       TypeError: a layer that is no attention.
     """
-    return _walk(model, params, token_ids("walk_through", model, tokens_T))
+    walk = _walk(model, params, token_ids("walk_through", model, tokens_T))
+    check_finite("walk_through", finite(walk.logits_TV), "the logits at position {} are")
+    return walk
 
 
 @functools.partial(jax.jit, static_argnames="model")

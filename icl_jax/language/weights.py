@@ -20,7 +20,7 @@ from icl_jax.blocks.functional import functional, with_layers
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.materialise import materialise, position_patch
 from icl_jax.dims import Array, Params
-from icl_jax.language.ends import embed, token_ids
+from icl_jax.language.ends import check_finite, embed, finite, readout, token_ids
 from icl_jax.patches.bank import Bank, check_patchable
 from icl_jax.patches.block import TokenPatch, block_patches
 from icl_jax.patches.output import OutputPolicy
@@ -71,7 +71,8 @@ def prompt_weights(
       output: which weight carries the residual change.
 
     Raises:
-      ValueError: bad tokens or kept positions, or a position that has no patch.
+      ValueError: bad tokens or kept positions, a position that has no patch, or logits that are not
+        finite.
       TypeError: an MLP whose kernels are not known; see ``materialise``.
 
     Examples:
@@ -87,15 +88,17 @@ def prompt_weights(
     """
     tokens_T = token_ids("prompt_weights", model, tokens_T)
     kept_K = checks.kept_positions("prompt_weights", kept_K, tokens_T.shape[0])
-    bank, patched = _prompt_weights(model, params, tokens_T, kept_K, output=output)
+    bank, patched, finite_1 = _prompt_weights(model, params, tokens_T, kept_K, output=output)
     check_patchable(bank)
+    check_finite("prompt_weights", finite_1, "the last token's logits with these weights are")
     return PromptWeights(with_layers(params, patched), bank)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "output"))
 def _prompt_weights(
     model: LanguageModel, params: Params, tokens_T: Array, kept_K: Array, *, output: OutputPolicy
-) -> tuple[Bank, PerLayer[Params]]:
+) -> tuple[Bank, PerLayer[Params], Array]:
+    """The bank, the patched layers, and whether the model that they make says something, (1,)."""
     positions_T = jnp.arange(tokens_T.shape[0], dtype=jnp.int32)
     # Other programs number the kept tokens from 0; the patch makes up for that, too.
     fresh_K = positions_T[: kept_K.shape[0]]
@@ -119,11 +122,12 @@ def _prompt_weights(
         kept_KD = settled(apply_block(block, patched, kept))
         return (full_TD, kept_KD), (patch, numbers, patched)
 
-    _, found = fold(functional(model, params), step, (full_TD, kept_KD))
+    (_, kept_KD), found = fold(functional(model, params), step, (full_TD, kept_KD))
+    says_1 = finite(readout(model, params, kept_KD[-1:]))
     bank = Bank(
         found.map(lambda one: one[0]),
         last_1,
         fresh_K[-1:],
         found.map(lambda one: one[1]),
     )
-    return bank, found.map(lambda one: one[2])
+    return bank, found.map(lambda one: one[2]), says_1

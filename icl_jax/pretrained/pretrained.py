@@ -13,6 +13,7 @@ from icl_jax import checks
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.dims import Array, Params
 from icl_jax.interop import huggingface
+from icl_jax.interop.generation_config import stop_tokens
 from icl_jax.interop.huggingface import Checkpoint
 from icl_jax.interop.spans import Prompt, check_prompt
 from icl_jax.interop.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
@@ -137,9 +138,12 @@ class Pretrained:
 
     @property
     def stop(self) -> tuple[int, ...]:
-        """The tokens that end a text."""
+        """The tokens that end a text; ValueError for one that the model does not have."""
         own = () if self.tokenizer is None else self.tokenizer.eos_ids
-        return tuple(sorted({*self.checkpoint.generation.eos_ids, *own}))
+        found = self.checkpoint
+        return stop_tokens(
+            found.generation, own, vocab_size=self.model.vocab_size, folder=found.folder
+        )
 
     def prompt(
         self, prompt: Any, *, remove: Any = None, keep: Any = None, keep_bos: bool = True

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from icl_jax import checks
 from icl_jax.interop.chat import render_chat
 from icl_jax.interop.spans import Prompt, parse_prompt
 from icl_jax.interop.tokenizer import Tokenizer
@@ -79,11 +80,12 @@ def make_prompt(
         )
     if isinstance(entries[0], Mapping):
         return _conversation(entries, tokenizer, remove, keep, asked, keep_bos)
+    tokens_T = checks.token_list("prompt", "tokens", entries)
     if not asked:
-        return _whole(np.asarray(entries, np.int32), None)
+        return _whole(tokens_T, None)
     count = len(entries)
     keeps = _keeps(_marked(count, remove, "remove"), _marked(count, keep, "keep"))
-    line = {"tokens": [int(token) for token in entries], "keep": np.flatnonzero(keeps).tolist()}
+    line = {"tokens": tokens_T.tolist(), "keep": np.flatnonzero(keeps).tolist()}
     return parse_prompt(line, tokenizer)
 
 

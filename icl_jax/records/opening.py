@@ -43,8 +43,9 @@ def open_run(
     Raises:
       WorkdirError (a ValueError): the folder belongs to another experiment or configuration, is a
         file, cannot be written, is in use by another process, or holds something that is no run.
+      TypeError: ``workdir`` is no path.
     """
-    run = Run(Path(workdir))
+    run = Run(_folder(workdir))
     asked = {"experiment": experiment, "config": plain(config)}
     try:
         _make_folder(run)
@@ -60,6 +61,17 @@ def open_run(
     except OSError as error:
         raise unwritable(run.workdir, error) from error
     return run
+
+
+def _folder(workdir: Any) -> Path:
+    if not isinstance(workdir, str | os.PathLike):
+        raise TypeError(
+            f"open_run: workdir must be the path of a folder, got {workdir!r}. Choose a --workdir."
+        )
+    folder = Path(workdir)
+    if "\0" in str(folder):
+        raise WorkdirError(f"workdir {str(folder)!r} has a NUL in it. Choose another --workdir.")
+    return folder
 
 
 def _make_folder(run: Run) -> None:

@@ -1,6 +1,7 @@
 """Values as what JSON knows."""
 
 import dataclasses
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -45,3 +46,27 @@ def plain(value: Any, name: str = "") -> Any:
     if isinstance(value, Sequence):
         return [plain(entry, f"{name}[{index}]") for index, entry in enumerate(value)]
     raise TypeError(f"{name or 'the value'} is a {type(value).__name__}, which JSON cannot hold.")
+
+
+def parsed(text: str | bytes) -> Any:
+    """What JSON that was written from ``plain`` values says.
+
+    Raises:
+      ValueError: it is no JSON, or such as ``plain`` never gives: a key that comes twice in one
+        object, of which Python's reader would take the last; NaN or infinity.
+      RecursionError: objects in objects without an end.
+    """
+    return json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_no_number)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{json.dumps(key)} comes twice in one object")
+        found[key] = value
+    return found
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number that JSON can hold")

@@ -12,7 +12,7 @@ from icl_jax.records.arrays import read_arrays, write_arrays
 from icl_jax.records.errors import damaged
 from icl_jax.records.files import atomic_file
 from icl_jax.records.lock import FolderLock
-from icl_jax.records.plain import plain
+from icl_jax.records.plain import parsed, plain
 from icl_jax.records.processes import gathered, meet, of_the_first
 
 
@@ -31,7 +31,8 @@ class Run:
     def path(self, name: str) -> Path:
         """The path of ``name``; ValueError where it would lie outside the folder."""
         relative = Path(name)
-        if relative.is_absolute() or ".." in relative.parts or not relative.parts:
+        inside = relative.parts and not relative.is_absolute() and ".." not in relative.parts
+        if not inside or "\0" in name:
             raise ValueError(f"Run.path: {name!r} is not a path inside the run folder.")
         return self.workdir / relative
 
@@ -53,11 +54,11 @@ class Run:
         """Reads what ``save_json`` wrote; tuples and arrays come back as lists.
 
         Raises:
-          WorkdirError: the file holds no JSON.
+          WorkdirError: the file holds no JSON, or such as ``save_json`` does not write.
         """
         path = self.path(name)
         try:
-            return json.loads(path.read_text())
+            return parsed(path.read_text())
         except (ValueError, RecursionError) as error:  # No JSON, or no text at all.
             raise damaged(path, error) from error
 

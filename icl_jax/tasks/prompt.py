@@ -128,6 +128,7 @@ def sample_prompts(
       ((4, 10, 3), (4, 10), (4, 3))
     """
     checks.positive_int("sample_prompts", "num_prompts", num_prompts)
+    checks.prng_key("sample_prompts", "key", key)
     prompts = jax.vmap(lambda one: task.sample(one, num_examples=num_examples, dtype=dtype))(
         jax.random.split(key, num_prompts)
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from icl_jax.records import WorkdirError, atomic_file, unwritable
+from icl_jax.records import WorkdirError, atomic_file, parsed, unwritable
 
 #: One line: the step and its numbers.
 Row = dict[str, int | float]
@@ -48,7 +48,7 @@ def read_rows(path: Path) -> list[Row]:
         *whole, _ = path.read_bytes().split(b"\n")
         for number, line in enumerate(whole, start=1):
             try:
-                row = json.loads(line).items()
+                row = parsed(line).items()
                 rows.append({k: float(v) if isinstance(v, str) else v for k, v in row})
             except (ValueError, AttributeError) as error:
                 raise WorkdirError(

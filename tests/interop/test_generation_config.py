@@ -5,7 +5,11 @@ import shutil
 
 import pytest
 
-from icl_jax.interop.generation_config import GenerationConfig, read_generation_config
+from icl_jax.interop.generation_config import (
+    GenerationConfig,
+    read_generation_config,
+    stop_tokens,
+)
 from icl_jax.interop.huggingface import load
 from tests.interop.test_family_options import GOLDEN
 
@@ -76,7 +80,14 @@ def test_without_the_file_the_configuration_of_the_model_counts(tmp_path):
         ("top_p", 1.5, "top_p = 1.5 is not supported; supported: 0 to 1.0"),
         ("top_k", 2.5, "top_k must be a whole number of 32 bits, got 2.5"),
         ("do_sample", "yes", 'do_sample must be true or false, got "yes"'),
-        ("eos_token_id", [1.5], r"eos_token_id must be whole numbers, got \[1.5\]"),
+        ("eos_token_id", [1.5], r"eos_token_id must be token ids, whole .*, got \[1.5\]"),
+        ("eos_token_id", [7, -4], r"eos_token_id must be token ids, whole .*, got \[7, -4\]"),
+        (
+            "repetition_penalty",
+            0.0,
+            "repetition_penalty = 0.0 is not supported; supported: above",
+        ),
+        ("repetition_penalty", -2.0, "repetition_penalty = -2.0 is not supported; supported: 0 or"),
     ),
 )
 def test_a_setting_that_cannot_be_is_named(tmp_path, key, value, expected):
@@ -89,3 +100,16 @@ def test_a_loaded_checkpoint_has_them(tmp_path):
     shutil.copytree(GOLDEN / "llama", folder)
     assert load(folder).generation == GenerationConfig(eos_ids=(2,), bos_id=1)
     assert written(folder) == load(folder).generation
+
+
+def test_a_token_that_the_model_does_not_have_is_refused_where_texts_would_end_with_it(tmp_path):
+    folder = tmp_path / "llama"
+    shutil.copytree(GOLDEN / "llama", folder)
+    written(folder, eos_token_id=[7, 99999])
+    found = load(folder)  # Which is of use without a text, too.
+    sizes = {"vocab_size": found.model.vocab_size, "folder": folder}
+    with pytest.raises(ValueError, match=r"llama: eos_token_id = 99999 \(generation_config.json"):
+        stop_tokens(found.generation, (), **sizes)
+    with pytest.raises(ValueError, match="eos_token_id = 88888 .* no token of the model's vocab"):
+        stop_tokens(GenerationConfig(eos_ids=(7,)), (88888,), **sizes)
+    assert stop_tokens(GenerationConfig(eos_ids=(7, 3)), (5, 7), **sizes) == (3, 5, 7)

@@ -118,6 +118,12 @@ def test_what_cannot_be_a_name_is_a_missing_folder(path, monkeypatch):
         checkpoint_folder(path)
 
 
+@pytest.mark.parametrize("path", (None, 5, b"tiny"))
+def test_what_is_no_text_is_no_name(path):
+    with pytest.raises(TypeError, match="checkpoint_folder: path_or_name must be the folder of a"):
+        load(path)
+
+
 def test_only_configurations_tensors_and_tokenizers_are_fetched(tmp_path, monkeypatch):
     asked = {}
 

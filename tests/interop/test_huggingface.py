@@ -97,6 +97,22 @@ def test_a_dtype_that_nothing_is_computed_in_is_refused(dtype):
         load(GOLDEN / "llama", dtype=np.dtype(dtype))
 
 
+def test_what_is_no_dtype_is_refused_before_anything_is_fetched(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface, "checkpoint_folder", None)
+    for bad in ("zzz", 5, "int8"):
+        with pytest.raises(ValueError, match=f"load: dtype must be one of float32, .* got {bad}"):
+            load(GOLDEN / "llama", dtype=bad)
+        with pytest.raises(ValueError, match=f"save: dtype must be one of float32, .* got {bad}"):
+            save(tmp_path / "new", tiny.model, tiny.params, tiny.config, dtype=bad)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tiny_checkpoint_needs_a_key(tmp_path):
+    with pytest.raises(TypeError, match="make_tiny: key must be one PRNG key, got 0. Make it"):
+        make_tiny("llama", tmp_path / "tiny", 0)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_float64_needs_jax_to_have_it(tmp_path):
     folder = save_again(tmp_path / "wide", load(GOLDEN / "llama", dtype=jnp.float64))
     with jax.enable_x64(False):

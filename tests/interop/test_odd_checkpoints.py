@@ -177,7 +177,16 @@ IMPOSSIBLE = (
     ("llama", {"rms_norm_eps": -1.0}, "rms_norm_eps must be at least 0.0, got -1.0"),
     ("llama", {"rms_norm_eps": 1e300}, "rms_norm_eps must be a finite number"),
     ("gpt2", {"layer_norm_epsilon": -1e-5}, "layer_norm_epsilon must be at least 0.0"),
-    ("llama", {"rope_parameters": {"rope_theta": -1.0}}, "rope_theta must be above 0, got -1.0"),
+    (
+        "llama",
+        {"rope_parameters": {"rope_theta": -1.0}},
+        "rope_theta must be at least 1.0, got -1.0",
+    ),
+    (
+        "llama",
+        {"rope_parameters": {"rope_theta": 1e-30}},
+        "rope_theta must be at least 1.0, got 1e-30",
+    ),
     (
         "llama",
         {"rope_parameters": {"rope_type": "linear", "factor": 0}},

@@ -197,6 +197,8 @@ def test_line_ends_within_a_text_end_no_line(tmp_path):
         ({"remove": "", "keep": "fox"}, '"remove" must be a text that is not empty'),
         ({"remove": "the", "keep": 3}, '"keep" must be a text that is not empty, got 3'),
         ({"remove": "the", "keep": "fox", "name": 3}, '"name" must be a text'),
+        ({"remove": "the", "keep": "fox", "name": "a\0b"}, r"no control characters, got 'a\\x00b'"),
+        ({"tokens": [1, 2], "keep": [0], "name": "a\n"}, r"control characters, got 'a\\n', which"),
         ({"remove": "the", "keep": "\ud800"}, '"keep" has half a character'),
         ({"spans": []}, r'"spans" must be a list of \{"text": "...", "keep": true or false\}'),
         ({"spans": ["the"]}, 'entry 1 of "spans" must be .*got str'),

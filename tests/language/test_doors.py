@@ -7,41 +7,16 @@ import pytest
 
 from icl_jax.language.activations import attend
 from icl_jax.language.attribution import attribute
-from icl_jax.language.generation import generate, patched_generate, token_agreement
-from icl_jax.language.observed import observe, observed_generate
-from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, prompt_patches
-from icl_jax.language.weights import prompt_weights
+from icl_jax.language.compile import compile_context
+from icl_jax.language.generation import generate, token_agreement
+from icl_jax.language.observed import observe
+from icl_jax.language.prompt import full_logits
+from icl_jax.language.sampling import Sampling, draw_token
+from icl_jax.language.study import own_queries, self_study
+from tests.language.doors import KEEPING, MODEL, PARAMS, READING, RUN, TOKENS, WRITING
 from tests.language.models import MODELS, VOCAB, params_of
 
-TOKENS = np.random.default_rng(0).integers(0, VOCAB, 12).astype(np.int32)
-MODEL, PARAMS = MODELS["rotary"], params_of("rotary")
 LEARNED, LEARNED_PARAMS = MODELS["learned_positions"], params_of("learned_positions")
-
-
-def patched(model, params, tokens, kept):
-    bank = prompt_patches(MODEL, PARAMS, TOKENS, [2, 11])
-    return patched_logits(model, params, tokens, bank)
-
-
-#: By name: a function of model, parameters, tokens and kept positions.
-KEEPING = {
-    "full_logits": full_logits,
-    "alone_logits": alone_logits,
-    "prompt_patches": prompt_patches,
-    "prompt_weights": prompt_weights,
-    "attribute": attribute,
-    "patched_generate": lambda *run: patched_generate(*run, 3),
-}
-READING = {
-    **KEEPING,
-    "patched_logits": patched,
-    "generate": lambda model, params, tokens, _: generate(model, params, tokens, 3),
-    "observed_generate": lambda model, params, tokens, _: observed_generate(
-        model, params, tokens, 3
-    ),
-    "observe": lambda model, params, tokens, _: observe(model, params, tokens),
-    "attend": lambda model, params, tokens, _: attend(model, params, tokens, 2),
-}
 
 
 @pytest.mark.parametrize("name", KEEPING)
@@ -61,6 +36,16 @@ def test_kept_positions_that_cannot_be(name, kept, message):
         KEEPING[name](MODEL, PARAMS, TOKENS, kept)
 
 
+@pytest.mark.parametrize("name", KEEPING)
+def test_kept_positions_that_are_no_integers(name):
+    for kept in ([0, True], [False, True]):
+        with pytest.raises(TypeError, match=f"{name}: kept_K must hold integer positions, got dty"):
+            KEEPING[name](MODEL, PARAMS, TOKENS, kept)
+    if name != "prompt_weights":  # Of one prompt.
+        with pytest.raises(ValueError, match=f"{name}: kept must hold .* of each of the 1 .* None"):
+            KEEPING[name](MODEL, PARAMS, TOKENS[None], None)
+
+
 @pytest.mark.parametrize("name", READING)
 def test_tokens_that_cannot_be(name):
     def read(tokens):
@@ -73,6 +58,13 @@ def test_tokens_that_cannot_be(name):
         read(TOKENS.astype(np.float32))
     with pytest.raises(ValueError, match=f"{name}: tokens_T is empty"):
         read(TOKENS[:0])
+    for bad, got in (
+        ([1, 2, True, *TOKENS[3:]], r"bool \(True\)"),
+        (list("abcdefghijkl"), r"str \('a'\)"),
+        (None, r"NoneType \(None\)"),
+    ):
+        with pytest.raises(TypeError, match=f"{name}: tokens_T must be integers, got {got}"):
+            read(bad)
 
 
 @pytest.mark.parametrize("name", READING)
@@ -109,23 +101,76 @@ def test_position_ids_that_cannot_be():
 
 
 def test_a_position_to_look_at_is_one_of_the_prompts():
-    for bad in (12, 999, -1):
+    for bad in (12, 999, -1, True, 1.0, None):
         with pytest.raises(ValueError, match=f"attend: position must be one.* 0 to 11, got {bad}"):
             attend(MODEL, PARAMS, TOKENS, bad)
+    with pytest.raises(ValueError, match="attend: position must be one of the prompt's"):
+        jax.eval_shape(lambda position: attend(MODEL, PARAMS, TOKENS, position), 1.0)
 
 
-def test_a_token_outside_the_vocabulary_is_no_number_inside_jit():
-    tokens = jnp.asarray(TOKENS).at[4].set(VOCAB)
-    for kept in ([4, 11], [2, 11]):
-        found = jax.jit(lambda tokens, kept=kept: full_logits(MODEL, PARAMS, tokens, kept))(tokens)
-        # Whoever stands at it or behind it has read it (and others may: 0 times NaN is NaN).
-        assert np.all(np.isnan(found[np.array(kept) >= 4]))
+def test_a_row_to_attribute_is_one_of_the_kept():
+    for bad in (1.5, True, 2, -3, "0"):
+        with pytest.raises(ValueError, match=f"attribute: row must be one of the 2 .* got {bad}"):
+            attribute(MODEL, PARAMS, TOKENS, [2, 11], row=bad)
 
 
-def test_a_nan_in_a_weight_is_refused_where_one_position_is_looked_at():
-    gains = {name: leaf.at[0].set(jnp.nan) for name, leaf in PARAMS["norm_final"].items()}
-    with pytest.raises(ValueError, match="attend: the logits of row .* are not finite"):
-        attend(MODEL, {**PARAMS, "norm_final": gains}, TOKENS, 2)
+@pytest.mark.parametrize("name", ("generate", "patched_generate", "observed_generate"))
+def test_stop_tokens_and_keys_that_cannot_be(name):
+    def write(**options):
+        kept = ([2, 11],) if name == "patched_generate" else ()
+        WRITING[name](MODEL, PARAMS, TOKENS, *kept, 3, **options)
+
+    for bad in (VOCAB, -1, 10**12):
+        with pytest.raises(ValueError, match=rf"{name}: stop must lie in \[0, 48\), .* \[{bad}"):
+            write(stop=[bad])
+    for bad in ([1.5], ["a"], [1, True]):
+        with pytest.raises(TypeError, match=f"{name}: stop must be integers, got"):
+            write(stop=bad)
+    with pytest.raises(TypeError, match=rf"{name}: stop must be a coll.* got 5. Write stop=\[5\]"):
+        write(stop=5)
+    for bad in (5, "5", jnp.zeros(2), jax.random.split(jax.random.key(0))):
+        with pytest.raises(TypeError, match=f"{name}: key must be one PRNG key, got"):
+            write(sampling=Sampling(1.0), key=bad)
+
+
+def test_stop_tokens_and_keys_of_every_kind_that_can_be():
+    written = generate(MODEL, PARAMS, TOKENS, 3)
+    for stop in ({int(written[0])}, written[:1], jnp.asarray(written[:1])):
+        assert len(generate(MODEL, PARAMS, TOKENS, 3, stop=stop)) == 1
+    found = [
+        generate(MODEL, PARAMS, TOKENS, 3, sampling=Sampling(1.0), key=key)
+        for key in (jax.random.key(4), jax.random.PRNGKey(4))
+    ]
+    np.testing.assert_array_equal(*found)
+
+
+def test_token_lists_of_an_unknown_vocabulary():
+    for bad in ([1, -1], [1, 2**31], np.array([1, 2**63], np.uint64), [2**70]):
+        with pytest.raises(ValueError, match="own_queries: context_T must be token ids, from 0 to"):
+            own_queries(bad, 2)
+    for bad in ([1.0, 2.0], [1, True], np.ones(2, bool), ["a"], None):
+        with pytest.raises(TypeError, match="own_queries: context_T must be integers, got"):
+            own_queries(bad, 2)
+        with pytest.raises(TypeError, match="self_study: context_T must be integers, got"):
+            self_study(*RUN, bad, [[1]], 2, jax.random.key(0))
+        with pytest.raises(TypeError, match=r"self_study: stems\[1\] must be integers, got"):
+            self_study(*RUN, [1], [[1], bad], 2, jax.random.key(0))
+        with pytest.raises(TypeError, match="context_queries: context_T must be integers, got"):
+            compile_context(*RUN, bad, [[1]])
+        with pytest.raises(TypeError, match=r"context_queries: queries\[1\] must be integers, got"):
+            compile_context(*RUN, [1], [[1], bad])
+    for bad in (True, 1.5):
+        with pytest.raises(TypeError, match="context_queries: bos must be integers, got"):
+            compile_context(*RUN, [1], [[1]], bos=bad)
+
+
+def test_how_to_draw_is_numbers():
+    for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
+        for bad in (True, "1"):
+            with pytest.raises(ValueError, match=f"Sampling: {name} must .*, got {bad!r}"):
+                Sampling(**{name: bad})
+    with pytest.raises(TypeError, match="draw_token: key must be one PRNG key, got"):
+        draw_token(5, jnp.zeros(3), Sampling(1.0))
 
 
 def test_token_ids_may_be_a_torch_tensor():

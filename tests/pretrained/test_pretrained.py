@@ -212,6 +212,23 @@ def test_what_ends_a_text_ends_it(model):
     assert model.checkpoint.generation == GenerationConfig() or model.sampling == GREEDY
 
 
+def test_a_stop_token_that_the_model_does_not_have_is_named(llama):
+    found = dataclasses.replace(llama.checkpoint, generation=GenerationConfig(eos_ids=(99999,)))
+    odd = dataclasses.replace(llama, checkpoint=found)
+    with pytest.raises(ValueError, match="eos_token_id = 99999 .* is no token of the model's voc"):
+        odd.generate([1, 2, 3], 2)
+    assert len(odd.generate([1, 2, 3], 2, stop=()).full.tokens_N) == 2
+
+
+def test_token_ids_are_whole_numbers(llama):
+    for asked in ({}, {"keep": [1]}):
+        for bad in ([1, True], np.ones(2, bool)):
+            with pytest.raises(TypeError, match="prompt: tokens must be integers, got"):
+                llama.prompt(bad, **asked)
+        with pytest.raises(ValueError, match="prompt: tokens must be token ids, from 0 to"):
+            llama.prompt([1, 2**40], **asked)
+
+
 def test_it_shows_itself_in_a_few_short_lines(model, llama):
     for one in (model, llama):
         lines = repr(one).splitlines()

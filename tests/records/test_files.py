@@ -213,3 +213,24 @@ def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path, monkeypatch):
         open_here(tmp_path / "new")
     assert run.load_json("summary.json") == {"old": 1}
     assert not list(tmp_path.glob(".*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    (
+        ('{"v": 1, "v": 2}', '"v" comes twice in one object'),
+        ('{"a": [{"v": 1, "\\u0076": 1}]}', '"v" comes twice in one object'),
+        ('{"v": NaN}', "NaN is no number that JSON can hold"),
+        ("[-Infinity]", "-Infinity is no number that JSON can hold"),
+    ),
+)
+def test_json_that_was_never_written_here_is_damaged(tmp_path, content, why):
+    run = open_here(tmp_path)
+    run.path("summary.json").write_text(content)
+    with pytest.raises(WorkdirError, match=rf"summary.json is damaged \({why}\)"):
+        run.load_json("summary.json")
+
+
+def test_a_name_with_a_nul_is_no_file(tmp_path):
+    with pytest.raises(ValueError, match="not a path inside the run folder"):
+        Run(tmp_path).has("a\0b")

@@ -11,6 +11,12 @@ import pytest
 from icl_jax.records import Run, WorkdirError
 from tests.records.opening import Config, Inner, open_here
 
+#: Python's reader takes the last of two.
+TWICE = (
+    b'{"experiment": "descent", "config": '
+    b'{"num_steps": 7, "num_steps": 10, "inner": {"widths": [128], "rate": 0.1}}}'
+)
+
 
 def test_a_new_run_records_its_complete_configuration_and_versions(tmp_path):
     run = open_here(tmp_path / "new" / "run", provenance={"commit": "1a2b"})
@@ -85,6 +91,14 @@ def test_a_file_is_no_workdir(tmp_path):
     assert (tmp_path / "notes").read_text() == "mine"
 
 
+def test_what_is_no_path_is_no_workdir(tmp_path):
+    for bad in (None, 5, b"folder"):
+        with pytest.raises(TypeError, match="open_run: workdir must be the path of a folder, got"):
+            open_here(bad)
+    with pytest.raises(WorkdirError, match=r"workdir '.*a\\x00b' has a NUL in it. Choose another"):
+        open_here(f"{tmp_path}/a\0b")
+
+
 def test_somebody_elses_folder_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(WorkdirError, match="no run folder .it holds 'thesis.tex'"):
@@ -92,7 +106,9 @@ def test_somebody_elses_folder_is_left_alone(tmp_path):
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("content", [b'{"model_type": "bert"}', b"[1]", b"{half", b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content", [b'{"model_type": "bert"}', b"[1]", b"{half", b"\xff\xfe", TWICE]
+)
 def test_somebody_elses_config_json_is_left_alone(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(WorkdirError, match="a config.json that no run wrote"):

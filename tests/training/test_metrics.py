@@ -66,7 +66,11 @@ def test_columns_are_arrays_with_an_entry_per_row():
 
 
 @pytest.mark.parametrize(
-    "line", [b"{half", b"[1]", b"\xff\xfe", b'{"step": 2, "loss": "much"}', b""]
+    "line",
+    [
+        *(b"{half", b"[1]", b"\xff\xfe", b'{"step": 2, "loss": "much"}', b""),
+        *(b'{"step": 2, "step": 2}', b'{"step": 2, "loss": NaN}'),  # What Python's reader takes.
+    ],
 )
 def test_a_damaged_line_is_named(tmp_path, line):
     path = tmp_path / "metrics.jsonl"

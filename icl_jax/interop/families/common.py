@@ -44,7 +44,8 @@ def rotary(rope: Options, *, base: float = 10000.0, features: int | None = None)
       features: of a head that turn; all when left out.
     """
     kind = rope.require("rope_type", _SCALINGS)
-    base = rope.positive("rope_theta", default=base)
+    # Below 1 the later pairs turn faster and faster, until float32 no longer knows their angles.
+    base = rope.number("rope_theta", default=base, least=1.0)
     if kind == "default":
         return Rotary(base, features)
     factor = rope.positive("factor")
