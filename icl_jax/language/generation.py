@@ -63,7 +63,7 @@ def generate(
     tokens: Any,
     num_tokens: int,
     *,
-    positions_T: Array | np.ndarray | None = None,
+    positions_T: Any = None,
     sampling: Sampling = GREEDY,
     key: Array | None = None,
     stop: Collection[int] = (),
@@ -77,7 +77,8 @@ def generate(
       params: its parameters.
       tokens: (T,), the prompt; or those of several prompts, of any lengths.
       num_tokens: how many to write.
-      positions_T: (T,), increasing position ids of one prompt; 0..T-1 when left out.
+      positions_T: (T,), increasing position ids of the prompt, or a list of those of several;
+        0..T-1 when left out.
       sampling: greedy by default.
       key: of the draws; needed unless greedy. Step i uses ``fold_in(key, i)``, and in a batch
         prompt b the key ``fold_in(key, b)``.
@@ -133,7 +134,7 @@ def write(
     stop: Collection[int],
     progress: Callable[[], None] | None,
     watching: Watch,
-    positions_T: Array | np.ndarray | None = None,
+    positions_T: Any = None,
 ) -> tuple[list[np.ndarray], Text, Prompts]:
     """``generate``, watched: the new tokens of every prompt, the texts, and the prompts."""
     key = _check(where, model, num_tokens, sampling, key)
@@ -142,12 +143,8 @@ def write(
     prompts = pad_whole(where, model, tokens, extra=num_tokens)
     positions_BT = None
     if positions_T is not None:
-        if batched:
-            raise ValueError(f"{where}: positions_T are for one prompt, got several prompts.")
-        check_position_ids(where, model, len(tokens), positions_T, extra=num_tokens)
-        ids = np.asarray(positions_T, np.int32)
-        # Nobody reads the padding.
-        positions_BT = np.pad(ids, (0, prompts.tokens_BT.shape[1] - len(ids)), mode="edge")[None]
+        each = positions_T if batched else [positions_T]
+        positions_BT = _padded_ids(where, model, prompts, each, num_tokens)
     run = _Loop(where, num_tokens, stop_S, progress)
     text = begin(
         model,
@@ -344,6 +341,23 @@ def _keys(key: Array, prompts: Any, batched: bool) -> Array:
     if not batched:
         return key[None]
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(count))
+
+
+def _padded_ids(
+    where: str, model: LanguageModel, prompts: Prompts, each: Any, num_tokens: int
+) -> np.ndarray:
+    """Position ids (B, T) of all prompts; those of the padding, which nobody reads, repeat."""
+    lengths = [int(length) for length in prompts.length_B]
+    if len(each) != len(lengths):
+        raise ValueError(
+            f"{where}: positions_T must be those of {len(lengths)} prompts, one list for each, got "
+            f"{len(each)}."
+        )
+    for ids_T, length in zip(each, lengths, strict=True):
+        check_position_ids(where, model, length, ids_T, extra=num_tokens)
+    longest = prompts.tokens_BT.shape[1]
+    rows = [np.asarray(ids_T, np.int32) for ids_T in each]
+    return np.stack([np.pad(row, (0, longest - len(row)), mode="edge") for row in rows])
 
 
 def _stop_ids(where: str, model: LanguageModel, stop: Any) -> np.ndarray:

@@ -77,6 +77,22 @@ def test_patched_generation_writes_the_same_tokens(name, sampling):
         assert token_agreement(expected, unpatched) < 1.0
 
 
+def test_prompts_side_by_side_have_position_ids_of_their_own():
+    model, params = MODELS["rotary"], params_of("rotary")
+    ids = [np.array([0, 3, 4, 9, 30]), np.arange(7, 14)]
+    prompts = [TOKENS[:5], TOKENS[2:9]]
+    drawn = [
+        generate(model, params, tokens, 6, positions_T=positions)
+        for tokens, positions in zip(prompts, ids, strict=True)
+    ]
+    both = generate(model, params, prompts, 6, positions_T=ids)
+    assert [one.tolist() for one in both] == [one.tolist() for one in drawn]
+    with pytest.raises(ValueError, match="positions_T must be those of 2 prompts, .* got 1"):
+        generate(model, params, prompts, 6, positions_T=ids[:1])
+    with pytest.raises(ValueError, match="strictly increasing"):
+        generate(model, params, prompts, 6, positions_T=[ids[0][::-1], ids[1]])
+
+
 @pytest.mark.wide(3)
 @pytest.mark.parametrize("name", ("rotary", "sandwich", "experts"))
 def test_its_bank_patches_one_run_over_everything_written(name):
