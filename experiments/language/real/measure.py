@@ -1,7 +1,6 @@
 """What is measured of one real model in one precision; every function returns a record."""
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,68 +126,67 @@ def generation(
 ) -> Generation:
     """Texts written with the context, without it, and without it from patched weights.
 
-    And with the context for the same prompt twice in one batch, the control of what else the text
-    of a patched run may part by: it goes through every layer with two rows, as this one does.
+    All prompts side by side. And each of them twice, with the context: the control of what else the
+    text of a patched run may part by, as it goes through every layer with two rows of each, too.
     """
     model, params = checkpoint.model, checkpoint.params
-    questions, expected, alone, twice = [], [], [], []
-    rows: dict[OutputPolicy, list[tuple[float, ...]]] = {
-        policy: [] for policy in policies(checkpoint) if policy != "balanced+remainder"
-    }
-    for context, question in QUESTIONS[:num_prompts]:
-        prompt = removal(tokenizer, context, question)
-        write = functools.partial(generate, model, params)
-        expected_N = write(prompt.tokens_T, num_tokens)
-        kept_tokens = prompt.tokens_T[prompt.kept_K]
-        alone_N = write(kept_tokens, num_tokens, positions_T=prompt.kept_K)
-        questions.append(question)
-        expected.append(tokenizer.decode(expected_N))
-        alone.append(token_agreement(expected_N, alone_N))
-        twice_N = write([prompt.tokens_T] * 2, num_tokens)[0]
-        twice.append((token_agreement(expected_N, twice_N), _same_until(expected_N, twice_N)))
-        for policy, written in rows.items():
-            patched = patched_generate(
-                model, params, prompt.tokens_T, prompt.kept_K, num_tokens, output=policy
-            )
-            written.append(
-                (
-                    token_agreement(expected_N, patched.tokens_N),
-                    _same_until(expected_N, patched.tokens_N),
-                    token_agreement(twice_N, patched.tokens_N),
-                    float(np.mean(patched.same_top1_N)),
-                    float(np.max(patched.relative_error_N)),
-                )
-            )
-    texts: dict[str, Texts] = {
-        policy: Texts(*map(np.array, zip(*written, strict=True)))
-        for policy, written in rows.items()
-    }
-    agreement, until = zip(*twice, strict=True)
+    asked = QUESTIONS[:num_prompts]
+    prompts = [removal(tokenizer, context, question) for context, question in asked]
+    tokens = [prompt.tokens_T for prompt in prompts]
+    kept = [prompt.kept_K for prompt in prompts]
+    expected = generate(model, params, tokens, num_tokens)
+    without = [tokens_T[kept_K] for tokens_T, kept_K in zip(tokens, kept, strict=True)]
+    alone = generate(model, params, without, num_tokens, positions_T=kept)
+    twice = generate(model, params, [*tokens, *tokens], num_tokens)[: len(tokens)]
+
+    texts: dict[str, Texts] = {}
+    for policy in policies(checkpoint):
+        if policy == "balanced+remainder":
+            continue
+        patched = patched_generate(model, params, tokens, kept, num_tokens, output=policy)
+        written = [one.tokens_N for one in patched]
+        texts[policy] = Texts(
+            _each(token_agreement, expected, written),
+            _each(_same_until, expected, written),
+            _each(token_agreement, twice, written),
+            np.array([float(np.mean(one.same_top1_N)) for one in patched]),
+            np.array([float(np.max(one.relative_error_N)) for one in patched]),
+        )
     return Generation(
-        question=np.array(questions),
-        expected=np.array(expected),
-        unpatched_agreement=np.array(alone),
-        twice_agreement=np.array(agreement),
-        twice_until=np.array(until),
+        question=np.array([question for _, question in asked]),
+        expected=np.array([tokenizer.decode(tokens_N) for tokens_N in expected]),
+        unpatched_agreement=_each(token_agreement, expected, alone),
+        twice_agreement=_each(token_agreement, expected, twice),
+        twice_until=_each(_same_until, expected, twice),
         policies=texts,
     )
 
 
 def tasks(checkpoint: Checkpoint, tokenizer: Tokenizer, shown: int, asked: int) -> Tasks:
-    """The answers that the context, its patches, and nothing get right."""
+    """The answers that the context, its patches, and nothing get right; a task in one batch."""
     found = {}
     for task in TASKS:
-        rows = []
-        for prompt, answer in task_prompts(tokenizer, task, shown=shown, asked=asked):
-            run = (checkpoint.model, checkpoint.params, prompt.tokens_T)
-            bank = prompt_patches(*run, prompt.kept_K)
-            logits = (
-                full_logits(*run, prompt.kept_K),
-                patched_logits(*run, bank),
-                alone_logits(*run, prompt.kept_K),
+        prompts, answers = zip(
+            *task_prompts(tokenizer, task, shown=shown, asked=asked), strict=True
+        )
+        run = (checkpoint.model, checkpoint.params, [prompt.tokens_T for prompt in prompts])
+        kept = [prompt.kept_K for prompt in prompts]
+        logits = (
+            full_logits(*run, kept),
+            patched_logits(*run, prompt_patches(*run, kept)),
+            alone_logits(*run, kept),
+        )
+        found[task] = Right(
+            *(
+                np.array(
+                    [
+                        int(jnp.argmax(logits_KV[-1])) == answer
+                        for logits_KV, answer in zip(one, answers, strict=True)
+                    ]
+                )
+                for one in logits
             )
-            rows.append([int(jnp.argmax(logits_KV[-1])) == answer for logits_KV in logits])
-        found[task] = Right(*np.array(rows).T)
+        )
     return Tasks(found)
 
 
@@ -257,6 +255,15 @@ def _refused(bank: Bank, checkpoint: Checkpoint) -> bool:
     except ValueError:
         return True
     return False
+
+
+def _each(
+    measure: Callable[[np.ndarray, np.ndarray], float],
+    first: Sequence[np.ndarray],
+    second: Sequence[np.ndarray],
+) -> np.ndarray:
+    """A number for each pair of texts."""
+    return np.array([measure(one, other) for one, other in zip(first, second, strict=True)])
 
 
 def _same_until(expected_N: np.ndarray, written_N: np.ndarray) -> int:
