@@ -10,6 +10,7 @@ as Parquet, too (needs the extra ``parquet``).
 import csv
 import io
 import json
+import shlex
 import statistics
 import sys
 from collections import defaultdict
@@ -19,11 +20,12 @@ from typing import Any
 
 import rich.console
 
-from experiments.tools.flags import UsageError, describe, option, parse
+from experiments.tools.flags import UsageError, describe, option, parse, typed
 from experiments.tools.output import told
 from icl_jax.report.figures import Curve, Panel, curves
 from icl_jax.report.page import Highlight, Section, Table, number, render_page
 from icl_jax.report.terminal import print_table
+from launch import origins
 from launch.layout import Layout, check_reachable, write_whole
 from launch.table import SweepTable, gather, is_number
 
@@ -73,7 +75,9 @@ def _collect(config: Config, layout: Layout, console: rich.console.Console) -> N
     write_whole(layout.root / "table.csv", to_csv(table))
     listed = _listed(layout)
     missing = len(listed - {row["id"] for row in table.rows})
-    text = page(config, table, missing)
+    where = f"python -m launch.collect --workdir={shlex.quote(layout.workdir)}"
+    command = where + "".join(typed(config, Config()))
+    text = page(config, table, missing, footer=origins.footer(layout, table, command))
     write_whole(layout.root / "report.html", text)
     shown = table.cells()[:MOST_PRINTED]
     print_table(Table(table.header, shown, f"{len(table.rows)} results"), console)
@@ -94,7 +98,7 @@ def to_csv(table: SweepTable) -> str:
     return buffer.getvalue()
 
 
-def page(config: Config, table: SweepTable, missing: int) -> str:
+def page(config: Config, table: SweepTable, missing: int, *, footer: str) -> str:
     """The report's HTML text."""
     names = config.numbers or [n for n in table.numbers if _is_drawn(table, n)][:MOST_NUMBERS]
     axes = [name for name in table.axes if _is_drawn(table, name)]
@@ -119,6 +123,8 @@ def page(config: Config, table: SweepTable, missing: int) -> str:
         introduction=f"{len(rows)} runs that differ in {_list(table.axes)}.",
         sections=sections,
         highlights=highlights,
+        footer=footer,
+        settings=origins.settings(table),
     )
 
 
@@ -134,8 +140,8 @@ def _over(table: SweepTable, axis: str, names: Sequence[str]) -> Section:
         means = {value: statistics.fmean(groups[value]) for value in x}
         best, worst = min(x, key=means.__getitem__), max(x, key=means.__getitem__)
         said.append(
-            f"{name} is lowest in the mean, {number(means[best])}, at {best:g}, and highest, "
-            f"{number(means[worst])}, at {worst:g}."
+            f"{name} is lowest in the mean, {number(means[best])}, at {best:g}, against "
+            f"{number(means[worst])} at {worst:g}, where it is highest."
         )
         panels.append(
             Panel(
