@@ -93,7 +93,8 @@ def _runs(layout: Layout, table: SweepTable, found: Sequence[Origin]) -> str:
 
 def _versions(found: Sequence[Mapping[str, str]]) -> str:
     """Each package with its version; those that differ between results by themselves."""
-    same, other = [], []
+    same: list[str] = []
+    other: list[str] = []
     for package in dict.fromkeys(name for versions in found for name in versions):
         versions = [one.get(package, "not noted") for one in found]
         (same if len(set(versions)) == 1 else other).append(f"{package} {_counted(versions, ', ')}")

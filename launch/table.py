@@ -33,9 +33,14 @@ class SweepTable:
         """All columns."""
         return [*FIXED, *self.axes, *self.numbers]
 
-    def cells(self) -> list[list[Cell]]:
-        """The rows as lists, None where there is nothing; several values in a cell as text."""
-        return [[_cell(row.get(name)) for name in self.header] for row in self.rows]
+    def cells(self, columns: Sequence[str] | None = None) -> list[list[Cell]]:
+        """The rows as lists, None where there is nothing; several values in a cell as text.
+
+        Args:
+          columns: names of those that are asked for; None for all, in the order of ``header``.
+        """
+        names = self.header if columns is None else columns
+        return [[_cell(row.get(name)) for name in names] for row in self.rows]
 
 
 def gather(layout: Layout) -> SweepTable:

@@ -91,6 +91,41 @@ def test_collect_writes_a_csv_file_with_all_digits_and_a_page(sweep):
     assert "7 results" in shown and "table.csv" in shown
 
 
+def test_bands_are_called_what_they_are(sweep):
+    run(sweep)
+    page = (sweep.root / "report.html").read_text()
+    assert "from the lowest to the highest" in page and "95%" not in page
+    assert "loss is lowest in the mean, 0.510, at 0.01, against 1.50 at 1, where it is" in page
+
+
+def test_a_page_has_the_columns_that_fit_and_the_csv_file_all(sweep):
+    many = {f"measures.number_{i}.value": float(i) for i in range(50)}
+    for i in range(3):
+        save(sweep, f"e-{i}", config(10.0 * i, 3), {**many, "loss": 0.5})
+    run(sweep, "--numbers=loss,measures.number_1.value")
+    with (sweep.root / "table.csv").open() as file:
+        assert len(next(csv.reader(file))) == 2 + 2 + 4 + 50
+    page = (sweep.root / "report.html").read_text()
+    heads = re.findall(r"<th [^>]*>(.*?)</th>", page)
+    assert heads == [
+        "id",
+        "rate",
+        "inner.<wbr>seed",
+        "loss",
+        "measures.<wbr>number_<wbr>1.<wbr>value",
+    ]
+    assert "<code>table.csv</code> has all rows in full, and 53 more columns." in page
+
+
+def test_settings_that_do_not_fit_give_way_to_numbers(sweep):
+    for i in range(3):
+        wide = {f"s{k}": i * k for k in range(20)}
+        save(sweep, f"e-{i}", wide, {"loss": 0.1 * i}, "experiments.depth")
+    table = collect.columns(gather(sweep), ["loss", "steps"])
+    assert len(table) == collect.MOST_COLUMNS
+    assert table[:3] == ["id", "experiment", "rate"] and table[-2:] == ["loss", "steps"]
+
+
 def test_what_is_not_done_is_counted(sweep):
     runs = {name: [] for name in ("d-00", "d-01", "d-10", "d-11", "d-20", "d-21", "m-1", "m-2")}
     (sweep.root / "sweep.json").write_text(json.dumps({"sweep": "m:f", "runs": runs}))
