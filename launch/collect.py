@@ -10,6 +10,7 @@ as Parquet, too (needs the extra ``parquet``).
 import csv
 import io
 import json
+import shlex
 import statistics
 import sys
 from collections import defaultdict
@@ -19,18 +20,22 @@ from typing import Any
 
 import rich.console
 
-from experiments.tools.flags import UsageError, describe, option, parse
+from experiments.tools.flags import UsageError, describe, option, parse, typed
 from experiments.tools.output import told
 from icl_jax.report.figures import Curve, Panel, curves
 from icl_jax.report.page import Highlight, Section, Table, number, render_page
 from icl_jax.report.terminal import print_table
+from launch import origins
 from launch.layout import Layout, check_reachable, write_whole
-from launch.table import SweepTable, gather, is_number
+from launch.table import FIXED, SweepTable, gather, is_number
 
-#: A page shows so many rows, a terminal fewer; the CSV file has them all.
-MOST_ROWS, MOST_PRINTED = 200, 20
+#: A page shows so many rows, a terminal fewer, and neither more columns than fit on paper; the CSV
+#: file has them all.
+MOST_ROWS, MOST_PRINTED, MOST_COLUMNS = 200, 20, 12
 #: Figures are drawn for so many numbers unless they are named.
 MOST_NUMBERS = 6
+#: Characters of a name beside the upright axis of a figure.
+_AXIS_LENGTH = 34
 
 
 @dataclass(frozen=True)
@@ -73,10 +78,13 @@ def _collect(config: Config, layout: Layout, console: rich.console.Console) -> N
     write_whole(layout.root / "table.csv", to_csv(table))
     listed = _listed(layout)
     missing = len(listed - {row["id"] for row in table.rows})
-    text = page(config, table, missing)
+    where = f"python -m launch.collect --workdir={shlex.quote(layout.workdir)}"
+    command = where + "".join(typed(config, Config()))
+    text = page(config, table, missing, footer=origins.footer(layout, table, command))
     write_whole(layout.root / "report.html", text)
-    shown = table.cells()[:MOST_PRINTED]
-    print_table(Table(table.header, shown, f"{len(table.rows)} results"), console)
+    names = columns(table, numbers(config, table))
+    shown = table.cells(names)[:MOST_PRINTED]
+    print_table(Table(names, shown, f"{len(table.rows)} results"), console)
     if len(table.rows) > MOST_PRINTED:
         console.print(f"... and {len(table.rows) - MOST_PRINTED} more")
     if missing:
@@ -94,20 +102,23 @@ def to_csv(table: SweepTable) -> str:
     return buffer.getvalue()
 
 
-def page(config: Config, table: SweepTable, missing: int) -> str:
+def page(config: Config, table: SweepTable, missing: int, *, footer: str) -> str:
     """The report's HTML text."""
-    names = config.numbers or [n for n in table.numbers if _is_drawn(table, n)][:MOST_NUMBERS]
+    names = numbers(config, table)
     axes = [name for name in table.axes if _is_drawn(table, name)]
     sections = [_over(table, axis, names) for axis in axes if names]
-    rows = table.cells()
+    shown = columns(table, names)
+    rows = table.cells(shown)
     more = "" if len(rows) <= MOST_ROWS else f" The first {MOST_ROWS} of {len(rows)}."
+    left = len(table.header) - len(shown)
+    rest = f"all rows in full, and {left} more columns" if left else "them in full"
     sections.append(
         Section(
             "Every result",
-            f"The settings in which the runs differ, and their numbers; `table.csv` has them in "
-            f"full.{more}",
+            f"The settings in which the runs differ, and their numbers; `table.csv` has {rest}."
+            f"{more}",
             verdict=" ".join(_lowest(table, name) for name in names[:3]),
-            tables=[Table(table.header, rows[:MOST_ROWS])],
+            tables=[Table(shown, rows[:MOST_ROWS])],
         )
     )
     highlights = [Highlight("results", len(rows), f"{missing} not done" if missing else "all done")]
@@ -119,7 +130,21 @@ def page(config: Config, table: SweepTable, missing: int) -> str:
         introduction=f"{len(rows)} runs that differ in {_list(table.axes)}.",
         sections=sections,
         highlights=highlights,
+        footer=footer,
+        settings=origins.settings(table),
     )
+
+
+def numbers(config: Config, table: SweepTable) -> Sequence[str]:
+    """Those that are drawn: what was asked for, or the first ones that differ."""
+    return config.numbers or [n for n in table.numbers if _is_drawn(table, n)][:MOST_NUMBERS]
+
+
+def columns(table: SweepTable, names: Sequence[str]) -> list[str]:
+    """Those of the table that people see: the run, its settings as far as they fit, the numbers."""
+    first = ["id"] if len({row["experiment"] for row in table.rows}) == 1 else list(FIXED)
+    last = names[: MOST_COLUMNS - len(first) - 1] or table.numbers[:MOST_NUMBERS]
+    return [*first, *table.axes[: MOST_COLUMNS - len(first) - len(last)], *last]
 
 
 def _over(table: SweepTable, axis: str, names: Sequence[str]) -> Section:
@@ -134,15 +159,15 @@ def _over(table: SweepTable, axis: str, names: Sequence[str]) -> Section:
         means = {value: statistics.fmean(groups[value]) for value in x}
         best, worst = min(x, key=means.__getitem__), max(x, key=means.__getitem__)
         said.append(
-            f"{name} is lowest in the mean, {number(means[best])}, at {best:g}, and highest, "
-            f"{number(means[worst])}, at {worst:g}."
+            f"{name} is lowest in the mean, {number(means[best])}, at {best:g}, against "
+            f"{number(means[worst])} at {worst:g}, where it is highest."
         )
         panels.append(
             Panel(
                 "",
                 [
                     Curve(
-                        "mean and range",
+                        "mean over all runs with the value",
                         x,
                         list(means.values()),
                         low=[min(groups[value]) for value in x],
@@ -150,16 +175,17 @@ def _over(table: SweepTable, axis: str, names: Sequence[str]) -> Section:
                     )
                 ],
                 axis.rpartition(".")[2],
-                name,
-                log_x=x[0] > 0 and x[-1] >= 30 * x[0],
+                # Broken at its parts where it is longer than its axis.
+                name if len(name) <= _AXIS_LENGTH else name.replace(".", ". "),
+                log_x=x[0] > 0 and x[-1] >= 10 * x[0],
             )
         )
     return Section(
         f"Over {axis}",
-        "The line is the mean over all runs with that value, the band reaches from the lowest to "
-        "the highest of them.",
+        "The line is the mean over all runs with that value, whatever else they differ in; the "
+        "band reaches from the lowest to the highest of them.",
         verdict=" ".join(said),
-        figure=curves(panels),
+        figure=curves(panels, band="from the lowest to the highest"),
     )
 
 

@@ -17,12 +17,14 @@ class SweepTable:
 
     Attributes:
       axes: names of the settings that differ between the results, in the configuration's order.
+      fixed: the settings that all results share, with their values.
       numbers: names of the summaries' entries.
       rows: a dictionary per result, with the names above and ``FIXED``; what a result does not have
         is left out.
     """
 
     axes: Sequence[str]
+    fixed: Mapping[str, Any]
     numbers: Sequence[str]
     rows: Sequence[Mapping[str, Any]]
 
@@ -31,9 +33,14 @@ class SweepTable:
         """All columns."""
         return [*FIXED, *self.axes, *self.numbers]
 
-    def cells(self) -> list[list[Cell]]:
-        """The rows as lists, None where there is nothing; several values in a cell as text."""
-        return [[_cell(row.get(name)) for name in self.header] for row in self.rows]
+    def cells(self, columns: Sequence[str] | None = None) -> list[list[Cell]]:
+        """The rows as lists, None where there is nothing; several values in a cell as text.
+
+        Args:
+          columns: names of those that are asked for; None for all, in the order of ``header``.
+        """
+        names = self.header if columns is None else columns
+        return [[_cell(row.get(name)) for name in names] for row in self.rows]
 
 
 def gather(layout: Layout) -> SweepTable:
@@ -46,7 +53,9 @@ def gather(layout: Layout) -> SweepTable:
     if not results:
         raise FileNotFoundError(f"{layout.root} has no results. Run launch.sweep first.")
     configs = [_flat(result["config"]) for result in results]
-    axes = [name for name in _names(configs) if len({_key(c.get(name)) for c in configs}) > 1]
+    names = _names(configs)
+    axes = [name for name in names if len({_key(c.get(name)) for c in configs}) > 1]
+    fixed = {name: configs[0][name] for name in names if name not in axes}
     numbers = [n for n in _names([result["summary"] for result in results]) if n not in axes]
     rows = [
         {
@@ -56,7 +65,7 @@ def gather(layout: Layout) -> SweepTable:
         }
         for result, config in zip(results, configs, strict=True)
     ]
-    return SweepTable(axes, numbers, rows)
+    return SweepTable(axes, fixed, numbers, rows)
 
 
 def is_number(value: Any) -> bool:

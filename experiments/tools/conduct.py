@@ -173,17 +173,19 @@ def footer(run: Run) -> str:
     about = run.load_json("provenance.json")
     noted = sorted(run.workdir.glob(f"**/{MEASUREMENT}"))
     measurements = [entry for path in noted for entry in json.loads(path.read_text())]
-    told = list(dict.fromkeys(f"commit {m['commit']} on {_device(m)}" for m in measurements))
+    told = list(dict.fromkeys(map(on_device, measurements)))
     mode = "with" if " --quick" in about["command"] else "without"
     lines = [f"`{about['command']}` ({mode} `--quick`; the configuration is in `config.json`)"]
     if told:
         lines.append(f"Measured by {'; '.join(told)}.")
     if not told or {m["commit"] for m in measurements} != {about["commit"]}:
-        lines.append(f"Report by commit {about['commit']} on {_device(about)}.")
+        lines.append(f"Report by {on_device(about)}.")
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     return "\n\n".join([*lines, f"{versions}."])
 
 
-def _device(about: Mapping[str, Any]) -> str:
+def on_device(about: Mapping[str, Any]) -> str:
+    """What a record says of code and device, as in ``commit 1a2b3c on 1 x cpu (cpu)``."""
     device = about["device"]
-    return f"{device['count']} x {device['kind']} ({device['platform']})"
+    commit = about.get("commit", "unknown")
+    return f"commit {commit} on {device['count']} x {device['kind']} ({device['platform']})"

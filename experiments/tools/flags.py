@@ -61,6 +61,7 @@ __all__ = [
     "option",
     "parse",
     "settings",
+    "typed",
 ]
 
 
@@ -286,19 +287,20 @@ def command(name: str, config: Any, workdir: Path) -> str:
     bases = {"": type(config)()}
     if hasattr(config, "quick"):
         bases[" --quick"] = type(config).quick()
-    asked = {item.name: item for item in items(config)}
-    told = {}
-    for flag, base in bases.items():
-        usual = {item.name: item.default for item in items(base)}
-        given = [
-            f" --{name}={shlex.quote(shown(item.default))}"
-            for name, item in asked.items()
-            if item.default != usual[name]
-        ]
-        told[flag] = given
+    told = {flag: typed(config, base) for flag, base in bases.items()}
     flag = min(told, key=lambda flag: len(told[flag]))
     where = shlex.quote(str(workdir))
     return f"python -m experiments.{name} --workdir={where}{flag}{''.join(told[flag])}"
+
+
+def typed(config: Any, base: Any) -> list[str]:
+    """The flags in which a configuration differs from another, each behind a space."""
+    usual = {item.name: item.default for item in items(base)}
+    return [
+        f" --{item.name}={shlex.quote(shown(item.default))}"
+        for item in items(config)
+        if item.default != usual[item.name]
+    ]
 
 
 def settings(recorded: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

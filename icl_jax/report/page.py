@@ -25,6 +25,7 @@ from icl_jax.report.sheet import STYLE_SHEET
 Cell = str | int | float | bool | None
 
 _NAME_LENGTH = 60  # Characters of a cell; longer ones are texts.
+_PARTS = re.compile(r"(_|(?<=\w)\.(?=[a-z]))")
 _ANCHOR = re.compile(r"[a-z][a-z0-9-]*")
 
 
@@ -281,8 +282,7 @@ def _section(anchor: str, index: int, section: Section) -> str:
 def _table(table: Table) -> str:
     css = [' class="n"' if table.is_numeric(i) else "" for i in range(len(table.header))]
     head = "".join(
-        # The name of a field may be broken at its parts, a word never.
-        f'<th scope="col"{kind}>{_inline(name).replace("_", "_<wbr>")}</th>'
+        f'<th scope="col"{kind}>{_breakable(_inline(name))}</th>'
         for name, kind in zip(table.header, css, strict=True)
     )
     rows = "\n".join(
@@ -305,6 +305,11 @@ def _table(table: Table) -> str:
     )
 
 
+def _breakable(name: str) -> str:
+    """The name of a field may be broken at its parts, a word never."""
+    return _PARTS.sub(r"\1<wbr>", name)
+
+
 def _long(cell: Cell) -> str:
     """Marks a cell whose words may be broken: a text, not a name."""
     return ' class="long"' if isinstance(cell, str) and len(cell) > _NAME_LENGTH else ""
@@ -316,7 +321,8 @@ def _strip(highlights: Sequence[tuple[str, Cell, Cell]]) -> str:
     cards = []
     for label, value, control in highlights:
         cards.append(
-            f'<div><dt>{_inline(label)}</dt><dd class="value">{_inline(number(value))}</dd>'
+            f"<div><dt>{_breakable(_inline(label))}</dt>"
+            f'<dd class="value">{_inline(number(value))}</dd>'
             f'<dd class="control">{_inline(number(control))}</dd></div>'
         )
     return '<dl class="strip">\n' + "\n".join(cards) + "\n</dl>"

@@ -33,6 +33,7 @@ h2 { margin: 0 0 1.1rem; font-size: 1.3rem; line-height: 1.3; letter-spacing: -0
   font-weight: 650; text-wrap: balance; }
 h3 { margin: 0 0 0.9rem; font-size: 1.12rem; line-height: 1.35; font-weight: 650;
   text-wrap: balance; font-family: system-ui, -apple-system, "Segoe UI", Arial, sans-serif; }
+h1, h2, h3 { overflow-wrap: anywhere; }
 main > h2 { margin: 5rem 0 -1.5rem; padding-top: 1rem; border-top: 2px solid var(--ink); }
 .verdict { font-weight: 600; }
 p { margin: 0 0 1rem; overflow-wrap: break-word; }
@@ -42,7 +43,7 @@ code { font: 0.86em/1.4 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace
 .strip { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr));
   gap: 1.5rem 2rem; margin: 2.5rem 0; padding: 1.5rem 0; border: solid var(--line);
   border-width: 1px 0; }
-.strip div { display: flex; flex-direction: column; }
+.strip div { display: flex; flex-direction: column; min-width: 0; overflow-wrap: anywhere; }
 .strip dt { font-size: 0.82rem; line-height: 1.4; color: var(--quiet); }
 .strip dd { margin: 0; font-variant-numeric: tabular-nums; }
 .strip .value { margin-top: auto; padding-top: 0.3rem; font-size: 1.65rem; line-height: 1.3;

@@ -134,6 +134,9 @@ def decorate(axis: Any, title: str, x_label: str, y_label: str, log_x: bool, log
     axis.set_ylabel(textwrap.fill(y_label, 34))
     if log_x:
         axis.set_xscale("log")
+    else:
+        # Three panels side by side have no room for 0.00025 and its neighbours.
+        axis.ticklabel_format(axis="x", scilimits=(-3, 6))
     if log_y:
         axis.set_yscale("log")
 

@@ -1,19 +1,23 @@
-"""Makes a small report of every experiment that needs no download, for the browser to look at.
+"""Makes a small report of every experiment, and of a sweep, for the browser to look at.
 
-    python -m tests.browser.reports FOLDER
+    python -m tests.browser.reports FOLDER [NAME ...]
 
-Each at ``--quick`` or smaller, those of real models with a tiny random one; two beside each other.
+Each at ``--quick`` or smaller, those of a checkpoint with a tiny random one, two beside each other;
+those that need real trained models, and the sweep's, from records that are made up (records.py).
 ``.ci/run`` does it, and then ``REPORTS=FOLDER python -m pytest -m browser tests/browser``.
 """
 
+import argparse
 import functools
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from tests.browser import records
 
 ROOT = Path(__file__).parents[2]
 #: The folder of the tiny model, which has a tokenizer and prompts.
@@ -44,6 +48,16 @@ OF_TINY: Mapping[str, Sequence[str]] = {
         "--num_examples=1",
     ],
 }
+
+#: Those of which only the report is made.
+RECORDED: Mapping[str, Callable[[Path], None]] = {
+    "real": records.of_real,
+    "kept": records.of_kept,
+    "real_composition": records.of_composition,
+    "real_demonstrations": records.of_demonstrations,
+    "sweep": records.of_sweep,
+}
+NAMES = (*QUICK, *OF_TINY, *RECORDED)
 
 
 def commands(folder: Path) -> dict[str, list[str]]:
@@ -89,19 +103,29 @@ def run(arguments: Sequence[str], env: Mapping[str, str]) -> float:
     return time.monotonic() - began
 
 
-def main(folder: Path) -> None:
-    """Makes them, and says what each took."""
+def main(folder: Path, names: Sequence[str] = NAMES) -> None:
+    """Makes those of the names, and says what each took."""
     folder = folder.absolute()
     env = environment(folder / "compiled")
-    run(["experiments.checkpoint", "--make_tiny=llama", f"--workdir={folder / TINY}"], env)
-    (folder / TINY / "context.txt").write_text("Ada built the lighthouse in 1871. " * 3)
+    if set(names) & set(OF_TINY):
+        run(["experiments.checkpoint", "--make_tiny=llama", f"--workdir={folder / TINY}"], env)
+        (folder / TINY / "context.txt").write_text("Ada built the lighthouse in 1871. " * 3)
     with ThreadPoolExecutor(2) as pool:
-        found = commands(folder)
+        found = {name: one for name, one in commands(folder).items() if name in names}
         for name, seconds in zip(
             found, pool.map(functools.partial(run, env=env), found.values()), strict=True
         ):
             print(f"{name}: {seconds:.0f} s", flush=True)
+    for name in RECORDED:
+        if name in names:
+            RECORDED[name](folder / name)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser("tests.browser.reports")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    asked = parser.parse_args()
+    if unknown := set(asked.names) - set(NAMES):
+        parser.error(f"there is no report {min(unknown)!r}. There are {', '.join(NAMES)}.")
+    main(asked.folder, asked.names or NAMES)

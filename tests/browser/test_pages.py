@@ -17,12 +17,17 @@ import pytest
 
 from icl_jax.report.figures import Curve, Panel, curves, dots, heatmaps
 from icl_jax.report.page import Highlight, Section, Table, write_page
+from tests.browser.paper import bare, sheets
 
 pytestmark = pytest.mark.browser
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "chromium"
 #: Widths in CSS pixels; paper is A4 without its margins of 2 cm.
 WIDTHS = {"wide": 1400, "phone": 420, "paper": 642}
+#: No report is longer, and points that a CSS pixel has on paper: fewer where a page does not fit.
+MOST_SHEETS, POINTS = 60, 0.75
+#: What has to stand on paper, letter by letter.
+PRINTED = re.compile(r"<(h1|h2|h3|p|caption|th|td|dt|dd)\b[^>]*>(.*?)</\1>", re.DOTALL)
 X = np.arange(1.0, 21.0)
 
 
@@ -116,7 +121,8 @@ def chromium(*arguments):
     return done.stdout
 
 
-#: Counts, in the page inside the frame, what does not fit its box, and what was fetched.
+#: Counts, in the page inside the frame, what does not fit its box, and what was fetched. A figure
+#: may be wider than a phone, where it is moved to and fro; its words are inside it everywhere.
 LOOK = """
 <script>onload = () => {
   const page = document.querySelector('iframe').contentWindow, inside = page.document;
@@ -125,7 +131,15 @@ LOOK = """
     .concat([...inside.querySelectorAll('table, caption')].filter(e => {
       const box = e.getBoundingClientRect();
       return box.left < -0.5 || box.right > page.innerWidth + 0.5; }))
-    .map(e => e.tagName + '.' + e.className + ' ' + e.textContent.slice(0, 40));
+    .concat([...inside.querySelectorAll('.plate')].filter(e =>
+      e.scrollWidth > e.clientWidth + 1 &&
+      (page.innerWidth > 600 || page.getComputedStyle(e).overflowX != 'auto')))
+    .concat([...inside.querySelectorAll('svg text')].filter(e => {
+      const box = e.getBoundingClientRect(), all = e.closest('svg').getBoundingClientRect();
+      const above = 0.3 * box.height;  // Of a line's box, where no letter is.
+      return box.left < all.left - 1 || box.right > all.right + 1 || box.top < all.top - above
+        || box.bottom > all.bottom + above; }))
+    .map(e => e.tagName + '.' + e.getAttribute('class') + ' ' + e.textContent.slice(0, 40));
   document.title = JSON.stringify({clipped, width: page.innerWidth,
     whole: inside.documentElement.scrollWidth,
     requests: page.performance.getEntriesByType('resource').map(e => e.name)});
@@ -169,4 +183,28 @@ def test_a_page_can_be_photographed_and_printed(page, tmp_path):
         assert shot.read_bytes().startswith(b"\x89PNG")
     paper = shots / f"{page.parent.name}.pdf"
     chromium("--no-pdf-header-footer", f"--print-to-pdf={paper}", page.as_uri())
-    assert paper.read_bytes().startswith(b"%PDF")
+    assert_whole(sheets(paper), page.read_text())
+
+
+def assert_whole(printed, page):
+    """All words of a page are on its sheets, none of which is empty or was made smaller to fit."""
+    assert 0 < len(printed) <= MOST_SHEETS and all(sheet.text for sheet in printed)
+    assert [sheet.scale for sheet in printed] == [pytest.approx(POINTS, rel=1e-3)] * len(printed)
+    text = "".join(sheet.text for sheet in printed)
+    page = re.sub(r"<(svg|style)\b.*?</\1>", "", page, flags=re.DOTALL)
+    words = [bare(html.unescape(re.sub(r"<[^>]+>", "", one))) for _, one in PRINTED.findall(page)]
+    assert len(words) > 10 and [one for one in words if one not in text] == []
+
+
+def test_paper_that_is_too_wide_or_lacks_words_is_seen(tmp_path):
+    page = "".join(f"<p>Paragraph {i}.</p>" for i in range(12))
+    for name, text in (("good", page), ("wide", f"{page}<div style='width:900px'>a</div>")):
+        (tmp_path / f"{name}.html").write_text(text)
+        source = (tmp_path / f"{name}.html").as_uri()
+        chromium("--no-pdf-header-footer", f"--print-to-pdf={tmp_path / name}.pdf", source)
+    good, wide = (sheets(tmp_path / f"{name}.pdf") for name in ("good", "wide"))
+    assert_whole(good, page)
+    with pytest.raises(AssertionError, match=r"== \[0.75"):
+        assert_whole(wide, page)
+    with pytest.raises(AssertionError, match="Paragraph12"):
+        assert_whole(good, page + "<p>Paragraph 12.</p>")

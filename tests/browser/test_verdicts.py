@@ -17,7 +17,7 @@ REPORTS = (
 )
 #: How a verdict names a null, a rival or an awkward baseline, or where a value stands among others.
 BESIDE = re.compile(
-    r"\bnull\b|\brival\b|\bbest\b|\bmedian\b|\beven\b|\brandom\b|\bshuffled\b|\banother\b"
+    r"\bnull\b|\bbaseline\b|\brival\b|\bbest\b|\bmedian\b|\beven\b|\brandom\b|\bshuffled\b|\banother\b"
     r"|\bunpatched\b|\buntrained\b|\bbefore training\b|\bwithout\b|\bno (context|weights|patch)\b"
     r"|\boriginal weights\b|\bfull rank\b|\bzeros?\b|\baveraging\b|\bbeside\b|\bagainst\b"
     r"|\b(more|less|better|worse|closer) than\b"
@@ -25,6 +25,7 @@ BESIDE = re.compile(
 #: Sections that show and claim nothing: the title, and why there is nothing beside it.
 SHOWS = {
     "What it writes": "texts to read; their loss stands in the section before",
+    "Calibration texts": "what both sides learn from, the same for either",
 }
 
 

@@ -28,6 +28,12 @@ def test_an_interval_that_reaches_zero_does_not_stretch_a_logarithmic_axis():
     assert not any(word.startswith("10⁻") for word in words)
 
 
+def test_small_numbers_below_an_axis_are_short():
+    rates = Curve("loss", [1e-3, 2e-3, 3e-3], [1.0, 2.0, 3.0])
+    words = texts(curves([loss_panel(curves=[rates])] * 3))
+    assert "1e−3" in words and not any("0.001" in word for word in words)
+
+
 def test_panels_can_share_their_vertical_axis():
     svg = curves([loss_panel(title="a"), loss_panel(title="b")], share_y=True)
     assert texts(svg).count("squared error") == 1
