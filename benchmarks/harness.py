@@ -4,19 +4,23 @@ import importlib.metadata
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 from rich.console import Console
 from rich.table import Table
 
+from experiments.tools.fields import unknown_flag
+from experiments.tools.manual import manual, preset
 from experiments.tools.output import told
 
+_HELP = flags.DEFINE_boolean("help", False, "show this", short_name="h")
 _JSON = flags.DEFINE_string("json", None, "file that receives the rows as JSON")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "timed runs of each side", lower_bound=1)
 
@@ -104,22 +108,66 @@ def as_row(
 
 
 def launch(benchmark: Callable[[], list[dict[str, Any]]]) -> None:
-    """Runs a benchmark, prints its rows as a table and writes them where ``--json`` says."""
+    """Runs a benchmark, prints its rows as a table and writes them where ``--json`` says.
 
-    def main(argv: list[str]) -> None:
-        if len(argv) > 1:
-            raise app.UsageError(f"unexpected argument {argv[1]!r}; the flags are in --help")
-        logging.set_verbosity(logging.WARNING)
-        target = Path(_JSON.value) if _JSON.value else None
-        if target is not None and not target.resolve().parent.is_dir():
-            raise app.UsageError(f"--json={target}: the folder {target.parent} does not exist")
+    Raises:
+      SystemExit: 0 after ``--help``; 2, after one line on standard error, for a bad command line.
+    """
+    name = Path(sys.argv[0]).stem
+    try:
+        rest = flags.FLAGS(sys.argv)[1:]
+    except flags.UnrecognizedFlagError as error:
+        own = [flag.name for _, flag in _flags()]
+        _fail(name, unknown_flag(error.flagname, own))
+    except flags.Error as error:
+        _fail(name, str(error).removeprefix("flag "))
+    if _HELP.value:
+        with told(name):
+            print(_manual(benchmark, name))
+        return
+    if rest:
+        _fail(name, f"unexpected argument {rest[0]!r}; flags are written --name=value.")
+    target = Path(_JSON.value) if _JSON.value else None
+    if target is not None and not target.resolve().parent.is_dir():
+        _fail(name, f"--json={target}: the folder {target.parent} does not exist.")
+    logging.set_verbosity(logging.WARNING)
+    with told(name):
         rows = benchmark()
         _print(rows)
         if target is not None:
             target.write_text(json.dumps(rows, indent=2) + "\n")
 
-    with told("benchmark"):
-        app.run(main)
+
+#: What stands after ``--name=`` in the help, by what absl calls the type of a flag.
+_METAVARS = {"string": "TEXT", "int": "INT", "float": "FLOAT", "multi int": "INT"}
+
+
+def _flags() -> list[tuple[str, flags.Flag]]:
+    """The flags of all benchmarks and those of the one that runs, each with its group."""
+    files = {__name__: "Flags", sys.argv[0]: "This benchmark"}
+    defined = flags.FLAGS.flags_by_module_dict()
+    return [(group, flag) for file, group in files.items() for flag in defined.get(file, [])]
+
+
+def _manual(benchmark: Callable[..., Any], name: str) -> str:
+    """What ``--help`` prints, as that of experiments."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for group, flag in _flags():
+        text, default = flag.help, flag.default
+        shown = f"--{flag.name}"
+        if not flag.boolean:
+            shown += f"={_METAVARS.get(flag.flag_type(), 'TEXT,...')}"
+        if isinstance(default, list):
+            default = tuple(default)
+        if default not in (None, False):
+            text += f" ({preset(default)})"
+        groups.setdefault(group, []).append((shown, text))
+    return manual(benchmark.__globals__["__doc__"], f"benchmarks.{name}", groups)
+
+
+def _fail(name: str, error: str) -> NoReturn:
+    print(f"{name}: error: {' '.join(error.split())}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _print(rows: list[dict[str, Any]]) -> None:

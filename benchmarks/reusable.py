@@ -2,13 +2,14 @@
 
     python -m benchmarks.reusable --json=FILE
 
-Rows on one model of random weights, all in one process:
+Rows on one model of random weights, all in one process.
 
-memory   the streaming fit over a few calibration tokens and over many times as many: bytes of what
-         it holds (the temporaries that the compiler reports, and the sums), which do not grow; and
-         the fit in order, which holds all states, beside it
-descent  the closed form, and LoRA by Adam at the same rank on the same texts, until its held-out
-         loss is that of the closed form or ``--steps`` are over (the row says which)
+Memory: the streaming fit over a few calibration tokens and over many times as many: bytes of what
+it holds (the temporaries that the compiler reports, and the sums), which do not grow; and the fit
+in order, which holds all states, beside it.
+
+Descent: the closed form, and LoRA by Adam at the same rank on the same texts, until its held-out
+loss is that of the closed form or ``--steps`` are over (the row says which).
 
 Random weights are enough for seconds and bytes. What a trained model keeps is measured by
 ``experiments.kept``.

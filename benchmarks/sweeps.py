@@ -1,6 +1,6 @@
 """A sweep over learning rates and seeds: one program against a process per run.
 
-    python benchmarks/sweeps.py
+    python -m benchmarks.sweeps --json=FILE
 
 Both sides are whole commands, start of Python included. Of the processes a few are run in a pool as
 wide as the machine, and their time is scaled to the number of runs.

@@ -1,6 +1,6 @@
 """Writes the tables of ``benchmarks/README.md`` from the JSON files beside it.
 
-    python benchmarks/table.py
+    python -m benchmarks.table
 
 A row per measurement: both sides, their ratio, and the share of the card where it was measured.
 """

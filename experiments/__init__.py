@@ -1,8 +1,9 @@
 """Questions, each a module: ``python -m experiments`` lists them, ``experiments.NAME`` runs one.
 
 They live in rooms: ``regression`` (learners of functions), ``linear_attention``, ``language`` (real
-models and small ones), over ``tools``, which is all that two rooms share. An experiment is a file
-of its room, or a folder with ``run.py`` and what it needs. Whatever the room, its short name works:
+models and small ones), over ``tools``, which is all that two rooms share. ``launch`` knows the
+tools, and a room by one door, ``launch/programs.py``. An experiment is a file of its room, or a
+folder with ``run.py`` and what it needs. Whatever the room, its short name works:
 ``python -m experiments.descent`` and ``from experiments import descent`` are
 ``experiments.regression.descent.run``.
 """

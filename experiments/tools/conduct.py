@@ -152,7 +152,7 @@ def finish(
         sections=outcome.sections,
         highlights=highlights,
         footer=footer(run),
-        settings=settings(run.load_json("config.json")["config"]),
+        settings=configuration(run),
     )
     console = Console()
     for section in outcome.sections if print_tables else ():
@@ -166,6 +166,11 @@ def _prose(docstring: str) -> str:
     """What a docstring says before its indented command lines."""
     paragraphs = docstring.strip().split("\n\n")
     return "\n\n".join(takewhile(lambda text: not text.startswith(" "), paragraphs))
+
+
+def configuration(run: Run) -> dict[str, str]:
+    """Every flag of a run and its value, for the foot of its page."""
+    return settings(run.load_json("config.json")["config"])
 
 
 def footer(run: Run) -> str:

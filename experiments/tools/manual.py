@@ -5,6 +5,7 @@ import shlex
 import shutil
 import textwrap
 import typing
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.tools.fields import items, shown, usage
@@ -21,11 +22,7 @@ def describe(
     needs_workdir: bool = True,
     package: str = "experiments",
 ) -> str:
-    """The help text: the docstring, then the flags by group, each with its default.
-
-    As wide as the window, or as COLUMNS says.
-    """
-    width = min(_WIDTH, shutil.get_terminal_size((_WIDTH, 24)).columns)
+    """The help text: the docstring, then the flags by group, each with its default."""
     small = config_type.quick() if hasattr(config_type, "quick") else None
     required = "required" if needs_workdir else "optional"
     general = [
@@ -55,15 +52,28 @@ def describe(
     groups: dict[str, list[tuple[str, str]]] = {"Flags": general}
     quick = {item.name: item.default for item in items(small)} if small is not None else {}
     for item in items(config_type()):
-        # Nothing is no default: such a flag is required, or off without a value.
-        default = "" if item.default in ("", ()) else f"default: {shown(item.default)}"
+        default = preset(item.default)
         if item.name in quick and quick[item.name] != item.default:
             default = f"{default}; quick: {shown(quick[item.name])}".removeprefix("; ")
         if typing.get_origin(item.hint) is typing.Literal:
             default = f"{', '.join(map(shown, typing.get_args(item.hint)))}; {default}"
         text = f"{item.help} ({default})" if default else item.help
         groups.setdefault(item.group, []).append((usage(item), text.strip()))
-    lines = [_filled(doc or "", width), "", f"Usage: python -m {package}.{name} [flags]"]
+    return manual(doc, f"{package}.{name}", groups)
+
+
+def preset(default: Any) -> str:
+    """What is said of a default; of none where the flag is required, or off without a value."""
+    return "" if default in ("", ()) else f"default: {shown(default)}"
+
+
+def manual(doc: str | None, module: str, groups: Mapping[str, Sequence[tuple[str, str]]]) -> str:
+    """A help text of a docstring and of flags by group, each a flag and what is said of it.
+
+    As wide as the window, or as COLUMNS says.
+    """
+    width = min(_WIDTH, shutil.get_terminal_size((_WIDTH, 24)).columns)
+    lines = [_filled(doc or "", width), "", f"Usage: python -m {module} [flags]"]
     for group, entries in groups.items():
         lines += ["", *_wrapped(group, width)]
         for flag, text in entries:
@@ -104,7 +114,10 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 def _columns(flag: str, text: str, width: int) -> list[str]:
     indent = _INDENT if width >= _NARROW else 6
-    wrapped = _wrapped(text, width - indent)
+    room = width - indent
+    # A list that no line has room for goes on behind one of its commas.
+    words = (word if len(word) <= room else word.replace(",", ", ") for word in text.split())
+    wrapped = _wrapped(" ".join(words), room)
     if len(flag) + 2 > indent:
         return [flag, *(" " * indent + line for line in wrapped)]
     return [(flag if i == 0 else "").ljust(indent) + line for i, line in enumerate(wrapped)]

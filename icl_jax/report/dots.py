@@ -109,25 +109,10 @@ def dots(
             style.decorate(axis, title, x_label, "", True, False)
             axis.set_title(title, pad=7.0 + 11.0 * min(len(here), 2))
             axis.set_xlim(left, 10.0**last)
-            axis.set_ylim(len(rows) - 0.4, -0.6)
-            axis.set_yticks(range(len(rows)), rows)
-            axis.tick_params(axis="y", length=0)
-            axis.grid(axis="y", linewidth=12.0, color="#f6f6f6")
+            draw_rows(axis, rows, here, 12.0)
             style.set_log_ticks(axis.xaxis, first, last, zero_at if has_zero else None)
             if has_zero:
                 axis.axvline(break_at, color="#999999", linewidth=0.8, linestyle=(0, (2, 2)))
-            for i, reference in enumerate(here):
-                axis.axvline(reference.value, **style.RULE)
-                axis.annotate(
-                    reference.label,
-                    (reference.value, 1.0),
-                    xycoords=axis.get_xaxis_transform(),
-                    xytext=(0, 3 + 11 * (i % 2)),
-                    textcoords="offset points",
-                    ha="center",
-                    va="bottom",
-                    fontsize=8.0,
-                )
             # The first group is drawn last: controls never cover it.
             for g in reversed(range(len(groups))):
                 look = looks[groups[g]]
@@ -148,6 +133,26 @@ def dots(
                 entries.setdefault(groups[g], marks)
         style.add_legend(figure, {group: entries[group] for group in groups}, handle=1.2)
         return style.to_svg(figure)
+
+
+def draw_rows(axis: Any, rows: Sequence[str], references: Sequence[Reference], band: float) -> None:
+    """The names of the rows, a band of so many points behind each, and the labelled lines."""
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    axis.set_yticks(range(len(rows)), rows)
+    axis.tick_params(axis="y", length=0)
+    axis.grid(axis="y", linewidth=band, color="#f6f6f6")
+    for i, reference in enumerate(references):
+        axis.axvline(reference.value, **style.RULE)
+        axis.annotate(
+            reference.label,
+            (reference.value, 1.0),
+            xycoords=axis.get_xaxis_transform(),
+            xytext=(0, 3 + 11 * (i % 2)),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=8.0,
+        )
 
 
 def check_reference(where: str, reference: Reference, panels: int) -> None:

@@ -1,7 +1,8 @@
 """Figures from saved records: plain arrays in, SVG text out.
 
-Every figure of a report is one of three primitives: ``curves``, ``dots`` and ``heatmaps``. They
-compute nothing, share one style, and the same arrays give the same bytes.
+Every figure of a report is one of four primitives: ``curves``, ``dots`` (over many decades),
+``estimates`` (of either sign, with intervals) and ``heatmaps``. They compute nothing, share one
+style, and the same arrays give the same bytes.
 
 What a series *is* decides how it looks, so a reader learns the code once:
 
@@ -22,6 +23,7 @@ matplotlib is optional (``pip install "icl_jax[experiments]"``) and imported whe
 
 from icl_jax.report.curves import Curve, Panel, curves
 from icl_jax.report.dots import Reference, dots
+from icl_jax.report.estimates import estimates
 from icl_jax.report.heatmaps import heatmaps
 from icl_jax.report.looks import Role
 
@@ -32,5 +34,6 @@ __all__ = [
     "Role",
     "curves",
     "dots",
+    "estimates",
     "heatmaps",
 ]

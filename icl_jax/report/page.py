@@ -218,10 +218,9 @@ def render_page(
         if section.part and section.part != part:
             body.append(f"<h2>{_inline(section.part)}</h2>")
         part = section.part
-        body.append(_section(anchor, i + 1, section))
+        body.append(render_section(anchor, i + 1, section))
     body.append("</main>")
-    if footer or settings:
-        body.append(f"<footer>\n{_paragraphs(footer)}\n{_settings(settings)}</footer>")
+    body.append(render_footer(footer, settings))
     content = "\n".join(part for part in body if part)
     return (
         "<!DOCTYPE html>\n"
@@ -249,6 +248,13 @@ def _contents(anchors: Sequence[str], sections: Sequence[Section]) -> str:
     return f'<nav aria-label="What was found">\n<ul>\n{listed}\n</ul>\n</nav>'
 
 
+def render_footer(text: str, settings: Mapping[str, str]) -> str:
+    """The small print of a page, and its configuration, as HTML; nothing where there is none."""
+    if not text and not settings:
+        return ""
+    return f"<footer>\n{_paragraphs(text)}\n{_settings(settings)}</footer>"
+
+
 def _settings(settings: Mapping[str, str]) -> str:
     if not settings:
         return ""
@@ -260,7 +266,8 @@ def _settings(settings: Mapping[str, str]) -> str:
     return f"<details>\n<summary>Configuration</summary>\n</details>\n<dl>\n{rows}\n</dl>\n"
 
 
-def _section(anchor: str, index: int, section: Section) -> str:
+def render_section(anchor: str, index: int, section: Section) -> str:
+    """A section as HTML: the id that links point to, and its place on the page."""
     level = "h3" if section.part else "h2"
     parts = [f'<section id="{anchor}">', f"<{level}>{_inline(section.title)}</{level}>"]
     if section.verdict:

@@ -85,8 +85,10 @@ def test_a_bank_of_twenty_six_layers_fits_into_the_memory_that_is_promised(tmp_p
 
 def test_a_folder_that_is_not_there_is_said_before_any_timing():
     done = _run("token_patches", "--json=/nowhere/rows.json")
-    assert done.returncode != 0
-    assert "/nowhere does not exist" in done.stdout + done.stderr
+    assert done.returncode == 2
+    assert done.stderr == (
+        "token_patches: error: --json=/nowhere/rows.json: the folder /nowhere does not exist.\n"
+    )
 
 
 def test_a_stream_of_three_times_the_tokens_holds_no_more(tmp_path):

@@ -1,12 +1,17 @@
 """A dataclass becomes a command line that reads well and refuses what it cannot run."""
 
+import importlib
 import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+import benchmarks
+from experiments import EXPERIMENTS
 from experiments.tools.flags import (
     UsageError,
     arguments,
@@ -177,12 +182,75 @@ def test_help_fits_its_window_without_broken_words(monkeypatch, columns):
     # What is copied from a narrow window is the same command.
     joined = " ".join(text.replace("\\\n", " ").split())
     assert f"{command} python -m experiments.descent --label='a b' Usage:" in joined
-    flags = [line for line in text.splitlines() if line.startswith("  --")]
-    rest = [line for line in text.splitlines() if line not in flags]
-    assert max(map(len, rest)) <= columns
+    assert max(map(len, text.splitlines())) <= columns
     monkeypatch.setenv("COLUMNS", "100")
     wide = describe(Config, doc, "descent")
     assert sorted(text.replace("\\", "").split()) == sorted(wide.replace("\\", "").split())
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_every_experiments_help_fits_its_window(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for name, path in EXPERIMENTS.items():
+        module = importlib.import_module(path)
+        for line in describe(module.Config, module.__doc__, name).splitlines():
+            assert len(line) <= columns, (name, line)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Has a list that no narrow line has room for."""
+
+    kinds: tuple[str, ...] = option(("unlikely",) * 8, "kinds of inputs")
+
+
+def test_a_list_longer_than_a_line_goes_on_behind_a_comma(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = describe(Listing, "", "x").splitlines()
+    assert lines[-3:] == [
+        "      kinds of inputs (default: unlikely, unlikely,",
+        "      unlikely, unlikely, unlikely, unlikely, unlikely,",
+        "      unlikely)",
+    ]
+    monkeypatch.setenv("COLUMNS", "100")
+    assert "unlikely,unlikely,unlikely" in describe(Listing, "", "x")
+
+
+#: Runs each benchmark named, as ``python -m`` would, in one process; the next has its own flags.
+BENCHMARKS_HELP = """
+import runpy, sys
+from absl import flags
+import benchmarks.harness
+kept = set(flags.FLAGS)
+for name in sys.argv[1:]:
+    sys.argv = [f"{name}.py", "--help"]
+    print(f"== {name}")
+    runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+    flags.FLAGS.remove_flag_values({n: flags.FLAGS[n] for n in set(flags.FLAGS) - kept})
+"""
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_every_benchmarks_help_is_no_error_and_fits_its_window(columns):
+    folder = Path(benchmarks.__file__).parent
+    names = [f.stem for f in folder.glob("*.py") if "launch(benchmark)" in f.read_text()]
+    done = subprocess.run(
+        [sys.executable, "-c", BENCHMARKS_HELP, *names],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=folder.parent,
+        env={**os.environ, "COLUMNS": str(columns)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= columns
+    texts = done.stdout.split("== ")[1:]
+    assert len(texts) == len(names) >= 8
+    for name, text in zip(names, texts, strict=True):
+        assert f"Usage: python -m benchmarks.{name} [flags]" in text
+        assert "--repeats=INT" in text and "logtostderr" not in text
+        own = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', (folder / f"{name}.py").read_text())
+        assert own and all(re.search(rf"^  --{flag}\b", text, re.MULTILINE) for flag in own)
 
 
 def test_help_says_when_the_workdir_is_optional():

@@ -15,6 +15,7 @@ from experiments.tools.arrays import flatten, rebuild
 from icl_jax.interop.huggingface import load, make_tiny
 from icl_jax.interop.tokenizer import load_tokenizer, save_tokenizer, train_bpe
 from icl_jax.records import WorkdirError
+from tests.report.helpers import texts
 
 SIZES = Sizes(2, 3, 2, 4, 2)
 
@@ -90,7 +91,10 @@ def test_the_verdict_counts_tasks_and_names_those_that_are_lost():
     assert "LoRA, more seconds on 1 of 2 tasks, less on two" in words
     found = {"smollm2": tasks}
     assert summarise(found)["models"]["smollm2"]["one"]["best"] == "both"
-    assert len(sections(found, 16)) == 2
+    shown, _ = sections(found, 16)
+    words = texts(shown.figure)
+    assert {"one", "two", "no context", "full context"} <= set(words)
+    assert "task, in the order of the table" not in words
 
 
 def test_a_task_is_read_back_as_it_was_and_a_side_too_few_is_an_error():

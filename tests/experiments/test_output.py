@@ -27,6 +27,7 @@ PRINTING = {
     "experiments": "experiments",
     "launch.sweep --help": "sweep",
     "launch.collect --help": "collect",
+    "benchmarks.prefixes --help": "prefixes",
 }
 
 

@@ -1,6 +1,7 @@
 """The page of a prompt: its numbers are the library's, and what cannot be shown is said in time."""
 
 import dataclasses
+import html
 import json
 import re
 
@@ -11,10 +12,14 @@ import pytest
 import icl_jax
 from experiments.language.interactive.shell import packed, unpacked
 from experiments.language.prompt_page import run as prompt_page
+from experiments.language.prompt_page.measure import backwards
+from experiments.language.prompt_page.page import claims
 from experiments.tools.flags import UsageError, launch
 from icl_jax.interop.huggingface import make_tiny
 from icl_jax.interop.tokenizer import save_tokenizer, train_bpe
 from icl_jax.language.attribution import attributable, attribute
+from icl_jax.language.prompt import full_logits
+from icl_jax.report.page import number
 
 TEXT = "Ada built the lighthouse in 1871. </script> Who built it?"
 
@@ -73,6 +78,64 @@ def test_shares_and_remainder_add_up_to_one_and_the_patched_run_is_the_full_one(
     assert unpacked(data["patched_error"]).max() < 1e-5 < unpacked(data["alone_error"]).min()
     summary = json.loads((folder / "summary.json").read_text())
     assert max(summary["sum_error"].values()) < 1e-5 and summary["num_tokens"] > 10
+
+
+def test_the_page_says_per_claim_what_was_found_beside_its_nulls(made):
+    config, folder = made
+    page = (folder / "report.html").read_text()
+    verdicts = [html.unescape(one) for one in re.findall(r'<p class="verdict">(.*?)</p>', page)]
+    told = json.loads((folder / "summary.json").read_text())
+    assert verdicts[0] == (
+        f"Its logits are off by at most {number(told['patched_error'])}, relative; with the "
+        "model's own weights, without a change, by at least "
+        f"{number(told['alone_error'])}, and with those of the same context backwards, the nearest "
+        f"null, by at least {number(told['other_error'])}."
+    )
+    assert f"has {100 * told['most_by_one']:.1f} % of it" in verdicts[1]
+    assert f"beside {100 * told['even_share']:.1f} % if all wrote the same." in verdicts[1]
+    # The same context backwards is another prompt, whose own run the null has to be.
+    model = icl_jax.load(config.checkpoint, dtype=np.float32)
+    tokens = np.asarray(model.prompt(TEXT).tokens)
+    targets = data_of(page)["targets"]
+    errors, even = [], []
+    for target in targets:
+        other = tokens.copy()
+        other[1:target] = tokens[1:target][::-1]
+        run = (model.model, model.params)
+        full, found = (full_logits(*run, each, [target])[-1] for each in (tokens, other))
+        errors.append(np.linalg.norm(found - full) / np.linalg.norm(full))
+        even.append(1 / (target - 1))
+    np.testing.assert_allclose(told["other_error"], min(errors), rtol=1e-3)
+    np.testing.assert_allclose(told["even_share"], np.median(even))
+    shares_NLT = unpacked(data_of(page)["kernels"][0]["shares"]).sum(axis=-2)
+    np.testing.assert_allclose(told["most_by_one"], np.median(shares_NLT.max(axis=-1)))
+
+
+def test_a_context_that_reads_the_same_backwards_is_no_null():
+    tokens_T = np.array([5, 7, 8, 7, 9])
+    assert backwards(tokens_T, [0, 4]).tolist() == [5, 7, 8, 7, 9]
+    assert backwards(tokens_T, [0, 3]).tolist() == [5, 8, 7, 7, 9]
+    told = {
+        "patched_error": 1e-7,
+        "alone_error": 2.5,
+        "other_error": None,
+        "sum_error": {"output": 2e-7},
+        "remainder": {"output": 0.0},
+        "most_by_one": 0.5,
+        "even_share": 0.25,
+    }
+    alone, written = (claim.verdict for claim in claims(told, "a part"))
+    assert alone.endswith("without a change, by at least 2.50.")
+    assert written.startswith("Shares add up to 1 to 2.0e-07, without a remainder. The token")
+
+
+def test_the_foot_of_the_page_has_the_whole_configuration(made):
+    _, folder = made
+    foot = (folder / "report.html").read_text().partition("<footer>")[2].partition("</footer>")[0]
+    assert "<summary>Configuration</summary>" in foot and "<code>python -m experiments" in foot
+    told = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", foot))
+    assert told["--num_targets"] == "4" and told["--front"] == "1"
+    assert set(told) == {f"--{field.name}" for field in dataclasses.fields(prompt_page.Config)}
 
 
 def test_a_part_of_the_text_can_be_the_context(tmp_path):

@@ -10,11 +10,19 @@ from experiments.language.composition import run as composed
 from experiments.language.composition.facts import FACTS, FITTED, NEW, STATED, facts
 from experiments.language.demonstrations import run as demonstrations
 from experiments.language.demonstrations.prompts import asked_prompts
-from experiments.language.demonstrations.report import Arrays, over_random, verdict
+from experiments.language.demonstrations.report import (
+    LABELS,
+    WAYS,
+    Arrays,
+    _choosing,
+    over_random,
+    verdict,
+)
 from experiments.language.demonstrations.sides import left_out, log_chances, scores
 from experiments.language.kept.pairs import LINE, PAIRS
 from icl_jax.interop.huggingface import load, make_tiny
 from icl_jax.interop.tokenizer import load_tokenizer, save_tokenizer, train_bpe
+from tests.report.helpers import texts
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +81,19 @@ def test_the_verdict_says_so_when_the_update_does_not_beat_chance():
     assert "update does beat" in words and "lies above zero on 2 of 2" in words
     words = verdict({"one": good, "two": bad})
     assert "does not beat" in words and "below on 1" in words and "leave one out" in words
+
+
+def test_tasks_stand_in_rows_of_their_own_with_their_names():
+    ones, none = np.ones(6), np.zeros(6)
+    ways = {way: ones for way in WAYS}
+    right = {way: ones for way in (*WAYS, "none", "full", "random")}
+    one = Arrays(none, none, ways, np.zeros((6, 2)), right, {}, ones, ones, {}, None)
+    asks = demonstrations.Config.quick()
+    words = texts(_choosing(asks, {"capitals": one, "past tense": one}).figure)
+    assert {"capitals", "past tense", "random", *map(LABELS.get, ("update", "answer"))} <= set(
+        words
+    )
+    assert "task, in the order of the table" not in words
 
 
 def test_facts_are_asked_in_words_that_were_not_fitted(folder):

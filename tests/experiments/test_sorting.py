@@ -23,6 +23,7 @@ from experiments.language.sorting.page import num_parameters
 from icl_jax.blocks.functional import functional
 from icl_jax.language.attribution import attribute
 from icl_jax.language.prompt import full_logits, prompt_patches
+from icl_jax.report.page import number
 from icl_jax.stack.run import forward
 
 QUICK = sorting.Config.quick()
@@ -133,6 +134,27 @@ def test_a_token_alone_with_the_changed_weights_gives_the_same(data):
         first = unpacked(entry)[:, 0]
         assert np.all(np.isfinite(first))
     assert not np.any(unpacked(data["changes"]["shares"])[:, 0])
+
+
+def test_the_page_says_per_claim_what_was_found_beside_its_nulls(whole_run, data):
+    page = (whole_run / "report.html").read_text()
+    sorts, alone, shares = re.findall(r'<p class="verdict">(.*?)</p>', page)
+    told = json.loads((whole_run / "summary.json").read_text())
+    assert f"before training {100 * told['untrained_sorted']:.1f} %" in sorts
+    changes = {name: unpacked(entry)[:, 1:] for name, entry in data["changes"].items()}
+    other = number(float(np.median(changes["other_error"])))
+    assert f"the nearest null, {other} (median)" in alone
+    assert f"at least {number(float(changes['alone_error'].min()))} off" in alone
+    assert f"without the remainder {number(told['remainder'])} is missing (median)" in shares
+    foot = page.partition("<footer>")[2]
+    assert "<dt>--training.num_steps</dt><dd>60</dd>" in foot
+    assert "<dt>--inputs</dt><dd>CABBAC,BBCAAC</dd>" in foot
+
+
+def test_blocks_are_counted_from_0(whole_run):
+    page = (whole_run / "report.html").read_text()
+    assert re.findall(r">(Block \d)<", page) == ["Block 0", "Block 1", "Block 2"]
+    assert re.findall(r'id="block-(\w+)"', page) == ["in", "0", "1", "2", "out"]
 
 
 def test_a_run_that_is_done_is_not_done_again(whole_run, monkeypatch):

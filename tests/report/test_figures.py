@@ -28,6 +28,19 @@ def _draw_dots():
     )
 
 
+def _draw_estimates():
+    values = np.array([[0.5, -0.2], [0.9, np.nan]])
+    return figures.estimates(
+        ["capitals", "past tense"],
+        ["closed", "LoRA"],
+        values,
+        values - 0.1,
+        values + 0.1,
+        x_label="share of the gap",
+        references=[Reference(0.0, "no context")],
+    )
+
+
 def _draw_heatmaps():
     return figures.heatmaps(
         [np.eye(3), -np.eye(3)],
@@ -63,6 +76,14 @@ DRAWINGS = {
         "float32",
         "bound 1e-5",
         "0",
+    ],
+    _draw_estimates: [
+        "capitals",
+        "past tense",
+        "closed",
+        "LoRA",
+        "share of the gap",
+        "no context",
     ],
     _draw_heatmaps: ["trained", "untrained", "layer", "head", "cosine", "one", "three", "-1.00"],
 }

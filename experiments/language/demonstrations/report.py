@@ -10,7 +10,7 @@ import numpy as np
 from experiments.language.demonstrations.learned import Learned
 from experiments.tools.margins import Margin, margin
 from icl_jax.measures.representation import kendall_tau
-from icl_jax.report.figures import Curve, Panel, Role, curves
+from icl_jax.report.figures import Curve, Panel, Reference, Role, curves, estimates
 from icl_jax.report.page import Section, Table, number
 
 #: Ways to choose, and what tables call them; the first is what is asked about.
@@ -183,15 +183,16 @@ def _choosing(config: Asks, found: Found) -> Section:
                 (task, LABELS[way], float(arrays.chosen[way].mean()),
                  f"{arrays.right[way].mean():.0%}", str(over_random(arrays, way)))
             )  # fmt: skip
-    places = np.arange(1, len(found) + 1)
-    lines = []
-    for way in ("update", "answer", "attention", "gradient"):
-        margins = [over_random(arrays, way) for arrays in found.values()]
-        value, low, high = (np.array([getattr(one, name) for one in margins])
-                            for name in Margin._fields)  # fmt: skip
-        lines.append(Curve(LABELS[way], places, value, low, high, role=ROLES[way]))
-    lines.append(Curve("random", places, np.zeros(len(places)), role="control"))
-    panel = Panel("", lines, "task, in the order of the table", "margin over random (nats)")
+    ways = ("update", "answer", "attention", "gradient")
+    margins = [[over_random(arrays, way) for way in ways] for arrays in found.values()]
+    figure = estimates(
+        list(found),
+        [LABELS[way] for way in ways],
+        *np.moveaxis(np.array(margins), -1, 0),
+        x_label="margin over random (nats), with 95% intervals over questions",
+        roles=["main", "second", "second", "second"],
+        references=[Reference(0.0, "random")],
+    )
     text = (
         f"Of {config.pool} demonstrations {config.chosen} are kept, in their order, chosen for "
         f"each of {config.asked} questions anew; nobody sees the right answer. The update is that "
@@ -204,7 +205,7 @@ def _choosing(config: Asks, found: Found) -> Section:
     return Section(
         f"Choosing {config.chosen} of {config.pool} demonstrations",
         text,
-        figure=curves([panel], band="95% interval over questions"),
+        figure=figure,
         tables=[Table(columns, rows, "Log-probability (nats) of the right answer's first token.")],
         verdict=verdict(found),
         anchor="choosing",

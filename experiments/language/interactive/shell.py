@@ -7,13 +7,16 @@ bit, in base64: what the page shows is what the library gave, rounded where it i
 import base64
 import html
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from icl_jax.records import atomic_file
+from experiments.tools.conduct import configuration, footer
+from icl_jax.records import Run, atomic_file
+from icl_jax.report.page import Section, render_footer, render_section
 from icl_jax.report.sheet import STYLE_SHEET
 
 _HERE = Path(__file__).parent
@@ -31,18 +34,25 @@ def unpacked(entry: dict[str, Any]) -> np.ndarray:
 
 
 def write_interactive(
-    path: Path, *, title: str, lead: str, body: str, data: dict[str, Any], script: Path, footer: str
+    run: Run,
+    *,
+    title: str,
+    lead: str,
+    claims: Sequence[Section],
+    body: str,
+    data: dict[str, Any],
+    script: Path,
 ) -> Path:
-    """Writes the page, all of it or nothing.
+    """Writes ``report.html`` of a run, all of it or nothing; the foot is that of other reports.
 
     Args:
-      path: the HTML file.
+      run: whose page it is.
       title: its heading.
       lead: a paragraph below it, plain text.
+      claims: what was found, a section each, with its verdict.
       body: HTML, the places that the script fills.
       data: what the script reads as ``DATA``: JSON, with arrays as ``packed`` gives them.
       script: a file of JavaScript that runs after ``common.js``.
-      footer: paragraphs of plain text, a blank line between them.
 
     Raises:
       ValueError: ``data`` has a number that JSON has not.
@@ -51,21 +61,25 @@ def write_interactive(
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     styles = STYLE_SHEET + (_HERE / "common.css").read_text(encoding="utf-8")
     scripts = (_HERE / "common.js").read_text(encoding="utf-8") + script.read_text(encoding="utf-8")
-    small = "\n".join(f"<p>{html.escape(part)}</p>" for part in footer.split("\n\n") if part)
+    found = "\n".join(
+        render_section(f"found-{index}", index, claim) for index, claim in enumerate(claims)
+    )
     page = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{html.escape(title)}</title>\n<style>\n{styles}</style>\n</head>\n<body>\n"
         f'<header>\n<h1>{html.escape(title)}</h1>\n<p class="lead">{html.escape(lead)}</p>\n'
-        "</header>\n<noscript><p>The numbers of this page are drawn by its own script, which is "
+        f'</header>\n<div class="found">\n{found}\n</div>\n'
+        "<noscript><p>The numbers of this page are drawn by its own script, which is "
         f"switched off.</p></noscript>\n<main>\n{body}\n</main>\n"
-        f"<footer>\n{small}\n</footer>\n"
+        f"{render_footer(footer(run), configuration(run))}\n"
         '<p id="told" role="status" aria-live="polite" hidden></p>\n'
         # A "<" in the data could end the element.
         f'<script type="application/json" id="data">{text.replace("<", chr(92) + "u003c")}</script>'
         f'\n<script>\n"use strict";\n{scripts}</script>\n</body>\n</html>\n'
     )
+    path = run.path("report.html")
     with atomic_file(path) as file:
         file.write(page.encode())
     return path

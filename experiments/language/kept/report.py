@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.language.kept.arrays import Answered, Arrays, Descended, Found, Solved
 from experiments.tools.shares import Share, share_of_gap
-from icl_jax.report.figures import Curve, Panel, Role, curves
+from icl_jax.report.figures import Reference, Role, estimates
 from icl_jax.report.page import Section, Table
 
 LABELS = {
@@ -102,19 +102,20 @@ def _model(name: str, tasks: Mapping[str, Arrays], rank: int) -> Section:
         rows.append((task, "no context", "0", _right(arrays.nothing), None, None))
         rows.append((task, "full context", "1", _right(arrays.context), None, None))
     columns = ("task", "run", "share of the gap", "right", "seconds", "steps")
-    roles: dict[str, Role] = {"both": "main", "lora_more": "second", "lora_same": "reference",
+    roles: dict[str, Role] = {"both": "main", "lora_more": "second", "lora_same": "second",
                               "thought": "control"}  # fmt: skip
-    lines = []
     first = next(iter(tasks.values()))
-    for side, role in roles.items():
-        if side not in first.sides:  # A rung that was not asked for.
-            continue
-        shares = [share(arrays, arrays.sides[side]) for arrays in tasks.values()]
-        value, low, high = np.array(shares).T
-        places = np.arange(1, len(shares) + 1)
-        lines.append(Curve(LABELS[side], places, value, low, high, role=role))
-    panel = Panel("", lines, "task, in the order of the table", "share of the gap kept",
-                  y_limits=(-1.0, 1.6))  # fmt: skip
+    shown = [side for side in roles if side in first.sides]  # Not every rung is asked for.
+    shares = [[share(one, one.sides[side]) for side in shown] for one in tasks.values()]
+    figure = estimates(
+        list(tasks),
+        [LABELS[side] for side in shown],
+        *np.moveaxis(np.array(shares), -1, 0),
+        x_label="share of the gap kept, with 95% intervals over questions",
+        roles=[roles[side] for side in shown],
+        references=[Reference(0.0, "no context"), Reference(1.0, "full context")],
+        limits=(-1.0, 1.6),
+    )
     count = len(first.nothing.right)
     text = (
         f"Updates of rank {rank}, except at full rank. Share of the gap: of the mean "
@@ -125,7 +126,7 @@ def _model(name: str, tasks: Mapping[str, Arrays], rank: int) -> Section:
     return Section(
         f"{name}: what is kept of each task",
         text,
-        figure=curves([panel], band="95% interval over questions"),
+        figure=figure,
         tables=[Table(columns, rows, "Each task compiled by itself.")],
         verdict=verdict(tasks),
     )

@@ -39,6 +39,7 @@ class Arrays:
       shares: by kernel: ``input`` (what all input kernels share), ``gate``, ..., ``output``.
       patched_error: (N,), of the target's logits, alone with patched weights, relative.
       alone_error: (N,), without patches.
+      other_error: (N,), with the patches of the same context backwards; NaN where that is the same.
       likely: (N, 2, 3), the three most probable next tokens, with the context and without.
       probability: (N, 2, 3), theirs.
     """
@@ -49,6 +50,7 @@ class Arrays:
     shares: Mapping[str, Shares]
     patched_error: np.ndarray
     alone_error: np.ndarray
+    other_error: np.ndarray
     likely: np.ndarray
     probability: np.ndarray
 
@@ -75,7 +77,15 @@ def measure(
             np.stack([one.norm_L for one in found]),
         )
     full_NV, alone_NV, patched_NV = last_logits(pretrained, many, kept)
+    others = [backwards(tokens_T, positions) for positions in kept]
+    banks = prompt_patches(model, params, others, kept)
+    other_NV = jnp.stack([logits[-1] for logits in patched_logits(model, params, others, banks)])
+    is_same_N = np.array([np.array_equal(one, tokens_T) for one in others])
     scale_N = jnp.linalg.norm(full_NV, axis=-1)
+
+    def error(found_NV: Array) -> np.ndarray:
+        return np.asarray(jnp.linalg.norm(found_NV - full_NV, axis=-1) / scale_N)
+
     probability_N2V = jax.nn.softmax(jnp.stack([full_NV, alone_NV], axis=1), axis=-1)
     probability, likely = jax.lax.top_k(probability_N2V, min(3, model.vocab_size))
     stays = np.zeros((len(targets), len(tokens_T)), np.int32)
@@ -86,11 +96,20 @@ def measure(
         np.asarray(targets, np.int32),
         stays,
         shares,
-        np.asarray(jnp.linalg.norm(patched_NV - full_NV, axis=-1) / scale_N),
-        np.asarray(jnp.linalg.norm(alone_NV - full_NV, axis=-1) / scale_N),
+        error(patched_NV),
+        error(alone_NV),
+        np.where(is_same_N, np.nan, error(other_NV)),
         np.asarray(likely),
         np.asarray(probability),
     )
+
+
+def backwards(tokens_T: np.ndarray, kept: list[int]) -> np.ndarray:
+    """The prompt with what is taken away in front of the target in the opposite order."""
+    context = np.setdiff1d(np.arange(kept[-1]), kept)
+    other_T = tokens_T.copy()
+    other_T[context] = tokens_T[context[::-1]]
+    return other_T
 
 
 def last_logits(

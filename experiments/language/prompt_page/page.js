@@ -8,7 +8,7 @@ const state = { target: DATA.targets.length - 1, kernel: 0, layer: Math.floor(la
 state.token = 0;
 
 const quoted = text => `“${text.replaceAll("\n", "⏎").replaceAll(" ", "\u00a0")}”`;
-const named = position => `${position + 1} ${quoted(DATA.tokens[position])}`;
+const named = position => `${position} ${quoted(DATA.tokens[position])}`;
 
 function share(layer, position, head = state.head) {
   const { shares } = DATA.kernels[state.kernel];
@@ -28,13 +28,13 @@ function role(position) {
 function said(layer, position) {
   const what = { target: "the target", unseen: "behind the target, not seen", stays: "stays" };
   const kind = role(position);
-  const where = `Token ${named(position)}, layer ${layer + 1}`;
+  const where = `Token ${named(position)}, layer ${layer}`;
   if (kind !== "context") return `${where}: ${what[kind]}`;
   const parts = Array.from({ length: heads }, (_, a) => [a, share(layer, position, a)]);
   const [strongest, most] = parts.reduce((a, b) => Math.abs(b[1]) > Math.abs(a[1]) ? b : a);
-  const of = state.head < 0 ? "all heads" : `head ${state.head + 1}`;
+  const of = state.head < 0 ? "all heads" : `head ${state.head}`;
   return `${where}: ${percent(share(layer, position))} of the update (${of}); most by head ` +
-    `${strongest + 1}, ${percent(most)}`;
+    `${strongest}, ${percent(most)}`;
 }
 
 function change(next) {
@@ -64,7 +64,7 @@ function drawSum(values) {
   const lines = [`all tokens ${percent(all)}`,
     left === 0 ? "no remainder (no norm stands in between)" : `the norm's remainder ${percent(left)}`];
   $("sum").replaceChildren(make("b", {}, `${lines.join(" + ").replace("+ no", "and no")} = ${percent(all + left)}`));
-  if (state.head >= 0) $("sum").append(`; of which head ${state.head + 1}: ${percent(mine)}`);
+  if (state.head >= 0) $("sum").append(`; of which head ${state.head}: ${percent(mine)}`);
 }
 
 function drawFirst(values) {
@@ -79,7 +79,7 @@ function drawHeads() {
   const { shares } = DATA.kernels[state.kernel];
   bars($("heads"), Array.from({ length: heads }, (_, a) => {
     const value = shares.part(state.target, state.layer, a).reduce((x, y) => x + y, 0);
-    return { name: `head ${a + 1}`, value, text: percent(value), pressed: a === state.head,
+    return { name: `head ${a}`, value, text: percent(value), pressed: a === state.head,
       click: () => change({ head: a === state.head ? -1 : a }) };
   }));
 }
@@ -95,7 +95,7 @@ function drawAll() {
     rows: layers, columns, values, height: Math.max(120, Math.min(420, 14 * layers)),
     label: "Share by layer and token", mark: state.layer, most: Math.min(1, largest(values)),
     told: (layer, position) => position < length ? said(layer, position)
-      : `Layer ${layer + 1}: the norm's remainder is ${percent(remainder.at(state.target, layer))}`,
+      : `Layer ${layer}: the norm's remainder is ${percent(remainder.at(state.target, layer))}`,
     pick: (layer, position) => change({ layer, token: Math.min(position, length - 1) }),
   });
 }
@@ -113,10 +113,10 @@ function drawSizes() {
   });
   matrix($("sizes"), {
     rows, columns: layers, values, height: 130, label: "Size of the update by layer", most: 1,
-    told: (_, layer) => `Layer ${layer + 1}: size ${number(sizes[layer])}`,
+    told: (_, layer) => `Layer ${layer}: size ${number(sizes[layer])}`,
     pick: (_, layer) => change({ layer }),
   });
-  $("last-layer").textContent = `layer ${layers}`;
+  $("last-layer").textContent = `layer ${layers - 1}`;
 }
 
 function drawWorth() {
@@ -132,18 +132,19 @@ function draw() {
   const values = row(state.layer), most = largest(values.filter((_, p) => role(p) === "context"));
   choose($("target"), DATA.targets.map(named), state.target, target => change({ target }));
   choose($("kernel"), DATA.kernels.map(kernel => kernel.label), state.kernel, kernel => change({ kernel }));
-  choose($("head"), ["all heads", ...Array.from({ length: heads }, (_, a) => `head ${a + 1}`)],
-    state.head + 1, head => change({ head: head - 1 }));
+  const those = [-1, ...Array(heads).keys()];
+  choose($("head"), those.map(a => a < 0 ? "all heads" : `head ${a}`), those.indexOf(state.head),
+    i => change({ head: those[i] }));
   $("layer").max = layers - 1;
   $("layer").value = state.layer;
   $("layer").oninput = () => change({ layer: Number($("layer").value) });
-  $("layer").setAttribute("aria-valuetext", `layer ${state.layer + 1} of ${layers}`);
-  $("layer-name").textContent = `${state.layer + 1} of ${layers}`;
+  $("layer").setAttribute("aria-valuetext", `layer ${state.layer} of 0 to ${layers - 1}`);
+  $("layer-name").textContent = `${state.layer} of 0 to ${layers - 1}`;
   $("least").textContent = percent(-most);
   $("most").textContent = percent(most);
   $("of").textContent = "of the update of " + named(DATA.targets[state.target]) + ", " +
-    DATA.kernels[state.kernel].label + `, layer ${state.layer + 1}` +
-    (state.head < 0 ? "" : `, head ${state.head + 1}`);
+    DATA.kernels[state.kernel].label + `, layer ${state.layer}` +
+    (state.head < 0 ? "" : `, head ${state.head}`);
   drawTokens(values, most);
   drawSum(values);
   drawFirst(values);

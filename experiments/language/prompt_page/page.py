@@ -7,11 +7,10 @@ import numpy as np
 
 from experiments.language.interactive.shell import packed, write_interactive
 from experiments.language.prompt_page.measure import Arrays
-from experiments.tools.conduct import footer
 from icl_jax.pretrained.pretrained import Pretrained
 from icl_jax.pretrained.results import piece
 from icl_jax.records import Run
-from icl_jax.report.page import number
+from icl_jax.report.page import Section, number
 
 #: What a kernel of the page is called.
 NAMES = {
@@ -51,7 +50,7 @@ off by an empty one, the remainder. <span class="screen">A click picks layer and
 </section>
 <div class="two">
 <section><h2>Size of the update</h2><p class="hint" id="size-hint"></p><div id="sizes"></div>
-<div class="axis"><span>layer 1</span><span id="last-layer"></span></div></section>
+<div class="axis"><span>layer 0</span><span id="last-layer"></span></div></section>
 <section><h2>What it is worth</h2><div id="worth"></div></section>
 </div>
 <section>
@@ -81,11 +80,68 @@ def summarise(arrays: Arrays) -> dict[str, Any]:
         "targets": arrays.targets,
         "patched_error": arrays.patched_error.max(),
         "alone_error": arrays.alone_error.min(),
+        "other_error": _least(arrays.other_error),
+        "most_by_one": _most_by_one(arrays),
+        "even_share": _even_share(arrays),
         "sum_error": {name: error.max() for name, error in sums.items()},
         "remainder": {
             name: np.median(np.abs(shares.remainder)) for name, shares in arrays.shares.items()
         },
     }
+
+
+def _least(values_N: np.ndarray) -> float | None:
+    """The smallest that was measured, if one was."""
+    measured = values_N[~np.isnan(values_N)]
+    return float(measured.min()) if measured.size else None
+
+
+def _most_by_one(arrays: Arrays) -> float:
+    """The largest share of a single token in an update, median over targets and layers."""
+    by_token_NLT = next(iter(arrays.shares.values())).tokens.sum(axis=-2)
+    return float(np.median(by_token_NLT.max(axis=-1)))
+
+
+def _even_share(arrays: Arrays) -> float:
+    """What each context token would have if all wrote as much, median over targets."""
+    seen_NT = np.arange(len(arrays.token_ids)) < arrays.targets[:, None]
+    return float(np.median(1 / np.sum(seen_NT & (arrays.kept == 0), axis=-1)))
+
+
+def claims(summary: dict[str, Any], remove: str) -> list[Section]:
+    """What was found, beside its nulls."""
+    context = "that part" if remove else "what stands before it"
+    null = ""
+    if summary["other_error"] is not None:
+        null = (
+            ", and with those of the same context backwards, the nearest null, by at least "
+            f"{number(summary['other_error'])}"
+        )
+    kernel, *_ = summary["sum_error"]
+    sums = number(max(summary["sum_error"].values()))
+    shares = f"Shares add up to 1 to {sums}, without a remainder"
+    if largest := max(summary["remainder"].values()):
+        shares = (
+            f"Shares and the norm's remainder add up to 1 to {sums}; the remainder is "
+            f"{number(largest)} of the update (median, of the kernel where that is most)"
+        )
+    return [
+        Section(
+            f"A target alone, with changed weights, says what it says having read {context}",
+            "",
+            verdict=f"Its logits are off by at most {number(summary['patched_error'])}, relative; "
+            "with the model's own weights, without a change, by at least "
+            f"{number(summary['alone_error'])}{null}.",
+        ),
+        Section(
+            "The change is a sum over tokens and heads",
+            "",
+            verdict=f"{shares}. The token that writes most of a layer's update has "
+            f"{100 * summary['most_by_one']:.1f} % of it (median; "
+            f"{NAMES.get(kernel, kernel)}), beside {100 * summary['even_share']:.1f} % if all "
+            "wrote the same.",
+        ),
+    ]
 
 
 def page_data(pretrained: Pretrained, arrays: Arrays) -> dict[str, Any]:
@@ -115,18 +171,15 @@ def page_data(pretrained: Pretrained, arrays: Arrays) -> dict[str, Any]:
 def write(run: Run, pretrained: Pretrained, remove: str, arrays: Arrays) -> Path:
     """Writes ``report.html``."""
     context = "a part of it" if remove else "what stands before it"
-    model = pretrained.model
     return write_interactive(
-        run.path("report.html"),
+        run,
         title="Which tokens wrote the update?",
-        lead=f"{pretrained.name}, {len(model.blocks)} layers, a prompt of "
+        lead=f"{pretrained.name}, {len(pretrained.model.blocks)} layers, a prompt of "
         f"{len(arrays.token_ids)} tokens. For a token, having read {context} is the same as going "
         "through other weights. Here that change of weights is taken apart into the tokens and "
-        "heads that wrote it. With the changed weights and nothing in front the targets' logits "
-        f"are off by at most {number(float(arrays.patched_error.max()))}, with the model's own "
-        f"weights by at least {number(float(arrays.alone_error.min()))}.",
+        "heads that wrote it. Tokens, layers and heads are counted from 0.",
+        claims=claims(summarise(arrays), remove),
         body=BODY,
         data=page_data(pretrained, arrays),
         script=Path(__file__).with_name("page.js"),
-        footer=footer(run).replace("`", ""),
     )

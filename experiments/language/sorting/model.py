@@ -21,6 +21,7 @@ from icl_jax.interop.options import Options
 LETTERS = "ABC"
 COUNT = 6  # Letters of an input.
 LENGTH = 2 * COUNT - 1  # The last sorted letter is written and not read.
+LAYERS = 3
 
 #: A GPT-2 of 85,728 parameters.
 ARCHITECTURE = {
@@ -28,7 +29,7 @@ ARCHITECTURE = {
     "model_type": "gpt2",
     "vocab_size": len(LETTERS),
     "n_embd": 48,
-    "n_layer": 3,
+    "n_layer": LAYERS,
     "n_head": 3,
     "n_positions": LENGTH,
     "activation_function": "gelu_new",

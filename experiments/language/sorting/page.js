@@ -5,9 +5,9 @@ const [, layers, length, heads, features] = S.query.shape;
 const asked = (length + 1) / 2 - 1;  // The first token behind which a letter is said.
 const state = { input: 0, token: length - 1, step: 0 };
 
-const tokenName = t => `token ${t + 1} (${DATA.tokens[state.input][t]})`;
-const feature = c => `feature ${c + 1}`;
-const headFeature = c => `head ${Math.floor(c / features) + 1}, feature ${c % features + 1}`;
+const tokenName = t => `token ${t} (${DATA.tokens[state.input][t]})`;
+const feature = c => `feature ${c}`;
+const headFeature = c => `head ${Math.floor(c / features)}, feature ${c % features}`;
 
 // A step: its name, its formula, and its pictures (rows of tokens).
 const perLayer = [
@@ -26,14 +26,14 @@ const perLayer = [
   ["Residual", "x = h + MLP: what the block hands on", "output", feature],
 ];
 const STEPS = [
-  { block: 0, name: "Letter", formula: "a row of the table of letters", field: "letter", of: feature },
-  { block: 0, name: "Position", formula: "a row of the table of positions", field: "position", of: feature, plain: true },
-  { block: 0, name: "Embedding", formula: "x = letter + position", field: "residual", of: feature, layer: 0 },
+  { block: "in", name: "Letter", formula: "a row of the table of letters", field: "letter", of: feature },
+  { block: "in", name: "Position", formula: "a row of the table of positions", field: "position", of: feature, plain: true },
+  { block: "in", name: "Embedding", formula: "x = letter + position", field: "residual", of: feature, layer: 0 },
   ...Array.from({ length: layers }, (_, layer) => perLayer.map(([name, formula, field, of]) =>
-    ({ block: layer + 1, name, formula, field, of, layer }))).flat(),
-  { block: layers + 1, name: "Final norm", formula: "N(x)", field: "final", of: feature },
-  { block: layers + 1, name: "Logits", formula: "N(x) times the head’s kernel: a number per letter", field: "logits", of: c => DATA.letters[c] },
-  { block: layers + 1, name: "Softmax", formula: "the probability of each letter to come next", field: "probability", of: c => DATA.letters[c] },
+    ({ block: layer, name, formula, field, of, layer }))).flat(),
+  { block: "out", name: "Final norm", formula: "N(x)", field: "final", of: feature },
+  { block: "out", name: "Logits", formula: "N(x) times the head’s kernel: a number per letter", field: "logits", of: c => DATA.letters[c] },
+  { block: "out", name: "Softmax", formula: "the probability of each letter to come next", field: "probability", of: c => DATA.letters[c] },
 ];
 
 // What changes with the token, picture by picture.
@@ -77,10 +77,10 @@ function drawStep(step, index) {
       for (let t = 0; t < length; t++) for (let j = t + 1; j < length; j++) values[t * length + j] = NaN;
       frames.push(matrix(host, { rows: length, columns: length, values, height: 120,
         mark: state.token, most: largest(Array.from(values).filter(x => !Number.isNaN(x))),
-        label: `${step.name}, head ${a + 1}`, pick,
+        label: `${step.name}, head ${a}`, pick,
         told: (t, j) => j > t ? `${tokenName(t)} does not see ${tokenName(j)}`
-          : `${step.name}, head ${a + 1}: ${tokenName(t)} reads ${tokenName(j)}: ${number(values[t * length + j])}` }));
-      row.append(make("div", {}, host, make("div", { class: "axis" }, `head ${a + 1}`)));
+          : `${step.name}, head ${a}: ${tokenName(t)} reads ${tokenName(j)}: ${number(values[t * length + j])}` }));
+      row.append(make("div", {}, host, make("div", { class: "axis" }, `head ${a}`)));
     }
     card.append(row);
   } else {
@@ -113,7 +113,7 @@ function strip(label, rows, names, of) {
 }
 
 function drawChange(layer) {
-  const panel = make("aside", { class: "change", id: `change-${layer + 1}` });
+  const panel = make("aside", { class: "change", id: `change-${layer}` });
   const t = state.token, at = name => W[name].at(state.input, t, layer);
   panel.append(make("h3", {}, `What the tokens before ${tokenName(t)} amount to`));
   if (t === 0) {
@@ -153,7 +153,7 @@ function drawChange(layer) {
 
 function drawStepName() {
   const step = STEPS[state.step], block = step.block;
-  const where = block === 0 ? "in" : block > layers ? "out" : `block ${block}`;
+  const where = Number.isInteger(block) ? `block ${block}` : block;
   $("step").value = state.step;
   $("step").setAttribute("aria-valuetext", `${where}, ${step.name}: ${step.formula}`);
   $("step-name").textContent = `${state.step + 1} of ${STEPS.length}: ${where}, ${step.name}`;
@@ -167,16 +167,16 @@ function drawToken() {
   drawLetters();
   for (const frame of frames) frame(state.token);
   for (const sum of sums) sum();
-  for (let layer = 0; layer < layers; layer++) $(`change-${layer + 1}`).replaceWith(drawChange(layer));
+  for (let layer = 0; layer < layers; layer++) $(`change-${layer}`).replaceWith(drawChange(layer));
 }
 
 function drawInput() {
   choose($("input"), DATA.inputs.map(text => `${text} → ${[...text].sort().join("")}`), state.input,
     input => change({ input }));
   [frames, sums] = [[], []];
-  for (let b = 0; b <= layers + 1; b++) {
+  for (const b of ["in", ...Array(layers).keys(), "out"]) {
     const cards = STEPS.map((one, index) => one.block === b ? drawStep(one, index) : null).filter(Boolean);
-    const beside = b > 0 && b <= layers ? [make("aside", { id: `change-${b}` })] : [];
+    const beside = Number.isInteger(b) ? [make("aside", { id: `change-${b}` })] : [];
     document.querySelector(`#block-${b} .walk`)
       .replaceChildren(make("div", { class: "steps" }, ...cards), ...beside);
   }

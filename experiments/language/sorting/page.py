@@ -9,10 +9,9 @@ import numpy as np
 
 from experiments.language.interactive.shell import packed, write_interactive
 from experiments.language.sorting.measure import Arrays
-from experiments.language.sorting.model import LETTERS, build, initial, sequences
-from experiments.tools.conduct import footer
+from experiments.language.sorting.model import LAYERS, LETTERS, build, initial, sequences
 from icl_jax.records import Run
-from icl_jax.report.page import number
+from icl_jax.report.page import Section, number
 
 BODY = """
 <div class="controls stay" role="group" aria-label="What is shown">
@@ -30,9 +29,11 @@ blue is above zero, orange below, each on the scale of its picture. <span class=
 or a letter to choose a token; left and right arrows move among the letters. In a picture the arrow
 keys and the mouse tell the numbers.</span></p>
 """ + "\n".join(
-    f'<section id="block-{number}" class="block"><h2>{name}</h2><div class="walk"></div></section>'
-    for number, name in enumerate(
-        ("Into the residual stream", "Block 1", "Block 2", "Block 3", "Out of it")
+    f'<section id="block-{block}" class="block"><h2>{name}</h2><div class="walk"></div></section>'
+    for block, name in (
+        ("in", "Into the residual stream"),
+        *((layer, f"Block {layer}") for layer in range(LAYERS)),
+        ("out", "Out of it"),
     )
 )
 
@@ -76,20 +77,45 @@ def _fields(record: Any) -> list[tuple[str, np.ndarray]]:
     return [(field.name, getattr(record, field.name)) for field in dataclasses.fields(record)]
 
 
+def claims(summary: dict[str, Any]) -> list[Section]:
+    """What was found, beside its nulls."""
+    return [
+        Section(
+            "It sorts what it never saw",
+            "",
+            verdict=f"Of the inputs held out it sorts {100 * summary['held_out_sorted']:.1f} %, "
+            f"before training {100 * summary['untrained_sorted']:.1f} %.",
+        ),
+        Section(
+            "The tokens so far are a change of weights",
+            "",
+            verdict="A token alone, with the weights that those before it amount to, gives the "
+            f"output of every block to {number(summary['patched_error'])}, relative, at worst; "
+            f"with the weights as they are it is at least {number(summary['alone_error'])} off, "
+            "and with the change that another input makes, the nearest null, "
+            f"{number(summary['other_error'])} (median).",
+        ),
+        Section(
+            "Heads and tokens wrote all of it",
+            "",
+            verdict=f"Their shares and the norm's remainder add up to 1 to "
+            f"{number(summary['sum_error'])}; without the remainder "
+            f"{number(summary['remainder'])} is missing (median).",
+        ),
+    ]
+
+
 def write(run: Run, arrays: Arrays) -> Path:
     """Writes ``report.html``."""
     summary = summarise(arrays)
     return write_interactive(
-        run.path("report.html"),
+        run,
         title="A small GPT sorts letters, step by step",
-        lead=f"Three blocks, three heads, width 48, {summary['num_parameters']:,} parameters; it "
-        f"sorts {100 * summary['held_out_sorted']:.1f} % of the inputs that it never saw in "
-        f"training (before training {100 * summary['untrained_sorted']:.1f} %). Beside each block: "
-        "what the tokens so far amount to as a change of its weights. The token alone, with these "
-        f"weights, gives the same to {number(summary['patched_error'])}, relative, at worst; with "
-        f"the weights as they are it is at least {number(summary['alone_error'])} off.",
+        lead=f"Three blocks, three heads, width 48, {summary['num_parameters']:,} parameters. "
+        "Beside each block: what the tokens so far amount to as a change of its weights. Tokens, "
+        "blocks, heads and features are counted from 0.",
+        claims=claims(summary),
         body=BODY,
         data=page_data(arrays),
         script=Path(__file__).with_name("page.js"),
-        footer=footer(run).replace("`", ""),
     )
