@@ -22,6 +22,7 @@ def test_every_experiment_has_a_report_to_look_at():
     assert set(COMMANDS) | set(reports.RECORDED) | joined == (set(EXPERIMENTS) - MAKES) | {"sweep"}
 
 
+@pytest.mark.browser  # Drawn, which takes seconds each; no browser is asked.
 @pytest.mark.parametrize("name", reports.RECORDED)
 def test_what_is_made_of_records_is_a_whole_report(name, tmp_path):
     reports.main(tmp_path, [name])
@@ -30,6 +31,7 @@ def test_what_is_made_of_records_is_a_whole_report(name, tmp_path):
     assert page.count("<svg") > 0 and "<footer>" in page and ">Configuration<" in page
 
 
+@pytest.mark.browser
 def test_the_records_of_real_are_as_wide_as_what_was_measured(tmp_path):
     reports.main(tmp_path, ["real"])
     made = json.loads((tmp_path / "real" / "summary.json").read_text())["models"]
