@@ -49,15 +49,15 @@ def beside_nulls(nulls: Mapping[str, Share | Margin | float]) -> str:
         The largest is the hardest to beat.
 
     >>> beside_nulls({"no context": 0.0, "another's": Share(0.2, 0.1, 0.3)})
-    "The nearest null is another's with 0.200 (0.100 to 0.300); no context has 0."
+    "The nearest null is another's: 0.200 (0.100 to 0.300); no context: 0."
     >>> beside_nulls({"no context": 0.0})
-    'The null is no context with 0.'
+    'The null is no context: 0.'
     """
     means = {null: x if isinstance(x, float) else x.value for null, x in nulls.items()}
     told = {null: number(x) if isinstance(x, float) else str(x) for null, x in nulls.items()}
     first, *others = sorted(means, key=lambda null: -means[null])
-    rest = "".join(f"; {null} has {told[null]}" for null in others)
-    return f"The {'nearest ' if others else ''}null is {first} with {told[first]}{rest}."
+    rest = "".join(f"; {null}: {told[null]}" for null in others)
+    return f"The {'nearest ' if others else ''}null is {first}: {told[first]}{rest}."
 
 
 def _share(means: np.ndarray) -> np.ndarray:

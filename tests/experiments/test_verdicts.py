@@ -1,11 +1,25 @@
 """What reports say first, of small made-up records: every rival that does better is named."""
 
 import numpy as np
+import pytest
 
-from experiments.regression import training
+from experiments.language.composition import report as facts
+from experiments.language.composition.run import Config as FactsConfig
+from experiments.language.kept.report import _written, verdict
+from experiments.language.language_model import Arrays as Learned
+from experiments.language.language_model import sections as learned_sections
+from experiments.linear_attention.von_oswald import report as von_oswald
+from experiments.linear_attention.von_oswald.run import Config as OneLayer
+from experiments.regression import alignment, training
+from experiments.regression.composition import report as composition
+from experiments.regression.composition.run import Config as Composition
 from experiments.regression.descent import run as descent
 from experiments.regression.descent.report import LOSSES, Arrays, Searched, losses_section
 from experiments.regression.learner import LearnerConfig
+from experiments.regression.reusable import report as reusable
+from experiments.regression.reusable.run import Config as Reusable
+from experiments.tools.comparisons import Measured
+from tests.experiments.test_kept import task_of
 
 
 def test_training_says_that_averaging_beats_the_learner():
@@ -59,3 +73,155 @@ def test_descent_says_that_fine_tuning_an_untrained_learner_beats_the_trained_on
         "nulls: untrained, fine-tuned (0.0131), which beats it."
     )
     assert {"untrained, fine-tuned", "random update"} <= {row[0] for row in section.tables[0].rows}
+
+
+def of(mean):
+    """Squared errors of four cases."""
+    return np.full(4, mean)
+
+
+def test_the_optimum_has_a_rival_and_a_null():
+    rng = np.random.default_rng(0)
+    drawn = rng.random((1, 4))
+    nulls = dict.fromkeys(("untrained", "shuffled", "random", "another"), drawn + 1)
+    measures = dict.fromkeys(("sensitivity_cosine", "model_difference"), Measured(drawn, nulls))
+    means = {"trained": 0.5, "descent": 0.4, "interpolated": 0.45, "untrained": 2.0, "zero": 1.5}
+    optimum = von_oswald.Optimum(
+        of(1.04), of(1.0), of(1.25), of(3.0), np.array(1.0), np.array(True)
+    )
+    width = OneLayer().learner.input_width + 1
+    arrays = von_oswald.Arrays(
+        np.ones(1), {name: of(mean)[None] for name, mean in means.items()}, measures, drawn, drawn,
+        np.array(0.5), np.array(False), np.zeros((width, width)), np.zeros(width), optimum,
+    )  # fmt: skip
+    loss, _, weights, best = von_oswald.sections(OneLayer(), arrays)
+    assert loss.verdict == (
+        "The trained layer's loss 0.500 is worse than one step of descent, the best of 3 "
+        "baselines, at 0.400, and than mean of both weights (0.450). The null: untrained layer "
+        "(2.00)."
+    )
+    assert weights.verdict.endswith(
+        "differs from it by 1.00 of its kernel's norm (a kernel of zeros: 1)."
+    )
+    assert weights.tables[0].rows[1] == ("a kernel of zeros", 1)
+    assert best.verdict == (
+        "Training does not find the closed form of the best layer: the ratio of the two losses is "
+        "1.0400 (1.04 to 1.00). Of rivals one step of descent has 1.25, of nulls the untrained "
+        "layer 3.00."
+    )
+    assert [row[:2] for row in best.tables[0].rows][2:] == [
+        ("one step of descent", 1.25),
+        ("untrained layer", 3.0),
+    ]
+    assert "best on held-out tasks (at the edge of its search)." in best.text
+
+
+@pytest.mark.parametrize(("another", "nearest"), [(1.5, "another"), (3.0, "nothing")])
+def test_of_reusable_and_composed_patches_the_nearest_null_is_computed(another, nearest):
+    # Alone 2, with the context 0: shares of 0.25 and -0.5.
+    named = {
+        "another": "another context's ridge: 0.250 (0.250 to 0.250)",
+        "nothing": "no context: 0",
+    }
+    config = Reusable(counts=(5,), shown=5, ranks=(1, 2))
+    one = {"another": of(another)[None], **dict.fromkeys(reusable.LADDER, of(0.1)[None])}
+    asked = reusable.Asked(
+        of(2.0), of(0.0), one, np.stack([of(1.0), of(0.1)]), np.ones((1, 4)), one
+    )
+    ladder, ranks = reusable.sections(config, reusable.Arrays(asked, asked))
+    for section in (ladder, ranks):
+        assert f"The nearest null is {named[nearest]}; " in section.verdict
+        labels = {str(row[0]) for row in section.tables[0].rows}
+        assert {"another context's ridge", "no context"} <= labels
+    assert "0.500 (0.500 to 0.500) at rank 1." in ranks.verdict
+
+    # The same shares of a gap from 3 to 1, as its ends are drawn on a logarithmic axis.
+    uses = {name: of(1.5) for name in (*composition.USES, *composition.SUMS, "shuffled")}
+    uses |= {"another": of(another + 1), "stranger": of(4.0)}
+    cosines = dict.fromkeys(composition.AGREED, of(0.9)) | {"another": of(0.2)}
+    query = {"alone": of(2.0), "full": of(0.0), "token": of(0.0)}
+    errors = np.stack([of(1.5), of(another + 1)])
+    made = composition.Composed(
+        of(3.0), of(1.0), uses, query, errors, errors, of(another + 1), errors, cosines
+    )
+    found = composition.sections(Composition(stacked=(1, 2)), composition.Arrays(made, made))
+    transfer, sums, order, stack, _ = (section.verdict for section in found)
+    theirs = "another context's: 0.250" if nearest == "another" else "query alone: 0; "
+    assert f"The nearest null is {theirs}" in transfer and f"The nearest null is {theirs}" in sums
+    # An untrained learner's patch knows no order either.
+    assert "The nearest null is another order's, untrained: 0.900 (" in order
+    assert "; another context's: 0.200 (" in order
+    theirs = "2 others', not its own: 0.250" if nearest == "another" else "nothing: 0; "
+    assert f"The nearest null is {theirs}" in stack
+
+
+@pytest.mark.parametrize("nearest", ["none", "another"])
+def test_of_facts_the_nearest_null_and_what_beats_a_facts_own_patch_are_computed(nearest):
+    chances = dict.fromkeys(facts.USES, of(-4.0)) | {nearest: of(-3.0), "together": of(-0.5)}
+    chances |= {"own": of(-1.0), "context": of(-0.2)}
+    cosines = np.full((2, 1), 0.5)
+    stacked = np.array([-1.0, -2.0])
+    arrays = facts.Arrays(
+        chances, {name: of(1.0) for name in chances}, stacked, stacked, stacked,
+        np.array([-3.5, -3.25]), np.array([[0.1], [0.2]]), np.array([0.3]),
+        dict.fromkeys(facts.AGREED, cosines),
+    )  # fmt: skip
+    transfer, stack, sums, forgotten = facts.sections(FactsConfig(stacked=(1, 2)), arrays, 3)
+    other = {"none": "another", "another": "none"}[nearest]
+    assert (
+        f"2.00 (2.00 to 2.00) nats over the nearest null, {facts.USES[nearest]}, and 3.00 (3.00 "
+        f"to 3.00) over {facts.USES[other]};"
+    ) in transfer.verdict
+    assert "More than its own (-1.00 nats) has one patch of all facts (-0.500)." in transfer.verdict
+    first = "no context: -3.00" if nearest == "none" else "facts that are not in it: -3.25"
+    assert f"The nearest null is {first}; " in stack.verdict
+    assert "two facts', the null, 0.500" in sums.verdict
+    assert "by 0.100 nats per token, 2 stacked by 0.200" in forgotten.verdict
+    assert forgotten.tables[0].rows[0] == ("0, the plain model", 0.0, 0.0)
+
+
+def test_kept_says_where_the_thought_vector_is_ahead_and_which_texts_are_another_tasks():
+    tasks = {"one": task_of(both=-2.0), "two": task_of(thought=-1.5)}
+    assert verdict(tasks).endswith(
+        "0.75 to 0.88 of the gap in log-probability (no context, the null: 0); at least as much as "
+        "LoRA, same seconds on 2 of 2 tasks; at least as much as LoRA, more seconds on 2 of 2 "
+        "tasks; the best of the others at least as much as thought vector on 1 of 2 tasks, less "
+        "on two (input side 0.50 against 0.88)."
+    )
+    section = _written({"smollm2": tasks})
+    assert "the same 2 texts" in section.verdict
+    assert section.verdict.endswith(
+        "0 are said again in the same task, and 2 by another task, the null."
+    )
+    assert section.tables[0].rows == [("smollm2", "one", 1, 0, 1), ("smollm2", "two", 1, 0, 1)]
+
+
+def test_what_a_model_writes_stands_beside_what_it_wrote_before_training():
+    losses = {"final": 4.25, "bigram": 3.0, "unigram": 4.0, "uniform": 6.0, "initial": 5.5}
+    summary = {f"{name}_loss": loss for name, loss in losses.items()}
+    summary |= dict.fromkeys(("num_parameters", "train_tokens"), 9.0)
+    summary |= {"text": "a text", "bits_per_byte": 2.0, "reload_difference": 0.0}
+    history = {"step": np.arange(3), "loss": np.ones(3)}
+    texts = {"greedy": "a", "greedy, before training": "b"}
+    loss, written = learned_sections(summary, Learned({}, history), texts)
+    assert loss.verdict.endswith(
+        "4.25 is worse than counts of pairs, the best of 3 baselines, at 3.00, and than counts of "
+        "tokens (4.00). The null: before training (5.50)."
+    )
+    assert "4.25 nats per token (before training: 5.50)" in written.verdict
+    assert written.tables[0].rows[1] == ("greedy, before training", "b")
+
+
+def test_blocks_stand_beside_random_updates_and_the_untrained_stack_in_words_and_table():
+    config = alignment.Config(num_prompts=4)
+    depth = config.learner.stack.depth
+    one = alignment.Aligned(
+        np.full((depth, 3, 3), 0.5), np.full((depth, depth), 0.1), np.full((4, depth), 0.5),
+        of(0.1), of(0.3), np.ones((4, depth)),
+    )  # fmt: skip
+    arrays = alignment.Arrays(one, one)
+    tokens, blocks = alignment.sections(config, arrays)
+    assert tokens.verdict.endswith("less than untrained (0.500).")
+    assert blocks.verdict.endswith("less than random updates, the nearest null (0.300).")
+    rows = {row[0]: row[1] for row in blocks.tables[0].rows}
+    assert rows == pytest.approx({"trained": 0.1, "untrained": 0.1, "random updates": 0.3})
