@@ -6,6 +6,7 @@ import pytest
 from experiments.language.composition import report as facts
 from experiments.language.composition.run import Config as FactsConfig
 from experiments.language.kept.report import _written, verdict
+from experiments.language.kept.report import sections as kept_sections
 from experiments.language.language_model import Arrays as Learned
 from experiments.language.language_model import sections as learned_sections
 from experiments.linear_attention.von_oswald import report as von_oswald
@@ -19,7 +20,23 @@ from experiments.regression.learner import LearnerConfig
 from experiments.regression.reusable import report as reusable
 from experiments.regression.reusable.run import Config as Reusable
 from experiments.tools.comparisons import Measured
+from icl_jax.report.page import write_page
+from tests.browser.test_verdicts import sections as told_of
 from tests.experiments.test_kept import task_of
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """The titles of sections whose verdict names nothing that its table or legend does."""
+
+    def read(sections):
+        file = tmp_path / "report.html"
+        write_page(file, title="A page", introduction="Words.", sections=sections)
+        found = [one for one in told_of(file.read_text()) if one.verdict]
+        assert len(found) == len(sections)
+        return [one.title for one in found if not one.beside]
+
+    return read
 
 
 def test_training_says_that_averaging_beats_the_learner():
@@ -80,7 +97,7 @@ def of(mean):
     return np.full(4, mean)
 
 
-def test_the_optimum_has_a_rival_and_a_null():
+def test_the_optimum_has_a_rival_and_a_null(bare):
     rng = np.random.default_rng(0)
     drawn = rng.random((1, 4))
     nulls = dict.fromkeys(("untrained", "shuffled", "random", "another"), drawn + 1)
@@ -95,6 +112,7 @@ def test_the_optimum_has_a_rival_and_a_null():
         np.array(0.5), np.array(False), np.zeros((width, width)), np.zeros(width), optimum,
     )  # fmt: skip
     loss, _, weights, best = von_oswald.sections(OneLayer(), arrays)
+    assert bare([loss, weights, best]) == []
     assert loss.verdict == (
         "The trained layer's loss 0.500 is worse than one step of descent, the best of 3 "
         "baselines, at 0.400, and than mean of both weights (0.450). The null: untrained layer "
@@ -117,7 +135,7 @@ def test_the_optimum_has_a_rival_and_a_null():
 
 
 @pytest.mark.parametrize(("another", "nearest"), [(1.5, "another"), (3.0, "nothing")])
-def test_of_reusable_and_composed_patches_the_nearest_null_is_computed(another, nearest):
+def test_of_reusable_and_composed_patches_the_nearest_null_is_computed(another, nearest, bare):
     # Alone 2, with the context 0: shares of 0.25 and -0.5.
     named = {
         "another": "another context's ridge: 0.250 (0.250 to 0.250)",
@@ -145,6 +163,7 @@ def test_of_reusable_and_composed_patches_the_nearest_null_is_computed(another, 
         of(3.0), of(1.0), uses, query, errors, errors, of(another + 1), errors, cosines
     )
     found = composition.sections(Composition(stacked=(1, 2)), composition.Arrays(made, made))
+    assert bare([ladder, ranks, *found]) == []
     transfer, sums, order, stack, _ = (section.verdict for section in found)
     theirs = "another context's: 0.250" if nearest == "another" else "query alone: 0; "
     assert f"The nearest null is {theirs}" in transfer and f"The nearest null is {theirs}" in sums
@@ -156,7 +175,7 @@ def test_of_reusable_and_composed_patches_the_nearest_null_is_computed(another, 
 
 
 @pytest.mark.parametrize("nearest", ["none", "another"])
-def test_of_facts_the_nearest_null_and_what_beats_a_facts_own_patch_are_computed(nearest):
+def test_of_facts_the_nearest_null_and_what_beats_a_facts_own_patch_are_computed(nearest, bare):
     chances = dict.fromkeys(facts.USES, of(-4.0)) | {nearest: of(-3.0), "together": of(-0.5)}
     chances |= {"own": of(-1.0), "context": of(-0.2)}
     cosines = np.full((2, 1), 0.5)
@@ -167,6 +186,7 @@ def test_of_facts_the_nearest_null_and_what_beats_a_facts_own_patch_are_computed
         dict.fromkeys(facts.AGREED, cosines),
     )  # fmt: skip
     transfer, stack, sums, forgotten = facts.sections(FactsConfig(stacked=(1, 2)), arrays, 3)
+    assert bare([transfer, stack, sums, forgotten]) == []
     other = {"none": "another", "another": "none"}[nearest]
     assert (
         f"2.00 (2.00 to 2.00) nats over the nearest null, {facts.USES[nearest]}, and 3.00 (3.00 "
@@ -180,7 +200,7 @@ def test_of_facts_the_nearest_null_and_what_beats_a_facts_own_patch_are_computed
     assert forgotten.tables[0].rows[0] == ("0, the plain model", 0.0, 0.0)
 
 
-def test_kept_says_where_the_thought_vector_is_ahead_and_which_texts_are_another_tasks():
+def test_kept_says_where_the_thought_vector_is_ahead_and_which_texts_are_another_tasks(bare):
     tasks = {"one": task_of(both=-2.0), "two": task_of(thought=-1.5)}
     assert verdict(tasks).endswith(
         "0.75 to 0.88 of the gap in log-probability (no context, the null: 0); at least as much as "
@@ -189,14 +209,15 @@ def test_kept_says_where_the_thought_vector_is_ahead_and_which_texts_are_another
         "on two (input side 0.50 against 0.88)."
     )
     section = _written({"smollm2": tasks})
+    assert bare(kept_sections({"smollm2": tasks}, 4)) == []
     assert "the same 2 texts" in section.verdict
     assert section.verdict.endswith(
-        "0 are said again in the same task, and 2 by another task, the null."
+        "0 are said again in the same task; another task, the null, says 2 of them."
     )
     assert section.tables[0].rows == [("smollm2", "one", 1, 0, 1), ("smollm2", "two", 1, 0, 1)]
 
 
-def test_what_a_model_writes_stands_beside_what_it_wrote_before_training():
+def test_what_a_model_writes_stands_beside_what_it_wrote_before_training(bare):
     losses = {"final": 4.25, "bigram": 3.0, "unigram": 4.0, "uniform": 6.0, "initial": 5.5}
     summary = {f"{name}_loss": loss for name, loss in losses.items()}
     summary |= dict.fromkeys(("num_parameters", "train_tokens"), 9.0)
@@ -204,6 +225,7 @@ def test_what_a_model_writes_stands_beside_what_it_wrote_before_training():
     history = {"step": np.arange(3), "loss": np.ones(3)}
     texts = {"greedy": "a", "greedy, before training": "b"}
     loss, written = learned_sections(summary, Learned({}, history), texts)
+    assert bare([loss, written]) == []
     assert loss.verdict.endswith(
         "4.25 is worse than counts of pairs, the best of 3 baselines, at 3.00, and than counts of "
         "tokens (4.00). The null: before training (5.50)."
@@ -212,7 +234,7 @@ def test_what_a_model_writes_stands_beside_what_it_wrote_before_training():
     assert written.tables[0].rows[1] == ("greedy, before training", "b")
 
 
-def test_blocks_stand_beside_random_updates_and_the_untrained_stack_in_words_and_table():
+def test_blocks_stand_beside_random_updates_and_the_untrained_stack_in_words_and_table(bare):
     config = alignment.Config(num_prompts=4)
     depth = config.learner.stack.depth
     one = alignment.Aligned(
@@ -221,6 +243,7 @@ def test_blocks_stand_beside_random_updates_and_the_untrained_stack_in_words_and
     )  # fmt: skip
     arrays = alignment.Arrays(one, one)
     tokens, blocks = alignment.sections(config, arrays)
+    assert bare([tokens, blocks]) == []
     assert tokens.verdict.endswith("less than untrained (0.500).")
     assert blocks.verdict.endswith("less than random updates, the nearest null (0.300).")
     rows = {row[0]: row[1] for row in blocks.tables[0].rows}

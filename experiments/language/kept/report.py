@@ -166,7 +166,7 @@ def _written(found: Found) -> Section:
     text = "Both sides learn from the same texts: what the model wrote behind the context."
     verdict = (
         f"The ladder and LoRA have the same {number_of} texts, which the model wrote itself: "
-        f"{same} are said again in the same task, and {foreign} by {ANOTHER}, the null."
+        f"{same} are said again in the same task; {ANOTHER}, the null, says {foreign} of them."
     )
     tables = [
         Table(("model", "task", "texts", "said again", f"said by {ANOTHER}"), counts),
