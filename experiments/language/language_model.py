@@ -229,13 +229,14 @@ class Arrays:
     history: Mapping[str, np.ndarray]
 
 
-#: What the loss is held against -> its name.
-LEVELS: Mapping[str, str] = {
+#: What the loss is held against -> its name: baselines, and the null.
+COUNTS: Mapping[str, str] = {
     "bigram": "counts of pairs",
     "unigram": "counts of tokens",
     "uniform": "uniform",
-    "initial": "before training",
 }
+BEFORE = "before training"
+LEVELS: Mapping[str, str] = {**COUNTS, "initial": BEFORE}
 
 
 def measure(config: Config, run: Run) -> Arrays:
@@ -267,11 +268,13 @@ def measure(config: Config, run: Run) -> Arrays:
     reloaded = load(folder)
     prompts = write_prompts(run.path("prompts.jsonl"), test_texts, config.num_prompts)
     first = tokenizer.encode(prompts[0]["remove"] + prompts[0]["keep"]).tokens_T
+    untrained = initial_params(init, key)
     texts = {
         "greedy": generate(model, trained.params, first, 60),
         "sampled": generate(
             model, trained.params, first, 60, sampling=Sampling(0.8, top_p=0.95), key=key
         ),
+        f"greedy, {BEFORE}": generate(model, untrained, first, 60),
     }
     logits, again = (
         np.asarray(each.apply({"params": params}, jnp.asarray(first)))
@@ -283,7 +286,7 @@ def measure(config: Config, run: Run) -> Arrays:
         "bytes_per_token": sum(len(text.encode()) for text in test_texts) / len(test_N),
         "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(trained.params)),
         "final_loss": test_loss(model, trained.params, windows_BT),
-        "initial_loss": test_loss(model, initial_params(init, key), windows_BT),
+        "initial_loss": test_loss(model, untrained, windows_BT),
         **counted_losses(corpus_N, windows_BT, config.vocab_size),
         "reload_difference": float(np.max(np.abs(logits - again))),
     }
@@ -320,16 +323,19 @@ def sections(summary: Mapping[str, Any], arrays: Arrays, texts: Any) -> list[Sec
             verdict=against_best(
                 "The held-out loss, in nats per token,",
                 summary["final_loss"],
-                {name: summary[f"{key}_loss"] for key, name in LEVELS.items()},
+                {name: summary[f"{key}_loss"] for key, name in COUNTS.items()},
+                {BEFORE: summary["initial_loss"]},
             ),
             anchor="loss",
         ),
         Section(
             "What it writes",
             "After the first prompt of `prompts.jsonl`, a held-out topic: the most probable "
-            "tokens, and a draw.",
+            f"tokens, and a draw; and the most probable tokens {BEFORE}.",
             tables=[Table(("sampling", "text"), list(texts.items()))],
-            verdict="Of the language itself judge for yourself: no number says it.",
+            verdict="Of the language itself judge for yourself: no number says it but the loss, "
+            f"{number(summary['final_loss'])} nats per token ({BEFORE}: "
+            f"{number(summary['initial_loss'])}).",
             anchor="text",
         ),
     ]

@@ -53,6 +53,9 @@ from icl_jax.stack.fold import fold
 from icl_jax.stack.layers import Layers
 from icl_jax.tasks.prompt import prompt_tokens
 
+#: What tables and verdicts call one of the nulls.
+RANDOM = "random updates"
+
 
 @dataclass(frozen=True)
 class Config:
@@ -260,8 +263,18 @@ def sections(config: Config, arrays: Arrays) -> list[Section]:
                 summary["block_alignment"],
                 "block_alignment",
                 summary,
-                {"random updates": summary["random_block_alignment"]},
+                {RANDOM: summary["random_block_alignment"]},
             ),
+            tables=[
+                Table(
+                    ("updates", "mean cosine"),
+                    [
+                        ("trained", summary["block_alignment"]),
+                        ("untrained", summary["untrained_block_alignment"]),
+                        (RANDOM, summary["random_block_alignment"]),
+                    ],
+                )
+            ],
             anchor="block-alignment",
         ),
     ]
@@ -274,9 +287,9 @@ def _beside(
     summary: Mapping[str, Any],
     others: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
-    """A mean cosine beside the nearest of its nulls: before training, and others."""
+    """A mean cosine beside the nearest of its nulls: untrained, and others."""
     mine = float(np.mean(trained))
-    nulls = {"before training": summary[f"untrained_{name}"], **others}
+    nulls = {"untrained": summary[f"untrained_{name}"], **others}
     means = {null: float(np.mean(values)) for null, values in nulls.items()}
     nearest = max(means, key=lambda null: means[null])
     word = "more than" if mine > means[nearest] else "less than"

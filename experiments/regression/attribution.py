@@ -248,7 +248,7 @@ def sections(config: Config, arrays: Arrays) -> list[Section]:
                 )
             ],
             verdict="The contributions add up to the update to "
-            f"{number(summary['additivity_error'])} (another prompt's: at least "
+            f"{number(summary['additivity_error'])} (another prompt's sum: at least "
             f"{number(summary['shuffled_error'])}). {_far(far, null_far)} "
             f"{_heads(summary['head_shares'], summary['untrained_head_shares'])}",
             anchor=f"attribution-{config.learner.stack.wiring}".replace("_", "-"),
@@ -262,7 +262,7 @@ def _far(trained: float, untrained: float) -> str:
     change = "more" if abs(trained - 1) > abs(untrained - 1) else "no more"
     return (
         f"{who} have the larger share (the farthest {number(trained)} times an even one), {change} "
-        f"unevenly than before training ({number(untrained)} times)."
+        f"unevenly than untrained ({number(untrained)} times)."
     )
 
 
@@ -270,7 +270,7 @@ def _heads(trained_A: np.ndarray, untrained_A: np.ndarray) -> str:
     """How much the largest head writes, beside an even share and the untrained learner's."""
     return (
         f"Of {len(trained_A)} heads the largest writes {number(trained_A.max())} of the update "
-        f"(an even share is {number(1 / len(trained_A))}, before training it is "
+        f"(an even share is {number(1 / len(trained_A))}, untrained it is "
         f"{number(untrained_A.max())})."
     )
 

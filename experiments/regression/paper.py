@@ -153,7 +153,7 @@ def highlights(summary: dict[str, Any]) -> list[Highlight]:
     """The numbers that a reader should see first, each with its control."""
     deepest = [name for name in summary["equivalence"]["float32"] if name.startswith("stack")][0]
     exact = summary["equivalence"]["float32"][deepest]
-    losses = {name: summary["training"][f"{name}_loss"] for name in (*ORACLES, "initial")}
+    losses = {name: summary["training"][f"{name}_loss"] for name in ORACLES}
     rival = min(losses, key=lambda name: losses[name])
     cosine = summary["descent"]["measures"]["update_cosine"]
     null, closest = nearest("update_cosine", cosine)

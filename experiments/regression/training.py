@@ -219,11 +219,11 @@ def sections(config: Config, arrays: Arrays) -> list[Section]:
             verdict=against_best(
                 "The learner's loss",
                 summary["final_loss"],
-                {LABELS[name]: summary[f"{name}_loss"] for name in (*ORACLES, "initial")},
+                {LABELS[name]: summary[f"{name}_loss"] for name in ORACLES},
+                {LABELS[name]: summary[f"{name}_loss"] for name in ("initial", "final_alone")},
             )
             + " Patched weights without the context have the same loss to a fraction of "
-            f"{number(summary['largest_patched_gap'])}; unpatched ones "
-            f"{number(summary['final_alone_loss'])}.",
+            f"{number(summary['largest_patched_gap'])}.",
             anchor=f"training-{examples}",
         )
     ]

@@ -6,6 +6,7 @@ them is the same everywhere. A measure that nobody has described is an error.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -209,18 +210,52 @@ def verdict(comparisons: Mapping[str, Comparison]) -> str:
     return " ".join(f"{kind}: {'; '.join(measures)}." for kind, measures in told.items())
 
 
-def against_best(what: str, value: float, baselines: Mapping[str, float]) -> str:
-    """A loss in words beside the best of its baselines, which it may well be worse than.
+def against_best(
+    what: str,
+    value: float,
+    baselines: Mapping[str, float],
+    nulls: Mapping[str, float] = MappingProxyType({}),
+) -> str:
+    """A loss in words beside the best of its baselines, all that beat it, and its nearest null.
+
+    Args:
+      what: has the loss.
+      value: of it.
+      baselines: losses by what tables and legends call them.
+      nulls: likewise; those that beat it, too, are named.
 
     >>> against_best("In context", 0.2, {"zero predictor": 1.0, "averaging": 0.1})
     'In context 0.200 is worse than averaging, the best of 2 baselines, at 0.100.'
+    >>> against_best("It", 0.2, {"ridge": 0.1, "averaging": 0.15}, {"untrained": 0.9})[-66:]
+    'at 0.100, and than averaging (0.150). The null: untrained (0.900).'
     """
-    best = min(baselines, key=lambda name: baselines[name])
+    best, *others = sorted(baselines, key=baselines.__getitem__)
     word = "better than" if value < baselines[best] else "worse than"
     if value == baselines[best]:
         word = "the same as"
-    count = f"the best of {len(baselines)} baselines, " if len(baselines) > 1 else ""
-    return f"{what} {number(value)} is {word} {best}, {count}at {number(baselines[best])}."
+    count = f"the best of {len(baselines)} baselines, " if others else ""
+    ahead = [name for name in others if baselines[name] < value]
+    rest = f", and than {_listed(ahead, baselines)}" if ahead else ""
+    said = f"{what} {number(value)} is {word} {best}, {count}at {number(baselines[best])}{rest}."
+    return f"{said} {_beside_nulls(value, nulls)}" if nulls else said
+
+
+def _beside_nulls(value: float, nulls: Mapping[str, float]) -> str:
+    nearest, *others = sorted(nulls, key=nulls.__getitem__)
+    which = f"Nearest of {len(nulls)} nulls" if others else "The null"
+    told = f"{which}: {_listed([nearest], nulls)}"
+    if nulls[nearest] < value:
+        told += ", which beats it"
+    ahead = [name for name in others if nulls[name] < value]
+    if ahead:
+        told += f", as {'do' if len(ahead) > 1 else 'does'} {_listed(ahead, nulls)}"
+    return f"{told}."
+
+
+def _listed(names: Sequence[str], losses: Mapping[str, float]) -> str:
+    """``ridge (0.1), averaging (0.2) and zero (1)``."""
+    *first, last = [f"{name} ({number(losses[name])})" for name in names]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def panel(

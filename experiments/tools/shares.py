@@ -1,9 +1,11 @@
 """The share of a gap that something closes, with an interval: 0 is no context, 1 the full one."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.tools.margins import Margin
 from icl_jax.report.page import number
 
 RESAMPLES = 1000
@@ -37,6 +39,25 @@ def share_of_gap(alone_B: Any, full_B: Any, reached_B: Any, seed: int = 0) -> Sh
     shares = _share(rows[:, draws].mean(axis=-1))
     low, high = np.quantile(shares, [0.025, 0.975])
     return Share(float(_share(rows.mean(axis=-1))), float(low), float(high))
+
+
+def beside_nulls(nulls: Mapping[str, Share | Margin | float]) -> str:
+    """A sentence that names the null that is hardest to beat, and the others behind it.
+
+    Args:
+      nulls: by what tables and legends call them; numbers, or with a ``value`` and an interval.
+        The largest is the hardest to beat.
+
+    >>> beside_nulls({"no context": 0.0, "another's": Share(0.2, 0.1, 0.3)})
+    "The nearest null is another's: 0.200 (0.100 to 0.300); no context: 0."
+    >>> beside_nulls({"no context": 0.0})
+    'The null is no context: 0.'
+    """
+    means = {null: x if isinstance(x, float) else x.value for null, x in nulls.items()}
+    told = {null: number(x) if isinstance(x, float) else str(x) for null, x in nulls.items()}
+    first, *others = sorted(means, key=lambda null: -means[null])
+    rest = "".join(f"; {null}: {told[null]}" for null in others)
+    return f"The {'nearest ' if others else ''}null is {first}: {told[first]}{rest}."
 
 
 def _share(means: np.ndarray) -> np.ndarray:

@@ -325,7 +325,13 @@ def test_the_table_of_an_export_says_where_it_is_not_exact():
         "earlier_logit_error": 0.25, "unpatched_earlier_logit_error": 0.375,
         "following_agreement": 1 / 12, "unpatched_following_agreement": 0.0,
     }  # fmt: skip
-    (table,) = checkpoint_report._export(exported).tables
+    section = checkpoint_report._export(exported)
+    (table,) = section.tables
+    assert section.verdict.endswith(
+        "; unpatched, the original weights miss them by 0.500. At the earlier kept positions it "
+        "misses by 0.250 (unpatched: 0.375). Of the next 12 greedy tokens 1 agree (unpatched: 0)."
+    )
+    assert table.rows[-1][0] == "unpatched"
     assert table.header[1:] == (
         "relative error of the last logits",
         "of those at earlier kept positions",

@@ -57,6 +57,24 @@ def test_a_loss_is_told_beside_the_best_of_its_baselines_even_where_it_loses():
     assert against_best("It", 1.0, {"zero": 1.0}) == "It 1.00 is the same as zero, at 1.00."
 
 
+def test_every_baseline_and_every_null_that_beats_a_loss_is_named_with_its_number():
+    losses = {"zero": 2.0, "averaging": 0.0586, "ridge": 0.01, "least squares": 1e-12}
+    nulls = {"untrained": 0.5, "untrained, fine-tuned": 0.0131}
+    assert against_best("It", 0.0593, losses, nulls) == (
+        "It 0.0593 is worse than least squares, the best of 4 baselines, at 1.0e-12, and than "
+        "ridge (0.0100) and averaging (0.0586). Nearest of 2 nulls: untrained, fine-tuned "
+        "(0.0131), which beats it."
+    )
+    told = against_best("It", 0.118, {"zero": 2.0}, {**nulls, "random": 0.1, "shuffled": 0.11})
+    assert told == (
+        "It 0.118 is better than zero, at 2.00. Nearest of 4 nulls: untrained, fine-tuned "
+        "(0.0131), which beats it, as do random (0.100) and shuffled (0.110)."
+    )
+    assert against_best("It", 0.1, {"zero": 2.0}, {"untrained": 0.5}).endswith(
+        "at 2.00. The null: untrained (0.500)."
+    )
+
+
 def test_a_measure_or_a_null_that_nobody_has_described_is_an_error():
     with pytest.raises(ValueError, match="cosinus: not among .*kl, .* Describe it in"):
         with_nulls({"cosinus": values(1)}, {})

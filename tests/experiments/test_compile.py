@@ -27,6 +27,7 @@ from icl_jax.interop.tokenizer import load_tokenizer, save_tokenizer, train_bpe
 from icl_jax.language.compile import static_logits
 from icl_jax.language.prompt import full_logits
 from icl_jax.records import Run
+from icl_jax.report.page import number
 from tests.helpers import relative_error
 
 TEXT = "The lighthouse on Gull Rock was built in 1871 by Ada Brandt. It is red and white.\n"
@@ -101,6 +102,9 @@ def test_what_was_measured_is_read_back_and_told(lora):
     kept, tried = sections(about, found)
     assert len(kept.tables[0].rows) == (6 if lora else 4)
     assert "Rank 8 and ridge weight 0.100 are the best of 2" in tried.verdict
+    ends = {row[0]: row[1] for row in tried.tables[-1].rows}
+    assert f"asked it has {number(ends['compiled (closed form)'])}, no context " in tried.verdict
+    assert ends["no context"] == arrays.sides.nothing.kl.mean() > ends["compiled (closed form)"]
 
 
 def test_a_single_weight_is_not_told_as_the_best_of_many():

@@ -98,7 +98,7 @@ def test_a_tiny_run_reports_every_way_and_its_best_rival(learner):
     assert arrays.trained.sizes.shape == (3, 6) and arrays.trained.covered.shape == (2, 3)
     words = outcome.sections[0].verdict
     assert str(over_random(arrays.trained, "update", 1)) in words and "best rival" in words
-    assert "before training" in outcome.sections[2].verdict
+    assert "; untrained, the null, it is " in outcome.sections[2].verdict
 
 
 def test_more_examples_than_there_are_cannot_be_kept():

@@ -163,6 +163,6 @@ def test_the_first_numbers_of_the_page_stand_beside_their_best_rivals():
         }
     )
     assert [one.control for one in shown[1:3]] == [
-        "0.250 for averaging, the best of 6 baselines",
+        "0.250 for averaging, the best of 5 baselines",
         "0.300 for the nearest null, shuffled labels",
     ]

@@ -228,8 +228,8 @@ def _texts(names: Sequence[str], texts: Sequence[Mapping[str, str]], measured: M
         found = _generation(_generations(prompts))
         spoken.append(
             f"{dtype}: {found['agreement']:.1%} of {found['tokens']} tokens agree "
-            f"({found['unpatched_agreement']:.1%} without a patch); the same most probable token "
-            f"at {found['top1']:.1%} of the steps"
+            f"({LABELS['unpatched']}: {found['unpatched_agreement']:.1%}); the same most probable "
+            f"token at {found['top1']:.1%} of the steps"
         )
     panels = []
     for dtype, prompts in measured.items():
@@ -288,8 +288,8 @@ def _export(exported: Mapping[str, Any]) -> Section:
         f"{asked} A file has one set of weights, made for the last kept token: it is exact for the "
         "next token, and neither for earlier positions nor for what follows.",
         verdict="On the kept tokens alone the file gives the last logits of the whole prompt to "
-        f"{number(exported['logit_error'])}; the original weights miss them by "
-        f"{number(exported['unpatched_logit_error'])}.{_reach(exported)}",
+        f"{number(exported['logit_error'])}; {LABELS['unpatched']}, the original weights miss them "
+        f"by {number(exported['unpatched_logit_error'])}.{_reach(exported)}",
         tables=[Table(columns, rows)],
         anchor="export",
     )
@@ -300,12 +300,13 @@ def _reach(exported: Mapping[str, Any]) -> str:
     said = ""
     if (earlier := exported.get("earlier_logit_error")) is not None:
         said += (
-            f" At the earlier kept positions it misses by {number(earlier)} (original weights: "
-            f"{number(exported['unpatched_earlier_logit_error'])})."
+            f" At the earlier kept positions it misses by {number(earlier)} "
+            f"({LABELS['unpatched']}: {number(exported['unpatched_earlier_logit_error'])})."
         )
     if (share := exported.get("following_agreement")) is not None:
         said += (
-            f" Of the next {FOLLOWING} greedy tokens {round(FOLLOWING * share)} agree (original "
-            f"weights: {round(FOLLOWING * exported['unpatched_following_agreement'])})."
+            f" Of the next {FOLLOWING} greedy tokens {round(FOLLOWING * share)} agree "
+            f"({LABELS['unpatched']}: "
+            f"{round(FOLLOWING * exported['unpatched_following_agreement'])})."
         )
     return said

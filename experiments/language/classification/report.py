@@ -39,6 +39,7 @@ RUNS: Mapping[str, str] = {
     "untrained_in_context": "untrained, in context",
     "untrained_descent": "untrained, fine-tuned",
 }
+NULL_RUNS = ("shuffled", "another", "random", "untrained_in_context", "untrained_descent")
 THE_NULLS = (
     "Nulls: the same architecture before any training, at its own best rate; descent on shuffled "
     "labels; on another prompt's demonstrations; a random update of descent's norm."
@@ -156,7 +157,8 @@ def sections(config: Any, arrays: Arrays) -> list[Section]:
             + against_best(
                 "Its loss",
                 losses["in_context"],
-                {RUNS[n]: losses[n] for n in RUNS if n != "in_context"},
+                {RUNS[name]: losses[name] for name in ("zero_shot", "descent")},
+                {RUNS[name]: losses[name] for name in NULL_RUNS},
             ),
             anchor="answers",
         ),

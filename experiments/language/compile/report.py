@@ -144,7 +144,10 @@ def _made(arrays: Arrays) -> Section:
         f"The context has {arrays.context_tokens} tokens, the calibration queries "
         f"{arrays.calibration_tokens}."
     )
-    chosen = arrays.sides.ridge
+    chosen, nothing = arrays.sides.ridge, arrays.sides.nothing
+    mine, null = float(chosen.kl.mean()), float(nothing.kl.mean())
+    ends = [(LABELS["ridge"], mine), (LABELS["nothing"], null)]
+    tables.append(Table(("run", "KL on the queries asked"), ends))
     best, *others = sorted(tried.held_out.tolist())
     if others:
         verdict = (
@@ -157,4 +160,7 @@ def _made(arrays: Arrays) -> Section:
             f"Rank {chosen.rank} and ridge weight {number(float(chosen.weight))} were tried, no "
             f"others beside them: a KL divergence of {number(best)} on held-out queries."
         )
+    verdict += (
+        f" On the queries that are asked it has {number(mine)}, {LABELS['nothing']} {number(null)}."
+    )
     return Section("What it was made of", text, tables=tables, verdict=verdict)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from experiments.tools.margins import Margin, margin
-from experiments.tools.shares import Share, share_of_gap
+from experiments.tools.shares import Share, beside_nulls, share_of_gap
 from icl_jax.report.figures import Curve, Panel, curves, dots
 from icl_jax.report.page import Section, Table, number
 
@@ -22,6 +22,7 @@ USES: Mapping[str, str] = {
     "position_none": "behind other text: none",
     "position": "behind other text: its own",
 }
+ABSENT = "facts that are not in it"
 AGREED: Mapping[str, str] = {
     "sum": "sum of all facts', and one of all",
     "order": "one of all in reverse, and one of all",
@@ -114,15 +115,23 @@ def _transfer(config: Asks, arrays: Arrays, asks: int) -> Section:
          "" if name == "position_none" else f"{arrays.right[name].mean():.0%}")
         for name, label in there.items()
     ]  # fmt: skip
-    other = over(arrays, "own", "another")
+    means = {name: float(arrays.log_chance[name].mean()) for name in there}
+    nearest, other = sorted(("none", "another"), key=lambda name: -means[name])
+    ahead = [
+        f"{USES[name]} ({number(means[name])})"
+        for name in ("together", "backwards", "layer")
+        if means.get(name, -np.inf) > means["own"]
+    ]
+    own = number(means["own"])
+    best = f" More than its own ({own} nats) has {', '.join(ahead)}." if ahead else ""
     moved = (
         f"; in the next layer it gains {over(arrays, 'layer', 'none')}" if "layer" in there else ""
     )
     verdict = (
-        f"In new words, a fact's own patch gains {over(arrays, 'own', 'none')} nats over no context"
-        f", and {other} over the nearest null, another fact's patch; the full context gains "
-        f"{over(arrays, 'context', 'none')}. Behind other text it gains "
-        f"{over(arrays, 'position', 'position_none')}{moved}."
+        f"In new words, a fact's own patch gains {over(arrays, 'own', nearest)} nats over the "
+        f"nearest null, {USES[nearest]}, and {over(arrays, 'own', other)} over {USES[other]}; all "
+        f"facts in the context gain {over(arrays, 'context', 'none')} over {USES['none']}.{best} "
+        f"Behind other text its own gains {over(arrays, 'position', 'position_none')}{moved}."
     )
     text = (
         f"{config.facts} made-up facts, each compiled at rank {config.rank} from what the model "
@@ -145,13 +154,15 @@ def _transfer(config: Asks, arrays: Arrays, asks: int) -> Section:
 
 def _stack(config: Asks, arrays: Arrays) -> Section:
     x = config.stacked
-    none = float(arrays.log_chance["none"].mean())
+    none, absent = float(arrays.log_chance["none"].mean()), float(arrays.missing[-1])
+    # Where all facts are in the weights there is no other to ask about.
+    nulls = {USES["none"]: none} | ({} if np.isnan(absent) else {ABSENT: absent})
     lines = [
         Curve("sum of the patches", x, arrays.stacked, role="main"),
         Curve("their mean", x, arrays.averaged, role="second"),
         Curve("each patch alone", x, arrays.lone, role="reference"),
-        Curve("facts that are not in it", x, arrays.missing, role="control"),
-        Curve("no context", x, np.full(len(x), none), role="control"),
+        Curve(ABSENT, x, arrays.missing, role="control"),
+        Curve(USES["none"], x, np.full(len(x), none), role="control"),
     ]
     panel = Panel("", lines, "facts in the weights", "log-probability of the answers (nats)")
     lost = float(arrays.lone[-1] - arrays.stacked[-1])
@@ -159,7 +170,7 @@ def _stack(config: Asks, arrays: Arrays) -> Section:
     verdict = (
         f"With {x[-1]} facts stacked their answers have {number(float(arrays.stacked[-1]))} nats, "
         f"{number(lost)} {'less' if lost >= 0 else 'more'} than by each patch alone; compiled "
-        f"together, in one patch, {number(together)}; without any, the null, {number(none)}."
+        f"together, in one patch, {number(together)}. {beside_nulls(nulls)}"
     )
     text = "Patches of facts are added as they are, without a fit of the sum."
     return Section("Facts stacked", text, figure=curves([panel]), verdict=verdict,
@@ -175,7 +186,7 @@ def _sums(arrays: Arrays) -> Section:
     sums, order, null = (float(arrays.agreed[name].mean()) for name in ("sum", "order", "another"))
     verdict = (
         f"The sum of all facts' patches and the patch of all have a cosine of {number(sums)}; the "
-        f"facts in another order, {number(order)}; two different facts, the null, {number(null)}."
+        f"facts in another order, {number(order)}; {AGREED['another']}, the null, {number(null)}."
     )
     text = "Cosines are the means over layers, each of the normalised Frobenius product."
     return Section("patch(A) + patch(B), patch(A + B), and their order", text,
@@ -183,19 +194,22 @@ def _sums(arrays: Arrays) -> Section:
 
 
 def _forgetting(config: Asks, arrays: Arrays) -> Section:
+    means = arrays.disturbed.mean(axis=1)
     rows: list[tuple[Any, ...]] = [
-        (count, float(kl.mean()), float(kl.max()))
-        for count, kl in zip(config.stacked, arrays.disturbed, strict=True)
+        ("0, the plain model", 0.0, 0.0),
+        *(
+            (str(count), float(mean), float(kl.max()))
+            for count, mean, kl in zip(config.stacked, means, arrays.disturbed, strict=True)
+        ),
     ]
     together = arrays.disturbed_together
     rows.append((f"{config.facts}, one patch", float(together.mean()), float(together.max())))
     verdict = (
         f"On text about something else one fact's patch moves the model by "
-        f"{number(rows[0][1])} nats per token, {config.stacked[-1]} stacked by "
-        f"{number(rows[len(config.stacked) - 1][1])}, and one patch of all facts by "
+        f"{number(float(means[0]))} nats per token, {config.stacked[-1]} stacked by "
+        f"{number(float(means[-1]))}, and one patch of all facts by "
         f"{number(float(together.mean()))}; the plain model, the baseline, by 0."
     )
-    means = arrays.disturbed.mean(axis=1)
     lines = [
         Curve("sum of the patches", config.stacked, means, role="main"),
         Curve("one patch of all facts", config.stacked,

@@ -20,6 +20,9 @@ LABELS = {
     "lora_same": "LoRA, same seconds",
     "lora_more": "LoRA, more seconds",
 }
+NOTHING = "no context"
+ANOTHER = "another task"
+RIVALS = ("lora_same", "lora_more", "thought")
 CLOSED = ("thought", "input", "down", "at_once", "both", "full_rank")
 
 
@@ -29,10 +32,14 @@ def share(arrays: Arrays, run: Answered) -> Share:
     return share_of_gap(alone_B, full_B, reached_B)
 
 
-def best_rung(arrays: Arrays) -> str:
-    """The closed form of LoRA's rank or below that keeps most."""
-    there = [name for name in CLOSED[:-1] if name in arrays.rungs]
-    return max(there, key=lambda name: share(arrays, arrays.rungs[name]).value)
+def _rungs(arrays: Arrays, but: str = "") -> list[str]:
+    """The closed forms of LoRA's rank or below, one of them left out."""
+    return [name for name in CLOSED[:-1] if name in arrays.rungs and name != but]
+
+
+def best_rung(arrays: Arrays, but: str = "") -> str:
+    """Which of them keeps most."""
+    return max(_rungs(arrays, but), key=lambda name: share(arrays, arrays.rungs[name]).value)
 
 
 def summarise(found: Found) -> dict[str, Any]:
@@ -74,21 +81,26 @@ def sections(found: Found, rank: int) -> list[Section]:
 
 
 def verdict(tasks: Mapping[str, Arrays]) -> str:
-    """In how many tasks the best rung keeps at least what LoRA does, and where it does not."""
-    best = {task: best_rung(arrays) for task, arrays in tasks.items()}
-    mine = {task: share(arrays, arrays.rungs[best[task]]).value for task, arrays in tasks.items()}
+    """In how many tasks the best rung keeps at least what a rival does, and where it does not."""
     told = []
-    for name in ("lora_same", "lora_more"):
+    for name in RIVALS:
+        if not all(name in one.sides and _rungs(one, name) for one in tasks.values()):
+            continue  # A rung that was not asked for, or the only one.
         losses = []
         for task, arrays in tasks.items():
-            rival = share(arrays, arrays.lora[name]).value
-            if mine[task] < rival:
-                losses.append(f"{task} ({LABELS[best[task]]} {mine[task]:.2f}, LoRA {rival:.2f})")
+            best = best_rung(arrays, name)
+            mine, rival = (share(arrays, arrays.sides[side]).value for side in (best, name))
+            if mine < rival:
+                losses.append(f"{task} ({LABELS[best]} {mine:.2f} against {rival:.2f})")
         wins = len(tasks) - len(losses)
         words = f"at least as much as {LABELS[name]} on {wins} of {len(tasks)} tasks"
-        told.append(words + (f", less on {'; '.join(losses)}" if losses else ""))
-    kept = f"{min(mine.values()):.2f} to {max(mine.values()):.2f} of the gap in log-probability"
-    return f"The best rung (of these questions) keeps {kept}; {'; '.join(told)}."
+        aside = "the best of the others " if name in CLOSED else ""
+        told.append(aside + words + (f", less on {'; '.join(losses)}" if losses else ""))
+    values = [share(one, one.rungs[best_rung(one)]).value for one in tasks.values()]
+    return (
+        f"The best rung (of these questions) keeps {min(values):.2f} to {max(values):.2f} of the "
+        f"gap in log-probability ({NOTHING}, the null: 0); {'; '.join(told)}."
+    )
 
 
 def _model(name: str, tasks: Mapping[str, Arrays], rank: int) -> Section:
@@ -99,7 +111,7 @@ def _model(name: str, tasks: Mapping[str, Arrays], rank: int) -> Section:
                 steps = int(run.steps) if isinstance(run, Descended) else None
                 kept = str(share(arrays, run))
                 rows.append((task, label, kept, _right(run), float(run.seconds), steps))
-        rows.append((task, "no context", "0", _right(arrays.nothing), None, None))
+        rows.append((task, NOTHING, "0", _right(arrays.nothing), None, None))
         rows.append((task, "full context", "1", _right(arrays.context), None, None))
     columns = ("task", "run", "share of the gap", "right", "seconds", "steps")
     roles: dict[str, Role] = {"both": "main", "lora_more": "second", "lora_same": "second",
@@ -143,13 +155,22 @@ def _written(found: Found) -> Section:
         for task, arrays in tasks.items()
         for text in arrays.written[:2]
     ]
-    texts = [
-        str(text) for tasks in found.values() for one in tasks.values() for text in one.written
-    ]
+    counts, same, foreign = [], 0, 0
+    for model, tasks in found.items():
+        for task, arrays in tasks.items():
+            mine = [str(text) for text in arrays.written]
+            others = {str(x) for name, one in tasks.items() if name != task for x in one.written}
+            repeated, theirs = len(mine) - len(set(mine)), sum(text in others for text in mine)
+            counts.append((model, task, len(mine), repeated, theirs))
+            same, foreign = same + repeated, foreign + theirs
+    number_of = sum(count for _, _, count, *_ in counts)
     text = "Both sides learn from the same texts: what the model wrote behind the context."
     verdict = (
-        f"Both sides have the same {len(texts)} texts, of which {len(set(texts))} are different "
-        "ones, and the model wrote what is to be learnt itself."
+        f"The ladder and LoRA have the same {number_of} texts, which the model wrote itself: "
+        f"{same} are said again in the same task; {ANOTHER}, the null, says {foreign} of them."
     )
-    tables = [Table(("model", "task", "text"), rows)]
+    tables = [
+        Table(("model", "task", "texts", "said again", f"said by {ANOTHER}"), counts),
+        Table(("model", "task", "text"), rows),
+    ]
     return Section("Calibration texts", text, verdict=verdict, tables=tables)

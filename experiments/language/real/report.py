@@ -244,7 +244,7 @@ def _tasks(found: Found) -> Section:
     ]
     keys = ("context", "patched", "nothing", "questions")
     rows = [(*where, *(one[key] for key in keys)) for *where, one in tasks]
-    columns = ("model", "dtype", "task", "context", LABELS["patched"], "nothing", "questions")
+    columns = ("model", "dtype", "task", "context", LABELS["patched"], "no context", "questions")
     text = (
         "Demonstrations are the context; the question alone stays. Right is an answer whose first "
         "token is the most probable one."
@@ -258,7 +258,7 @@ def _tasks(found: Found) -> Section:
         text,
         verdict=f"Patches and context differ by {lost:.0f} right answers in all "
         f"{sum(one['questions'] for one in answers)}. The context gives the least to {task}: "
-        f"{least['nothing']:.0%} without it, {least['context']:.0%} with it.",
+        f"{least['nothing']:.0%} with no context, {least['context']:.0%} with it.",
         tables=[Table(columns, rows, caption)],
     )
 

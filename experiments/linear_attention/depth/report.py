@@ -180,8 +180,9 @@ def _losses(config: Any, arrays: Arrays) -> Section:
                     "correction",
                 ),
                 rows,
-                f"Mean squared error over {config.num_prompts} tasks. Least squares: "
-                f"{number(summary['least_squares_loss'])}; zero: {number(summary['zero_loss'])}.",
+                f"Mean squared error over {config.num_prompts} tasks; of least squares "
+                f"{number(summary['least_squares_loss'])}, of the zero predictor "
+                f"{number(summary['zero_loss'])}.",
             )
         ],
         anchor="losses",
@@ -189,10 +190,11 @@ def _losses(config: Any, arrays: Arrays) -> Section:
             f"With {depths[-1]} layers the loss",
             last["trained"],
             {
-                **{label: last[name] for name, (label, _) in roles.items() if name != "trained"},
+                **{label: last[name] for name, (label, _) in STEPPERS.items()},
                 "least squares": summary["least_squares_loss"],
                 "zero predictor": summary["zero_loss"],
             },
+            {roles["untrained"][0]: last["untrained"]},
         ),
     )
 

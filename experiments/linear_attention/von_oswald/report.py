@@ -33,18 +33,33 @@ LOSSES: Mapping[str, tuple[str, Role]] = {
 }
 
 
+#: The losses on skewed inputs, in the order of the table.
+OPTIMUM: Mapping[str, str] = {
+    "trained": LOSSES["trained"][0],
+    "closed_form": "closed form",
+    "descent": LOSSES["descent"][0],
+    "untrained": LOSSES["untrained"][0],
+}
+
+
 @dataclass(frozen=True)
 class Optimum:
     """Squared errors (B,) of a layer trained on skewed inputs and of the best there is.
 
     Attributes:
       trained, closed_form: (B,).
+      descent: (B,), of one step at its best rate.
+      untrained: (B,), of the layer before training.
       expected: (), the mean in closed form.
+      rate_at_edge: (), whether the step's rate is an end of the grid.
     """
 
     trained: np.ndarray
     closed_form: np.ndarray
+    descent: np.ndarray
+    untrained: np.ndarray
     expected: np.ndarray
+    rate_at_edge: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -87,7 +102,7 @@ def summarise(config: Any, arrays: Arrays) -> dict[str, Any]:
     key = jax.random.key(config.seed)
     gap, scale = arrays.construction_gap[home], arrays.descent_prediction[home]
     optimum = arrays.optimum
-    trained, best = float(optimum.trained.mean()), float(optimum.closed_form.mean())
+    means = {name: float(getattr(optimum, name).mean()) for name in OPTIMUM}
     return {
         "measures": summaries(compared(key, arrays.measures, (home,))),
         "losses": {name: float(arrays.losses[name][home].mean()) for name in LOSSES},
@@ -95,10 +110,10 @@ def summarise(config: Any, arrays: Arrays) -> dict[str, Any]:
         "learning_rate_at_edge": bool(arrays.rate_at_edge),
         "construction_error": float(np.linalg.norm(gap) / np.linalg.norm(scale)),
         "optimum": {
-            "trained_loss": trained,
-            "closed_form_loss": best,
+            **{f"{name}_loss": mean for name, mean in means.items()},
             "expected_loss": float(optimum.expected),
-            "ratio": trained / best,
+            "ratio": means["trained"] / means["closed_form"],
+            "learning_rate_at_edge": bool(optimum.rate_at_edge),
         },
         "num_prompts": config.num_prompts,
     }
@@ -124,16 +139,9 @@ def sections(config: Any, arrays: Arrays) -> list[Section]:
     step_CC = np.zeros((width + 1, width + 1))
     step_CC[:width, :width] = rate * np.eye(width)
     off = float(np.linalg.norm(arrays.bilinear_CC - step_CC) / np.linalg.norm(step_CC))
-    ratio = bootstrap_mean(
-        key,
-        jnp.stack(
-            [
-                jnp.asarray(arrays.optimum.trained),
-                jnp.asarray(arrays.optimum.closed_form),
-            ],
-            axis=1,
-        ),
-    )
+    columns = [jnp.asarray(getattr(arrays.optimum, name)) for name in OPTIMUM]
+    best = bootstrap_mean(key, jnp.stack(columns, axis=1))
+    edge = " (at the edge of its search)" if optimum["learning_rate_at_edge"] else ""
     found_it = "finds" if abs(optimum["ratio"] - 1) <= 0.02 else "does not find"
     return [
         Section(
@@ -150,7 +158,8 @@ def sections(config: Any, arrays: Arrays) -> list[Section]:
             verdict=against_best(
                 "The trained layer's loss",
                 losses["trained"],
-                {LOSSES[n][0]: losses[n] for n in ("descent", "untrained", "zero")},
+                {LOSSES[n][0]: losses[n] for n in ("descent", "interpolated", "zero")},
+                {LOSSES["untrained"][0]: losses["untrained"]},
             ),
             anchor="loss",
         ),
@@ -174,6 +183,12 @@ def sections(config: Any, arrays: Arrays) -> list[Section]:
             verdict="The layer that takes the step by construction predicts what the step predicts "
             f"to {number(summary['construction_error'])} of its size, in float32; the trained one "
             f"differs from it by {number(off)} of its kernel's norm (a kernel of zeros: 1).",
+            tables=[
+                Table(
+                    ("kernel", "distance from the constructed step's, in its norm"),
+                    [(LOSSES["trained"][0], off), ("a kernel of zeros", 1)],
+                )
+            ],
             figure=heatmaps(
                 [arrays.bilinear_CC, step_CC],
                 ["trained layer", "constructed step"],
@@ -192,15 +207,19 @@ def sections(config: Any, arrays: Arrays) -> list[Section]:
             f"{number(optimum['trained_loss'])}; the closed form of the best layer has "
             f"{number(optimum['closed_form_loss'])} on the same tasks, and "
             f"{number(optimum['expected_loss'])} in expectation. The closed form is a step of "
-            "descent with a matrix for a rate.",
+            "descent with a matrix for a rate; the step beside it has the one rate that is best on "
+            f"held-out tasks{edge}.",
             verdict=f"Training {found_it} the closed form of the best layer: the ratio of the two "
-            f"losses is {optimum['ratio']:.4f}.",
+            f"losses is {optimum['ratio']:.4f} ({number(optimum['trained_loss'])} to "
+            f"{number(optimum['closed_form_loss'])}). Of rivals {OPTIMUM['descent']} has "
+            f"{number(optimum['descent_loss'])}, of nulls the {OPTIMUM['untrained']} "
+            f"{number(optimum['untrained_loss'])}.",
             tables=[
                 Table(
                     ("predictor", "loss", "95% interval"),
                     [
-                        (name, float(ratio.mean[i]), f"{ratio.low[i]:.4g} to {ratio.high[i]:.4g}")
-                        for i, name in enumerate(("trained layer", "closed form"))
+                        (name, float(best.mean[i]), f"{best.low[i]:.4g} to {best.high[i]:.4g}")
+                        for i, name in enumerate(OPTIMUM.values())
                     ],
                     f"Mean squared error over {config.num_optimum_prompts} tasks.",
                 )

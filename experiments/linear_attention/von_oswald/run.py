@@ -186,22 +186,27 @@ def face_to_face(
     }
 
 
-def optimum(learner: LinearLearner, prompts: Prompt) -> Optimum:
-    """The losses (B,) of a trained layer and of the closed form of its optimum."""
+def optimum(learner: LinearLearner, prompts: Prompt, step: Any) -> Optimum:
+    """The losses (B,) of a trained layer, of the closed form of its optimum, and of rivals.
+
+    ``step`` is the search of one step's rate, on held-out tasks of the same kind.
+    """
     covariance_DD = jnp.diag(jnp.asarray(learner.config.variances, jnp.float32))
 
-    def both(prompt: Prompt) -> tuple[Array, Array]:
-        best = optimal_linear_attention(
-            prompt.inputs_ND, prompt.targets_N, prompt.query_D, covariance_DD=covariance_DD
-        )
-        return predict(learner.model, learner.trained, prompt), best
+    def all_of(prompt: Prompt) -> dict[str, Array]:
+        return {
+            "trained": predict(learner.model, learner.trained, prompt),
+            "closed_form": optimal_linear_attention(
+                prompt.inputs_ND, prompt.targets_N, prompt.query_D, covariance_DD=covariance_DD
+            ),
+            "descent": one_step(step.best_rate, prompt),
+            "untrained": predict(learner.model, learner.untrained, prompt),
+        }
 
-    trained_B, best_B = jax.jit(jax.vmap(both))(prompts)
-    return Optimum(
-        np.asarray(squared_error(trained_B, prompts.query_target)),
-        np.asarray(squared_error(best_B, prompts.query_target)),
-        np.asarray(optimal_linear_attention_loss(covariance_DD, learner.config.num_examples)),
-    )
+    found = jax.jit(jax.vmap(all_of))(prompts)
+    losses = {n: np.asarray(squared_error(x, prompts.query_target)) for n, x in found.items()}
+    expected = optimal_linear_attention_loss(covariance_DD, learner.config.num_examples)
+    return Optimum(**losses, expected=np.asarray(expected), rate_at_edge=step.at_edge)
 
 
 def measure(config: Config, learners: Path) -> Arrays:
@@ -231,9 +236,9 @@ def measure(config: Config, learners: Path) -> Arrays:
             )
         )
     bilinear_CC, value_C = merged(learner.trained)
-    test = draw(
-        config.skewed.task(), config.seed, config.num_optimum_prompts, config.skewed.num_examples
-    )
+    task, examples = config.skewed.task(), config.skewed.num_examples
+    test = draw(task, config.seed, config.num_optimum_prompts, examples)
+    skewed_step = search(draw(task, config.seed + 1, config.num_search_prompts, examples), rates_X)
     together: dict[str, Any] = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
     return Arrays(
         scales_X=scales,
@@ -241,7 +246,7 @@ def measure(config: Config, learners: Path) -> Arrays:
         rate_at_edge=found.at_edge,
         bilinear_CC=np.asarray(bilinear_CC),
         value_C=np.asarray(value_C),
-        optimum=optimum(skewed, test),
+        optimum=optimum(skewed, test, skewed_step),
         **together,
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 from experiments.regression.both import MODELS, Both
 from experiments.regression.reusable.report import share
 from experiments.tools.margins import margin
-from experiments.tools.shares import Share
+from experiments.tools.shares import Share, beside_nulls
 from icl_jax.report.figures import Curve, Panel, Reference, Role, curves, dots
 from icl_jax.report.page import Section, Table, number
 
@@ -27,6 +27,7 @@ SUMS: Mapping[str, str] = {
     "own": "that of the whole",
     "stranger": "mean with another context's half",
 }
+ALONE = "query alone"
 AGREED: Mapping[str, str] = {
     "sum": "sum of the halves' and the whole's",
     "halves": "the two halves'",
@@ -125,7 +126,7 @@ def sections(config: Asks, arrays: Arrays) -> list[Section]:
 def _dots(found: Composed, names: Mapping[str, str]) -> str:
     """Squared errors by use, between those of the query alone and of the full context."""
     values = [[float(found.used[name].mean())] for name in names]
-    ends = [Reference(float(found.alone.mean()), "query alone"),
+    ends = [Reference(float(found.alone.mean()), ALONE),
             Reference(float(found.full.mean()), "full context")]  # fmt: skip
     return dots(list(names.values()), ("patched",), values, x_label="squared error",
                 references=ends)  # fmt: skip
@@ -136,10 +137,10 @@ def _transfer(config: Asks, arrays: Arrays) -> Section:
     shares = {name: share(found, found.used[name]) for name in USES}
     rows = [(USES[name], str(one), float(found.used[name].mean())) for name, one in shares.items()]
     verdict = (
-        f"A context's patch closes {shares['own']} of the gap on new queries; the nearest null, "
-        f"another context's, {shares['another']}. A patch of one query, which closes "
-        f"{number(token_share(found))} on that query, closes {shares['token']} on others, and in "
-        f"the next layer a patch closes {shares['layer']}."
+        f"A context's patch closes {shares['own']} of the gap on new queries. "
+        f"{beside_nulls({USES['another']: shares['another'], ALONE: 0.0})} A patch of one query, "
+        f"which closes {number(token_share(found))} on that query, closes {shares['token']} on "
+        f"others, and in the next layer a patch closes {shares['layer']}."
     )
     text = (
         f"{config.num_prompts} contexts, each compiled on {config.calibration} queries and asked "
@@ -165,15 +166,16 @@ def _sums(config: Asks, arrays: Arrays) -> Section:
     untrained = {name: margin(arrays.untrained.agreed[name]) for name in AGREED}
     best = max(("sum", "mean"), key=lambda name: shares[name].value)
     half = max(("half", "other_half"), key=lambda name: shares[name].value)
+    apart = shares[best].high < shares["own"].low
+    nulls: dict[str, Any] = {
+        SUMS["stranger"]: shares["stranger"],
+        USES["another"]: share(found, found.used["another"]),
+        ALONE: 0.0,
+    }
     verdict = (
-        f"Patches of two halves of a context do not simply add up: their {best} closes "
-        f"{shares[best]}, the whole's patch {shares['own']}, the better half alone "
-        f"{shares[half]}; the nearest null, the mean with another context's half, "
-        f"{shares['stranger']}."
-        if shares[best].high < shares["own"].low
-        else f"Patches of two halves of a context compose: their {best} closes {shares[best]}, the "
-        f"whole's patch {shares['own']}, the better half alone {shares[half]}; the nearest null, "
-        f"the mean with another context's half, {shares['stranger']}."
+        f"Patches of two halves of a context {'do not simply add up' if apart else 'compose'}: "
+        f"their {best} closes {shares[best]}, the whole's patch {shares['own']}, the better half "
+        f"alone {shares[half]}. {beside_nulls(nulls)}"
     )
     rows = [(SUMS[name], str(one), float(found.used[name].mean())) for name, one in shares.items()]
     angles = [(label, str(cosines[name]), str(untrained[name])) for name, label in AGREED.items()]
@@ -192,16 +194,27 @@ def _sums(config: Asks, arrays: Arrays) -> Section:
 def _order(arrays: Arrays) -> Section:
     found = arrays.trained
     own, other = share(found, found.used["own"]), share(found, found.used["shuffled"])
-    cosine, null = margin(found.agreed["shuffled"]), margin(found.agreed["another"])
+    another = share(found, found.used["another"])
+    cosine, stranger = margin(found.agreed["shuffled"]), margin(found.agreed["another"])
+    untrained = margin(arrays.untrained.agreed["shuffled"])
+    nulls: dict[str, Any] = {USES["another"]: stranger, "another order's, untrained": untrained}
     verdict = (
-        f"The examples in another order compile to a patch with a cosine of {cosine}; the nearest "
-        f"null, another context, has {null}. It closes {other} of the gap, the first order {own}."
+        f"The examples in another order compile to a patch with a cosine of {cosine}. "
+        f"{beside_nulls(nulls)} It closes {other} of the gap, the first order {own}."
     )
+    rows = [
+        ("its own", "1", str(own)),
+        ("another order's", str(cosine), str(other)),
+        ("another order's, untrained", str(untrained), None),
+        (USES["another"], str(stranger), str(another)),
+    ]
     text = (
         "The layers are causal, so a deeper learner's context depends on its order; the learner "
         "knows no positions otherwise."
     )
-    return Section("The order of the examples", text, verdict=verdict, anchor="order")
+    return Section("The order of the examples", text, verdict=verdict, anchor="order",
+                   tables=[Table(("patch", "cosine with its own", "share of the gap"), rows)],
+                   )  # fmt: skip
 
 
 def _stack(config: Asks, arrays: Arrays) -> Section:
@@ -219,11 +232,17 @@ def _stack(config: Asks, arrays: Arrays) -> Section:
     panel = Panel("", lines, "contexts in the weights", "share of the gap of one of them",
                   y_limits=(-1.5, 1.1))  # fmt: skip
     last = config.stacked[-1]
-    ends = share(found, found.stacked[-1]), share(found, found.missing)
+    others = f"{last} others', not its own"
+    rows = {
+        "its own alone": share(found, found.stacked[0]),
+        f"sum of {last}": share(found, found.stacked[-1]),
+        f"mean of {last}": share(found, found.averaged[-1]),
+        others: share(found, found.missing),
+    }
+    alone, added, mean, missing = rows.values()
     verdict = (
-        f"One context's patch closes {share(found, found.stacked[0])}; with those of {last - 1} "
-        f"other functions added, {ends[0]}, and their mean {share(found, found.averaged[-1])}. The "
-        f"nearest null, {last} patches and not its own, {ends[1]}."
+        f"One context's patch closes {alone}; with those of {last - 1} other functions added, "
+        f"{added}, and their mean {mean}. {beside_nulls({others: missing, 'nothing': 0.0})}"
     )
     text = (
         "Patches of different functions are added, and the queries of the first are asked. What "
@@ -231,7 +250,10 @@ def _stack(config: Asks, arrays: Arrays) -> Section:
         "both: the worst case of interference. Far below 0 is not drawn."
     )
     figure = curves([panel], band="95% interval over contexts")
-    return Section("Contexts stacked", text, figure=figure, verdict=verdict, anchor="stacked")
+    told = [*((label, str(one)) for label, one in rows.items()), ("nothing", "0")]
+    return Section("Contexts stacked", text, figure=figure, verdict=verdict, anchor="stacked",
+                   tables=[Table(("patches in the weights", "share of the gap"), told)],
+                   )  # fmt: skip
 
 
 def _forgetting(config: Asks, arrays: Arrays) -> Section:
@@ -245,8 +267,9 @@ def _forgetting(config: Asks, arrays: Arrays) -> Section:
     word = "costs" if one.low > 0 else "does not measurably cost"
     verdict = (
         f"One patch {word} the learner its learning in context: other contexts are read with a "
-        f"squared error of {number(float(found.read[0].mean()))}, without the patch "
-        f"{number(plain)} (more by {one}); the query alone has {number(float(found.alone.mean()))}."
+        f"squared error of {number(float(found.read[0].mean()))}, without a patch "
+        f"{number(plain)} (more by {one}); without a context, the null, it is "
+        f"{number(float(found.alone.mean()))}."
     )
     x = config.stacked
     lines = [

@@ -221,8 +221,8 @@ def _learning(config: Asks, arrays: Arrays) -> Section:
     mine = exponents["trained"]
     word = "falls like 1/i" if mine.low <= -1 <= mine.high else "does not fall like 1/i"
     verdict = (
-        f"The size of a step {word}: its exponent is {mine}; before training, the nearest null, it "
-        f"is {exponents['untrained']}."
+        f"The size of a step {word}: its exponent is {mine}; untrained, the null, it is "
+        f"{exponents['untrained']}."
     )
     rows = [
         (model, str(exponents[model]), float(arrays.of(model).alike.mean()),

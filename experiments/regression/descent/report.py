@@ -36,6 +36,7 @@ LOSSES: Mapping[str, tuple[str, Role | None]] = {
     "random": ("random update", "control"),
     "another": ("fine-tuned on another task", "control"),
 }
+NULL_LOSSES = ("untrained_implicit", "untrained_descent", "shuffled", "random", "another")
 IN_FUNCTION_SPACE = ("prediction_difference", "sensitivity_cosine", "model_difference")
 IN_WEIGHT_SPACE = ("update_cosine", "peel_off_cosine", "norm_gap", "path_angle", "path_rank_gap")
 NULLS = (
@@ -140,10 +141,9 @@ def losses_section(
 
     half = count // 2
     last = {label: float(along(name)[-1].mean()) for name, (label, _) in LOSSES.items()}
-    others = {
-        LOSSES[name][0]: last[LOSSES[name][0]]
-        for name in (*ORACLES, "untrained_implicit", "untrained_descent")
-    }
+    sides = {LOSSES[name][0]: last[LOSSES[name][0]] for name in ("implicit", "descent")}
+    oracles = {LOSSES[name][0]: last[LOSSES[name][0]] for name in ORACLES}
+    nulls = {LOSSES[name][0]: last[LOSSES[name][0]] for name in NULL_LOSSES}
     lines = [
         interval_curve(key, along(name), np.arange(count), label, role)
         for name, (label, role) in LOSSES.items()
@@ -175,9 +175,13 @@ def losses_section(
             )
         ],
         anchor=f"descent-{examples}",
-        verdict=against_best("The loss in context,", last["in context"], others)
-        + " "
-        + against_best(
-            "Fine-tuned,", last["fine-tuned"], {**others, "in context": last["in context"]}
+        verdict=" ".join(
+            against_best(
+                f"{mine.capitalize()}, the loss",
+                loss,
+                {**oracles, **{side: its for side, its in sides.items() if side != mine}},
+                nulls,
+            )
+            for mine, loss in sides.items()
         ),
     )

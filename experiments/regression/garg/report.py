@@ -173,7 +173,8 @@ def _labels(name: str) -> dict[str, str]:
 
 
 def _words(name: str, losses: Mapping[str, np.ndarray]) -> str:
-    """The learner with all examples beside the best of its baselines."""
+    """The learner with all examples beside its baselines and the untrained one."""
     last = {label: float(losses[which][-1]) for which, label in _labels(name).items()}
-    trained = last.pop(TRAINED)
-    return against_best(f"{name.replace('_', ' ').capitalize()}:", trained, last)
+    trained, untrained = last.pop(TRAINED), last.pop(UNTRAINED)
+    what = f"{name.replace('_', ' ').capitalize()}:"
+    return against_best(what, trained, last, {UNTRAINED: untrained})

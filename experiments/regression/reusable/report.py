@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from experiments.regression.both import MODELS, Both
-from experiments.tools.shares import Share, share_of_gap
+from experiments.tools.shares import Share, beside_nulls, share_of_gap
 from icl_jax.patches.fit import Rung
 from icl_jax.report.figures import Curve, Panel, Role, curves
 from icl_jax.report.page import Section, Table, number
@@ -36,6 +36,7 @@ NAMES: Mapping[str, str] = {
     "ridge": "ridge",
     "another": "another context's ridge",
 }
+NO_CONTEXT = "no context"
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,7 @@ def _ladder(config: Asks, arrays: Arrays) -> Section:
         f"From {config.shown} calibration queries, ridge closes {shares['ridge']} of the gap in "
         f"squared error between no context ({number(float(found.alone.mean()))}) and the full one "
         f"({number(float(found.full.mean()))}) on new queries, {word} 80%; the best other rung is "
-        f"{NAMES[best]} with {rivals[best]}, and another context's patch closes "
-        f"{shares['another']}."
+        f"{NAMES[best]} with {rivals[best]}. {_nulls(shares['another'])}"
     )
     rows = [
         (
@@ -164,6 +164,10 @@ def _ladder(config: Asks, arrays: Arrays) -> Section:
         )
         for name in NAMES
         if name in shares
+    ]
+    rows += [
+        (NO_CONTEXT, "0", float(found.alone.mean()), 1.0, 1.0),
+        ("full context", "1", float(found.full.mean()), 0.0, 0.0),
     ]
     columns = (
         "patch", "share of the gap", "squared error", "distance from full context",
@@ -193,10 +197,16 @@ def _ladder(config: Asks, arrays: Arrays) -> Section:
     )
 
 
+def _nulls(another: Share) -> str:
+    """Both nulls in words; no context closes nothing by definition."""
+    return beside_nulls({NAMES["another"]: another, NO_CONTEXT: 0.0})
+
+
 def _ranks(config: Asks, arrays: Arrays) -> Section:
     found = arrays.trained
     shares = [share(found, row) for row in found.by_rank]
-    full = share(found, found.by_count["ridge"][config.counts.index(config.shown)])
+    at = config.counts.index(config.shown)
+    full, another = (share(found, found.by_count[name][at]) for name in ("ridge", "another"))
     enough = [
         rank
         for rank, one in zip(config.ranks, shares, strict=True)
@@ -207,17 +217,21 @@ def _ranks(config: Asks, arrays: Arrays) -> Section:
         if enough
         else f"None of the ranks up to {max(config.ranks)} has all of it but 0.02"
     )
-    verdict = f"{reached}: {full} at full rank, {shares[0]} at rank {config.ranks[0]}."
-    panel = Panel(
-        "",
-        [_curve(found, "ridge", config.ranks, found.by_rank, "main")],
-        "rank of the update",
-        "share of the gap closed",
-        log_x=True,
+    verdict = (
+        f"{reached}: {full} at full rank, {shares[0]} at rank {config.ranks[0]}. {_nulls(another)}"
     )
+    panel = Panel("", [_curve(found, "ridge", config.ranks, found.by_rank, "main")],
+                  "rank of the update", "share of the gap closed", log_x=True)  # fmt: skip
+    rows = [
+        *((f"rank {rank}", str(one)) for rank, one in zip(config.ranks, shares, strict=True)),
+        ("full rank", str(full)),
+        (NAMES["another"], str(another)),
+        (NO_CONTEXT, "0"),
+    ]
     text = (
         f"The ridge solution from {config.shown} queries at lower ranks, each the one of its rank "
         "that serves the calibration queries best."
     )
     figure = curves([panel], band="95% interval over contexts")
-    return Section("How many directions it takes", text, figure=figure, verdict=verdict)
+    return Section("How many directions it takes", text, figure=figure, verdict=verdict,
+                   tables=[Table(("ridge", "share of the gap"), rows)])  # fmt: skip
