@@ -27,6 +27,15 @@ class UpdateStatistics:
       cosines_XX: (X, X), of every update with every other, the leading axes in row-major order; NaN
         where an update is zero, which has no direction.
       effective_rank: (), how many of the updates differ.
+
+    Examples:
+      >>> updates = LowRank(jnp.array([[[3.0, 4.0]], [[0.0, 1.0]]]), jnp.array([[[2.0]], [[3.0]]]))
+      >>> found = update_statistics(updates)
+      >>> print(found.norms.round(4))
+      [10.  3.]
+      >>> print(found.cosines_XX.round(4))
+      [[1.  0.8]
+       [0.8 1. ]]
     """
 
     norms: Array
