@@ -31,11 +31,10 @@ class UpdateStatistics:
     Examples:
       >>> updates = LowRank(jnp.array([[[3.0, 4.0]], [[0.0, 1.0]]]), jnp.array([[[2.0]], [[3.0]]]))
       >>> found = update_statistics(updates)
-      >>> print(found.norms.round(4))
-      [10.  3.]
-      >>> print(found.cosines_XX.round(4))
-      [[1.  0.8]
-       [0.8 1. ]]
+      >>> jnp.round(found.norms, 4).tolist()
+      [10.0, 3.0]
+      >>> [round(float(cosine), 4) for cosine in found.cosines_XX[0]]
+      [1.0, 0.8]
     """
 
     norms: Array
