@@ -64,7 +64,14 @@ class PromptAttribution:
 
 
 def attributable(model: LanguageModel) -> tuple[str, ...]:
-    """What ``attribute`` can be asked for of a model: the values of ``of``."""
+    """What ``attribute`` can be asked for of a model: the values of ``of``.
+
+    Examples:
+      >>> from icl_jax.language.attribution import attributable
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> attributable(LanguageModel(repeat(block, 2), vocab_size=30, width=8))
+      ('input', 'gate', 'up', 'output')
+    """
     blocks: list[FlaxBlock] = [FlaxBlock(unbound(block)) for block in model.blocks]
     first, *rest = [
         ("input", *block.input_kernels) if block.patches_input else () for block in blocks
