@@ -11,9 +11,8 @@ from typing import Any
 from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
-from names import groups
+from names import ROOT, by_module, groups, returned
 
-ROOT = Path(__file__).parents[2]
 #: Where a page of the reference lists the names of its group.
 MARKER = "<!-- the names of this group -->"
 #: A drawing that follows the page's colours, which an image of its own cannot.
@@ -67,31 +66,11 @@ def reference(paths: list[str]) -> str:
     """A table of names with what each is, then each in full, module by module."""
     lines = ["| name | |", "|---|---|"]
     lines += [f"| [`{path.rsplit('.', 1)[1]}`][{path}] | {summary(path)} |" for path in paths]
-    modules: dict[str, list[str]] = {}
-    for path in paths:
-        modules.setdefault(path.rsplit(".", 1)[0], []).append(path)
-    for module, members in modules.items():
+    for module, members in by_module(paths).items():
         lines += ["", f"## `{module}`", "", summary(module), ""]
         for path in [*members, *returned(module, members)]:
             lines += [f"::: {path}", ""]
     return "\n".join(lines)
-
-
-def returned(module: str, members: list[str]) -> list[str]:
-    """The records of a module that its public functions return and nobody needs to import."""
-    source = ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
-    body = ast.parse(source).body
-    listed = {path.rsplit(".", 1)[1] for path in members}
-    functions = [node for node in body if isinstance(node, ast.FunctionDef) and node.name in listed]
-    used = {
-        name.id
-        for node in functions
-        if node.returns is not None
-        for name in ast.walk(node.returns)
-        if isinstance(name, ast.Name)
-    }
-    classes = [node.name for node in body if isinstance(node, ast.ClassDef)]
-    return [f"{module}.{name}" for name in classes if name in used - listed]
 
 
 def summary(path: str) -> str:

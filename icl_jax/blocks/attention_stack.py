@@ -21,6 +21,15 @@ class AttentionStack(nn.Module):
     Attributes:
       layers: of linear attention that is not causal; the same instance twice is one layer looped.
 
+    Examples:
+      >>> layer = LinearAttention(num_heads=1, causal=False)
+      >>> model = AttentionStack((layer, layer))  # one layer, looped
+      >>> tokens = jax.random.normal(jax.random.key(0), (5, 3)).at[-1, -1].set(0.0)
+      >>> variables = model.init(jax.random.key(1), tokens)
+      >>> steps = model.apply(variables, tokens, method="predictions")  # after 0, 1 and 2 layers
+      >>> steps.shape, bool(steps[-1] == model.apply(variables, tokens))
+      ((3,), True)
+
     Source: von Oswald et al. (arXiv 2212.07677); Ahn et al. (arXiv 2306.00297) for the mask.
     """
 

@@ -61,6 +61,16 @@ class GatedDelta(FadingState):
 
     ``norm`` is a root-mean-square norm of each head. Yang et al. (arXiv 2412.06464), as in
     Qwen3-Next. Attributes and what all such layers share: ``FadingState``.
+
+    Examples:
+      >>> layer = GatedDelta(num_heads=2, key_width=4, value_width=4)
+      >>> stream = jax.random.normal(jax.random.key(0), (6, 8))
+      >>> variables = layer.init(jax.random.key(1), stream)
+      >>> moved = layer.apply(variables, stream.at[2].add(1.0)) - layer.apply(variables, stream)
+      >>> (jnp.abs(moved).max(1) > 0).tolist()  # read by itself and whatever follows
+      [False, False, True, True, True, True]
+      >>> layer.empty_memory(1000, 8, jnp.float32).state_AFU.shape  # however long the context
+      (2, 4, 4)
     """
 
     def _channels_of(self, kernels: _Kernels, stream_TD: Array) -> Array:

@@ -39,6 +39,16 @@ class Experts(Feedforward):
       limit: before the activation a gate is at most so large, and an up within so much of zero
         (gpt-oss); None for none.
       up_offset: what is added to an up, within that limit, before it is multiplied (gpt-oss: 1).
+
+    Examples:
+      >>> mlp = Experts(num_experts=4, experts_per_token=2, hidden_width=16)
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 8))
+      >>> variables = mlp.init(jax.random.key(1), tokens)
+      >>> chosen, gates = mlp.apply(variables, tokens, method="route")
+      >>> chosen.shape, jnp.round(gates.sum(1), 4).tolist()
+      ((6, 2), [1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+      >>> mlp.apply(variables, tokens, None, method="hidden").shape  # the two experts' side by side
+      (6, 32)
     """
 
     num_experts: int = 8

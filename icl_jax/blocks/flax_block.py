@@ -19,7 +19,19 @@ _OF_THE_MLP = ("hidden", "output", "mlp_output", "finish", "to_mlp_input")
 
 @dataclass(frozen=True)
 class FlaxBlock:
-    """A ``Block`` as a ``ContextualBlock``: pure functions on arrays, hashable for jit."""
+    """A ``Block`` as a ``ContextualBlock``: pure functions on arrays, hashable for jit.
+
+    Examples:
+      >>> module = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> stream = jax.random.normal(jax.random.key(0), (6, 8))
+      >>> params = module.init(jax.random.key(1), stream)["params"]
+      >>> block = FlaxBlock(module)
+      >>> block.input_kernels, block.patches_input, block.has_norm
+      (('gate', 'up'), True, True)
+      >>> output = apply_block(block, params, block.contextual(params, stream))
+      >>> bool(jnp.allclose(output, module.apply({"params": params}, stream), atol=1e-6))
+      True
+    """
 
     module: Block
 

@@ -131,6 +131,14 @@ def layer_params(model: HasBlocks, params: Params, layer: int, *, axis: int = 0)
       params: its parameters, perhaps with further axes in front.
       layer: the number of the layer, from 0.
       axis: how many axes stand in front.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,), depth=3))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> mlp = layer_params(stack, params, 2)["mlp"]
+      >>> {name: leaf["kernel"].shape for name, leaf in sorted(mlp.items())}
+      {'down': (16, 8), 'layer_0': (8, 16)}
     """
     name, repeat = layer_places(model.blocks)[layer]
     index = (slice(None),) * axis + (repeat,)
@@ -168,7 +176,17 @@ def first_layers(model: Any, params: Params, depth: int) -> tuple[Any, Params]:
 
 
 def with_layers(params: Params, layers: PerLayer[Params]) -> Params:
-    """A model's parameters with other layers, such as ``fold`` found them."""
+    """A model's parameters with other layers, such as ``fold`` found them.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> layers = functional(stack, params).params
+      >>> halved = with_layers(params, layers.map(lambda tree: jax.tree.map(lambda a: a / 2, tree)))
+      >>> sorted(name for name in params if halved[name] is not params[name])
+      ['layers_0_0']
+    """
     named = {
         layer_name(segment, block): tree
         for segment, period in enumerate(layers.segments)
@@ -178,5 +196,11 @@ def with_layers(params: Params, layers: PerLayer[Params]) -> Params:
 
 
 def cast(params: Params, dtype: jnp.dtype) -> Params:
-    """All parameters in another floating-point dtype."""
+    """All parameters in another floating-point dtype.
+
+    Examples:
+      >>> params = cast({"bias": jnp.zeros(3), "kernel": jnp.ones((2, 3))}, jnp.bfloat16)
+      >>> {name: str(leaf.dtype) for name, leaf in sorted(params.items())}
+      {'bias': 'bfloat16', 'kernel': 'bfloat16'}
+    """
     return jax.tree.map(lambda array: array.astype(dtype), params)

@@ -18,6 +18,17 @@ class LinearAttention(Attention):
     their 1/N). A position that is not present reads the others, and nobody reads it, itself
     included: so a query is asked about the examples only (the mask of Ahn et al., arXiv
     2306.00297).
+
+    Examples:
+      >>> layer = LinearAttention(num_heads=2)
+      >>> stream = jax.random.normal(jax.random.key(0), (6, 8))
+      >>> variables = layer.init(jax.random.key(1), stream)
+      >>> def last(*seen):  # what the last position reads of these alone
+      ...     present = jnp.isin(jnp.arange(6), jnp.array(seen))
+      ...     return layer.apply(variables, stream, present_T=present)[-1]
+      >>> parts = last(0, 1) + last(2, 3, 4)
+      >>> bool(jnp.allclose(parts, last(0, 1, 2, 3, 4), atol=1e-5))  # a plain sum
+      True
     """
 
     @property

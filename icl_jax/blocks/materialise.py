@@ -22,7 +22,18 @@ from icl_jax.patches.token import InputFactor, kernel_update
 
 
 def position_patch(patch: TokenPatch, position: int) -> TokenPatch:
-    """The patch of one kept position (by its place among the kept ones), out of a bank's layer."""
+    """The patch of one kept position (by its place among the kept ones), out of a bank's layer.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> bank = stack_patches(functional(stack, params), stream, [0, 5])
+      >>> patch = bank.layer(0)
+      >>> patch.input.v_D.shape, position_patch(patch, 1).input.v_D.shape  # of the position 5
+      ((2, 8), (8,))
+    """
     return jax.tree.map(lambda rows_K: rows_K[position], patch)
 
 
@@ -41,6 +52,19 @@ def materialise(block: FlaxBlock, params: Params, patch: TokenPatch) -> Params:
     Raises:
       ValueError: a patch with a leading axis, or a compact one.
       TypeError: an MLP of another kind.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> layers = functional(stack, params)
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> bank = stack_patches(layers, stream, [5])  # keep the last token only
+      >>> block, block_params = layers[0]
+      >>> patched = materialise(block, block_params, position_patch(bank.layer(0), 0))
+      >>> alone = apply_block(block, patched, block.contextual(patched, stream[5:]))
+      >>> bool(jnp.allclose(alone, forward(layers, stream)[5:], atol=1e-5))
+      True
     """
     if patch.input is not None:
         checks.rank("materialise", "patch.input.v_D", patch.input.v_D, 1, "(D)")
@@ -84,6 +108,20 @@ def materialise_static(block: FlaxBlock, params: Params, patch: StaticPatch) -> 
     Raises:
       ValueError: a bias for a block that ends in none, or a down kernel of experts.
       TypeError: an MLP of another kind.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> layers = functional(stack, params)
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> block, block_params = layers[0]
+      >>> first = jnp.eye(8)[0]
+      >>> patch = StaticPatch(input=outer(first, first))  # (I + M) W: the first row counts twice
+      >>> patched = materialise_static(block, block_params, patch)
+      >>> ratio = patched["mlp"]["layer_0"]["kernel"] / block_params["mlp"]["layer_0"]["kernel"]
+      >>> ratio.mean(1).tolist()
+      [2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     """
     module = block.module.mlp
     if not isinstance(module, (Dense, Gated, Experts)):

@@ -41,6 +41,13 @@ class Scaling:
       short_factors, long_factors: of ``longrope``, one for each rate: for the sequences whose
         position ids all lie below the original length, and for the others. All tokens of a sequence
         share one set, so a memory that was filled on one side of that length is of no use beyond.
+
+    Examples:
+      >>> from icl_jax.blocks.rotary import rates
+      >>> scaling = Scaling("llama3", factor=8.0, original_length=128)
+      >>> slower = rates(Rotary(scaling=scaling), 8) / rates(Rotary(), 8)
+      >>> slower.round(3).tolist()  # the fastest pair stays as it is
+      [1.0, 0.428, 0.125, 0.125]
     """
 
     kind: ScalingName

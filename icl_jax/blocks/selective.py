@@ -60,6 +60,16 @@ class SelectiveStateSpace(FadingState):
       use_bias: whether the kernel that reads the stream has a bias.
       taps_bias: whether the convolution has one.
       step_limits: the least and the longest step.
+
+    Examples:
+      >>> layer = SelectiveStateSpace(num_heads=2, key_width=4, value_width=8)
+      >>> block = Block(layer, Dense(hidden_widths=(), width=8), "mixer", norm="rms")
+      >>> stream = jax.random.normal(jax.random.key(0), (6, 8))
+      >>> variables = block.init(jax.random.key(1), stream)
+      >>> block.apply(variables, stream).shape
+      (6, 8)
+      >>> variables["params"]["mlp"]["down"]["kernel"].shape  # (E, D), what the context changes
+      (16, 8)
     """
 
     use_bias: bool = False

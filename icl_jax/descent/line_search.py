@@ -21,6 +21,13 @@ class LineSearch:
       rates_X: (X,), the grid, increasing.
       scores_X: (X,), the score of each, infinite where it was not finite.
       at_edge: (), True when the best lies at an end of the grid, and a wider one may hold better.
+
+    Examples:
+      >>> found = tune_learning_rate(lambda rate: (rate - 1.0) ** 2, jnp.array([0.25, 0.5, 0.75]))
+      >>> float(found.best_rate), found.scores_X.tolist()
+      (0.75, [0.5625, 0.25, 0.0625])
+      >>> bool(found.at_edge)  # look further up
+      True
     """
 
     best_rate: Array

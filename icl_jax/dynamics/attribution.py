@@ -37,6 +37,18 @@ class Attribution:
         at kept tokens.
       remainder_D: (D,), what no token contributes: the change of the norm's denominator between the
         attention and the kernel. Exactly zero where no norm stands there.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> found = attribute_block(*functional(stack, params)[0], stream, [5])
+      >>> one = jax.tree.map(lambda leaf: leaf[0], found)  # of the one kept position
+      >>> one.v_D.shape, one.contributions_ATD.shape
+      ((8,), (2, 6, 8))
+      >>> jnp.abs(one.contributions_ATD[:, 5]).max().item()  # what is kept contributes nothing
+      0.0
     """
 
     v_D: Array
@@ -300,6 +312,22 @@ def contribution_update(
 
     Raises:
       ValueError: no such head or token.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> block, block_params = functional(stack, params)[0]
+      >>> found = attribute_block(block, block_params, stream, [5])
+      >>> one = jax.tree.map(lambda leaf: leaf[0], found)
+      >>> kernel = block_params["mlp"]["layer_0"]["kernel"]
+      >>> update = contribution_update(one, 1, 2, kernel)  # head 1 reading token 2
+      >>> update.left_RD.shape, update.right_RH.shape
+      ((1, 8), (1, 16))
+      >>> size = contribution_norms(one, kernel)[1, 2]
+      >>> bool(jnp.allclose(frobenius_norm(update), size, rtol=1e-4))
+      True
     """
     _check_one("contribution_update", attribution)
     names = ("head", "token")
@@ -316,7 +344,23 @@ def contribution_update(
 
 
 def summed_update(attribution: Attribution, kernel_DH: Array) -> LowRank:
-    """All contributions and the remainder together: the token update again."""
+    """All contributions and the remainder together: the token update again.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> layers = functional(stack, params)
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> block, block_params = layers[0]
+      >>> found = attribute_block(block, block_params, stream, [5])
+      >>> kernel = block_params["mlp"]["layer_0"]["kernel"]
+      >>> whole = summed_update(jax.tree.map(lambda leaf: leaf[0], found), kernel)
+      >>> factor = position_patch(stack_patches(layers, stream, [5]).layer(0), 0).input
+      >>> expected = as_matrix(kernel_update(factor, kernel))
+      >>> bool(jnp.allclose(as_matrix(whole), expected, atol=1e-5))
+      True
+    """
     _check_one("summed_update", attribution)
     total_H = _mapped("summed_update", _total(attribution), kernel_DH)
     return outer(attribution.v_D, total_H.astype(kernel_DH.dtype))
@@ -333,7 +377,20 @@ def update_norm(attribution: Attribution, kernel_DH: Array | None = None) -> Arr
 
 
 def contribution_norms(attribution: Attribution, kernel_DH: Array) -> Array:
-    """``|dW|_F`` of every contribution, (A, T), in float32 or wider."""
+    """``|dW|_F`` of every contribution, (A, T), in float32 or wider.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> block, block_params = functional(stack, params)[0]
+      >>> found = attribute_block(block, block_params, stream, [5])
+      >>> one = jax.tree.map(lambda leaf: leaf[0], found)
+      >>> norms = contribution_norms(one, block_params["mlp"]["layer_0"]["kernel"])
+      >>> norms.shape, (norms > 0).all(0).tolist()  # two heads; the last token is kept
+      ((2, 6), [True, True, True, True, True, False])
+    """
     _check_one("contribution_norms", attribution)
     mapped_ATH = _mapped("contribution_norms", attribution.contributions_ATD, kernel_DH)
     return vector_norm(attribution.v_D) * vector_norm(mapped_ATH)
@@ -362,7 +419,19 @@ def contribution_shares(attribution: Attribution, kernel_DH: Array | None = None
 
 
 def remainder_share(attribution: Attribution, kernel_DH: Array | None = None) -> Array:
-    """The signed share of the remainder in ``dW``: what no token and no head accounts for."""
+    """The signed share of the remainder in ``dW``: what no token and no head accounts for.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, wiring="pre_norm"))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> found = attribute_block(*functional(stack, params)[0], stream, [5])
+      >>> one = jax.tree.map(lambda leaf: leaf[0], found)
+      >>> rest = remainder_share(one)  # of the norm's denominator
+      >>> round(float(rest + contribution_shares(one).sum()), 4)
+      1.0
+    """
     where = "remainder_share"
     _check_one(where, attribution)
     part_H = _mapped(where, attribution.remainder_D, kernel_DH)

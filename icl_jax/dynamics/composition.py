@@ -25,6 +25,13 @@ class Agreement:
       cosine: the normalised Frobenius product; NaN where an update is zero.
       norm_ratio: ``|first| / |second|``.
       difference: ``|first - second| / |second|``.
+
+    Examples:
+      >>> update = LowRank(jnp.ones((2, 1, 3)), jnp.ones((2, 1, 4)))  # of two layers
+      >>> one = PerLayer(((StaticPatch(down=update),),), (2,))
+      >>> found = compare_static(scale_static(one, -0.5), one)[1].down  # of the second layer
+      >>> [round(float(number), 4) for number in (found.cosine, found.norm_ratio, found.difference)]
+      [-1.0, 0.5, 1.5]
     """
 
     cosine: Array
@@ -37,7 +44,15 @@ class Agreement:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class StaticAgreement:
-    """The agreement of both sides of a static patch; None for a side that neither has."""
+    """The agreement of both sides of a static patch; None for a side that neither has.
+
+    Examples:
+      >>> update = LowRank(jnp.ones((2, 1, 3)), jnp.ones((2, 1, 4)))  # of two layers
+      >>> one = PerLayer(((StaticPatch(down=update),),), (2,))
+      >>> found = compare_static(one, one)[0]
+      >>> found.input is None, round(float(found.down.cosine), 4)
+      (True, 1.0)
+    """
 
     input: Agreement | None
     down: Agreement | None
@@ -55,6 +70,16 @@ def compare_static(
 
     Raises:
       ValueError: patches of different stacks, or of different sides.
+
+    Examples:
+      >>> units = jnp.eye(2)[None]  # of one layer
+      >>> one, other = (
+      ...     PerLayer(((StaticPatch(down=LowRank(unit, unit)),),), (1,))
+      ...     for unit in (units[:, :1], units[:, 1:])
+      ... )
+      >>> found = compare_static(combine_static(one, other), one)[0].down
+      >>> [round(float(number), 4) for number in (found.cosine, found.norm_ratio, found.difference)]
+      [0.7071, 1.4142, 1.0]
     """
     _same_stack("compare_static", first, second)
 
@@ -82,6 +107,12 @@ def move_layers(patches: PerLayer[StaticPatch], by: int) -> PerLayer[StaticPatch
 
     Raises:
       ValueError: layers of different kinds, whose patches do not fit each other.
+
+    Examples:
+      >>> rights = jnp.array([[[1.0]], [[2.0]], [[3.0]]])  # of three layers
+      >>> patches = PerLayer(((StaticPatch(down=LowRank(jnp.ones((3, 1, 2)), rights)),),), (3,))
+      >>> [patch.down.right_RH.item() for patch in move_layers(patches, 1)]
+      [3.0, 1.0, 2.0]
     """
     if len(patches.segments) != 1 or len(patches.segments[0]) != 1:
         raise ValueError(

@@ -29,6 +29,14 @@ def group_gram(attribution: Attribution, groups_NT: Array) -> Array:
       ValueError: several positions at once, or shapes that do not fit.
       TypeError: ``groups_NT`` is not boolean.
 
+    Examples:
+      >>> from icl_jax.dynamics.attribution import Attribution
+      >>> parts = jnp.array([[[3.0, 0.0], [0.0, 4.0], [0.0, 0.0]]])  # one head, three tokens
+      >>> found = Attribution(jnp.array([1.0, 0.0]), parts, jnp.zeros(2))
+      >>> groups = jnp.array([[True, False, False], [False, True, False]])  # the last token is kept
+      >>> group_gram(found, groups).tolist()
+      [[9.0, 0.0, 0.0], [0.0, 16.0, 0.0], [0.0, 0.0, 0.0]]
+
     Source: worked out for this library, from the split of THEORY section 4.
     """
     where = "group_gram"
@@ -52,6 +60,11 @@ def group_sizes(gram_XX: Array) -> Array:
     Raises:
       ValueError: not square.
       TypeError: not floating point.
+
+    Examples:
+      >>> gram = jnp.diag(jnp.array([9.0, 16.0, 0.0]))  # two groups, and no rest
+      >>> group_sizes(gram).tolist()
+      [3.0, 4.0, 0.0]
     """
     return jnp.sqrt(jnp.diagonal(_square("group_sizes", gram_XX)))
 
@@ -62,6 +75,11 @@ def group_shares(gram_XX: Array) -> Array:
     Raises:
       ValueError: not square.
       TypeError: not floating point.
+
+    Examples:
+      >>> gram = jnp.array([[4.0, -1.0], [-1.0, 2.0]])  # the rest works against a group
+      >>> group_shares(gram).tolist()
+      [0.75, 0.25]
     """
     wide_XX = _square("group_shares", gram_XX)
     return jnp.sum(wide_XX, axis=1) / jnp.sum(wide_XX)
@@ -73,6 +91,10 @@ def group_cosines(gram_XX: Array) -> Array:
     Raises:
       ValueError: not square.
       TypeError: not floating point.
+
+    Examples:
+      >>> group_cosines(jnp.array([[4.0, -3.0], [-3.0, 9.0]])).tolist()
+      [[1.0, -0.5], [-0.5, 1.0]]
     """
     wide_XX = _square("group_cosines", gram_XX)
     sizes_X = jnp.sqrt(jnp.diagonal(wide_XX))
@@ -97,6 +119,12 @@ def choose_by_update(gram_XX: Array, count: int) -> tuple[Array, Array]:
     Raises:
       ValueError: not square, or more than there are.
       TypeError: not floating point.
+
+    Examples:
+      >>> gram = jnp.diag(jnp.array([9.0, 16.0, 0.0]))  # two groups, and no rest
+      >>> order, cosines = choose_by_update(gram, 2)
+      >>> order.tolist(), [round(float(cosine), 4) for cosine in cosines]
+      ([1, 0], [0.8, 1.0])
     """
     where = "choose_by_update"
     gram_XX = _square(where, gram_XX)

@@ -50,6 +50,18 @@ def leave_out_block(
         add up to 1.
       TypeError: ``groups_NT`` is not boolean.
 
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> layers = functional(stack, params)
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> groups = jnp.array([[True, True, False, False, False, False]])  # the first demonstration
+      >>> without = leave_out_block(*layers[0], stream, groups)
+      >>> again = forward(layers, stream, present_T=~groups[0])[-1]
+      >>> bool(jnp.allclose(without[0], again, atol=1e-5))
+      True
+
     Source: worked out for this library, from THEORY section 4's sum over tokens.
     """
     where = "leave_out_block"
@@ -94,6 +106,17 @@ def leave_out_by_reruns(
     Raises:
       ValueError: shapes or a row that cannot be.
       TypeError: ``groups_NT`` is not boolean.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,), depth=3))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> layers = functional(stack, params)
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> groups = jnp.arange(6) == jnp.arange(5)[:, None]  # each context token by itself
+      >>> without = leave_out_by_reruns(layers, stream, groups)
+      >>> without.shape, bool((without != forward(layers, stream)[-1]).any(1).all())
+      ((5, 8), True)
     """
     where = "leave_out_by_reruns"
     check_run(where, layers, stream_TD)
@@ -107,7 +130,21 @@ def leave_out_by_reruns(
 def masked_outputs(
     layers: Layers, stream_TD: Array, present_XT: Array, *, row: int = -1, chunk: int = 8
 ) -> Array:
-    """The output (X, D) at a position for each of X sets of tokens that are there."""
+    """The output (X, D) at a position for each of X sets of tokens that are there.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,), depth=3))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> layers = functional(stack, params)
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> there = jnp.array([[True] * 6, [False] * 5 + [True]])  # everything, and the query alone
+      >>> outputs = masked_outputs(layers, stream, there)
+      >>> bool(jnp.allclose(outputs[0], forward(layers, stream)[-1], atol=1e-5))
+      True
+      >>> bool(jnp.allclose(outputs[1], forward(layers, stream[5:])[0], atol=1e-5))
+      True
+    """
 
     def one(present_T: Array) -> Array:
         return forward(layers, stream_TD, present_T=present_T)[row]

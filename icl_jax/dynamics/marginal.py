@@ -45,6 +45,11 @@ def marginal_updates(inputs_MD: Array) -> LowRank:
 
     Raises:
       ValueError: as there.
+
+    Examples:
+      >>> inputs = jnp.array([[2.0, 0.0], [2.0, 1.0], [2.0, 1.5]])  # after 0, 1 and 2 tokens
+      >>> jax.vmap(as_matrix)(marginal_updates(inputs)).tolist()
+      [[[0.0, 0.5], [0.0, 0.0]], [[0.0, 0.25], [0.0, 0.0]]]
     """
     _check("marginal_updates", inputs_MD)
     steps_ND = inputs_MD[1:] - inputs_MD[:-1]

@@ -49,6 +49,16 @@ class PrefixPass:
       kept: per layer, what the midpoint would be had the contextual layer seen the probe alone;
         with ``full`` it is all that a token patch needs (the patches of ``loop="open"``).
       output_MD: (M, D), the stack's output at the query after each prefix.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,), depth=3))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> found = prefix_pass(functional(stack, params), stream[:5], stream[5])
+      >>> full, kept = found.full[0].mlp_input_TD, found.kept[0].mlp_input_TD  # of the first layer
+      >>> full.shape, bool(jnp.allclose(full[0], kept[0], atol=1e-6))  # nothing read yet
+      ((6, 8), True)
     """
 
     full: PerLayer[Midpoint]
@@ -108,6 +118,16 @@ def probe_pass(layers: Layers, context_ND: Array, probes_MD: Array) -> PrefixPas
 
     Raises:
       ValueError: as ``prefix_pass``.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,), depth=3))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> layers = functional(stack, params)
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> found = probe_pass(layers, stream[:5], stream)  # each token asked after those before it
+      >>> bool(jnp.allclose(found.output_MD, forward(layers, stream), atol=1e-5))
+      True
     """
     check_run("probe_pass", layers, probes_MD)
     checks.rank("probe_pass", "context_ND", context_ND, 2, "(N, D)")
@@ -145,7 +165,19 @@ def _probe_pass(layers: Layers, context_ND: Array, probes_MD: Array) -> PrefixPa
 def lone_midpoints(
     block: ContextualBlock, params: Params, stream_MD: Array, positions_M: Array
 ) -> Midpoint:
-    """The midpoint (M, D) of each row read by the contextual layer as a sequence of its own."""
+    """The midpoint (M, D) of each row read by the contextual layer as a sequence of its own.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> block, block_params = functional(stack, params)[0]
+      >>> lone = lone_midpoints(block, block_params, stream, jnp.arange(6))
+      >>> third = block.contextual(block_params, stream[2:3])
+      >>> bool(jnp.allclose(lone.mlp_input_TD[2], third.mlp_input_TD[0], atol=1e-6))
+      True
+    """
 
     def alone(hidden_D: Array, position: Array) -> Midpoint:
         midpoint = block.contextual(params, hidden_D[None, :], positions_T=position[None])
@@ -162,6 +194,17 @@ def prefix_outputs_by_reruns(layers: Layers, context_ND: Array, query_D: Array) 
 
     Works for any contextual layer. It is what ``prefix_pass`` is tested and timed against. Each run
     is padded to N + 1 tokens (so that one compiled program serves all), one after the other.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,), depth=3))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> layers = functional(stack, params)
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> outputs = prefix_outputs_by_reruns(layers, stream[:5], stream[5])
+      >>> found = prefix_pass(layers, stream[:5], stream[5])
+      >>> bool(jnp.allclose(outputs, found.output_MD, atol=1e-5))
+      True
     """
     num_context = context_ND.shape[0]
     slots_T = jnp.arange(num_context + 1)

@@ -61,6 +61,16 @@ class Checkpoint:
       family: the name of its module in ``interop.families``.
       generation: how its makers mean text to be written; nothing of it is applied by itself.
       max_positions: the most tokens that it is meant for; None where its files don't say.
+
+    Examples:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> from icl_jax.interop.huggingface import make_tiny
+      >>> folder = Path(tempfile.mkdtemp())
+      >>> checkpoint = make_tiny("qwen2", folder / "tiny", jax.random.key(0))
+      >>> logits = full_logits(checkpoint.model, checkpoint.params, jnp.arange(3, 13), [9])
+      >>> logits.shape == (1, checkpoint.config["vocab_size"]), checkpoint.folder == folder / "tiny"
+      (True, True)
     """
 
     model: Any
@@ -112,6 +122,16 @@ def load(
         in which nothing is computed.
       TypeError: neither a path nor a name.
       ImportError: safetensors or huggingface_hub is needed and not installed.
+
+    Examples:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> from icl_jax.interop.huggingface import load, make_tiny
+      >>> folder = Path(tempfile.mkdtemp())
+      >>> _ = make_tiny("qwen2", folder / "tiny", jax.random.key(0))  # or a folder that is there
+      >>> checkpoint = load(folder / "tiny", dtype=jnp.bfloat16)
+      >>> checkpoint.family, str(checkpoint.params["embedding"].dtype)
+      ('qwen2', 'bfloat16')
     """
     asked = None if dtype is None else _floating("load", dtype)  # Before anything is fetched.
     folder = checkpoint_folder(path_or_name, revision=revision, offline=offline)
@@ -194,6 +214,20 @@ def save(
       FileNotFoundError: the folder of the tokenizer is not there.
       ValueError: the architecture or the dtype is not supported, or the parameters are not the
         model's.
+
+    Examples:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> from icl_jax.interop.huggingface import load, make_tiny, save
+      >>> folder = Path(tempfile.mkdtemp())
+      >>> checkpoint = make_tiny("qwen2", folder / "tiny", jax.random.key(0))
+      >>> run, tokens = (checkpoint.model, checkpoint.params), jnp.arange(3, 13)
+      >>> weights = prompt_weights(*run, tokens, [0, 8, 9])  # as if it had read all ten
+      >>> _ = save(folder / "patched", checkpoint.model, weights.params, checkpoint.config)
+      >>> again = load(folder / "patched")
+      >>> alone = alone_logits(again.model, again.params, tokens[jnp.array([0, 8, 9])], [0, 1, 2])
+      >>> bool(jnp.allclose(alone[-1], full_logits(*run, tokens, [9])[0], atol=1e-4))
+      True
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -257,6 +291,17 @@ def make_tiny(
       ValueError: no such family.
       FileExistsError: the folder has something in it.
       TypeError: no PRNG key.
+
+    Examples:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> from icl_jax.interop.huggingface import make_tiny
+      >>> folder = Path(tempfile.mkdtemp())
+      >>> checkpoint = make_tiny("qwen2", folder / "tiny", jax.random.key(0), vocab_size=300)
+      >>> checkpoint.family, checkpoint.config["vocab_size"], len(checkpoint.model.blocks)
+      ('qwen2', 300, 3)
+      >>> sorted(path.name for path in (folder / "tiny").iterdir())
+      ['config.json', 'model.safetensors']
     """
     known = families()
     if family not in known:

@@ -51,6 +51,18 @@ def adapter_policy(checkpoint: Checkpoint) -> OutputPolicy:
     Raises:
       ValueError: the model has experts, or a layer norm on its MLP's output, or is of a family that
         PEFT takes no adapter of.
+
+    Examples:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> from icl_jax.interop.huggingface import make_tiny
+      >>> from icl_jax.interop.peft import adapter_policy
+      >>> folder = Path(tempfile.mkdtemp())
+      >>> [
+      ...     adapter_policy(make_tiny(family, folder / family, jax.random.key(0)))
+      ...     for family in ("qwen2", "gemma3")  # which has a norm on the MLP's output
+      ... ]
+      ['down', 'balanced']
     """
     _check_family("adapter_policy", checkpoint)
     for layer, block in enumerate(checkpoint.model.blocks):
@@ -90,6 +102,19 @@ def save_adapter(
     Raises:
       ValueError: patches of another policy, experts, or a checkpoint with more than a text model.
       FileExistsError: the folder has something in it.
+
+    Examples:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> from icl_jax.interop.huggingface import make_tiny
+      >>> from icl_jax.interop.peft import adapter_policy, save_adapter
+      >>> folder = Path(tempfile.mkdtemp())
+      >>> checkpoint = make_tiny("qwen2", folder / "base", jax.random.key(0))
+      >>> run, tokens = (checkpoint.model, checkpoint.params), jnp.arange(3, 13)
+      >>> weights = prompt_weights(*run, tokens, [0, 8, 9], output=adapter_policy(checkpoint))
+      >>> adapter = save_adapter(folder / "adapter", checkpoint, weights.patches)
+      >>> sorted(path.name for path in adapter.iterdir())
+      ['adapter_config.json', 'adapter_model.safetensors']
     """
     adapter_policy(checkpoint)
     layers = functional(checkpoint.model, checkpoint.params)
@@ -130,6 +155,19 @@ def save_static_adapter(
       ValueError: patches with a bias, experts, patches of another stack, a checkpoint with more
         than a text model, or of a family that PEFT takes no adapter of.
       FileExistsError: the folder has something in it.
+
+    Examples:
+      >>> import json, tempfile
+      >>> from pathlib import Path
+      >>> from icl_jax.interop.huggingface import make_tiny
+      >>> from icl_jax.interop.peft import save_static_adapter
+      >>> folder = Path(tempfile.mkdtemp())
+      >>> checkpoint = make_tiny("qwen2", folder / "base", jax.random.key(0))
+      >>> run, queries = (checkpoint.model, checkpoint.params), [[8, 9], [10, 11]]
+      >>> patches = compile_context(*run, [5, 6, 7], queries, fit=Fit(rank=2))
+      >>> adapter = save_static_adapter(folder / "adapter", checkpoint, patches)
+      >>> json.loads((adapter / "adapter_config.json").read_text())["r"]
+      2
     """
     where = "save_static_adapter"
     _check_family(where, checkpoint)

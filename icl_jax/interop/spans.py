@@ -45,6 +45,15 @@ class Prompt:
       kept: (K,), int32 positions, increasing; at least one is kept and one removed.
       name: for tables.
       text: the whole text; None of a prompt that was given as token ids.
+
+    Examples:
+      >>> from icl_jax.interop.spans import Prompt
+      >>> text = "Ada built it. Who built it?"
+      >>> prompt = Prompt(np.arange(3, 9), np.array([0, 4, 5]), "mine", text)
+      >>> prompt
+      Prompt('mine', 6 tokens, 3 kept: 'Ada built it. Who built it?')
+      >>> np.delete(prompt.tokens, prompt.kept).tolist()  # what becomes weights
+      [4, 5, 6]
     """
 
     tokens: np.ndarray
@@ -79,6 +88,27 @@ def read_prompts(
     Raises:
       FileNotFoundError: no such file.
       ValueError: naming the file, the line, and what is wrong with it.
+
+    Examples:
+      >>> import json, tempfile
+      >>> from pathlib import Path
+      >>> from icl_jax.interop.spans import read_prompts
+      >>> folder = Path(tempfile.mkdtemp())
+      >>> lines = [
+      ...     {"tokens": [2, 5, 6], "keep": [0, 2], "name": "mine"},
+      ...     {"tokens": [2, 7], "keep": [1]},
+      ... ]
+      >>> file = folder / "prompts.jsonl"
+      >>> with file.open("w") as out:
+      ...     for line in lines:
+      ...         print(json.dumps(line), file=out)
+      >>> read_prompts(file, None, vocab_size=30)
+      [Prompt('mine', 3 tokens, 2 kept), Prompt('line 2', 2 tokens, 1 kept)]
+      >>> try:
+      ...     read_prompts(file, None, vocab_size=7)
+      ... except ValueError as error:
+      ...     print(str(error).split(": ")[-1].partition(". ")[0])
+      token 7 is not in the model's vocabulary of 7
     """
     file = Path(file)
     if not file.is_file():
@@ -109,6 +139,16 @@ def parse_prompt(line: Any, tokenizer: Tokenizer | None, *, keep_bos: bool = Tru
 
     Raises:
       ValueError: a line that is none of the kinds above, or text without a tokenizer.
+
+    Examples:
+      >>> from icl_jax.interop.spans import parse_prompt
+      >>> from icl_jax.interop.tokenizer import train_bpe
+      >>> tokenizer = train_bpe(["Ada built it."], 258)  # a token per character, and a BOS
+      >>> prompt = parse_prompt({"remove": "Ada built it.", "keep": " Who?"}, tokenizer)
+      >>> prompt.kept.tolist(), tokenizer.decode(prompt.tokens[prompt.kept])
+      ([0, 14, 15, 16, 17, 18], ' Who?')
+      >>> parse_prompt({"tokens": [2, 5, 6, 7], "keep": [0, 3]}, None)  # ids need no tokenizer
+      Prompt(4 tokens, 2 kept)
     """
     kind = _kind(line)
     name = _name(line) if "name" in line else ""

@@ -64,6 +64,17 @@ class Tokenizer:
       pad_id: of the token that fills batches; None where there is none.
       special_tokens: name -> text, as chat templates use them (``bos_token``, ...).
       chat_template: a Jinja template, or None.
+
+    Examples:
+      >>> from icl_jax.interop.tokenizer import train_bpe
+      >>> tokenizer = train_bpe(["Ada built it in 1871."], 262)
+      >>> tokenizer
+      Tokenizer(262 tokens, bos_id=0, eos_ids=(1,), no chat template)
+      >>> found = tokenizer.encode("Ada built it")
+      >>> tokenizer.decode(found.tokens_T), bool(found.tokens_T[0] == tokenizer.bos_id)
+      ('Ada built it', True)
+      >>> found.offsets_T2[:3].tolist()  # the BOS stands for no text
+      [[0, 0], [0, 2], [2, 3]]
     """
 
     backend: Any
@@ -121,6 +132,16 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
       FileNotFoundError: there is none.
       ValueError: a file is damaged, or of a kind that is not supported.
       ImportError: tokenizers is not installed.
+
+    Examples:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> from icl_jax.interop.tokenizer import load_tokenizer, save_tokenizer, train_bpe
+      >>> folder = Path(tempfile.mkdtemp())
+      >>> save_tokenizer(folder, train_bpe(["Ada built it in 1871."], 258))  # or a checkpoint's
+      >>> tokenizer = load_tokenizer(folder)
+      >>> tokenizer, len(tokenizer.encode("Ada", add_special=False).tokens_T)
+      (Tokenizer(258 tokens, bos_id=0, eos_ids=(1,), no chat template), 3)
     """
     folder = Path(folder)
     config = optional_json(folder / CONFIG)
@@ -148,6 +169,12 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     Raises:
       ValueError: ``vocab_size`` does not hold the 256 bytes and two special tokens.
       ImportError: tokenizers is not installed.
+
+    Examples:
+      >>> from icl_jax.interop.tokenizer import train_bpe
+      >>> tokenizer = train_bpe(["la la la la"], 260)  # two merges: "la" and " la"
+      >>> tokenizer, len(tokenizer.encode("la la la").tokens_T)  # a BOS and three
+      (Tokenizer(260 tokens, bos_id=0, eos_ids=(1,), no chat template), 4)
     """
     checks.positive_int("train_bpe", "vocab_size", vocab_size)
     if vocab_size < 258:
@@ -177,6 +204,17 @@ def save_tokenizer(folder: str | Path, tokenizer: Tokenizer) -> None:
     Several EOS tokens are not among them: those stand in the model's generation_config.json.
     Beside the config.json of a Qwen 2 (or Qwen 3.5) both read them as a tokenizer of that model:
     what is done to a text first is then the model's own.
+
+    Examples:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> from icl_jax.interop.tokenizer import load_tokenizer, save_tokenizer, train_bpe
+      >>> folder = Path(tempfile.mkdtemp())
+      >>> save_tokenizer(folder, train_bpe(["Ada built it in 1871."], 258))
+      >>> sorted(path.name for path in folder.iterdir())
+      ['tokenizer.json', 'tokenizer_config.json']
+      >>> load_tokenizer(folder).special_tokens
+      {'bos_token': '<|bos|>', 'eos_token': '<|eos|>'}
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -30,6 +30,15 @@ class Attended:
       inputs_LTD: (L, T, D), what each layer's attention is given, of all tokens.
       mlp_inputs_LD: (L, D), what each layer's MLP is given.
       logits_V: (V,), of the next token.
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> tokens = jnp.arange(3, 13)
+      >>> params = model.init(jax.random.key(0), tokens)["params"]
+      >>> seen = attend(model, params, tokens, 9)
+      >>> seen.weights_LAT.shape, seen.inputs_LTD.shape, seen.mlp_inputs_LD.shape
+      ((2, 2, 10), (2, 10, 8), (2, 8))
     """
 
     outputs_LD: Array
@@ -63,6 +72,17 @@ def attend(
       ValueError: bad tokens, a position that the prompt does not have, or (outside jit) logits that
         are not finite.
       TypeError: tokens that are not integers; a layer that is no sum over heads.
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> tokens = jnp.arange(3, 13)
+      >>> params = model.init(jax.random.key(0), tokens)["params"]
+      >>> seen = attend(model, params, tokens, position=4)
+      >>> jnp.round(seen.weights_LAT.sum(-1), 3).tolist()  # two layers, two heads
+      [[1.0, 1.0], [1.0, 1.0]]
+      >>> bool((seen.weights_LAT[..., 5:] == 0).all())  # what stands behind is not read
+      True
     """
     tokens_T = jnp.asarray(token_ids("attend", model, tokens_T))
     _check_position(position, tokens_T.shape[0])

@@ -43,6 +43,17 @@ class PromptAttribution:
       remainder_L: (L,), the share of the norm's remainder.
       norm_L: (L,), the length ``|dW|_F`` of what is attributed: of the input factor
         ``|v||delta|``, of the output ``|r|``, in units of the residual stream.
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> tokens = jnp.arange(3, 13)
+      >>> params = model.init(jax.random.key(0), tokens)["params"]
+      >>> found = attribute(model, params, tokens, [0, 9], of="output")
+      >>> found.shares_LAT.shape, found.norm_L.shape
+      ((2, 2, 10), (2,))
+      >>> bool((found.shares_LAT[..., jnp.array([0, 9])] == 0).all())  # kept tokens
+      True
     """
 
     shares_LAT: Array
@@ -53,7 +64,14 @@ class PromptAttribution:
 
 
 def attributable(model: LanguageModel) -> tuple[str, ...]:
-    """What ``attribute`` can be asked for of a model: the values of ``of``."""
+    """What ``attribute`` can be asked for of a model: the values of ``of``.
+
+    Examples:
+      >>> from icl_jax.language.attribution import attributable
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> attributable(LanguageModel(repeat(block, 2), vocab_size=30, width=8))
+      ('input', 'gate', 'up', 'output')
+    """
     blocks: list[FlaxBlock] = [FlaxBlock(unbound(block)) for block in model.blocks]
     first, *rest = [
         ("input", *block.input_kernels) if block.patches_input else () for block in blocks

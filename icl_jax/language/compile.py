@@ -154,6 +154,18 @@ def ordinary_sums(
 
     Raises:
       ValueError: no texts, or tokens that the model cannot read.
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> tokens = jnp.arange(3, 13)
+      >>> params = model.init(jax.random.key(0), tokens)["params"]
+      >>> usual = ordinary_sums(model, params, [list(range(3, 15)), list(range(15, 30))])
+      >>> fit = Fit("covariance", side="input")
+      >>> queries = [[8, 9], [10, 11]]
+      >>> patches = compile_context(model, params, [5, 6], queries, fit=fit, ordinary=usual)
+      >>> float(usual[0].input.count), len(patches)  # tokens; layers
+      (27.0, 2)
     """
     made = context_queries(model, params, (), texts, bos=bos)
     # As they are: without its part along a BOS the covariance would have no inverse.

@@ -33,6 +33,17 @@ class GroupUpdates:
       gram_LXX: (L, N + 1, N + 1), inner products of the parts, the last that of everything else;
         see ``group_gram``.
       attention_LN: (L, N), the attention that each group gets, all heads of a layer together.
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> tokens = jnp.arange(3, 13)
+      >>> params = model.init(jax.random.key(0), tokens)["params"]
+      >>> groups = np.zeros((2, 10), bool)
+      >>> groups[0, 1:4] = groups[1, 4:8] = True  # two demonstrations
+      >>> found = group_updates(model, params, tokens, [0, 8, 9], groups)
+      >>> found.gram_LXX.shape, round(float(found.gram_XX.sum()), 3)
+      ((2, 3, 3), 1.0)
     """
 
     gram_LXX: Array
@@ -66,6 +77,18 @@ def group_updates(
       ValueError: bad tokens, kept positions or groups, or as ``attribute_block``; (outside jit)
         updates that are not finite.
       TypeError: groups that are not boolean; a layer that is no sum over heads and tokens.
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> tokens = jnp.arange(3, 13)
+      >>> params = model.init(jax.random.key(0), tokens)["params"]
+      >>> groups = np.zeros((2, 10), bool)
+      >>> groups[0, 1:4] = groups[1, 4:8] = True  # two demonstrations
+      >>> found = group_updates(model, params, tokens, [0, 8, 9], groups)
+      >>> shares = group_shares(found.gram_XX)  # of the first, the second and the rest
+      >>> shares.shape, round(float(shares.sum()), 3)
+      ((3,), 1.0)
     """
     where = "group_updates"
     prompts = pad_prompts(where, model, tokens, kept)

@@ -51,6 +51,15 @@ class Observed:
     Attributes:
       logits_TV: (T, V), of every position; the last states (T, D) of an encoder.
       activations: name -> what was there and went on, (T, ...); of ``layers.*`` (L, T, ...).
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> tokens = jnp.arange(3, 13)
+      >>> params = model.init(jax.random.key(0), tokens)["params"]
+      >>> seen = observe(model, params, tokens, capture=("layers.0.mlp_input", "final"))
+      >>> seen.logits_TV.shape, sorted(seen.activations)
+      ((10, 30), ['final', 'layers.0.mlp_input'])
     """
 
     logits_TV: Array
@@ -67,6 +76,15 @@ class ObservedGeneration:
       tokens_N: (N,), the new token ids.
       activations: name -> (T + N - 1, ...), of the prompt's tokens and all new ones but the last,
         which was written and never read; of ``layers.*`` (L, T + N - 1, ...).
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> tokens = jnp.arange(3, 13)
+      >>> params = model.init(jax.random.key(0), tokens)["params"]
+      >>> seen = observed_generate(model, params, tokens, 3, capture=("layers.*.residual",))
+      >>> seen.tokens_N.shape, seen.activations["layers.*.residual"].shape  # the last is never read
+      ((3,), (2, 12, 8))
     """
 
     tokens_N: np.ndarray

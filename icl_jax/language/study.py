@@ -47,6 +47,16 @@ def self_study(
     Raises:
       ValueError: no stems, or what ``generate`` refuses.
       TypeError: tokens that are not integers.
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> tokens = jnp.arange(3, 13)
+      >>> params = model.init(jax.random.key(0), tokens)["params"]
+      >>> stems = [[], [8, 9]]  # whatever follows, and what begins so
+      >>> queries = self_study(model, params, [5, 6, 7], stems, 4, jax.random.key(1), bos=2)
+      >>> [len(query) for query in queries], queries[1][:2].tolist()
+      ([4, 6], [8, 9])
     """
     if not len(stems):
         raise ValueError(

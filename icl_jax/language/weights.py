@@ -40,6 +40,18 @@ class PromptWeights:
       params: of the model, patched; on the kept tokens alone, at positions 0..K-1, they give the
         last one's logits in the run with everything.
       bank: the patches in them, of the last position (K = 1), with their conditioning.
+
+    Examples:
+      >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
+      >>> model = LanguageModel(repeat(block, 2), vocab_size=30, width=8)
+      >>> tokens = jnp.arange(3, 13)
+      >>> params = model.init(jax.random.key(0), tokens)["params"]
+      >>> weights = prompt_weights(model, params, tokens, [0, 8, 9])
+      >>> weights.bank, len(weights.patches)
+      (Bank(1 kept positions, 2 layers), 2)
+      >>> patched = weights.params["layers_0_0"]["mlp"]["gate"]["kernel"]
+      >>> patched.shape == params["layers_0_0"]["mlp"]["gate"]["kernel"].shape
+      True
     """
 
     params: Params

@@ -14,7 +14,14 @@ _MOST_DRAWS = 2**27
 
 
 class Interval(NamedTuple):
-    """A mean and the ends of its interval, each of the shape of one prompt's value."""
+    """A mean and the ends of its interval, each of the shape of one prompt's value.
+
+    Examples:
+      >>> values = jnp.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]])  # three prompts, two points each
+      >>> found = bootstrap_mean(jax.random.key(0), values)
+      >>> found.mean.tolist(), (found.low < found.high).tolist()  # the second point never differs
+      ([2.0, 5.0], [True, False])
+    """
 
     mean: Array
     low: Array

@@ -19,7 +19,14 @@ from icl_jax.patches.low_rank import accumulator
 
 
 class Shapley(NamedTuple):
-    """N values, each with the ends of its interval over orders."""
+    """N values, each with the ends of its interval over orders.
+
+    Examples:
+      >>> worths = jnp.array([[0.0, 1.0, 3.0], [0.0, 2.0, 3.0]])
+      >>> found = shapley_values(jax.random.key(0), all_orders(2), worths)
+      >>> found.values_N.tolist(), bool(jnp.all(found.low_N <= found.high_N))
+      ([1.0, 2.0], True)
+    """
 
     values_N: Array
     low_N: Array

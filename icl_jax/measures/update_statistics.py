@@ -27,6 +27,14 @@ class UpdateStatistics:
       cosines_XX: (X, X), of every update with every other, the leading axes in row-major order; NaN
         where an update is zero, which has no direction.
       effective_rank: (), how many of the updates differ.
+
+    Examples:
+      >>> updates = LowRank(jnp.array([[[3.0, 4.0]], [[0.0, 1.0]]]), jnp.array([[[2.0]], [[3.0]]]))
+      >>> found = update_statistics(updates)
+      >>> jnp.round(found.norms, 4).tolist()
+      [10.0, 3.0]
+      >>> [round(float(cosine), 4) for cosine in found.cosines_XX[0]]
+      [1.0, 0.8]
     """
 
     norms: Array

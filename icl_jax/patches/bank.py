@@ -94,6 +94,21 @@ def check_patchable(bank: Bank) -> None:
     Runs on the host, after ``jit``: reads one truth value, and the evidence only where it is bad.
     Names the layer and the first kept position whose MLP input, or hidden activations under a
     patched down kernel, had length zero or were not finite, or whose patch is not finite.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> layers = functional(stack, params)
+      >>> def patched(stream):  # in a program nobody looks at values
+      ...     return stack_patches(layers, stream, [5])
+      >>> check_patchable(jax.jit(patched)(stream))  # silent: every patch exists
+      >>> try:
+      ...     check_patchable(jax.jit(patched)(stream.at[5].set(jnp.nan)))
+      ... except ValueError as error:
+      ...     print(str(error).partition(" at ")[0])
+      check_patchable: the MLP input of layer 0
     """
     if on_host(patchable(bank)):
         return

@@ -52,6 +52,12 @@ class TokenPatch:
     Attributes:
       input: the factor of all input kernels; None where they do not see the context (parallel).
       output: the change of the output bias, down kernel or output norm; None without a skip.
+
+    Examples:
+      >>> full, kept = jnp.array([1.0, 2.0]), jnp.array([2.0, 0.0])
+      >>> patch = TokenPatch(input_factor(full, kept), bias_patch(full - kept))
+      >>> apply_factor(kept, patch.input).tolist(), patch.output.delta_D.tolist()
+      ([1.0, 2.0], [-1.0, 2.0])
     """
 
     input: InputFactor | None
@@ -120,6 +126,20 @@ def block_patches(
       ValueError: an unknown policy, one that the block has no weights for, or (outside jit) an MLP
         input of length zero, or hidden activations of length zero where the down kernel carries the
         residual change.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,), wiring="skip"))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> block, block_params = functional(stack, params)[0]
+      >>> everything = block.contextual(block_params, stream)
+      >>> full = jax.tree.map(lambda rows: rows[5:], everything)  # the last position
+      >>> kept = block.contextual(block_params, stream[5:])  # and the same without its context
+      >>> patch, numbers = block_patches(block, block_params, full, kept)
+      >>> patched = apply_block(block, block_params, kept, patch)
+      >>> bool(jnp.allclose(patched, apply_block(block, block_params, full), atol=1e-5))
+      True
 
     Source: Dherin et al. 2025, Theorem 2.2 and appendix; Goldwaser et al. (arXiv 2511.17864) for
       blocks without biases, parallel blocks and norms on the output.

@@ -39,6 +39,16 @@ class Queries:
       present_BT, present_BK: False at padding that others would read; None where nobody does.
       anchored: whether the first kept token is one and the same in front of every context, such as
         a BOS: the context cannot change it, so the patches are made to leave its states alone.
+
+    Examples:
+      >>> whole = jax.random.normal(jax.random.key(0), (3, 6, 8))  # three queries of two tokens
+      >>> rows = jnp.tile(jnp.array([4, 5]), (3, 1))  # behind four of context
+      >>> queries = Queries(whole, whole[:, 4:], rows, jnp.ones((3, 2), bool))
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> params = stack.init(jax.random.key(1), jnp.zeros((6, 3)))["params"]
+      >>> patches = fit_static(functional(stack, params), queries, Fit(rank=2))
+      >>> patches[0].input.left_RD.shape, patches[0].down.left_RD.shape
+      ((2, 8), (2, 16))
     """
 
     full_BTD: Array

@@ -53,6 +53,15 @@ class BlockSums:
       down: of the hidden activations and what the output lacks; None where the down kernel stays.
       spared_input_D: (D,), the anchor's ``z`` (times the number of batches); None without one.
       spared_hidden_H: (H,), its hidden activations likewise.
+
+    Examples:
+      >>> whole = jax.random.normal(jax.random.key(0), (3, 6, 8))  # three queries of one token each
+      >>> queries = Queries(whole, whole[:, 5:], jnp.full((3, 1), 5), jnp.ones((3, 1), bool))
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> params = stack.init(jax.random.key(1), jnp.zeros((6, 3)))["params"]
+      >>> sums = static_sums(functional(stack, params), queries)[0]
+      >>> sums.input.gram_DD.shape, sums.down.gram_DD.shape, float(sums.input.count)
+      ((8, 8), (16, 16), 3.0)
     """
 
     input: QuerySums | None
@@ -85,6 +94,17 @@ def static_sums(
 
     Raises:
       ValueError: as ``fit_static``.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> params = stack.init(jax.random.key(1), jnp.zeros((6, 3)))["params"]
+      >>> layers, whole = functional(stack, params), jax.random.normal(jax.random.key(0), (4, 6, 8))
+      >>> def sums(some):  # queries of one token, behind five of context
+      ...     marks = jnp.ones((len(some), 1), bool)
+      ...     return static_sums(layers, Queries(some, some[:, 5:], marks * 5, marks))
+      >>> both = merge_sums(sums(whole[:2]), sums(whole[2:]))
+      >>> bool(jnp.allclose(both[0].input.cross_DH, sums(whole)[0].input.cross_DH, atol=1e-5))
+      True
     """
     checks.one_of("static_sums", "side", side, SIDES)
     check_queries("static_sums", layers, queries, side)
@@ -103,6 +123,17 @@ def solve_static(
 
     Raises:
       ValueError: a rung that needs more than sums, or no ordinary text.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> params = stack.init(jax.random.key(1), jnp.zeros((6, 3)))["params"]
+      >>> layers, whole = functional(stack, params), jax.random.normal(jax.random.key(0), (1, 6, 8))
+      >>> query = whole[:, 5:]  # one query of one token, behind five of context
+      >>> queries = Queries(whole, query, jnp.array([[5]]), jnp.ones((1, 1), bool))
+      >>> patches = solve_static(layers, static_sums(layers, queries), Fit("ridge"), weight=1e-4)
+      >>> asked = forward(layers, whole[0])[5:]
+      >>> float(relative_error(static_forward(layers, query[0], patches), asked)) < 0.01
+      True
     """
     if fit.rung in ("exact", "thought"):
         raise ValueError(

@@ -40,6 +40,12 @@ class OutputNorm:
     Attributes:
       gain_D: (D,), ``s``.
       epsilon: added to the mean square, in squared units of the MLP's output.
+
+    Examples:
+      >>> norm = OutputNorm(gain_D=jnp.array([1.0, 2.0]), epsilon=0.0)
+      >>> unchanged = ScalePatch(jnp.zeros(2))
+      >>> apply_normed(jnp.array([3.0, -3.0]), jnp.ones(1), norm, unchanged).tolist()
+      [1.0, -2.0]
     """
 
     gain_D: Array
@@ -55,6 +61,11 @@ class ScalePatch:
 
     Attributes:
       gain_delta_D: (D,), ``ds``, in units of the gain.
+
+    Examples:
+      >>> norm, patch = OutputNorm(jnp.array([1.0, 2.0]), 0.0), ScalePatch(jnp.array([0.5, 0.0]))
+      >>> apply_normed(jnp.array([3.0, -3.0]), jnp.ones(1), norm, patch).tolist()
+      [1.5, -2.0]
     """
 
     gain_delta_D: Array
@@ -72,6 +83,15 @@ class BalancedPatch:
       gain_ratio: (), by which the gain is multiplied.
       gain_delta_D: (D,), zero except where the gain is zero (no ratio moves it) and, with a
         remainder, what rounding has left.
+
+    Examples:
+      >>> norm = OutputNorm(jnp.array([1.0, 1.0]), 0.0)
+      >>> output, hidden = jnp.array([3.0, -3.0]), jnp.array([1.0])
+      >>> patch = balanced_patch(output, hidden, jnp.array([1.0, -1.0]), norm)  # twice as much
+      >>> float(patch.gain_ratio.round(4)), patch.down.delta_D.round(4).tolist()
+      (2.0, [3.0, -3.0])
+      >>> apply_normed(output, hidden, norm, patch).round(4).tolist()  # where it was (1, -1)
+      [2.0, -2.0]
     """
 
     down: DownPatch
@@ -239,7 +259,14 @@ def normed_sum(
 def apply_normed(
     output_D: Array, hidden_H: Array, norm: OutputNorm, patch: ScalePatch | BalancedPatch
 ) -> Array:
-    """The normed output (D,) of an MLP with the patched gain (and down kernel)."""
+    """The normed output (D,) of an MLP with the patched gain (and down kernel).
+
+    Examples:
+      >>> norm = OutputNorm(jnp.array([1.0, 2.0]), 0.0)
+      >>> output = jnp.array([3.0, -3.0])  # (1, -1) behind the norm
+      >>> apply_normed(output, jnp.ones(1), norm, ScalePatch(jnp.array([0.5, 0.0]))).tolist()
+      [1.5, -2.0]
+    """
     normed_D, low_D = _patched(output_D, hidden_H, norm, patch)
     return (normed_D + low_D).astype(output_D.dtype)
 

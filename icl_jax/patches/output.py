@@ -34,6 +34,11 @@ class BiasPatch:
 
     Attributes:
       delta_D: (D,), ``r = h_S - h_K``, in units of the residual stream.
+
+    Examples:
+      >>> patch = BiasPatch(jnp.array([2.0, 3.0]))
+      >>> apply_output(jnp.array([1.0, 1.0]), jnp.zeros(5), patch).tolist()  # whatever was hidden
+      [3.0, 4.0]
     """
 
     delta_D: Array
@@ -52,6 +57,14 @@ class DownPatch:
       delta_D: (D,), ``r``, in units of the residual stream: ``h_S - h_K``, and what rounding would
         leave of the block's output (``down_change``).
       hidden_norm: (), ``|a|``, in units of activations.
+
+    Examples:
+      >>> patch = DownPatch(jnp.array([0.0, 0.5]), jnp.array([1.0, 3.0]), jnp.array(2.0))
+      >>> output = jnp.zeros(2)
+      >>> apply_output(output, jnp.array([0.0, 2.0]), patch).tolist()  # its own activations
+      [1.0, 3.0]
+      >>> apply_output(output, jnp.array([7.0, 0.0]), patch).tolist()  # others, at a right angle
+      [0.0, 0.0]
     """
 
     v_H: Array | None

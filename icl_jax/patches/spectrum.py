@@ -25,6 +25,15 @@ class Spectrum(NamedTuple):
       left_RD: (R', D), orthonormal where the values are not zero.
       values_R: (R',), the singular values.
       right_RH: (R', H), likewise.
+
+    Examples:
+      >>> update = from_matrix(jnp.array([[3.0, 0.0], [0.0, 1.0]]))
+      >>> found = singular_vectors(update)
+      >>> print(found.values_R.round(4))
+      [3. 1.]
+      >>> again = (found.left_RD.T * found.values_R) @ found.right_RH
+      >>> bool(jnp.allclose(again, as_matrix(update), atol=1e-5))
+      True
     """
 
     left_RD: Array

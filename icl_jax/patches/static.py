@@ -39,6 +39,13 @@ class QuerySums:
       scaled_DH: (D, H), ``sum_k outer(z_k, R_k) / |z_k|^2``.
       change_H: (H,), ``sum_k R_k``.
       count: (), K.
+
+    Examples:
+      >>> sums = query_sums(jnp.array([[1.0, 0.0], [0.0, 2.0]]), jnp.array([[3.0], [4.0]]))
+      >>> sums.gram_DD.tolist(), sums.cross_DH.tolist(), sums.scaled_DH.tolist()
+      ([[1.0, 0.0], [0.0, 4.0]], [[3.0], [8.0]], [[3.0], [2.0]])
+      >>> sums.change_H.tolist(), float(sums.count)
+      ([7.0], 2.0)
     """
 
     gram_DD: Array
@@ -248,6 +255,12 @@ def dual_vectors(
     Raises:
       ValueError: more rows than dimensions, or shapes that disagree.
       TypeError: dtypes that differ or are not floating point.
+
+    Examples:
+      >>> inputs = jnp.array([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
+      >>> duals = dual_vectors(inputs)
+      >>> bool(jnp.allclose(inputs @ duals.T, jnp.eye(2), atol=1e-5))
+      True
     """
     where = "dual_vectors"
     checks.rank(where, "inputs_KD", inputs_KD, 2, "(K, D)")

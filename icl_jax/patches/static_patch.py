@@ -36,6 +36,13 @@ class StaticPatch:
       input: ``M``, factors (R, D) and (R, D): ``W -> (I + M) W`` of every kernel that reads ``z``.
       down: ``D``, factors (R, H) and (R, D), added to the down kernel.
       bias_D: (D,), added to what the MLP gives, behind a norm on it.
+
+    Examples:
+      >>> first = jnp.eye(3)[0]
+      >>> patch = StaticPatch(input=outer(first, 2 * first))  # the first entry counts three times
+      >>> added = apply_update(jnp.array([1.0, 5.0, 5.0]), patch.input)  # z M, beside z itself
+      >>> added.tolist(), patch.down is None
+      ([2.0, 0.0, 0.0], True)
     """
 
     input: LowRank | None = None
@@ -94,6 +101,17 @@ def static_forward(
     Raises:
       ValueError: patches of another stack, or what ``forward`` refuses.
       TypeError: as ``forward``.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,)))
+      >>> tokens = jax.random.normal(jax.random.key(0), (6, 3))
+      >>> params = stack.init(jax.random.key(1), tokens)["params"]
+      >>> layers = functional(stack, params)
+      >>> stream = stack.apply({"params": params}, tokens, method="embed")
+      >>> patches = PerLayer(((StaticPatch(bias_D=jnp.ones((1, 8))),),), (1,))  # of one layer
+      >>> moved = static_forward(layers, stream, patches) - forward(layers, stream)
+      >>> bool(jnp.allclose(moved, 1.0, atol=1e-5))
+      True
     """
     check_run("static_forward", layers, stream_TD, positions_T, present_T)
     check_given(layers, patches)

@@ -34,6 +34,13 @@ class InputFactor:
     Attributes:
       v_D: (D,), ``z_K / |z_K|^2``, in units of 1/activation.
       delta_D: (D,), ``z_S - z_K``, in units of activations.
+
+    Examples:
+      >>> factor = InputFactor(v_D=jnp.array([0.5, 0.0]), delta_D=jnp.array([-1.0, 2.0]))
+      >>> matrix = jnp.eye(2) + jnp.outer(factor.v_D, factor.delta_D)  # E, which nobody builds
+      >>> kept = jnp.array([2.0, 0.0])
+      >>> (kept @ matrix).tolist(), apply_factor(kept, factor).tolist()
+      ([1.0, 2.0], [1.0, 2.0])
     """
 
     v_D: Array
@@ -191,6 +198,13 @@ class Conditioning:
         (``patches.normed.amplification`` with a norm on the MLP's output, without one
         ``patches.output.down_amplification``); None where a bias carries the residual change, or
         nothing does.
+
+    Examples:
+      >>> numbers = conditioning(jnp.array([1.0, 2.0]), jnp.array([0.0, 0.5]))  # a short z_K
+      >>> float(numbers.kept_norm), round(float(numbers.relative_change), 3)
+      (0.5, 3.606)
+      >>> float(numbers.residual), numbers.amplification  # exact; no output patch was asked for
+      (0.0, None)
     """
 
     kept_norm: Array

@@ -19,6 +19,10 @@ def task_mesh(num_devices: int | None = None) -> Mesh:
 
     Raises:
       ValueError: there are not so many devices.
+
+    Examples:
+      >>> dict(task_mesh(1).shape)
+      {'tasks': 1}
     """
     devices = jax.devices()
     count = len(devices) if num_devices is None else num_devices

@@ -116,6 +116,11 @@ def shard_tasks(tree: Tree, mesh: Mesh, *, table: Table = TABLE) -> Tree:
     Raises:
       ValueError: no arrays, leading axes that differ or do not divide by the number of devices, or
         a mesh without such an axis.
+
+    Examples:
+      >>> tasks = shard_tasks(jnp.arange(4.0), task_mesh(1))  # or of all devices: task_mesh()
+      >>> tasks.sharding.spec
+      P('tasks',)
     """
     axes = tuple(name for name in table.tasks if name in mesh.axis_names)
     if not axes:

@@ -38,6 +38,13 @@ class PerLayer(Generic[Tree]):
       segments: for every segment a tuple, one tree per block of its period, with leaves (R, ...).
         Inside ``vmap`` that is what is seen; outside, the mapped axes stand in front of R.
       repeats: R of every segment.
+
+    Examples:
+      >>> found = PerLayer(((jnp.array([1.0, 2.0]), jnp.array([5.0, 6.0])),), (2,))  # A B A B
+      >>> len(found), [float(one) for one in found]
+      (4, [1.0, 5.0, 2.0, 6.0])
+      >>> float(found.map(lambda stacked: 10 * stacked)[-1])
+      60.0
     """
 
     segments: tuple[tuple[Tree, ...], ...]

@@ -36,6 +36,13 @@ class ClassificationPrompt:
       labels: the class of each.
       query: the text of the query, up to where its label would come.
       answer: the class of the query.
+
+    Examples:
+      >>> prompt = Classification("wine", num_features=1).sample(np.random.default_rng(0), 1, 2)[0]
+      >>> prompt.demonstrations, prompt.labels
+      (('flavanoids high', 'flavanoids mid'), (0, 1))
+      >>> prompt.query, prompt.answer
+      ('flavanoids mid', 0)
     """
 
     demonstrations: tuple[str, ...]
@@ -56,6 +63,12 @@ class Classification:
     Raises:
       ValueError: an unknown name or split, or more features than there are.
       ImportError: scikit-learn is not installed.
+
+    Examples:
+      >>> task = Classification("breast_cancer", num_features=2, split="test")
+      >>> prompt = task.sample(np.random.default_rng(0), num_prompts=1, num_examples=8)[0]
+      >>> len(prompt.demonstrations), prompt.query
+      (8, 'worst radius mid, worst perimeter mid')
     """
 
     name: str

@@ -42,7 +42,21 @@ class Prompt:
 
 
 class Task(Protocol):
-    """A distribution over prompts. Implementations are frozen dataclasses: hashable, so static."""
+    """A distribution over prompts. Implementations are frozen dataclasses: hashable, so static.
+
+    Examples:
+      >>> from dataclasses import dataclass
+      >>> @dataclass(frozen=True)
+      ... class Sums:  # a task of your own
+      ...     input_width: int
+      ...     def sample(self, key, *, num_examples, dtype=jnp.float32):
+      ...         inputs = jax.random.normal(key, (num_examples + 1, self.input_width), dtype)
+      ...         targets = inputs.sum(1)
+      ...         return Prompt(inputs[:-1], targets[:-1], inputs[-1], targets[-1])
+      >>> prompts = sample_prompts(Sums(2), jax.random.key(0), num_prompts=3, num_examples=5)
+      >>> prompts.inputs_ND.shape, prompts.query_target.shape
+      ((3, 5, 2), (3,))
+    """
 
     @property
     def input_width(self) -> int:

@@ -79,6 +79,13 @@ class ShiftedLinearRegression:
 
     Raises:
       ValueError: an unknown shift, or a size that cannot be.
+
+    Examples:
+      >>> task = ShiftedLinearRegression(input_width=4, shift="orthogonal_query")
+      >>> prompt = task.sample(jax.random.key(0), num_examples=8)
+      >>> similar = prompt.inputs_ND @ prompt.query_D  # no example says anything about the query
+      >>> bool(jnp.allclose(similar, 0, atol=1e-5))
+      True
     """
 
     input_width: int

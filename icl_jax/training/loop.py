@@ -40,6 +40,19 @@ class TrainingDivergedError(RuntimeError):
     Attributes:
       step: the first step where that shows, counted from 1.
       checkpoint: the step of the last checkpoint, which is finite; None where there is none.
+
+    Examples:
+      >>> import optax
+      >>> def init(key):
+      ...     return jnp.ones(())
+      >>> def loss(weight, key):
+      ...     return jnp.exp(10 * weight), {}
+      >>> key, optimizer = jax.random.key(0), optax.sgd(-10.0)  # uphill
+      >>> try:
+      ...     train(init, loss, optimizer, key, num_steps=5, show_progress=False)
+      ... except TrainingDivergedError as error:
+      ...     print(error.step, error.checkpoint)
+      2 None
     """
 
     def __init__(self, message: str, *, step: int, checkpoint: int | None) -> None:
@@ -56,6 +69,17 @@ class Trained:
       params: the parameters after the last step.
       metrics: name -> (num_steps,), a value per step: ``step`` (from 1), ``loss`` and
         ``gradient_norm`` (before the step's update), and what the loss adds.
+
+    Examples:
+      >>> import optax
+      >>> def init(key):
+      ...     return jnp.zeros(())
+      >>> def loss(weight, key):
+      ...     return (weight - 1.0) ** 2, {"weight": weight}
+      >>> key, optimizer = jax.random.key(0), optax.sgd(0.25)
+      >>> found = train(init, loss, optimizer, key, num_steps=3, show_progress=False)
+      >>> float(found.params), found.metrics["weight"].tolist()
+      (0.875, [0.0, 0.5, 0.75])
     """
 
     params: Params

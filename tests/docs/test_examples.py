@@ -7,6 +7,7 @@ import inspect
 import re
 import tempfile
 from pathlib import Path
+from runpy import run_path
 
 import jax
 import jax.numpy as jnp
@@ -20,47 +21,32 @@ FILES = [path for path in sorted(ROOT.rglob("*.py")) if ">>> " in path.read_text
 DOCS = ROOT.parent / "docs"
 #: What a reader opens first.
 PAGES = [ROOT.parent / "README.md", DOCS / "tour.md", *sorted((DOCS / "how_to").glob("*.md"))]
-#: Further names that have an example: the algebra of updates, and what is set beside patches.
-CENTRAL = set(
-    """
-    input_factor token_update apply_factor kernel_update conditioning outer add subtract scale mean
-    compose frobenius_norm frobenius_inner dense_inner singular_values truncate as_matrix
-    apply_update from_matrix LowRank bias_patch down_patch balanced_patch exact_patch ridge_patch
-    covariance_patch cheap_patch thought_vector query_sums stack_patches Bank Layers fold forward
-    first_layers anchored_trajectory peel_off_trajectory Trajectory attention_contributions
-    load_static observed_generate observe gradient_steps descent_prediction preconditioned_steps
-    gd_plus_plus one_step_weights preconditioned_step_weights optimal_linear_attention finetune
-    descend fleet layer_causal_loss tune_learning_rate rate_grid new_adapters with_adapters select
-    prefix_predictions sample_prompts prompt_tokens build_stack OptimizerConfig cosine alignment
-    norm_ratio principal_angles leading_angles effective_rank relative_error squared_error
-    prediction_difference model_difference sensitivity sensitivity_cosine implicit_linear_weights
-    ilwd kl_divergence total_variation same_top1 top_k_overlap kendall_tau update_similarity
-    attention_similarity vector_cosine bootstrap_mean compare_with_nulls as_summary random_update
-    random_vector another_prompts shuffled_labels shapley_values greedy update_statistics
-    """.split()
-)
 
 
-def mentioned(page):
-    """The public names that the code of a page uses, and those that its prose has between ticks."""
-    text = page.read_text()
-    found = set(re.findall(r"`(\w+)(?:\([^`]*\))?`", re.sub(r"(?s)```.*?```", "", text)))
-    for code in re.findall(r"(?ms)^```python\n(.*?)^```", text):
+def found(path):
+    """What stands at a dotted path."""
+    module, name = path.rsplit(".", 1)
+    return getattr(importlib.import_module(module), name)
+
+
+#: All that the reference describes, by its dotted path.
+REFERENCE = {path: found(path) for path in run_path(DOCS / "building/names.py")["in_reference"]()}
+#: Its functions and classes; a table such as ``ORACLES`` has no docstring.
+DESCRIBED = [
+    path for path, one in REFERENCE.items() if inspect.isroutine(one) or inspect.isclass(one)
+]
+
+
+def imported(page):
+    """The dotted paths of what the code of a page imports from the library."""
+    paths = set()
+    for code in re.findall(r"(?ms)^```python\n(.*?)^```", page.read_text()):
         for node in ast.walk(ast.parse(code)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("icl_jax"):
-                found |= {alias.name for alias in node.names}
-            # By the package's name or by the one that the pages give it.
-            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                found |= {node.attr} if node.value.id in ("icl", "icl_jax") else set()
-    return found & set(icl_jax.__all__)
-
-
-#: Those that are described: a table such as ``ORACLES`` has no docstring.
-NAMES = sorted(
-    name
-    for name in CENTRAL.union(*map(mentioned, PAGES))
-    if inspect.isroutine(getattr(icl_jax, name)) or inspect.isclass(getattr(icl_jax, name))
-)
+                public = icl_jax._MODULES if node.module == "icl_jax" else {}
+                for alias in node.names:
+                    paths.add(f"{public.get(alias.name, node.module)}.{alias.name}")
+    return paths
 
 
 @pytest.fixture
@@ -82,22 +68,38 @@ def test_examples_give_what_they_show(path, as_a_reader):
     module = importlib.import_module(name)
     # What a reader has, and not what the module has.
     known = {public: getattr(icl_jax, public) for public in icl_jax.__all__}
-    found = doctest.testmod(module, globs={**known, "jax": jax, "jnp": jnp, "np": np})
-    assert found.attempted and not found.failed
+    ran = doctest.testmod(module, globs={**known, "jax": jax, "jnp": jnp, "np": np})
+    assert ran.attempted and not ran.failed
 
 
-def test_a_page_mentions_what_it_imports_what_it_calls_and_what_it_names(tmp_path):
+def test_what_a_page_imports_is_found_where_it_is_defined(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
-        "Call `forward(layers, stream)`, or `not_a_name`; `load`.\n\n"
         "```python\nimport icl_jax as icl\nfrom icl_jax import cosine\n"
-        "icl.outer(1, 2)\nmean = 0\n```\n"
+        "from icl_jax.interop.peft import save_adapter\nfrom pathlib import Path\n```\n"
+        "```text\nfrom icl_jax import mean\n```\n"
     )
-    assert mentioned(page) == {"forward", "load", "cosine", "outer"}
-    assert all(mentioned(page) for page in PAGES if page.stem != "sweep")
+    assert imported(page) == {
+        "icl_jax.measures.weight_space.cosine",
+        "icl_jax.interop.peft.save_adapter",
+    }
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_central_name_has_an_example(name):
-    documented = inspect.getdoc(getattr(icl_jax, name))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_page_imports_is_in_the_reference(page):
+    assert imported(page) <= set(REFERENCE)
+
+
+def test_the_reference_has_every_public_name_and_what_its_pages_ask_for_themselves():
+    public = {f"{module}.{name}" for name, module in icl_jax._MODULES.items()}
+    assert len(public) == len(icl_jax.__all__) and public <= set(REFERENCE)
+    interop = [path for path in DESCRIBED if ".interop." in path and path not in public]
+    assert len(interop) >= 14 and "icl_jax.interop.peft.save_static_adapter" in interop
+    # What a public function returns, too.
+    assert "icl_jax.dynamics.prefixes.PrefixPass" in DESCRIBED
+
+
+@pytest.mark.parametrize("path", DESCRIBED)
+def test_what_the_reference_describes_has_an_example(path):
+    documented = inspect.getdoc(REFERENCE[path])
     assert "Examples:\n" in documented and ">>> " in documented
