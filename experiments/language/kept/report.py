@@ -1,7 +1,7 @@
 """The numbers of ``experiments.kept`` as a summary, and as a page."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,7 +20,15 @@ LABELS = {
     "lora_same": "LoRA, same seconds",
     "lora_more": "LoRA, more seconds",
 }
-CLOSED = ("thought", "input", "down", "at_once", "both", "full_rank")
+
+
+class Asks(Protocol):
+    """What the report has to know of the configuration."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def rungs(self) -> tuple[str, ...]: ...
 
 
 def share(arrays: Arrays, run: Answered) -> Share:
@@ -31,7 +39,7 @@ def share(arrays: Arrays, run: Answered) -> Share:
 
 def best_rung(arrays: Arrays) -> str:
     """The closed form of LoRA's rank or below that keeps most."""
-    there = [name for name in CLOSED[:-1] if name in arrays.rungs]
+    there = [name for name in arrays.rungs if name != "full_rank"]
     return max(there, key=lambda name: share(arrays, arrays.rungs[name]).value)
 
 
@@ -68,9 +76,9 @@ def _cost(run: Solved | Descended) -> dict[str, Any]:
     return {"seconds": run.seconds, "steps": run.steps, "rate": run.rate}
 
 
-def sections(found: Found, rank: int) -> list[Section]:
+def sections(config: Asks, found: Found) -> list[Section]:
     """A section for each model, and what the model wrote for itself."""
-    return [*(_model(name, tasks, rank) for name, tasks in found.items()), _written(found)]
+    return [*(_model(config, name, tasks) for name, tasks in found.items()), _written(found)]
 
 
 def verdict(tasks: Mapping[str, Arrays]) -> str:
@@ -91,33 +99,31 @@ def verdict(tasks: Mapping[str, Arrays]) -> str:
     return f"The best rung (of these questions) keeps {kept}; {'; '.join(told)}."
 
 
-def _model(name: str, tasks: Mapping[str, Arrays], rank: int) -> Section:
+def _model(config: Asks, name: str, tasks: Mapping[str, Arrays]) -> Section:
     rows: list[tuple[Any, ...]] = []
     for task, arrays in tasks.items():
-        for side, label in LABELS.items():
-            if (run := arrays.sides.get(side)) is not None:
-                steps = int(run.steps) if isinstance(run, Descended) else None
-                kept = str(share(arrays, run))
-                rows.append((task, label, kept, _right(run), float(run.seconds), steps))
+        for side, run in arrays.sides.items():
+            steps = int(run.steps) if isinstance(run, Descended) else None
+            kept = str(share(arrays, run))
+            rows.append((task, LABELS[side], kept, _right(run), float(run.seconds), steps))
         rows.append((task, "no context", "0", _right(arrays.nothing), None, None))
         rows.append((task, "full context", "1", _right(arrays.context), None, None))
     columns = ("task", "run", "share of the gap", "right", "seconds", "steps")
     roles: dict[str, Role] = {"both": "main", "lora_more": "second", "lora_same": "reference",
                               "thought": "control"}  # fmt: skip
     lines = []
-    first = next(iter(tasks.values()))
+    if "thought" not in config.rungs:
+        del roles["thought"]
     for side, role in roles.items():
-        if side not in first.sides:  # A rung that was not asked for.
-            continue
         shares = [share(arrays, arrays.sides[side]) for arrays in tasks.values()]
         value, low, high = np.array(shares).T
         places = np.arange(1, len(shares) + 1)
         lines.append(Curve(LABELS[side], places, value, low, high, role=role))
     panel = Panel("", lines, "task, in the order of the table", "share of the gap kept",
                   y_limits=(-1.0, 1.6))  # fmt: skip
-    count = len(first.nothing.right)
+    count = len(next(iter(tasks.values())).nothing.right)
     text = (
-        f"Updates of rank {rank}, except at full rank. Share of the gap: of the mean "
+        f"Updates of rank {config.rank}, except at full rank. Share of the gap: of the mean "
         f"log-probability of the right answer's first token, over {count} new questions, with 95% "
         "intervals over questions: 0 is no context, 1 the full one. Ridge weights and learning "
         "rates are chosen on held-out questions, seconds are of the processor, without compilation."
