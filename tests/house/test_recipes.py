@@ -266,7 +266,7 @@ def test_an_experiment_is_a_file_of_a_room_its_name_and_two_rows(put, tmp_path, 
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["num_draws"] == 100 and 0 < summary["errors"]["mean"] < summary["errors"]["one"]
     page = (workdir / "report.html").read_text()
-    assert "The error of the mean" in page and "is better than one draw" in page and "<svg" in page
+    assert "The mean, off by" in page and "is better than one draw" in page and "<svg" in page
     assert f"experiments.dummy --workdir={workdir} --quick --number=3.0" in page
     monkeypatch.setattr(module, "measure", None)  # The report again, of what is there.
     launch(module.Config, module.run, module.__doc__, argv=command)
