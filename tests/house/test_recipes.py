@@ -185,10 +185,10 @@ def test_a_layer_is_a_class_with_a_call_its_name_its_axes_and_its_line(put, monk
 
     monkeypatch.setitem(helpers.LAYERS, "running_mean", module.RunningMean())
     every = test_layers.TestEveryLayer()
-    tests = [name for name in dir(every) if name.startswith("test_")]
-    assert len(tests) >= 8
-    for name in tests:
-        getattr(every, name)("running_mean")
+    every.test_absent_is_removed("running_mean")
+    every.test_a_causal_layer_reads_backwards_only("running_mean")
+    every.test_prefixes_equal_one_run_per_prefix("running_mean")
+    every.test_float32_parameters_compute_in_the_dtype_of_the_input("running_mean")
     test_layers.test_a_mask_of_numbers_is_refused_by_every_layer("running_mean")
     case = helpers.Case(
         layer="running_mean", mlp="dense_bias", wiring="pre_norm", norm="layer", depth=2,
