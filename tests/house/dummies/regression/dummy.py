@@ -77,7 +77,7 @@ def sections(config: Config, arrays: Arrays) -> list[Section]:
         Section(
             "A mean and a draw",
             f"Of {config.num_draws} draws each.",
-            verdict=against_best("The mean is off by", errors["mean"], {"one draw": errors["one"]}),
+            verdict=against_best("The mean, off by", errors["mean"], {"one draw": errors["one"]}),
             figure=curves([Panel("", lines, "try", "absolute error")]),
             tables=[Table(("what", "absolute error"), list(errors.items()))],
         )
