@@ -16,7 +16,14 @@ from icl_jax.blocks.delta import GatedDelta
 from icl_jax.blocks.experts import Experts
 from icl_jax.blocks.feedforward import Dense, Gated
 from icl_jax.blocks.flax_block import FlaxBlock
-from icl_jax.blocks.functional import cast, first_layers, functional, layer_params, with_layers
+from icl_jax.blocks.functional import (
+    cast,
+    first_kernels,
+    first_layers,
+    functional,
+    layer_params,
+    with_layers,
+)
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.blocks.linear_attention import LinearAttention
 from icl_jax.blocks.materialise import materialise, materialise_static, position_patch
@@ -491,6 +498,7 @@ __all__ = [
     "descend",
     "descent_prediction",
     "finetune",
+    "first_kernels",
     "fleet",
     "gd_plus_plus",
     "gradient_steps",

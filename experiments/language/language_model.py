@@ -222,11 +222,36 @@ def save_checkpoint(run: Run, config: Config, model: Any, params: Params, tokeni
 
 
 @dataclass(frozen=True)
-class Arrays:
-    """Numbers of the trained model, () each, and the metrics of its training, (S,) each."""
+class Numbers:
+    """Of the trained model and its text, each ().
 
-    numbers: Mapping[str, np.ndarray]
-    history: Mapping[str, np.ndarray]
+    Attributes:
+      train_tokens, test_tokens, num_parameters: how many.
+      bytes_per_token: of the test text.
+      final_loss, initial_loss: after and before training, nats per token of the test text.
+      uniform_loss, unigram_loss, bigram_loss: of counting.
+      reload_difference: the largest, of a logit, after reading the checkpoint back.
+    """
+
+    train_tokens: np.ndarray
+    test_tokens: np.ndarray
+    bytes_per_token: np.ndarray
+    num_parameters: np.ndarray
+    final_loss: np.ndarray
+    initial_loss: np.ndarray
+    uniform_loss: np.ndarray
+    unigram_loss: np.ndarray
+    bigram_loss: np.ndarray
+    reload_difference: np.ndarray
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """The numbers; and of the training (S,) steps and their losses, in nats per token."""
+
+    numbers: Numbers
+    step: np.ndarray
+    loss: np.ndarray
 
 
 #: What the loss is held against -> its name: baselines, and the null.
@@ -291,12 +316,16 @@ def measure(config: Config, run: Run) -> Arrays:
         "reload_difference": float(np.max(np.abs(logits - again))),
     }
     run.save_json("texts.json", {name: tokenizer.decode(ids) for name, ids in texts.items()})
-    return Arrays({n: np.asarray(x) for n, x in numbers.items()}, trained.metrics)
+    return Arrays(
+        Numbers(**{name: np.asarray(value) for name, value in numbers.items()}),
+        trained.metrics["step"],
+        trained.metrics["loss"],
+    )
 
 
 def summarise(arrays: Arrays) -> dict[str, Any]:
     """Losses in nats per token, and the final one in bits per byte."""
-    summary = {name: float(value) for name, value in arrays.numbers.items()}
+    summary = {name: float(value) for name, value in vars(arrays.numbers).items()}
     per_byte = summary["final_loss"] / math.log(2) / summary["bytes_per_token"]
     python = ".".join(map(str, sys.version_info[:2]))
     return {**summary, "bits_per_byte": per_byte, "text": f"pydoc_data of Python {python}"}
@@ -304,7 +333,7 @@ def summarise(arrays: Arrays) -> dict[str, Any]:
 
 def sections(summary: Mapping[str, Any], arrays: Arrays, texts: Any) -> list[Section]:
     """The training curve among its baselines, and what the model writes."""
-    steps, losses = arrays.history["step"], arrays.history["loss"]
+    steps, losses = arrays.step, arrays.loss
     lines = [Curve("training batches", steps, losses)]
     for key, name in LEVELS.items():
         level = np.full(2, summary[f"{key}_loss"])

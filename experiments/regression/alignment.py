@@ -122,8 +122,8 @@ def align(stack: Stack, params: Params, tokens_BTC: Array, key: Array) -> dict[s
         updates = jax.tree.map(
             lambda *leaves: jnp.stack(leaves),
             *[
-                kernel_update(jax.tree.map(lambda leaf: leaf[0], patch.input), kernel_of(p))
-                for patch, p in zip(bank.patches, layers.params, strict=True)
+                kernel_update(jax.tree.map(lambda leaf: leaf[0], patch.input), kernel_of(b, p))
+                for patch, b, p in zip(bank.patches, layers.blocks, layers.params, strict=True)
             ],
         )
         block_LL = alignment(updates)
@@ -157,7 +157,7 @@ def token_alignments(layers: Layers, stream_TD: Array) -> Array:
         full = block.contextual(params, state_TD)
         lone = block.contextual(params, state_TD[query_K], positions_T=query_K)
         updates = jax.vmap(token_update, in_axes=(0, None, None))(
-            full.mlp_input_TD, lone.mlp_input_TD[0], kernel_of(params)
+            full.mlp_input_TD, lone.mlp_input_TD[0], kernel_of(block, params)
         )
         return apply_block(block, params, full), alignment(updates)
 

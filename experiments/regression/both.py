@@ -3,9 +3,16 @@
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from experiments.tools.arrays import Names, under
+
 One = TypeVar("One")
 
 MODELS = ("trained", "untrained")
+
+
+def names_of_both(names: Names) -> Names:
+    """The names of the mappings in the records of both."""
+    return {path: told for model in MODELS for path, told in under(model, names).items()}
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.regression.learner import embed
+from experiments.tools.arrays import Names
 from experiments.tools.at_once import at_once, computed_in
 from experiments.tools.conduct import Outcome, finish, measured, start
 from experiments.tools.flags import LONE, launch, option
@@ -121,6 +122,11 @@ def layer_cases(config: Config) -> dict[str, StackConfig]:
     """One pre-norm block for each contextual layer."""
     base = dataclasses.replace(config.stack, wiring="pre_norm")
     return {name: dataclasses.replace(base, layer=name) for name in LAYERS}
+
+
+def names(config: Config) -> Names:
+    """What is measured, as the configuration asks for it."""
+    return {**dict.fromkeys(PRECISIONS, tuple(cases(config))), "layers": LAYERS}
 
 
 @functools.partial(jax.jit, static_argnames="stack", compiler_options=dict(ONCE))
@@ -317,7 +323,7 @@ def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
     """Measures, or reads back what was measured, and writes summary and report."""
     del learners  # Nothing is trained here; all experiments are called alike.
     record = start(workdir, "equivalence", config)
-    summary = summarise(measured(record, Arrays, lambda: measure(config)))
+    summary = summarise(measured(record, Arrays, lambda: measure(config), names=names(config)))
     return finish(
         record,
         "Is a context a change of weights?",

@@ -17,15 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.tools.arrays import Record
+from experiments.tools.arrays import NO_NAMES, Names, Record
 from experiments.tools.conduct import TEST_STREAM, Outcome, finish, measured, start
 from experiments.tools.flags import option
 from icl_jax import checks
 from icl_jax.blocks.config import StackConfig, build_stack
-from icl_jax.blocks.functional import functional, layer_params
+from icl_jax.blocks.functional import functional
 from icl_jax.blocks.stack import Stack
 from icl_jax.compilations import run_once
-from icl_jax.descent.parameters import first_name, kernel_of
+from icl_jax.descent.parameters import kernel_of
 from icl_jax.dims import Array, Params
 from icl_jax.dynamics.prefixes import prefix_pass, probe_pass
 from icl_jax.measures.function_space import squared_error
@@ -138,14 +138,7 @@ def read_out(stack: Stack, params: Params, stream_TD: Array) -> Array:
 
 def first_kernel(stack: Stack, params: Params) -> Array:
     """The kernel whose trajectory is followed: the first of the first block's MLP, (D, H)."""
-    return kernel_of(layer_params(stack, params, 0))
-
-
-def with_kernel(block_params: Params, kernel_DH: Array) -> Params:
-    """A block's parameters with another first kernel."""
-    mlp = block_params["mlp"]
-    name = first_name(mlp)
-    return {**block_params, "mlp": {**mlp, name: {**mlp[name], "kernel": kernel_DH}}}
+    return kernel_of(*functional(stack, params)[0])
 
 
 def predict(stack: Stack, params: Params, tokens_TC: Array) -> Array:
@@ -283,6 +276,7 @@ class Examined(Generic[Record]):
       measure: ``measure(config, learner)``, the arrays; skipped when they are on disk.
       summarise: ``summarise(config, arrays)``, the numbers.
       sections: ``sections(config, arrays)``, the pictures.
+      names: ``names(config)``, of the mappings in what it measures.
     """
 
     name: str
@@ -292,6 +286,7 @@ class Examined(Generic[Record]):
     measure: Callable[[Any, Learner], Record]
     summarise: Callable[[Any, Record], dict[str, Any]]
     sections: Callable[[Any, Record], list[Section]]
+    names: Callable[[Any], Names] = lambda config: NO_NAMES
 
     def report(self, config: Any, arrays: Record) -> Outcome:
         """The numbers and the pictures."""
@@ -311,7 +306,12 @@ def examine(
     """
     record = start(workdir, experiment.name, config)
     learner = obtain(config.learner, learners or workdir / "learners")
-    arrays = measured(record, experiment.kind, lambda: experiment.measure(config, learner))
+    arrays = measured(
+        record,
+        experiment.kind,
+        lambda: experiment.measure(config, learner),
+        names=experiment.names(config),
+    )
     return finish(record, experiment.title, experiment.doc, experiment.report(config, arrays))
 
 

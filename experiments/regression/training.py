@@ -31,7 +31,7 @@ from experiments.regression.learner import (
     test_prompts,
     traced,
 )
-from experiments.tools.arrays import flatten
+from experiments.tools.arrays import Names, flatten
 from experiments.tools.comparisons import against_best
 from experiments.tools.conduct import Outcome
 from experiments.tools.flags import launch, option
@@ -80,6 +80,10 @@ class Config:
         return cls(learner=quick_learner())
 
 
+#: The metrics of a training that is watched.
+HISTORY = ("step", "loss", "gradient_norm", "patched_loss", "alone_loss")
+
+
 @dataclass(frozen=True)
 class Losses:
     """Mean squared errors of the learner, each ().
@@ -103,12 +107,17 @@ class Arrays:
     Attributes:
       losses: of the learner.
       oracles: (), those of closed forms.
-      history: (S,), metrics of the training, ``step`` among them.
+      history: (S,), those of ``HISTORY``.
     """
 
     losses: Losses
     oracles: Mapping[str, np.ndarray]
     history: Mapping[str, np.ndarray]
+
+
+def names(config: Config) -> Names:
+    """What is measured."""
+    return {"oracles": tuple(ORACLES), "history": HISTORY}
 
 
 @functools.partial(jax.jit, static_argnames="stack")
@@ -240,7 +249,14 @@ def _smoothed(arrays: Arrays, name: str, label: str, role: Role) -> Curve:
 
 
 EXPERIMENT = Examined(
-    "training", "Does the learner learn in context?", __doc__, Arrays, measure, summarise, sections
+    "training",
+    "Does the learner learn in context?",
+    __doc__,
+    Arrays,
+    measure,
+    summarise,
+    sections,
+    names,
 )
 
 

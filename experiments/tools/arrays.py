@@ -2,18 +2,40 @@
 
 A field is an array, another such dataclass, a mapping of names to any of these, or one of them or
 None. On disk its name is the path through the fields, such as ``losses.descent``: what a file lacks
-or has too much is an error, never a number that is silently left out.
+or has too much is an error, never a number that is silently left out. Which names a mapping has the
+experiment says (``Names``), from its configuration where it depends on that.
 """
 
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
 
 Record = TypeVar("Record")
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """Names that depend on what was measured: the mapping has those of one of these choices."""
+
+    choices: tuple[Collection[str], ...]
+
+
+#: Path of a mapping, or one with ``*`` for every name on the way -> the names that it has: no more,
+#: no fewer. Of what may be None (a record, too) the names say whether it is: where there are none.
+Names = Mapping[str, Collection[str] | OneOf]
+
+#: Of a record without mappings.
+NO_NAMES: Names = MappingProxyType({})
+
+
+def under(path: str, names: Names) -> dict[str, Collection[str] | OneOf]:
+    """The names of a record's mappings where that record is a part of another, at ``path``."""
+    return {f"{path}.{inner}": told for inner, told in names.items()}
 
 
 def flatten(record: Any, name: str = "") -> dict[str, Any]:
@@ -38,45 +60,73 @@ def flatten(record: Any, name: str = "") -> dict[str, Any]:
     return arrays
 
 
-def rebuild(kind: type[Record], arrays: Mapping[str, np.ndarray]) -> Record:
+def rebuild(
+    kind: type[Record], arrays: Mapping[str, np.ndarray], names: Names = NO_NAMES
+) -> Record:
     """The record of a type from the arrays that ``flatten`` made of one.
 
+    Args:
+      kind: the type.
+      arrays: by path.
+      names: of every mapping in it.
+
     Raises:
-      ValueError: a field without its arrays, or an array without a field.
+      ValueError: a field without its arrays, an array without a field, a mapping with other names
+        than it must have, or one of which nobody said which they are.
     """
     left = dict(arrays)
-    record = _take(kind, "", left)
+    record = _take(kind, "", "", left, names)
     if left:
         raise ValueError(
-            f"rebuild: {kind.__name__} has no field for {', '.join(sorted(left))}. Was it measured "
-            "by another version? Choose another --workdir."
+            f"rebuild: {kind.__name__} has no field for {', '.join(sorted(left))}.{_OTHER_VERSION}"
         )
     return typing.cast(Record, record)
 
 
-def _take(hint: Any, name: str, left: dict[str, np.ndarray]) -> Any:
-    """The part of a record at a path; what it is made of goes from ``left``."""
-    inside = [key for key in left if key == name or key.startswith(f"{name}.") or not name]
+_OTHER_VERSION = " Was it measured by another version? Choose another --workdir."
+
+
+def _take(hint: Any, path: str, pattern: str, left: dict[str, np.ndarray], names: Names) -> Any:
+    """The part of a record at a path; what it is made of goes from ``left``.
+
+    ``pattern`` is the path as ``names`` has it.
+    """
+    inside = [key for key in left if key == path or key.startswith(f"{path}.") or not path]
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        if not inside:
+        if not inside and not names.get(path, names.get(pattern)):
             return None
         (hint,) = [part for part in typing.get_args(hint) if part is not type(None)]
+
+    def inner(hint: Any, name: str, in_pattern: str) -> Any:
+        here, there = (f"{one}." if one else "" for one in (path, pattern))
+        return _take(hint, f"{here}{name}", f"{there}{in_pattern}", left, names)
+
     if dataclasses.is_dataclass(hint):
         hints = typing.get_type_hints(hint)
-        fields = {
-            f.name: _take(hints[f.name], f"{name}.{f.name}" if name else f.name, left)
-            for f in dataclasses.fields(hint)
-        }
+        fields = {f.name: inner(hints[f.name], f.name, f.name) for f in dataclasses.fields(hint)}
         return hint(**fields)  # type: ignore[operator]
-    if not inside:
-        raise ValueError(
-            f"rebuild: nothing was saved for {name}. Was it measured by another version? Choose "
-            "another --workdir."
-        )
     if typing.get_origin(hint) is Mapping:
-        _, inner = typing.get_args(hint)
-        keys = dict.fromkeys(key.removeprefix(f"{name}.").partition(".")[0] for key in inside)
-        return {key: _take(inner, f"{name}.{key}", left) for key in keys}
-    if inside != [name]:
-        raise ValueError(f"rebuild: {name} is one array, but {', '.join(inside)} were saved.")
-    return left.pop(name)
+        _, value = typing.get_args(hint)
+        keys = dict.fromkeys(key.removeprefix(f"{path}.").partition(".")[0] for key in inside)
+        _check_names(path, pattern, keys, names)
+        return {key: inner(value, key, "*") for key in keys}
+    if not inside:
+        raise ValueError(f"rebuild: nothing was saved for {path}.{_OTHER_VERSION}")
+    if inside != [path]:
+        raise ValueError(f"rebuild: {path} is one array, but {', '.join(inside)} were saved.")
+    return left.pop(path)
+
+
+def _check_names(path: str, pattern: str, keys: Collection[str], names: Names) -> None:
+    wanted = names.get(path, names.get(pattern))
+    if wanted is None:
+        raise ValueError(
+            f"rebuild: nobody says which names {pattern} has. Give them to measured(..., names=)."
+        )
+    choices = wanted.choices if isinstance(wanted, OneOf) else (wanted,)
+    if any(set(keys) == set(choice) for choice in choices):
+        return
+    nearest = min(choices, key=lambda choice: len(set(choice) ^ set(keys)))
+    lost = [f"nothing was saved for {path}.{name}" for name in nearest if name not in keys]
+    more = [f"{path}.{name} is not asked for" for name in keys if name not in nearest]
+    raise ValueError(f"rebuild: {'; '.join([*lost, *more])}.{_OTHER_VERSION}")

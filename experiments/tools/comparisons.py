@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.tools.arrays import Names
 from icl_jax.dims import Array
 from icl_jax.measures.comparison import Comparison, as_summary, compare_with_nulls
 from icl_jax.measures.intervals import bootstrap_mean
@@ -76,6 +77,11 @@ NULLS: Mapping[str, str] = {
     "another": "another task",
     "random": "random update",
 }
+
+
+def names_of(measures: Sequence[str], path: str = "measures") -> Names:
+    """What is saved of measures, each with all the nulls."""
+    return {path: tuple(measures), f"{path}.*.nulls": tuple(NULLS)}
 
 
 def with_nulls(

@@ -17,7 +17,7 @@ import jax
 from rich.console import Console
 from rich.progress import track
 
-from experiments.tools.arrays import Record, flatten, rebuild
+from experiments.tools.arrays import NO_NAMES, Names, Record, flatten, rebuild
 from experiments.tools.flags import command, settings
 from icl_jax.records import Run, WorkdirError, open_run
 from icl_jax.report.page import Highlight, Section, write_page
@@ -86,7 +86,12 @@ def start(workdir: str | Path, name: str, config: Any, *, free: Collection[str] 
 
 
 def measured(
-    run: Run, kind: type[Record], measure: Callable[[], Record], *, file: str = "arrays.npz"
+    run: Run,
+    kind: type[Record],
+    measure: Callable[[], Record],
+    *,
+    names: Names = NO_NAMES,
+    file: str = "arrays.npz",
 ) -> Record:
     """What an experiment measured: done and saved, or read back when it is there.
 
@@ -94,10 +99,12 @@ def measured(
       run: the folder.
       kind: a frozen dataclass of arrays.
       measure: makes one.
+      names: of the mappings in it: what must be there, and nothing else.
       file: its name in the folder, of a part that is saved by itself.
 
     Raises:
       WorkdirError: what is there is no such record: another version measured it.
+      ValueError: what was measured just now has other names than it should.
     """
     earlier = str(Path(file).with_suffix(".json"))
     if not run.has(file):
@@ -106,11 +113,13 @@ def measured(
                 f"{run.path(earlier)}: an earlier version measured this, which kept no arrays. "
                 "Choose another --workdir."
             )
-        run.save_arrays(file, flatten(measure()))
+        arrays = flatten(measure())
+        rebuild(kind, arrays, names)  # What could not be read is not saved.
+        run.save_arrays(file, arrays)
         note_measurement(run)
     arrays = run.load_arrays(file)
     try:
-        return rebuild(kind, arrays)
+        return rebuild(kind, arrays, names)
     except ValueError as error:
         raise WorkdirError(f"{run.path(file)}: {error}") from error
 

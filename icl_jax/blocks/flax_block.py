@@ -104,9 +104,8 @@ class FlaxBlock:
 
     @property
     def input_kernels(self) -> tuple[str, ...]:
-        """The names of the matrices (D, H) that every token's MLP input goes through."""
-        mlp = self.module.mlp
-        return mlp.input_kernels if mlp.shares_down else ()
+        """The names, among the MLP's parameters, of what reads its input; see ``Feedforward``."""
+        return self.module.mlp.input_kernels
 
     def contextual(
         self,

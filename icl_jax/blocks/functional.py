@@ -4,7 +4,7 @@ A model keeps the parameters of its layers stacked, ``params["layers_S_B"]`` for
 period of segment S, with leaves (R, ...) over the repeats: what ``stack.fold`` scans over.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -32,8 +32,13 @@ def unbound(block: Block) -> Block:
     )
 
 
+def designs(blocks: Sequence[Block]) -> list[FlaxBlock]:
+    """The blocks of a model, one for each layer, as pure functions."""
+    return [FlaxBlock(unbound(block)) for block in blocks]
+
+
 def _segments(blocks: Sequence[Block]) -> list[tuple[tuple[FlaxBlock, ...], int]]:
-    flax_blocks = [FlaxBlock(unbound(block)) for block in blocks]
+    flax_blocks = designs(blocks)
     found, start = [], 0
     for length, repeats in periods(flax_blocks):
         found.append((tuple(flax_blocks[start : start + length]), repeats))
@@ -143,6 +148,33 @@ def layer_params(model: HasBlocks, params: Params, layer: int, *, axis: int = 0)
     name, repeat = layer_places(model.blocks)[layer]
     index = (slice(None),) * axis + (repeat,)
     return jax.tree.map(lambda leaf: leaf[index], params[name])
+
+
+def first_kernels(model: HasBlocks) -> Callable[[tuple[str, ...]], bool]:
+    """The choice of every block's first kernel that reads the MLP's input, for ``select``.
+
+    The gate of a gated MLP, the first layer of another; of experts none.
+
+    Args:
+      model: the Flax model.
+
+    Returns:
+      Whether a leaf is one of them, by its path in the model's parameters.
+
+    Examples:
+      >>> stack = build_stack(StackConfig(width=8, num_heads=2, hidden_widths=(16,), depth=3))
+      >>> params = stack.init(jax.random.key(0), jnp.zeros((6, 3)))["params"]
+      >>> part, rest = select(params, first_kernels(stack))
+      >>> jax.tree.map(jnp.shape, part)["layers_0_0"]["mlp"]["layer_0"]
+      {'bias': None, 'kernel': (3, 8, 16)}
+    """
+    blocks = model.blocks
+    chosen = {
+        (name, "mlp", block.input_kernels[0], "kernel")
+        for (name, _), block in zip(layer_places(blocks), designs(blocks), strict=True)
+        if block.shares_down
+    }
+    return lambda path: path in chosen
 
 
 def first_layers(model: Any, params: Params, depth: int) -> tuple[Any, Params]:

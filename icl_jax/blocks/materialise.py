@@ -76,7 +76,7 @@ def materialise(block: FlaxBlock, params: Params, patch: TokenPatch) -> Params:
         mlp = _patched_experts(block, params, mlp, patch)
     elif isinstance(module, (Dense, Gated)):
         if patch.input is not None:
-            for name in module.input_kernels:
+            for name in block.input_kernels:
                 mlp[name]["kernel"] = _input_patched(mlp[name]["kernel"], patch.input)
         down = _down(patch)
         if down is not None:
@@ -139,7 +139,7 @@ def materialise_static(block: FlaxBlock, params: Params, patch: StaticPatch) -> 
         mlp["down"]["kernel"] = _add(mlp["down"]["kernel"], as_matrix(patch.down))
     if patch.input is not None:
         # After the down kernel, which is itself the input kernel where there is no other.
-        for name in module.input_kernels:
+        for name in block.input_kernels:
             if isinstance(module, Experts):
                 lifted = _moved if mlp[name].ndim == 2 else jax.vmap(_moved, (0, None))
                 mlp[name] = lifted(mlp[name], patch.input)
@@ -176,7 +176,7 @@ def _moved(kernel_DH: Array, change: LowRank) -> Array:
 def _patched_experts(block: FlaxBlock, params: Params, mlp: Params, patch: TokenPatch) -> Params:
     """Router and experts read through ``E``; the chosen ones' down kernels share the rest."""
     if patch.input is not None:
-        for name in block.module.mlp.input_kernels:
+        for name in block.input_kernels:
             lifted = _input_patched if mlp[name].ndim == 2 else _each_input_patched
             mlp[name] = lifted(mlp[name], patch.input)
     down = _down(patch)

@@ -1,10 +1,9 @@
 """Descent on what a context showed, by name: which weights, by what, on which batches."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from icl_jax import checks
-from icl_jax.descent.parameters import SELECTIONS
 from icl_jax.optimizers import OptimizerConfig
 
 TrainsName = Literal["first_kernel", "mlp", "keys_and_values", "attention", "blocks", "everything"]
@@ -34,6 +33,6 @@ class ExplicitConfig:
     )
 
     def __post_init__(self) -> None:
-        checks.one_of("ExplicitConfig", "trains", self.trains, tuple(SELECTIONS))
+        checks.one_of("ExplicitConfig", "trains", self.trains, get_args(TrainsName))
         checks.one_of("ExplicitConfig", "batch", self.batch, ("one", "full"))
         checks.positive_int("ExplicitConfig", "num_steps", self.num_steps)

@@ -5,7 +5,7 @@ take for nothing: gradients and optimiser states are made of the part alone.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 
@@ -15,13 +15,9 @@ from icl_jax.dims import Array, Params
 #: ``chosen(path)``, of the names from the root of the tree to a leaf.
 Chosen = Callable[[tuple[str, ...]], bool]
 
-#: What the first kernel of a block's MLP is called: the gate of a gated one, or layer 0. (The MLPs
-#: say so themselves, in ``input_kernels``; of arrays there is the name alone. A test compares.)
-FIRST = ("gate", "layer_0")
-
-#: The usual choices in a stack of this library's blocks, by name.
+#: The usual choices in a stack of this library's blocks, by name. (First kernels are chosen by
+#: ``blocks.functional.first_kernels``: what they are called the blocks know.)
 SELECTIONS: Mapping[str, Chosen] = {
-    "first_kernel": lambda path: path[-1] == "kernel" and path[-2] in FIRST,
     "mlp": lambda path: "mlp" in path,
     "keys_and_values": lambda path: path[-1].split("_")[0] in ("key", "value"),
     "attention": lambda path: "contextual_layer" in path,
@@ -35,7 +31,7 @@ def select(params: Params, chosen: str | Chosen) -> tuple[Params, Params]:
 
     Args:
       params: a tree of dicts.
-      chosen: one of ``SELECTIONS``, or a function of a leaf's path.
+      chosen: one of ``SELECTIONS``, or a function of a leaf's path, as ``first_kernels`` gives.
 
     Raises:
       ValueError: an unknown name, or a choice that nothing in ``params`` meets.
@@ -81,12 +77,14 @@ def merge(part: Params, rest: Params) -> Params:
     )
 
 
-def kernel_of(block_params: Params) -> Array:
+class ReadsInput(Protocol):
+    """A block that says which of its MLP's kernels read the MLP's input."""
+
+    @property
+    def input_kernels(self) -> tuple[str, ...]:
+        """Their names in the MLP's parameters."""
+
+
+def kernel_of(block: ReadsInput, block_params: Params) -> Array:
     """The first kernel (D, H) of a block's MLP; the gate of a gated one."""
-    mlp = block_params["mlp"]
-    return mlp[first_name(mlp)]["kernel"]
-
-
-def first_name(mlp_params: Params) -> str:
-    """The name of an MLP's first kernel in its parameters."""
-    return next(name for name in FIRST if name in mlp_params)
+    return block_params["mlp"][block.input_kernels[0]]["kernel"]

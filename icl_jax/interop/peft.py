@@ -188,7 +188,7 @@ def save_static_adapter(
         params = layers.params.layer(layer)["mlp"]
         mine = {} if patch.down is None else {"down": patch.down}
         if patch.input is not None:
-            for kernel in block.module.mlp.input_kernels:
+            for kernel in block.input_kernels:
                 moved = moved_kernel(params[kernel]["kernel"], patch.input)
                 if kernel in mine:  # z (I + M)(W + D): one kernel is both.
                     raise ValueError(
@@ -279,7 +279,7 @@ def _updates(block: FlaxBlock, params: Params, layer: int, patch: TokenPatch) ->
     """Name of an MLP kernel -> its update."""
     updates = {}
     if patch.input is not None:
-        for name in block.module.mlp.input_kernels:
+        for name in block.input_kernels:
             kernel_DH = params[name]["kernel"].astype(patch.input.v_D.dtype)
             updates[name] = kernel_update(patch.input, kernel_DH)
     output: Any = patch.output

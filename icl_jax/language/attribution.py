@@ -9,7 +9,7 @@ import numpy as np
 
 from icl_jax import checks
 from icl_jax.blocks.flax_block import FlaxBlock
-from icl_jax.blocks.functional import functional, unbound
+from icl_jax.blocks.functional import designs, functional
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.dims import Array, Params
 from icl_jax.dynamics.attribution import (
@@ -72,10 +72,15 @@ def attributable(model: LanguageModel) -> tuple[str, ...]:
       >>> attributable(LanguageModel(repeat(block, 2), vocab_size=30, width=8))
       ('input', 'gate', 'up', 'output')
     """
-    blocks: list[FlaxBlock] = [FlaxBlock(unbound(block)) for block in model.blocks]
-    first, *rest = [
-        ("input", *block.input_kernels) if block.patches_input else () for block in blocks
-    ]
+    blocks = designs(model.blocks)
+
+    def of_input(block: FlaxBlock) -> tuple[str, ...]:
+        if not block.patches_input:
+            return ()
+        # The kernels of experts are several matrices each, and not every token's.
+        return ("input", *block.input_kernels) if block.shares_down else ("input",)
+
+    first, *rest = map(of_input, blocks)
     shared = [name for name in first if all(name in names for names in rest)]
     has_output = all(block.has_skip for block in blocks)
     return (*shared, "output") if has_output else tuple(shared)

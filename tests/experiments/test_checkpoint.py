@@ -13,7 +13,8 @@ import pytest
 from experiments.language.checkpoint import measure as checkpoint_measure
 from experiments.language.checkpoint import report as checkpoint_report
 from experiments.language.checkpoint import run as checkpoint
-from experiments.language.checkpoint.arrays import Arrays, Compared, Written
+from experiments.language.checkpoint.arrays import Arrays, Compared, Exported, Written
+from experiments.language.checkpoint.export import earlier_export
 from experiments.language.runs import LABELS
 from experiments.tools.arrays import flatten, rebuild
 from experiments.tools.flags import UsageError, launch
@@ -289,7 +290,7 @@ def test_a_model_that_no_scale_patch_fits_is_measured_without(tiny, tmp_path):
     compared = checkpoint_measure.measure(config, pruned, prompts, 0)
     assert np.isnan(compared.scale.relative_error) and compared.patched.relative_error < 1e-5
     numbers = Arrays(compared, None)
-    found = checkpoint_report.summarise({}, ["nine"], {"float32": [numbers]}, {})
+    found = checkpoint_report.summarise({}, ["nine"], {"float32": [numbers]}, None)
     assert found["prompts"]["nine"]["relative_error"]["scale"] is None
     json.dumps(found, allow_nan=False)
     sections = checkpoint_report.sections(["nine"], [(9, 2)], [], {"float32": [numbers]}, {})
@@ -318,14 +319,39 @@ def test_a_prompt_without_a_patch_is_named(tiny, tmp_path, monkeypatch):
         checkpoint.run(config_of(tiny), tmp_path / "run")
 
 
+EXPORTED = {
+    "format": "checkpoint", "prompt": "line 1", "folder": "export", "logit_error": 1e-7,
+    "transformers_logit_error": None, "unpatched_logit_error": 0.5,
+    "earlier_logit_error": 0.25, "unpatched_earlier_logit_error": 0.375,
+    "following_agreement": 1 / 12, "unpatched_following_agreement": 0.0,
+}  # fmt: skip
+
+
+def test_an_export_is_saved_under_the_name_of_the_program_that_was_asked():
+    assert Exported.read(EXPORTED).told() == EXPORTED
+    adapter = {**EXPORTED, "format": "peft", "peft_logit_error": 1e-6}
+    del adapter["transformers_logit_error"]
+    read = Exported.read(adapter)
+    assert (read.program, read.other_logit_error) == ("peft", 1e-6)
+    assert read.told() == adapter
+
+
+@pytest.mark.parametrize("name", ["earlier_logit_error", "transformers_logit_error", "folder"])
+def test_an_export_that_lacks_a_number_is_refused(name, tmp_path):
+    """A report of it would say nothing of the earlier positions, as if there were none."""
+    run = Run(tmp_path)
+    run.save_json("export-checkpoint.json", {k: v for k, v in EXPORTED.items() if k != name})
+    missing = "other_logit_error" if name.startswith("transformers") else name
+    said = rf"export-checkpoint.json: export: {missing}: missing.*Choose another --workdir"
+    with pytest.raises(WorkdirError, match=said):
+        earlier_export(run)
+    run.save_json("export-checkpoint.json", {**EXPORTED, "entropy": 1.0})
+    with pytest.raises(WorkdirError, match="entropy: unknown"):
+        earlier_export(run)
+
+
 def test_the_table_of_an_export_says_where_it_is_not_exact():
-    exported = {
-        "format": "checkpoint", "prompt": "line 1", "folder": "export", "logit_error": 1e-7,
-        "transformers_logit_error": None, "unpatched_logit_error": 0.5,
-        "earlier_logit_error": 0.25, "unpatched_earlier_logit_error": 0.375,
-        "following_agreement": 1 / 12, "unpatched_following_agreement": 0.0,
-    }  # fmt: skip
-    section = checkpoint_report._export(exported)
+    section = checkpoint_report._export(Exported.read(EXPORTED))
     (table,) = section.tables
     assert section.verdict.endswith(
         "; unpatched, the original weights miss them by 0.500. At the earlier kept positions it "

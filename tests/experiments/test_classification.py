@@ -11,6 +11,7 @@ import pytest
 
 from experiments.language.classification import run as classification
 from experiments.language.classification.sides import (
+    BY_ORDER,
     Answers,
     answers,
     compares_kernels,
@@ -22,6 +23,7 @@ from experiments.language.classification.sides import (
     update_cosines,
 )
 from experiments.tools.flags import UsageError
+from experiments.tools.trained import trained_part
 from icl_jax.blocks.functional import layer_places
 from icl_jax.descent.explicit import ExplicitConfig
 from icl_jax.descent.parameters import select
@@ -31,6 +33,7 @@ from icl_jax.language.activations import Attended, attend
 from icl_jax.optimizers import OptimizerConfig
 from icl_jax.patches.low_rank import as_matrix
 from icl_jax.patches.token import token_update
+from icl_jax.records import Run, WorkdirError
 from icl_jax.tasks.classification import LABELS, Classification
 
 pytestmark = pytest.mark.slow
@@ -169,7 +172,7 @@ def test_what_cannot_change_is_not_compared(folder, asked):
     # The first layer's attention is read before any MLP; every other layer counts.
     checkpoint, question = load(folder), first(asked[1])
     for trains, left_out in (("mlp", 1), ("keys_and_values", 0)):
-        part, _ = select(checkpoint.params, trains)
+        part, _ = trained_part(checkpoint.model, checkpoint.params, trains)
         explicit = dataclasses.replace(EXPLICIT, trains=trains)
         parts = jax.tree.map(lambda leaf: (1.5 * leaf)[None], part)
 
@@ -186,7 +189,7 @@ def test_what_cannot_change_is_not_compared(folder, asked):
 
 def test_descents_attention_is_the_inner_product_of_what_attention_reads(folder, asked):
     checkpoint, question = load(folder), first(asked[1])
-    part, _ = select(checkpoint.params, EXPLICIT.trains)
+    part, _ = trained_part(checkpoint.model, checkpoint.params, EXPLICIT.trains)
     parts = jax.tree.map(lambda leaf: leaf[None], part)
     args = (checkpoint.model, checkpoint.params, EXPLICIT, question, parts)
     found = jax.jit(lambda: answers(*args))()
@@ -201,7 +204,7 @@ def test_updates_of_the_first_kernel_are_compared_layer_by_layer(folder, asked):
     model, params = checkpoint.model, checkpoint.params
     explicit = dataclasses.replace(EXPLICIT, trains="first_kernel")
     assert compares_kernels(model, explicit) and not compares_kernels(model, EXPLICIT)
-    before, rest = select(params, "first_kernel")
+    before, rest = trained_part(model, params, "first_kernel")
     runs = [
         jax.jit(attend, static_argnums=0)(model, params, *query).mlp_inputs_LD
         for query in (
@@ -274,6 +277,17 @@ def test_every_measure_has_its_nulls_and_a_finished_run_is_read_back(folder, tmp
     monkeypatch.setattr(classification, "measure", None)
     again = classification.run(config, tmp_path / "run").summary
     assert again["measures"] == found["measures"]
+    # Without an order of the demonstrations in the attention there is nothing to tell of it.
+    records = Run(tmp_path / "run")
+    arrays = records.load_arrays("arrays.npz")
+    unseen = f"measures.{BY_ORDER}.value"
+    records.save_arrays("arrays.npz", {**arrays, unseen: np.full(4, np.nan)})
+    told = classification.run(config, tmp_path / "run").summary["measures"]
+    assert set(found["measures"]) - set(told) == {BY_ORDER}
+    del arrays[unseen]
+    records.save_arrays("arrays.npz", arrays)
+    with pytest.raises(WorkdirError, match=f"nothing was saved for {unseen}"):
+        classification.run(config, tmp_path / "run")
 
 
 def test_a_layer_that_does_not_see_the_demonstrations_has_no_order_of_them(asked):

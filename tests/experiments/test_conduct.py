@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from experiments.tools import conduct
 from experiments.tools.flags import command, option, parse
+from icl_jax.records import WorkdirError
 from icl_jax.report.page import Section
 
 
@@ -100,3 +102,29 @@ def test_the_commit_is_that_of_this_repository_and_of_no_other(tmp_path, monkeyp
     # The root of a repository that does not hold this code is not its repository, either.
     monkeypatch.setattr(conduct, "CHECKOUT", tmp_path)
     assert conduct.commit() == "unknown"
+
+
+@dataclass(frozen=True)
+class Named:
+    """Arrays by name."""
+
+    losses: Mapping[str, np.ndarray]
+
+
+def test_what_was_measured_under_other_names_is_neither_saved_nor_read(tmp_path):
+    run = conduct.start(tmp_path, "descent", Config())
+    zero = np.zeros(2)
+
+    def measured(names, *made):
+        record = Named(dict.fromkeys(made, zero))
+        return conduct.measured(run, Named, lambda: record, names={"losses": names})
+
+    with pytest.raises(ValueError, match="nothing was saved for losses.shuffled"):
+        measured(("descent", "shuffled"), "descent")
+    assert not run.has("arrays.npz")
+    assert set(measured(("descent", "shuffled"), "descent", "shuffled").losses) == {
+        "descent",
+        "shuffled",
+    }
+    with pytest.raises(WorkdirError, match=r"arrays.npz: .*losses.shuffled is not asked for"):
+        measured(("descent",))

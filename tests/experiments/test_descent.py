@@ -11,7 +11,16 @@ import pytest
 
 from experiments.regression import learner
 from experiments.regression.descent import run as descent
-from experiments.regression.descent.report import LOSSES, Arrays, Searched, losses_section
+from experiments.regression.descent.report import (
+    IN_FUNCTION_SPACE,
+    IN_WEIGHT_SPACE,
+    LOSSES,
+    Arrays,
+    Moved,
+    Searched,
+    losses_section,
+    names,
+)
 from experiments.regression.descent.sides import (
     explicit_side,
     fine_tune,
@@ -19,6 +28,8 @@ from experiments.regression.descent.sides import (
     kernel_updates,
 )
 from experiments.regression.learner import Learner, LearnerConfig, predict
+from experiments.tools.arrays import flatten, rebuild
+from experiments.tools.comparisons import NULLS, with_nulls
 from icl_jax.blocks.config import StackConfig, build_stack
 from icl_jax.blocks.functional import layer_params
 from icl_jax.descent.explicit import ExplicitConfig
@@ -146,8 +157,7 @@ TINY = descent.Config(
         ),
     ),
 )
-NULLS = {"untrained", "shuffled", "random", "another"}
-KEYS = {"value", "interval", "margin", "margin_interval"} | NULLS
+KEYS = {"value", "interval", "margin", "margin_interval"} | set(NULLS)
 
 
 @pytest.mark.slow
@@ -184,7 +194,7 @@ def test_weights_that_do_not_move_have_no_angle(params):
     shapes = jax.eval_shape(
         lambda: descent.face_to_face(STACK, params, prompts, config, 0.1, jax.random.key(0))
     )
-    assert "update_cosine" not in shapes["measures"] and shapes["norm_ratio"] is None
+    assert "update_cosine" not in shapes["measures"] and shapes["moved"] is None
     assert shapes["measures"]["sensitivity_cosine"].nulls["another"].shape == (4, 2)
 
 
@@ -211,15 +221,15 @@ def test_over_the_steps_of_a_full_batch_an_oracle_is_a_level():
     points, rng = 5, np.random.default_rng(0)
     losses = {name: rng.random((points, 3)) + 0.1 for name in LOSSES}
     searched = Searched(*np.zeros((3, 1)))
-    arrays = Arrays(losses, {}, np.zeros(4), searched, searched, None, None)
-    names = ("learning_rate", "learning_rate_at_edge")
+    arrays = Arrays(losses, {}, np.zeros(4), searched, searched, None)
+    rates = ("learning_rate", "learning_rate_at_edge")
     drawn = {}
     for batch in ("one", "full"):
         config = descent.Config(
             learner=tiny, explicit=ExplicitConfig(batch=batch, num_steps=4), num_directions=1
         )
         summary = {f"{name}_loss": losses[name].mean(axis=1) for name in LOSSES}
-        summary |= dict.fromkeys(names, 0.1)
+        summary |= dict.fromkeys(rates, 0.1)
         section = losses_section(config, summary, arrays, "x")
         drawn[batch] = {row[0]: row[1:] for row in section.tables[0].rows}
     ridge = losses["ridge"].mean(axis=1)
@@ -236,3 +246,33 @@ def test_a_rate_is_not_searched_on_rows_of_the_test():
         for draw in (learner.test_prompts, learner.search_prompts)
     ]
     assert all(len(part) > 50 for part in rows) and not rows[0] & rows[1]
+
+
+def test_a_lost_null_or_loss_of_a_finished_run_is_an_error():
+    """A report of a file without ``losses.shuffled`` would leave the null out."""
+    losses = {name: np.ones((2, 3)) for name in LOSSES}
+    moved = Moved(np.ones((1, 3)), np.ones((1, 3)), np.ones((1, 3)))
+    measures = (*IN_FUNCTION_SPACE, *IN_WEIGHT_SPACE)
+    values = {name: np.ones((1, 3)) for name in measures}
+    searched = Searched(*np.zeros((3, 1)))
+    made = Arrays(
+        losses,
+        with_nulls(values, dict.fromkeys(NULLS, values)),
+        np.zeros(4),
+        searched,
+        searched,
+        moved,
+    )
+    arrays = flatten(made)
+    assert set(rebuild(Arrays, arrays, names(TINY)).losses) == set(LOSSES)
+    for lost in ("losses.shuffled", "measures.update_cosine.nulls.random", "moved.norm_ratio"):
+        left = {name: array for name, array in arrays.items() if name != lost}
+        with pytest.raises(ValueError, match=f"nothing was saved for {lost}"):
+            rebuild(Arrays, left, names(TINY))
+    # Nothing of the kernel at all, where a kernel descends.
+    left = {name: array for name, array in arrays.items() if not name.startswith("moved.")}
+    with pytest.raises(ValueError, match="nothing was saved for moved"):
+        rebuild(Arrays, left, names(TINY))
+    still = dataclasses.replace(TINY, explicit=ExplicitConfig(trains="keys_and_values"))
+    with pytest.raises(ValueError, match="measures.update_cosine is not asked for"):
+        rebuild(Arrays, left, names(still))

@@ -91,7 +91,7 @@ def test_the_verdict_counts_tasks_and_names_those_that_are_lost():
     assert "LoRA, more seconds on 1 of 2 tasks, less on two" in words
     found = {"smollm2": tasks}
     assert summarise(found)["models"]["smollm2"]["one"]["best"] == "both"
-    shown, _ = sections(found, 16)
+    shown, _ = sections(kept.Config(), found)
     words = texts(shown.figure)
     assert {"one", "two", "no context", "full context"} <= set(words)
     assert "task, in the order of the table" not in words
@@ -99,12 +99,34 @@ def test_the_verdict_counts_tasks_and_names_those_that_are_lost():
 
 def test_a_task_is_read_back_as_it_was_and_a_side_too_few_is_an_error():
     arrays = flatten(task_of(thought=-2.5))
-    found = rebuild(Arrays, arrays)
+    found = rebuild(Arrays, arrays, {"rungs": RUNGS})
     assert found.rungs["thought"].log_chance.tolist() == [-2.5, -2.5]
     assert list(found.rungs) == list(RUNGS) and found.written.tolist() == ["Q: a"]
     del arrays["lora_more.right"]
     with pytest.raises(ValueError, match="nothing was saved for lora_more.right"):
-        rebuild(Arrays, arrays)
+        rebuild(Arrays, arrays, {"rungs": RUNGS})
+
+
+def test_a_rung_that_was_asked_for_and_is_not_there_is_an_error():
+    arrays = flatten(task_of())
+    lost = {name: array for name, array in arrays.items() if not name.startswith("rungs.input.")}
+    with pytest.raises(ValueError, match="nothing was saved for rungs.input"):
+        rebuild(Arrays, lost, {"rungs": RUNGS})
+    with pytest.raises(ValueError, match="rungs.down is not asked for"):
+        rebuild(Arrays, lost, {"rungs": [name for name in RUNGS if name not in ("input", "down")]})
+
+
+def test_a_ladder_without_thought_vectors_is_drawn_without_them():
+    rungs = ("down", "both")
+    config = dataclasses.replace(kept.Config.quick(), rungs=rungs)
+    whole = task_of()
+    few = dataclasses.replace(whole, rungs={name: whole.rungs[name] for name in rungs})
+    page = sections(config, {"smollm2": {"one": few}})[0]
+    assert "thought vector" not in page.figure
+    assert [row[1] for row in page.tables[0].rows][:2] == ["down kernel", "both, in order"]
+    # A record that lacks what the configuration asked for has no page without it.
+    with pytest.raises(KeyError, match="thought"):
+        sections(kept.Config.quick(), {"smollm2": {"one": few}})
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from icl_jax.interop.huggingface import load
 from icl_jax.interop.spans import read_prompts
 from icl_jax.interop.tokenizer import load_tokenizer
 from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, prompt_patches
+from icl_jax.records import Run, WorkdirError
 from icl_jax.training.config import TrainingConfig
 from tests.helpers import relative_error
 
@@ -74,6 +76,18 @@ def test_the_report_has_curve_and_text(whole_run):
 def test_a_run_that_is_done_is_not_done_again(whole_run, monkeypatch):
     monkeypatch.setattr(language_model, "measure", None)
     language_model.run(CONFIG, whole_run)
+
+
+@pytest.mark.parametrize("name", ["numbers.bigram_loss", "numbers.reload_difference", "loss"])
+def test_a_number_too_few_is_refused(name, whole_run, tmp_path):
+    shutil.copytree(whole_run, tmp_path / "run")
+    records = Run(tmp_path / "run")
+    arrays = records.load_arrays("arrays.npz")
+    assert arrays["loss"].shape == arrays["step"].shape == (60,)
+    del arrays[name]
+    records.save_arrays("arrays.npz", arrays)
+    with pytest.raises(WorkdirError, match=f"nothing was saved for {name}"):
+        language_model.run(CONFIG, tmp_path / "run")
 
 
 def test_counting_is_what_it_says():

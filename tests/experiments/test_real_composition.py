@@ -8,6 +8,7 @@ import pytest
 
 from experiments.language.composition import run as composed
 from experiments.language.composition.facts import FACTS, FITTED, NEW, STATED, facts
+from experiments.language.composition.report import AGREED, NAMES, USES
 from experiments.language.demonstrations import run as demonstrations
 from experiments.language.demonstrations.prompts import asked_prompts
 from experiments.language.demonstrations.report import (
@@ -20,6 +21,7 @@ from experiments.language.demonstrations.report import (
 )
 from experiments.language.demonstrations.sides import left_out, log_chances, scores
 from experiments.language.kept.pairs import LINE, PAIRS
+from experiments.tools.arrays import flatten, rebuild
 from icl_jax.interop.huggingface import load, make_tiny
 from icl_jax.interop.tokenizer import load_tokenizer, save_tokenizer, train_bpe
 from tests.report.helpers import texts
@@ -119,6 +121,32 @@ def test_tiny_runs_report(folder, tmp_path, monkeypatch):
     )
     outcome = demonstrations.run(small, tmp_path / "demonstrations")
     assert len(outcome.sections) == 4 and (tmp_path / "demonstrations/report.html").exists()
+
+
+def composition(**changes):
+    """What a model may say of two facts."""
+    rng = np.random.default_rng(0)
+    runs = {name: -rng.random(2) for name in USES}
+    right = dict.fromkeys(USES, np.ones(2, bool))
+    one = np.full(2, -1.0)
+    cosines = dict.fromkeys(AGREED, np.ones((3, 2)))
+    disturbed = np.ones((2, 1))
+    return composed.Arrays(
+        {**runs, **changes}, right, one, one, one, one, disturbed, disturbed[0], cosines
+    )
+
+
+def test_a_patch_that_cannot_move_to_the_next_layer_is_said_to_be_none():
+    config = composed.Config(facts=2, stacked=(1, 2))
+    for made, moves in ((composition(), True), (composition(layer=np.full(2, np.nan)), False)):
+        assert ("layer" in composed.summarise(config, made)["runs"]) == moves
+        section = composed.sections(config, made, 3)[0]
+        assert ("in the next layer it gains" in section.verdict) == moves
+        assert len(section.tables[0].rows) == len(USES) - (not moves)
+    arrays = flatten(composition())
+    del arrays["log_chance.layer"]  # Lost is something else.
+    with pytest.raises(ValueError, match="nothing was saved for log_chance.layer"):
+        rebuild(composed.Arrays, arrays, NAMES)
 
 
 def test_what_cannot_be_chosen_or_stacked_is_refused_before_any_work():

@@ -1,33 +1,94 @@
-"""CONTRIBUTING.md: the files it names are there, and a dummy of each kind works as it says."""
+"""CONTRIBUTING.md: the files it names are there, and a dummy of each kind works as it says.
+
+The dummies are files in ``dummies``, and go where the recipes say: into the folder of their kind
+(which is made longer by theirs), the registries, the stub and README's tables. Then the tests that
+a recipe names are called on them.
+"""
 
 import importlib
+import inspect
 import json
 import re
-import textwrap
+import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
-import experiments.regression
+import experiments
+import icl_jax
 from experiments import EXPERIMENTS
+from experiments import __main__ as listing
 from experiments.tools import comparisons
-from experiments.tools.flags import launch
-from icl_jax.blocks.block import Block
-from icl_jax.blocks.contextual import ContextualLayer
-from icl_jax.blocks.feedforward import Dense
-from icl_jax.blocks.stack import Stack, functional
-from icl_jax.interop import families as package
+from experiments.tools.flags import UsageError, launch, parse
+from icl_jax.blocks import config as designs
 from icl_jax.interop.huggingface import load, make_tiny
-from icl_jax.kernels import product as operation
-from icl_jax.kernels.product import api
-from icl_jax.patches.extraction import patched_forward, stack_patches
-from icl_jax.stack.run import forward
+from icl_jax.kernels.product import api, few_rows
+from icl_jax.sharding import names as sharded
+from tests import helpers, test_layering, test_readme
+from tests.blocks import test_layers
+from tests.browser import reports, test_reports
+from tests.experiments import test_counts, test_rooms
+from tests.house import test_names
+from tests.interop import test_exactness, test_parity, test_registry
+from tests.kernels.product import test_product
+from tests.patches import test_bank
+from tests.sharding import test_table
 
 ROOT = Path(__file__).parents[2]
+DUMMIES = Path(__file__).parent / "dummies"
 RECIPES = (ROOT / "CONTRIBUTING.md").read_text()
+
+
+@pytest.fixture
+def put(monkeypatch):
+    """Puts the dummies of a folder into a package; gives back the dummy that is asked for."""
+
+    def put(package: str, folder: str, name: str) -> ModuleType:
+        parent = importlib.import_module(package)
+        monkeypatch.setattr(parent, "__path__", [*parent.__path__, str(DUMMIES / folder)])
+        found = importlib.import_module(f"{package}.{name}")
+        monkeypatch.delitem(sys.modules, found.__name__)  # At the end it is put back, and then:
+        monkeypatch.setitem(sys.modules, found.__name__, found)
+        return found
+
+    return put
+
+
+def public(monkeypatch, module, name, group):
+    """A line among the imports of the stub, and one of its group; then the tests of names."""
+    line = f"from {module.__name__} import {name}\n"
+    stub = test_names.STUB.replace("\n__all__ = [", f"{line}\n__all__ = [", 1)
+    start = stub.index(f"    # {group}")
+    end = re.compile(r"^(    # |\])", re.MULTILINE).search(stub, start + 6).start()
+    head, *names = stub[start:end].splitlines(keepends=True)
+    names = sorted([*names, f'    "{name}",\n'], key=str.lower)
+    stub = stub[:start] + "".join([head, *names]) + stub[end:]
+    monkeypatch.setattr(test_names, "STUB", stub)
+    monkeypatch.setattr(icl_jax, "__all__", [*icl_jax.__all__, name])
+    monkeypatch.setitem(icl_jax._MODULES, name, module.__name__)
+    monkeypatch.setattr(icl_jax, name, getattr(module, name), raising=False)
+    test_names.test_every_name_of_the_stub_is_public_once_and_is_there()
+    test_names.test_names_stand_in_groups_and_sorted_in_each()
+
+
+def keeps_the_arrows(monkeypatch, module, part):
+    """The tests of a file of icl_jax, as one of the folder that it is put into."""
+    monkeypatch.setattr(test_layering, "part_of", lambda path: part)
+    found = [
+        test
+        for test in vars(test_layering).values()
+        if inspect.isfunction(test) and list(inspect.signature(test).parameters) == ["source"]
+        and test.__name__.startswith("test_")
+    ]  # fmt: skip
+    assert len(found) >= 6
+    for test in found:
+        test(Path(module.__file__))
 
 
 def test_every_file_that_is_named_is_there():
@@ -38,149 +99,199 @@ def test_every_file_that_is_named_is_there():
     assert not missing
 
 
-def test_a_family_is_one_file(tmp_path, monkeypatch):
-    (tmp_path / "dummy.py").write_text(
-        "from icl_jax.interop.families import mistral\n"
-        "ARCHITECTURES = ('DummyForCausalLM', 'dummy')\n"
-        "build, table = mistral.build, mistral.table\n"
-        "def tiny():\n"
-        "    names = {'architectures': ['DummyForCausalLM'], 'model_type': 'dummy'}\n"
-        "    return {**mistral.tiny(), **names}\n"
-    )
-    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+def test_a_family_is_one_file_its_golden_numbers_and_a_name_in_the_readme(
+    put, tmp_path, monkeypatch
+):
+    put("icl_jax.interop.families", "families", "dummy")
     made = make_tiny("dummy", tmp_path / "model", jax.random.key(0))
     again = load(tmp_path / "model")
     assert again.family == "dummy"
     for mine, theirs in zip(*map(jax.tree.leaves, (made.params, again.params)), strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
+    # transformers' numbers for it are those of Mistral, which it is.
+    with pytest.raises(AssertionError):
+        test_parity.test_no_family_is_left_out()
+    golden = tmp_path / "golden" / "dummy"
+    shutil.copytree(test_parity.GOLDEN / "mistral", golden)
+    config = json.loads((golden / "config.json").read_text())
+    config |= {"architectures": ["DummyForCausalLM"], "model_type": "dummy"}
+    (golden / "config.json").write_text(json.dumps(config))
+    for tests in (test_parity, test_exactness):
+        monkeypatch.setattr(tests, "GOLDEN", golden.parent)
+    monkeypatch.setattr(test_parity, "FAMILIES", sorted([*test_parity.FAMILIES, "dummy"]))
+    test_parity.test_no_family_is_left_out()
+    test_parity.test_logits_are_those_of_transformers("dummy", "float64")
+    test_exactness.test_the_logits_of_all_kept_positions("dummy", "float32", 1e-5)
 
-class RunningMean(ContextualLayer):
-    """The mean of what has been read: a layer with ``__call__`` alone."""
+    with pytest.raises(AssertionError):
+        test_registry.test_the_readmes_table_names_every_family_and_no_other()
+    head = "| family | |\n|---|---|\n| "
+    readme = test_registry.README.read_text().replace(head, f"{head}Dummy, ", 1)
+    (tmp_path / "README.md").write_text(readme)
+    monkeypatch.setattr(test_registry, "README", tmp_path / "README.md")
+    monkeypatch.setitem(test_registry.README_NAMES, "Dummy", ("dummy",))
+    test_registry.test_the_readmes_table_names_every_family_and_no_other()
+    for name in ("DummyForCausalLM", "dummy"):
+        test_registry.test_every_architecture_and_model_type_finds_its_family("dummy", name)
+    test_registry.test_a_tiny_configuration_is_of_its_family_by_either_name("dummy")
+    test_registry.test_no_name_is_of_two_families()
 
-    def __call__(self, stream_TD, *, positions_T=None, present_T=None):
-        here_T = jnp.ones(stream_TD.shape[0], bool) if present_T is None else present_T
-        here_T1 = here_T[:, None].astype(stream_TD.dtype)
-        return jnp.cumsum(here_T1 * stream_TD, axis=0) / jnp.maximum(jnp.cumsum(here_T1, axis=0), 1)
+
+def with_layer(name, module, made):
+    """``config.py`` with the three lines of the recipe, as a module."""
+    text = Path(designs.__file__).read_text()
+    for old, new in (
+        ('LayerName = Literal["attention",', f'LayerName = Literal["{name}", "attention",'),
+        ('LAYERS: tuple[LayerName, ...] = (', f'LAYERS: tuple[LayerName, ...] = ("{name}", '),
+        (
+            "    assert_never(config.layer)",
+            f'    if config.layer == "{name}":\n        return {made}()\n'
+            "    assert_never(config.layer)",
+        ),
+        (
+            "from icl_jax.blocks.recurrent",
+            f"from {module} import {made}\nfrom icl_jax.blocks.recurrent",
+        ),
+    ):  # fmt: skip
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    found = ModuleType("icl_jax.blocks.config")
+    sys.modules[found.__name__] = found  # Where dataclasses look their annotations up.
+    try:
+        exec(compile(text, designs.__file__, "exec"), vars(found))
+    finally:
+        sys.modules[found.__name__] = designs
+    return found
 
 
-def test_a_layer_is_a_class_with_a_call():
-    block = Block(RunningMean(), Dense(hidden_widths=(16,)), wiring="pre_norm")
-    stack = Stack((block, block), width=8)
-    tokens_TC = jax.random.normal(jax.random.key(0), (6, 3), jnp.float64)
-    params = stack.init(jax.random.key(1), tokens_TC)["params"]
-    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
-    stream_TD = stack.apply({"params": params}, tokens_TC, method="embed")
-    layers = functional(stack, params)
-    kept_K = jnp.asarray([5], jnp.int32)
-    bank = stack_patches(layers, stream_TD, kept_K)
-    np.testing.assert_allclose(
-        patched_forward(layers, stream_TD, bank), forward(layers, stream_TD)[5:], rtol=1e-10
+def test_a_layer_is_a_class_with_a_call_its_name_its_axes_and_its_line(put, monkeypatch):
+    module = put("icl_jax.blocks", "blocks", "running_mean")
+    keeps_the_arrows(monkeypatch, module, "blocks")
+
+    edited = with_layer("running_mean", module.__name__, "RunningMean")
+    flags = ["x", "--layer=running_mean", "--wiring=pre_norm", "--width=8", "--depth=2"]
+    with pytest.raises(UsageError, match="--layer=running_mean"):
+        parse(designs.StackConfig, flags)
+    stack = edited.build_stack(parse(edited.StackConfig, flags).config)
+    assert isinstance(stack.blocks[1].contextual_layer, module.RunningMean)
+
+    params = stack.init(jax.random.key(0), jnp.zeros((6, 3)))["params"]
+    blend = ("layers_0_0", "contextual_layer", "blend")
+    assert test_table.specs_of(params)[blend] == PartitionSpec()
+    monkeypatch.setitem(sharded.PARAMETERS, "contextual_layer/blend", "DH")
+    assert test_table.specs_of(params)[blend] == PartitionSpec(None, None, "model")
+    public(monkeypatch, module, "RunningMean", "The blocks that read it")
+
+    monkeypatch.setitem(helpers.LAYERS, "running_mean", module.RunningMean())
+    every = test_layers.TestEveryLayer()
+    every.test_absent_is_removed("running_mean")
+    every.test_a_causal_layer_reads_backwards_only("running_mean")
+    every.test_prefixes_equal_one_run_per_prefix("running_mean")
+    every.test_float32_parameters_compute_in_the_dtype_of_the_input("running_mean")
+    test_layers.test_a_mask_of_numbers_is_refused_by_every_layer("running_mean")
+    case = helpers.Case(
+        layer="running_mean", mlp="dense_bias", wiring="pre_norm", norm="layer", depth=2,
+        length=6, kept=(0, 5), seed=0, dtype="float64",
+    )  # fmt: skip
+    exact = test_bank.TestPatchedEqualsFull.test_in_float32_and_float64.hypothesis.inner_test
+    exact(test_bank.TestPatchedEqualsFull(), case, "closed", "auto")
+
+
+def test_a_measure_is_a_function_its_description_and_its_line(put, monkeypatch):
+    module = put("icl_jax.measures", "measures", "strangeness")
+    keeps_the_arrows(monkeypatch, module, "measures")
+    first_BQ, second_BQ, null_BQ = (
+        jax.random.normal(key, (8, 5), jnp.float64)
+        for key in jax.random.split(jax.random.key(0), 3)
     )
+    first_BQ = second_BQ + 0.1 * first_BQ
 
+    # The property, an oracle, and its edge cases.
+    assert module.strangeness(first_BQ, first_BQ) == 0
+    np.testing.assert_allclose(module.strangeness(first_BQ, -first_BQ), 1.0, rtol=1e-12)
+    pairs = [(abs(a - b), abs(a) + abs(b)) for a, b in zip(first_BQ[0], second_BQ[0], strict=True)]
+    want = sum(float(apart) for apart, _ in pairs) / sum(float(sizes) for _, sizes in pairs)
+    np.testing.assert_allclose(module.strangeness(first_BQ[0], second_BQ[0]), want, rtol=1e-12)
+    assert jnp.isnan(module.strangeness(jnp.zeros(3), jnp.zeros(3)))
+    with pytest.raises(ValueError, match="strangeness: .*shape"):
+        module.strangeness(first_BQ, first_BQ[:2])
 
-def test_a_measure_is_a_description_and_its_values(monkeypatch):
-    described = comparisons.Measure("strangeness (dummies)", larger_is_closer=True)
+    value = {"strangeness": jax.vmap(module.strangeness)(first_BQ, second_BQ)}
+    nulls = {"random": {"strangeness": jax.vmap(module.strangeness)(null_BQ, second_BQ)}}
+    with pytest.raises(ValueError, match="with_nulls: strangeness: not among"):
+        comparisons.with_nulls(value, nulls)
+    described = comparisons.Measure("strangeness (shares)", larger_is_closer=False)
     monkeypatch.setitem(comparisons.MEASURES, "strangeness", described)
-    value_B = jnp.linspace(0.9, 1.0, 8)
-    measured = comparisons.with_nulls(
-        {"strangeness": value_B}, {"random": {"strangeness": value_B - 0.5}}
-    )
-    found = comparisons.compared(jax.random.key(0), measured)
-    assert comparisons.verdict(found).startswith("Closer than every null: strangeness (dummies)")
+    found = comparisons.compared(jax.random.key(0), comparisons.with_nulls(value, nulls))
+    assert comparisons.verdict(found).startswith("Closer than every null: strangeness (shares)")
+    assert comparisons.table(found, "").rows[0][0] == "strangeness (shares)"
+    public(monkeypatch, module, "strangeness", "How two of them compare")
 
 
-EXPERIMENT = '''
-"""Is a number what it was asked to be?
-
-    python -m experiments.dummy --workdir=runs/dummy
-"""
-
-from dataclasses import dataclass
-
-import numpy as np
-
-from experiments.tools.conduct import Outcome, finish, measured, start
-from experiments.tools.flags import launch, option
-from icl_jax.report.page import Section
-
-
-@dataclass(frozen=True)
-class Config:
-    """The number."""
-
-    number: float = option(2.0, "that is asked for")
-
-
-@dataclass(frozen=True)
-class Arrays:
-    """What was found."""
-
-    number: np.ndarray
-
-
-def run(config, workdir):
-    """Measures and reports."""
-    record = start(workdir, "dummy", config)
-    arrays = measured(record, Arrays, lambda: Arrays(np.array(config.number)))
-    section = Section("The number", "Words.", verdict=f"It is {arrays.number}.")
-    outcome = Outcome({"number": float(arrays.number)}, [section])
-    return finish(record, "A number", __doc__, outcome)
-
-
-if __name__ == "__main__":
-    launch(Config, run, __doc__)
-'''
-
-
-def test_an_experiment_is_a_file_of_a_room_and_its_name(tmp_path, monkeypatch):
-    (tmp_path / "dummy.py").write_text(textwrap.dedent(EXPERIMENT).lstrip())
-    room = experiments.regression
-    monkeypatch.setattr(room, "__path__", [*room.__path__, str(tmp_path)])
+def test_an_experiment_is_a_file_of_a_room_its_name_and_two_rows(put, tmp_path, monkeypatch):
+    path = DUMMIES / "regression" / "dummy.py"
     monkeypatch.setitem(EXPERIMENTS, "dummy", "experiments.regression.dummy")
-    module = importlib.import_module(EXPERIMENTS["dummy"])
+    for module in (experiments, listing, test_rooms):
+        monkeypatch.setattr(module, "source", lambda name: path)
+    module = put("experiments.regression", "regression", "dummy")
+    monkeypatch.delitem(sys.modules, "experiments.dummy", raising=False)
+
+    # As many of them as the test asks for.
+    monkeypatch.setattr(test_counts, "programs", lambda: dict.fromkeys(range(11), module))
+    test_counts.test_no_experiment_takes_a_count_that_it_cannot_run()
+    test_rooms.test_an_experiment_is_named_once_and_asked_for_by_that_name("dummy")
+    test_rooms.test_an_experiment_asks_and_its_commands_fit_a_terminal("dummy")
+    test_rooms.test_every_section_of_a_report_says_what_was_found(path)
+    monkeypatch.setattr(test_rooms, "ROOT", DUMMIES)
+    test_rooms.test_rooms_import_themselves_and_the_tools_and_the_tools_no_room(path)
+    sys.modules.pop("experiments.dummy", None)
+
+    with pytest.raises(AssertionError):
+        test_readme.test_every_experiment_of_the_table_exists()
+    row = "| `training` |"
+    readme = test_readme.README.replace(row, f"| `dummy` | {listing.question('dummy')} |\n{row}", 1)
+    monkeypatch.setattr(test_readme, "README", readme)
+    test_readme.test_every_experiment_of_the_table_exists()
+    with pytest.raises(AssertionError):
+        test_reports.test_every_experiment_without_a_download_has_a_report_to_look_at()
+    monkeypatch.setitem(reports.QUICK, "dummy", ["--quick"])
+    monkeypatch.setattr(test_reports, "COMMANDS", reports.commands(Path("folder")))
+    test_reports.test_every_experiment_without_a_download_has_a_report_to_look_at()
+    test_reports.test_its_command_can_be_typed("dummy")
+
     workdir = tmp_path / "run"
-    command = ["dummy", f"--workdir={workdir}", "--number=3"]
+    command = ["dummy", f"--workdir={workdir}", "--quick", "--number=3"]
     launch(module.Config, module.run, module.__doc__, argv=command)
-    assert json.loads((workdir / "summary.json").read_text()) == {"number": 3.0}
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert summary["num_draws"] == 100 and 0 < summary["errors"]["mean"] < summary["errors"]["one"]
     page = (workdir / "report.html").read_text()
-    assert "It is 3.0." in page and f"experiments.dummy --workdir={workdir} --number=3.0" in page
+    assert "The mean, off by" in page and "is better than one draw" in page and "<svg" in page
+    assert f"experiments.dummy --workdir={workdir} --quick --number=3.0" in page
+    monkeypatch.setattr(module, "measure", None)  # The report again, of what is there.
+    launch(module.Config, module.run, module.__doc__, argv=command)
+    assert json.loads((workdir / "summary.json").read_text()) == summary
 
 
-KERNEL = '''
-"""The same product, one column of the kernel after the other."""
-
-import jax
-import jax.numpy as jnp
-
-
-def product(rows, kernel_DH):
-    """One sum per column."""
-    return jnp.moveaxis(jax.lax.map(lambda column: rows @ column, kernel_DH.T), 0, -1)
-'''
-
-
-def test_a_kernel_is_a_file_and_its_name(tmp_path, monkeypatch):
-    (tmp_path / "by_column.py").write_text(textwrap.dedent(KERNEL).lstrip())
-    monkeypatch.setattr(operation, "__path__", [*operation.__path__, str(tmp_path)])
-    dummy = importlib.import_module("icl_jax.kernels.product.by_column")
+def test_a_kernel_is_a_file_and_its_name(put, monkeypatch):
+    dummy = put("icl_jax.kernels.product", "kernels", "by_column")
+    keeps_the_arrows(monkeypatch, dummy, "kernels")
     monkeypatch.setitem(api._KINDS, "by_column", dummy.product)
     monkeypatch.setattr(api, "IMPLEMENTATIONS", tuple(api._KINDS))
-    rows, kernel = (
-        jax.random.normal(key, shape, jnp.float64)
-        for key, shape in zip(jax.random.split(jax.random.key(0)), [(3, 4), (4, 5)], strict=True)
-    )
 
-    def run(implementation):
-        def loss(rows, kernel):
-            return jnp.sum(jnp.sin(api.product(rows, kernel, implementation=implementation)))
+    # The tests of another implementation, asked for this one: numbers, batches, derivatives.
+    def product(rows, kernel_DH, *, implementation):
+        name = "by_column" if implementation == "few_rows" else implementation
+        return api.product(rows, kernel_DH, implementation=name)
 
-        return jax.value_and_grad(loss, argnums=(0, 1))(rows, kernel)
-
-    for mine, theirs in zip(
-        *map(jax.tree.leaves, map(run, ("by_column", "reference"))), strict=True
-    ):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-12)
+    assert few_rows.product is not dummy.product
+    monkeypatch.setattr(test_product, "product", product)
+    for dtype in ("float64", "bfloat16"):
+        test_product.test_it_is_numpys_product(2, dtype)
+    test_product.test_derivatives_are_those_of_the_plain_product()
+    x, kernel = test_product.operands(12)
+    got = jax.vmap(test_product.in_pieces, in_axes=(0, None))(x[:, None], kernel)
+    helpers.assert_close(got[:, 0], x @ kernel, test_product.WIDTH)
 
 
 @pytest.mark.parametrize(

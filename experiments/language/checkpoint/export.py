@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.language.checkpoint.arrays import Exported
 from experiments.tools.conduct import note_measurement
 from icl_jax.dims import Params
 from icl_jax.interop.huggingface import Checkpoint, load
@@ -26,7 +27,7 @@ from icl_jax.language.prompt import alone_logits, full_logits
 from icl_jax.measures.function_space import relative_error
 from icl_jax.patches.output import OutputPolicy
 from icl_jax.pretrained.export import export_prompt
-from icl_jax.records import Run
+from icl_jax.records import Run, WorkdirError
 
 #: Tokens that are written after the kept ones to see how far a file reaches.
 FOLLOWING = 12
@@ -36,23 +37,16 @@ ExportFormat = Literal["none", "peft", "checkpoint"]
 
 def export(
     form: ExportFormat, checkpoint: Checkpoint, prompt: Prompt, run: Run, output: OutputPolicy
-) -> dict[str, Any]:
-    """Writes the weights into the run's folder and measures them; {} without an export.
+) -> Exported | None:
+    """Writes the weights into the run's folder and measures them; None without an export.
 
-    Returns:
-      ``format``, ``folder``, and relative errors of the last position's logits, on the kept tokens
-      alone, against the run with everything: ``logit_error`` of what was written, as this library
-      computes it, ``peft_logit_error`` or ``transformers_logit_error`` as those do (None where they
-      are not installed), ``unpatched_logit_error`` of the original weights. ``earlier_logit_error``
-      is that of the other kept positions, ``following_agreement`` the share of ``FOLLOWING`` greedy
-      tokens that the file writes as the run with everything does, with their unpatched numbers
-      (None where there is nothing to ask).
+    Raises:
+      WorkdirError: another version measured what is there.
     """
     if form == "none":
-        return {}
+        return None
     if run.has(_file(form)):
-        found: dict[str, Any] = run.load_json(_file(form))
-        return found
+        return _read(run, form)
     model, params = checkpoint.model, checkpoint.params
     folder = run.path("adapter" if form == "peft" else "checkpoint")
     shutil.rmtree(folder, ignore_errors=True)  # Half of an export that was killed.
@@ -68,9 +62,6 @@ def export(
     unpatched_KV = alone_logits(model, params, kept_tokens, positions)
     actual_V, unpatched_V = actual_KV[-1], unpatched_KV[-1]
     numbers: dict[str, Any] = {
-        "format": form,
-        "folder": folder.name,
-        "prompt": prompt.name,
         "logit_error": relative_error(actual_V, expected_V),
         "unpatched_logit_error": relative_error(unpatched_V, expected_V),
     }
@@ -80,18 +71,19 @@ def export(
             relative_error(logits_KV[:-1], expected_KV[:-1]) if earlier else None
         )
     numbers |= _following(checkpoint, patched_params, prompt)
-    theirs = "peft_logit_error" if form == "peft" else "transformers_logit_error"
-    numbers[theirs] = None
+    numbers["other_logit_error"] = None
     needed = ("torch", "transformers") + (("peft",) if form == "peft" else ())
     if all(importlib.util.find_spec(name) for name in needed) and model.head != "none":
         adapter = folder if form == "peft" else None
         base = checkpoint.folder if form == "peft" else folder
         logits_V = _transformers_logits(base, adapter, kept_tokens, str(expected_V.dtype))
-        numbers[theirs] = relative_error(jnp.asarray(logits_V, expected_V.dtype), expected_V)
+        other = relative_error(jnp.asarray(logits_V, expected_V.dtype), expected_V)
+        numbers["other_logit_error"] = other
     numbers = {k: float(v) if isinstance(v, jax.Array) else v for k, v in numbers.items()}
-    run.save_json(_file(form), numbers)
+    exported = Exported(form, folder.name, prompt.name, **numbers)
+    run.save_json(_file(form), exported.told())
     note_measurement(run)
-    return numbers
+    return exported
 
 
 def _following(checkpoint: Checkpoint, patched: Params, prompt: Prompt) -> dict[str, float | None]:
@@ -110,16 +102,20 @@ def _following(checkpoint: Checkpoint, patched: Params, prompt: Prompt) -> dict[
     }
 
 
-def earlier_export(run: Run) -> dict[str, Any]:
-    """What an export of an earlier call into this folder gave; {} for none."""
-    for form in ("checkpoint", "peft"):
-        if run.has(_file(form)):
-            found: dict[str, Any] = run.load_json(_file(form))
-            return found
-    return {}
+def earlier_export(run: Run) -> Exported | None:
+    """What an export of an earlier call into this folder gave; None for none."""
+    forms: tuple[ExportFormat, ...] = ("checkpoint", "peft")
+    return next((_read(run, form) for form in forms if run.has(_file(form))), None)
 
 
-def _file(form: str) -> str:
+def _read(run: Run, form: ExportFormat) -> Exported:
+    try:
+        return Exported.read(run.load_json(_file(form)))
+    except ValueError as error:
+        raise WorkdirError(f"{run.path(_file(form))}: {error}") from error
+
+
+def _file(form: ExportFormat) -> str:
     return f"export-{form}.json"
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from experiments.language.checkpoint.arrays import (
     Answered,
     Arrays,
+    Exported,
     Generation,
     Measured,
 )
@@ -26,7 +27,7 @@ def summarise(
     about: Mapping[str, Any],
     names: Sequence[str],
     measured: Measured,
-    exported: Mapping[str, Any],
+    exported: Exported | None,
 ) -> dict[str, Any]:
     """``prompts.NAME`` in the first precision, and the worst over all prompts in every one."""
     summary: dict[str, Any] = dict(about)
@@ -35,8 +36,8 @@ def summarise(
         name: _one_prompt(arrays) for name, arrays in zip(names, first, strict=True)
     }
     summary["dtypes"] = {dtype: _worst(prompts) for dtype, prompts in measured.items()}
-    if exported:
-        summary["export"] = dict(exported)
+    if exported is not None:
+        summary["export"] = exported.told()
     return summary
 
 
@@ -106,7 +107,7 @@ def sections(
     sizes: Sequence[tuple[int, int]],
     texts: Sequence[Mapping[str, str]],
     measured: Measured,
-    exported: Mapping[str, Any],
+    exported: Exported | None,
 ) -> list[Section]:
     """The report: logits, layers, generated text, exported weights.
 
@@ -115,7 +116,7 @@ def sections(
       sizes: tokens of each prompt, and how many of them are kept.
       texts: of each prompt, what each run wrote; empty without generation.
       measured: dtype -> every prompt.
-      exported: what ``export`` returned.
+      exported: the weights on disk, if there are any.
     """
     found = [
         _logits(names, sizes, measured),
@@ -124,7 +125,7 @@ def sections(
     ]
     if texts:
         found.append(_texts(names, texts, measured))
-    if exported:
+    if exported is not None:
         found.append(_export(exported))
     return found
 
@@ -253,28 +254,28 @@ def _texts(names: Sequence[str], texts: Sequence[Mapping[str, str]], measured: M
     )
 
 
-def _export(exported: Mapping[str, Any]) -> Section:
-    theirs = {
-        k: v for k, v in exported.items() if k in ("peft_logit_error", "transformers_logit_error")
-    }
-    name, error = next(iter(theirs.items()))
-    program = "peft" if name.startswith("peft") else "transformers"
+def _export(exported: Exported) -> Section:
+    program, error = exported.program, exported.other_logit_error
     if error is None:
         asked = f"`{program}` was not asked: it is not installed (or the model has no head)."
     else:
         asked = f"`{program}` alone computes them to {number(error)}."
-    what = "a LoRA adapter of rank 1" if exported["format"] == "peft" else "a whole checkpoint"
-
-    def reached(prefix: str) -> tuple[Any, Any]:
-        """Where it is not exact: at the earlier positions, and in what follows."""
-        share = exported.get(f"{prefix}following_agreement")
-        same = None if share is None else round(FOLLOWING * share)
-        return exported.get(f"{prefix}earlier_logit_error"), same
+    what = "a LoRA adapter of rank 1" if exported.format == "peft" else "a whole checkpoint"
 
     rows = [
-        ("this library", exported["logit_error"], *reached("")),
+        (
+            "this library",
+            exported.logit_error,
+            exported.earlier_logit_error,
+            _same(exported.following_agreement),
+        ),
         (program, "not asked" if error is None else error, None, None),
-        (LABELS["unpatched"], exported["unpatched_logit_error"], *reached("unpatched_")),
+        (
+            LABELS["unpatched"],
+            exported.unpatched_logit_error,
+            exported.unpatched_earlier_logit_error,
+            _same(exported.unpatched_following_agreement),
+        ),
     ]
     columns = (
         "computed by",
@@ -284,29 +285,33 @@ def _export(exported: Mapping[str, Any]) -> Section:
     )
     return Section(
         "The context as a file",
-        f"The last position of `{exported['prompt']}` as {what}, in `{exported['folder']}`. "
+        f"The last position of `{exported.prompt}` as {what}, in `{exported.folder}`. "
         f"{asked} A file has one set of weights, made for the last kept token: it is exact for the "
         "next token, and neither for earlier positions nor for what follows.",
         verdict="On the kept tokens alone the file gives the last logits of the whole prompt to "
-        f"{number(exported['logit_error'])}; {LABELS['unpatched']}, the original weights miss them "
-        f"by {number(exported['unpatched_logit_error'])}.{_reach(exported)}",
+        f"{number(exported.logit_error)}; {LABELS['unpatched']}, the original weights miss them "
+        f"by {number(exported.unpatched_logit_error)}.{_reach(exported)}",
         tables=[Table(columns, rows)],
         anchor="export",
     )
 
 
-def _reach(exported: Mapping[str, Any]) -> str:
-    """What the file does where it is not exact; nothing where that was not measured."""
+def _same(share: float | None) -> int | None:
+    """How many of the following tokens a share is."""
+    return None if share is None else round(FOLLOWING * share)
+
+
+def _reach(exported: Exported) -> str:
+    """What the file does where it is not exact; nothing where there is nothing to ask."""
     said = ""
-    if (earlier := exported.get("earlier_logit_error")) is not None:
+    if (earlier := exported.earlier_logit_error) is not None:
         said += (
             f" At the earlier kept positions it misses by {number(earlier)} "
-            f"({LABELS['unpatched']}: {number(exported['unpatched_earlier_logit_error'])})."
+            f"({LABELS['unpatched']}: {number(exported.unpatched_earlier_logit_error)})."
         )
-    if (share := exported.get("following_agreement")) is not None:
+    if (same := _same(exported.following_agreement)) is not None:
         said += (
-            f" Of the next {FOLLOWING} greedy tokens {round(FOLLOWING * share)} agree "
-            f"({LABELS['unpatched']}: "
-            f"{round(FOLLOWING * exported['unpatched_following_agreement'])})."
+            f" Of the next {FOLLOWING} greedy tokens {same} agree "
+            f"({LABELS['unpatched']}: {_same(exported.unpatched_following_agreement)})."
         )
     return said

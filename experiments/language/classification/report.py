@@ -9,14 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.language.classification.sides import (
+    BY_ORDER,
     FIRST_REACHED,
+    MEASURED,
 )
+from experiments.tools.arrays import Names
 from experiments.tools.comparisons import (
     NULLS,
     Measured,
     against_best,
     compared,
     interval_curve,
+    names_of,
     summaries,
     table,
     verdict,
@@ -83,6 +87,22 @@ class Arrays:
     layers: Mapping[str, np.ndarray]
 
 
+def names(compares_kernels: bool) -> Names:
+    """What is measured, of kernels too or not."""
+    measures = (*MEASURED, "update_cosine") if compares_kernels else MEASURED
+    layers = (*WALKS, "untrained")
+    return {"runs": RUNS, **names_of(measures), "layers": layers}
+
+
+def told(arrays: Arrays) -> dict[str, Measured]:
+    """The measures that say something."""
+    found = dict(arrays.measures)
+    # Where no layer sees the demonstrations, they have no order by attention.
+    if not np.all(np.isfinite(found[BY_ORDER].value)):
+        del found[BY_ORDER]
+    return found
+
+
 def summarise(config: Any, arrays: Arrays) -> dict[str, Any]:
     """Losses, accuracies, and the measures with nulls, margin and intervals."""
     key = jax.random.key(config.seed)
@@ -97,7 +117,7 @@ def summarise(config: Any, arrays: Arrays) -> dict[str, Any]:
         "losses": {name: float(run.loss.mean()) for name, run in arrays.runs.items()},
         "accuracies": {name: float(run.accuracy.mean()) for name, run in arrays.runs.items()},
         "chance": 1 / len(config.words),
-        "measures": summaries(compared(key, arrays.measures)),
+        "measures": summaries(compared(key, told(arrays))),
     }
 
 
@@ -105,7 +125,7 @@ def sections(config: Any, arrays: Arrays) -> list[Section]:
     """Losses and accuracies, the measures, and attention's update layer by layer."""
     summary = summarise(config, arrays)
     key = jax.random.key(config.seed)
-    comparisons = compared(key, arrays.measures)
+    comparisons = compared(key, told(arrays))
     losses, accuracies = summary["losses"], summary["accuracies"]
     help_B = arrays.runs["zero_shot"].loss - arrays.runs["in_context"].loss
     gain = bootstrap_mean(key, jnp.asarray(help_B))

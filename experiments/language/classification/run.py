@@ -37,6 +37,7 @@ from experiments.language.classification.report import (
     WALKS,
     Answered,
     Arrays,
+    names,
     sections,
     summarise,
 )
@@ -56,12 +57,12 @@ from experiments.language.room import check_room
 from experiments.tools.comparisons import joined, with_nulls
 from experiments.tools.conduct import Outcome, each, finish, measured, start
 from experiments.tools.flags import LONE, UsageError, launch, option
+from experiments.tools.trained import trained_part
 from icl_jax import checks
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.compilations import run_once
 from icl_jax.descent.explicit import ExplicitConfig
 from icl_jax.descent.line_search import check_grid, rate_grid, tune_learning_rate
-from icl_jax.descent.parameters import select
 from icl_jax.dims import Array, Params
 from icl_jax.interop.huggingface import Checkpoint, load
 from icl_jax.interop.tokenizer import Tokenizer, load_tokenizer
@@ -168,7 +169,7 @@ def face_to_face(
         )
         lessons = jax.tree.map(lambda *leaves: jnp.stack(leaves), question, confused, another)
         parts = jax.vmap(lambda lesson: fine_tuned(model, params, explicit, lesson, rate))(lessons)
-        before, _ = select(params, explicit.trains)
+        before, _ = trained_part(model, params, explicit.trains)
         walk = random_part(random_key, before, jax.tree.map(lambda leaf: leaf[0], parts))
         parts = jax.tree.map(lambda leaf, last: jnp.concatenate([leaf, last[None]]), parts, walk)
         found = answers(model, params, explicit, question, parts)
@@ -258,11 +259,6 @@ def measure(config: Config, checkpoint: Checkpoint, asked: Question) -> Arrays:
         rate = searches[-1].best_rate
         sides.append(face_to_face(model, params, prompts, labels_C, config, rate, key))
     mine, null = sides
-    measured = joined(mine["measures"], "untrained", null["measures"])
-    # Where no layer sees the demonstrations, they have no order by attention.
-    unseen = "attention_rank_correlation"
-    if not np.all(np.isfinite(measured[unseen].value)):
-        del measured[unseen]
     runs = {**mine["runs"], **{f"untrained_{name}": run for name, run in null["runs"].items()}}
     return Arrays(
         context_tokens=np.asarray(prompts.context_last + 1),
@@ -271,7 +267,7 @@ def measure(config: Config, checkpoint: Checkpoint, asked: Question) -> Arrays:
         rate_at_edge=searches[0].at_edge,
         untrained_rate=searches[1].best_rate,
         runs={name: Answered(*runs[name]) for name in RUNS},
-        measures=measured,
+        measures=joined(mine["measures"], "untrained", null["measures"]),
         layers={**mine["layers"], "untrained": null["layers"]["descent"]},
     )
 
@@ -280,7 +276,12 @@ def run(config: Config, workdir: Path) -> Outcome:
     """Loads the checkpoint, compares, writes summary and report."""
     checkpoint, asked = prepare(config)
     record = start(workdir, "classification", config)
-    arrays = measured(record, Arrays, lambda: measure(config, checkpoint, asked))
+    arrays = measured(
+        record,
+        Arrays,
+        lambda: measure(config, checkpoint, asked),
+        names=names(compares_kernels(checkpoint.model, config.explicit)),
+    )
     outcome = Outcome(summarise(config, arrays), sections(config, arrays))
     return finish(record, "A language model, in context and fine-tuned", __doc__, outcome)
 

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.tools.trained import trained_part
 from icl_jax.blocks.experts import Experts
 from icl_jax.blocks.functional import functional, layer_params
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.descent.explicit import MOVES_KERNEL, ExplicitConfig
 from icl_jax.descent.finetune import descend, finetune
 from icl_jax.descent.layer_causal import layer_causal_loss
-from icl_jax.descent.parameters import kernel_of, merge, select
+from icl_jax.descent.parameters import kernel_of, merge
 from icl_jax.dims import Array, Params
 from icl_jax.interop.tokenizer import Encoded, Tokenizer
 from icl_jax.language.activations import Attended, attend
@@ -153,7 +154,7 @@ def fine_tuned(
     model: LanguageModel, params: Params, config: ExplicitConfig, question: Question, rate: Array
 ) -> Params:
     """The chosen weights after descent on the demonstrations' labels, none of which it sees."""
-    part, rest = select(params, config.trains)
+    part, rest = trained_part(model, params, config.trains)
 
     def loss(part: Params, example: tuple[Array, Array, Array]) -> Array:
         tokens_U, last, label = example
@@ -207,7 +208,7 @@ def answers(
     model: LanguageModel, params: Params, config: ExplicitConfig, question: Question, parts: Params
 ) -> Answers:
     """Runs the query every way; ``parts`` are chosen weights with a leading axis."""
-    _, rest = select(params, config.trains)
+    _, rest = trained_part(model, params, config.trains)
 
     def alone(part: Params) -> tuple[Attended, Array]:
         whole = merge(part, rest)
@@ -232,6 +233,19 @@ def answers(
 
 #: The first layer whose attention a choice of weights can change: an MLP is read by the next one.
 FIRST_REACHED = {"first_kernel": 1, "mlp": 1}
+
+
+#: The measure that only what attention sees has.
+BY_ORDER = "attention_rank_correlation"
+#: What ``measures`` gives, and the layers behind one of them.
+MEASURED = (
+    "kl",
+    "total_variation",
+    "top_k_overlap",
+    "update_similarity",
+    "attention_similarity",
+    BY_ORDER,
+)
 
 
 def measures(
@@ -292,12 +306,15 @@ def update_cosines(model: LanguageModel, params: Params, found: Answers, parts: 
     loop); the mean over layers.
     """
     cosines = []
-    for layer, one_params in enumerate(functional(model, params).params):
-        kernel_DH = kernel_of(one_params)
+    layers = functional(model, params)
+    for layer, one_params in enumerate(layers.params):
+        block = layers.block(layer)
+        kernel_DH = kernel_of(block, one_params)
         update = token_update(
             found.in_context.mlp_inputs_LD[layer], found.zero_shot.mlp_inputs_LD[layer], kernel_DH
         )
-        moved_WDH = kernel_of(layer_params(model, parts, layer, axis=1)) - kernel_DH[None]
+        there = layer_params(model, parts, layer, axis=1)
+        moved_WDH = kernel_of(block, there) - kernel_DH[None]
         cosines.append(jax.vmap(functools.partial(cosine, update))(moved_WDH))
     return jnp.mean(jnp.stack(cosines), axis=0)
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from icl_jax.blocks.functional import functional
+from icl_jax.blocks.functional import designs, functional
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.descent.adapters import Adapters, new_adapters, with_adapters
 from icl_jax.dims import Array, Params
@@ -147,7 +147,7 @@ class Descended:
 
 def kernels(checkpoint: Checkpoint) -> tuple[str, ...]:
     """The modules that the patches change, too: what reads the MLP's input, and the down kernel."""
-    names = {name for block in checkpoint.model.blocks for name in block.mlp.input_kernels}
+    names = {name for block in designs(checkpoint.model.blocks) for name in block.input_kernels}
     return (*sorted(names - {"down"}), "down")
 
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from experiments.tools.arrays import Names
 from experiments.tools.margins import Margin, margin
 from experiments.tools.shares import Share, beside_nulls, share_of_gap
 from icl_jax.report.figures import Curve, Panel, curves, dots
@@ -47,7 +48,8 @@ class Arrays:
     """Log-probabilities (nats) of the right answer's first token, of F facts.
 
     Attributes:
-      log_chance: run -> (F,).
+      log_chance: run -> (F,); NaN where the model cannot: no patch moves to the next layer where
+        layers differ.
       right: run -> (F,), whether it is the most probable token.
       stacked: (X,), mean over the facts whose patches are added.
       lone: (X,), of the same facts, each by its own patch alone.
@@ -69,6 +71,15 @@ class Arrays:
     agreed: Mapping[str, np.ndarray]
 
 
+#: What is measured.
+NAMES: Names = {"log_chance": USES, "right": USES, "agreed": AGREED}
+
+
+def could(arrays: Arrays) -> list[str]:
+    """The runs that the model can do."""
+    return [name for name in USES if not np.isnan(arrays.log_chance[name]).any()]
+
+
 def over(arrays: Arrays, first: str, second: str) -> Margin:
     """By how much one run's log-probability is above another's, over facts."""
     return margin(arrays.log_chance[first], arrays.log_chance[second])
@@ -85,11 +96,11 @@ def summarise(config: Asks, arrays: Arrays) -> dict[str, Any]:
     return {
         "runs": {
             name: {
-                "log_chance": float(chance_F.mean()),
+                "log_chance": float(arrays.log_chance[name].mean()),
                 "right": float(arrays.right[name].mean()),
                 "share": share(arrays, name),
             }
-            for name, chance_F in arrays.log_chance.items()
+            for name in could(arrays)
         },
         "facts_in_weights": list(config.stacked),
         "stacked": arrays.stacked.tolist(),
@@ -109,7 +120,7 @@ def sections(config: Asks, arrays: Arrays, asks: int) -> list[Section]:
 
 
 def _transfer(config: Asks, arrays: Arrays, asks: int) -> Section:
-    there = {name: label for name, label in USES.items() if name in arrays.log_chance}
+    there = {name: USES[name] for name in could(arrays)}
     rows = [
         (label, float(arrays.log_chance[name].mean()),
          "" if name == "position_none" else f"{arrays.right[name].mean():.0%}")

@@ -25,6 +25,7 @@ import numpy as np
 
 from experiments.language.composition.facts import FACTS, FITTED, facts, ordinary
 from experiments.language.composition.report import (
+    NAMES,
     Arrays,
     sections,
     summarise,
@@ -149,6 +150,8 @@ def measure(config: Config, checkpoint: Checkpoint, tokenizer: Tokenizer, bos: i
     }
     if len(each[0].segments) == 1 and len(each[0].segments[0]) == 1:
         runs["layer"] = by_fact([move_layers(one, 1) for one in each], made.new)
+    else:
+        runs["layer"] = (np.full(config.facts, np.nan), np.zeros(config.facts, bool))
 
     stacked, lone, averaged, missing, disturbed = [], [], [], [], []
     texts = ordinary(tokenizer, config.texts, config.length, bos)
@@ -213,7 +216,7 @@ def run(config: Config, workdir: Path) -> Outcome:
         checkpoint = load(folder, dtype=jnp.float32)
         return measure(config, checkpoint, load_tokenizer(folder), BOS[config.name])
 
-    arrays = measured(records, Arrays, measure_all)
+    arrays = measured(records, Arrays, measure_all, names=NAMES)
     asks = len(FITTED)
     outcome = Outcome(summarise(config, arrays), sections(config, arrays, asks))
     return finish(records, "Facts as weights, added up", __doc__, outcome)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.language.demonstrations.learned import Learned
+from experiments.tools.arrays import Names
 from experiments.tools.margins import Margin, margin
 from icl_jax.measures.representation import kendall_tau
 from icl_jax.report.figures import Curve, Panel, Reference, Role, curves, estimates
@@ -102,6 +103,17 @@ class Arrays:
 
 
 Found = Mapping[str, Arrays]
+
+
+def names(config: Any) -> Names:
+    """What is measured of a task."""
+    return {
+        "chosen": WAYS,
+        "right": (*WAYS, "none", "full", "random"),
+        "picked": WAYS,
+        "tokens": (*TOKEN_WAYS, "random"),
+        "valued": ("values", "low", "high", "said") if config.valued else (),
+    }
 
 
 def over_random(arrays: Arrays, way: str) -> Margin:

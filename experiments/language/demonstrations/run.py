@@ -19,6 +19,7 @@ against 0.6 nats over random, of a quarter of them). The other tasks have not be
 holds on a second one is open. Of two short texts, steps of the weights do not fall like 1/i.
 """
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from experiments.language.demonstrations.report import (
     WAYS,
     Arrays,
     Valued,
+    names,
     sections,
     summarise,
 )
@@ -42,8 +44,7 @@ from experiments.language.demonstrations.sides import left_out, log_chances, sco
 from experiments.language.kept.pairs import PAIRS
 from experiments.language.kept.run import BOS
 from experiments.language.real_models import SOURCES, real_model
-from experiments.tools.arrays import flatten, rebuild
-from experiments.tools.conduct import Outcome, each, finish, note_measurement, start
+from experiments.tools.conduct import Outcome, each, finish, measured, start
 from experiments.tools.flags import launch, option
 from experiments.tools.machine import forget_programs
 from icl_jax import checks
@@ -234,25 +235,27 @@ def run(config: Config, workdir: Path) -> Outcome:
         return loaded[0], loaded[1]
 
     bos = BOS[config.name]
+
+    def one_task(task: str) -> Arrays:
+        arrays = measure(config, *model(), task, bos)
+        forget_programs()
+        return arrays
+
+    def running_text(name: str) -> Learned:
+        return learned(
+            *model(), texts=config.texts, length=config.length, first=config.first, bos=bos,
+            shuffled=name == "shuffled",
+        )  # fmt: skip
+
     found = {}
     for task in each(list(config.tasks), config.name):
         file = f"{task.replace(' ', '_')}.npz"
-        if not records.has(file):
-            records.save_arrays(file, flatten(measure(config, *model(), task, bos)))
-            forget_programs()
-            note_measurement(records)
-        found[task] = rebuild(Arrays, records.load_arrays(file))
+        measuring = functools.partial(one_task, task)
+        found[task] = measured(records, Arrays, measuring, names=names(config), file=file)
     text = {}
     for name in ("text", "shuffled"):
-        file = f"learned_{name}.npz"
-        if not records.has(file):
-            made = learned(
-                *model(), texts=config.texts, length=config.length, first=config.first, bos=bos,
-                shuffled=name == "shuffled",
-            )  # fmt: skip
-            records.save_arrays(file, flatten(made))
-            note_measurement(records)
-        text[name] = rebuild(Learned, records.load_arrays(file))
+        reading = functools.partial(running_text, name)
+        text[name] = measured(records, Learned, reading, file=f"learned_{name}.npz")
     outcome = Outcome(summarise(config, found, text), sections(config, found, text))
     return finish(records, "The demonstrations that a model needs", __doc__, outcome)
 

@@ -1,7 +1,7 @@
 """The numbers of ``experiments.kept`` as a summary, and as a page."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,6 +24,15 @@ NOTHING = "no context"
 ANOTHER = "another task"
 RIVALS = ("lora_same", "lora_more", "thought")
 CLOSED = ("thought", "input", "down", "at_once", "both", "full_rank")
+
+
+class Asks(Protocol):
+    """What the report has to know of the configuration."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def rungs(self) -> tuple[str, ...]: ...
 
 
 def share(arrays: Arrays, run: Answered) -> Share:
@@ -75,9 +84,9 @@ def _cost(run: Solved | Descended) -> dict[str, Any]:
     return {"seconds": run.seconds, "steps": run.steps, "rate": run.rate}
 
 
-def sections(found: Found, rank: int) -> list[Section]:
+def sections(config: Asks, found: Found) -> list[Section]:
     """A section for each model, and what the model wrote for itself."""
-    return [*(_model(name, tasks, rank) for name, tasks in found.items()), _written(found)]
+    return [*(_model(config, name, tasks) for name, tasks in found.items()), _written(found)]
 
 
 def verdict(tasks: Mapping[str, Arrays]) -> str:
@@ -103,21 +112,19 @@ def verdict(tasks: Mapping[str, Arrays]) -> str:
     )
 
 
-def _model(name: str, tasks: Mapping[str, Arrays], rank: int) -> Section:
+def _model(config: Asks, name: str, tasks: Mapping[str, Arrays]) -> Section:
     rows: list[tuple[Any, ...]] = []
     for task, arrays in tasks.items():
-        for side, label in LABELS.items():
-            if (run := arrays.sides.get(side)) is not None:
-                steps = int(run.steps) if isinstance(run, Descended) else None
-                kept = str(share(arrays, run))
-                rows.append((task, label, kept, _right(run), float(run.seconds), steps))
+        for side, run in arrays.sides.items():
+            steps = int(run.steps) if isinstance(run, Descended) else None
+            kept = str(share(arrays, run))
+            rows.append((task, LABELS[side], kept, _right(run), float(run.seconds), steps))
         rows.append((task, NOTHING, "0", _right(arrays.nothing), None, None))
         rows.append((task, "full context", "1", _right(arrays.context), None, None))
     columns = ("task", "run", "share of the gap", "right", "seconds", "steps")
     roles: dict[str, Role] = {"both": "main", "lora_more": "second", "lora_same": "second",
                               "thought": "control"}  # fmt: skip
-    first = next(iter(tasks.values()))
-    shown = [side for side in roles if side in first.sides]  # Not every rung is asked for.
+    shown = [side for side in roles if side in config.rungs or side.startswith("lora")]
     shares = [[share(one, one.sides[side]) for side in shown] for one in tasks.values()]
     figure = estimates(
         list(tasks),
@@ -125,12 +132,12 @@ def _model(name: str, tasks: Mapping[str, Arrays], rank: int) -> Section:
         *np.moveaxis(np.array(shares), -1, 0),
         x_label="share of the gap kept, with 95% intervals over questions",
         roles=[roles[side] for side in shown],
-        references=[Reference(0.0, "no context"), Reference(1.0, "full context")],
+        references=[Reference(0.0, NOTHING), Reference(1.0, "full context")],
         limits=(-1.0, 1.6),
     )
-    count = len(first.nothing.right)
+    count = len(next(iter(tasks.values())).nothing.right)
     text = (
-        f"Updates of rank {rank}, except at full rank. Share of the gap: of the mean "
+        f"Updates of rank {config.rank}, except at full rank. Share of the gap: of the mean "
         f"log-probability of the right answer's first token, over {count} new questions, with 95% "
         "intervals over questions: 0 is no context, 1 the full one. Ridge weights and learning "
         "rates are chosen on held-out questions, seconds are of the processor, without compilation."

@@ -201,9 +201,10 @@ def run(config: Config, workdir: Path) -> Outcome:
         for task in each(list(config.tasks), name):
             file = f"{name}/{task.replace(' ', '_')}.npz"
             measuring = functools.partial(_task, config, made, name, task)
-            found[name][task] = measured(records, Arrays, measuring, file=file)
+            names = {"rungs": config.rungs}
+            found[name][task] = measured(records, Arrays, measuring, names=names, file=file)
             forget_programs()
-    outcome = Outcome(summarise(found), sections(found, config.rank))
+    outcome = Outcome(summarise(found), sections(config, found))
     return finish(records, "In-context tasks, kept as weights", __doc__, outcome)
 
 

@@ -112,7 +112,12 @@ def run(config: Config, workdir: Path) -> Outcome:
     """Takes the updates apart, or reads them back; writes the page."""
     pretrained, tokens_T, targets, kept = prepare(config)
     records = start(workdir, "prompt_page", config)
-    arrays = measured(records, Arrays, lambda: measure(pretrained, tokens_T, targets, kept))
+    arrays = measured(
+        records,
+        Arrays,
+        lambda: measure(pretrained, tokens_T, targets, kept),
+        names={"shares": attributable(pretrained.model)},
+    )
     summary = summarise(arrays)
     records.save_json("summary.json", summary)
     print(f"Page: {write(records, pretrained, config.remove, arrays)}")

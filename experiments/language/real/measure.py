@@ -28,6 +28,7 @@ from experiments.language.real.prompts import (
     task_prompts,
 )
 from icl_jax.blocks.functional import first_layers, functional
+from icl_jax.descent.parameters import kernel_of
 from icl_jax.dynamics.attribution import attribute_block, contribution_shares, remainder_share
 from icl_jax.interop.huggingface import Checkpoint
 from icl_jax.interop.tokenizer import Tokenizer
@@ -42,11 +43,16 @@ from icl_jax.patches.output import OutputPolicy
 from icl_jax.patches.prediction import check_open_loop, open_loop_growth, open_loop_rounding
 from icl_jax.stack.run import forward
 
+#: The policies that a model has weights for, without a norm on the MLP's output and with one.
+PLAIN: tuple[OutputPolicy, ...] = ("auto",)
+NORMED: tuple[OutputPolicy, ...] = ("auto", "scale", "balanced", "balanced+remainder")
+#: Those that texts are written with.
+WRITES = NORMED[:-1]
+
 
 def policies(checkpoint: Checkpoint) -> tuple[OutputPolicy, ...]:
     """The policies that a model has weights for; ``auto`` first."""
-    normed = functional(checkpoint.model, checkpoint.params)[0][0].norms_output
-    return ("auto", "scale", "balanced", "balanced+remainder") if normed else ("auto",)
+    return NORMED if functional(checkpoint.model, checkpoint.params)[0][0].norms_output else PLAIN
 
 
 def parity(checkpoint: Checkpoint, folder: Path, tokenizer: Tokenizer) -> Parity:
@@ -140,9 +146,7 @@ def generation(
     twice = generate(model, params, [*tokens, *tokens], num_tokens)[: len(tokens)]
 
     texts: dict[str, Texts] = {}
-    for policy in policies(checkpoint):
-        if policy == "balanced+remainder":
-            continue
+    for policy in (one for one in policies(checkpoint) if one in WRITES):
         patched = patched_generate(model, params, tokens, kept, num_tokens, output=policy)
         written = [one.tokens_N for one in patched]
         texts[policy] = Texts(
@@ -220,7 +224,7 @@ def attribution(checkpoint: Checkpoint, tokenizer: Tokenizer, top: int = 8) -> W
     stream_TD = forward(layers[:half], stream_TD)
     found = attribute_block(block, params, stream_TD, jnp.asarray(prompt.kept_K))
     last = type(found)(found.v_D[-1], found.contributions_ATD[-1], found.remainder_D[-1])
-    kernel_DH = params["mlp"][block.module.mlp.input_kernels[0]]["kernel"]
+    kernel_DH = kernel_of(block, params)
     shares_T = np.asarray(jnp.sum(contribution_shares(last, kernel_DH), axis=0), np.float64)
     order = np.argsort(-np.abs(shares_T))[:top]
     names = [tokenizer.decode(prompt.tokens_T[index : index + 1]) for index in order]

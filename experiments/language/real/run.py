@@ -35,6 +35,7 @@ from experiments.language.real.arrays import (
 from experiments.language.real.prompts import QUESTIONS, TASKS
 from experiments.language.real.report import sections, summarise
 from experiments.language.real_models import SOURCES, real_model
+from experiments.tools.arrays import NO_NAMES, Names, OneOf
 from experiments.tools.conduct import Outcome, each, finish, measured, start
 from experiments.tools.flags import launch, option
 from experiments.tools.machine import forget_programs
@@ -112,10 +113,16 @@ def measure_all(config: Config, run: Run, name: str, folder: Path, dtype: str) -
         "growth": (Growth, lambda: measure.growth(*model(), config.contexts)),
         "attribution": (Writers, lambda: measure.attribution(*model())),
     }
+    names: dict[str, Names] = {
+        "layers": {"policies": OneOf((measure.PLAIN, measure.NORMED))},
+        "tasks": {"tasks": TASKS},
+        "generation": {"policies": OneOf((measure.PLAIN, measure.WRITES))},
+    }
     found: dict[str, Any] = dict.fromkeys(once)
     asked = parts | once if dtype == "float32" else parts
     for part, (kind, measuring) in each(list(asked.items()), f"{name} in {dtype}"):
-        found[part] = measured(run, kind, measuring, file=f"{name}/{dtype}/{part}.npz")
+        file = f"{name}/{dtype}/{part}.npz"
+        found[part] = measured(run, kind, measuring, names=names.get(part, NO_NAMES), file=file)
         forget_programs()
     return Arrays(**found)
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.tools.arrays import Names
 from experiments.tools.comparisons import (
     MEASURES,
     NULLS,
@@ -15,12 +16,13 @@ from experiments.tools.comparisons import (
     against_best,
     compared,
     interval_curve,
+    names_of,
     summaries,
     table,
     verdict,
     with_interval,
 )
-from experiments.tools.predictors import THE_NULLS
+from experiments.tools.predictors import AGAINST, THE_NULLS
 from icl_jax.dims import Array
 from icl_jax.measures.intervals import bootstrap_mean
 from icl_jax.report.figures import Curve, Panel, Role, curves
@@ -80,6 +82,15 @@ class Arrays:
         deep = self.depths[str(depth)]
         steppers = {name: stepper.loss for name, stepper in deep.steppers.items()}
         return {"trained": deep.trained, "untrained": deep.untrained, **steppers}
+
+
+def names(config: Any) -> Names:
+    """What is measured, as the configuration asks for it."""
+    return {
+        "depths": tuple(map(str, config.depths)),
+        "depths.*.steppers": STEPPERS,
+        **names_of(AGAINST, "depths.*.steppers.*.measures"),
+    }
 
 
 def compared_with(config: Any, arrays: Arrays, depth: int, stepper: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from experiments.linear_attention.depth.report import (
     Against,
     Arrays,
     Deep,
+    names,
     sections,
     summarise,
 )
@@ -217,7 +218,12 @@ def measure(config: Config, learners: Path) -> Arrays:
 def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
     """Trains (or finds) the stacks, compares, writes summary and report."""
     record = start(workdir, "depth", config)
-    arrays = measured(record, Arrays, lambda: measure(config, learners or workdir / "learners"))
+    arrays = measured(
+        record,
+        Arrays,
+        lambda: measure(config, learners or workdir / "learners"),
+        names=names(config),
+    )
     outcome = Outcome(summarise(config, arrays), sections(config, arrays))
     return finish(record, "Layers and steps of descent", __doc__, outcome)
 

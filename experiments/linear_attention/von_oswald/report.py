@@ -8,17 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.tools.arrays import Names
 from experiments.tools.comparisons import (
     Measured,
     against_best,
     compared,
     interval_curve,
+    names_of,
     panel,
     summaries,
     table,
     verdict,
 )
-from experiments.tools.predictors import THE_NULLS
+from experiments.tools.predictors import AGAINST, THE_NULLS
 from icl_jax.measures.intervals import bootstrap_mean
 from icl_jax.report.figures import Panel, Role, curves, heatmaps
 from icl_jax.report.page import Section, Table, number
@@ -89,6 +91,10 @@ class Arrays:
     bilinear_CC: np.ndarray
     value_C: np.ndarray
     optimum: Optimum
+
+
+#: What is measured.
+NAMES: Names = {"losses": LOSSES, **names_of(AGAINST)}
 
 
 def _home(arrays: Arrays) -> int:

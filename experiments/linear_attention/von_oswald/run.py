@@ -33,6 +33,7 @@ from experiments.linear_attention.learner import (
 )
 from experiments.linear_attention.von_oswald.report import (
     LOSSES,
+    NAMES,
     Arrays,
     Optimum,
     sections,
@@ -254,7 +255,9 @@ def measure(config: Config, learners: Path) -> Arrays:
 def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
     """Trains (or finds) both layers, compares, writes summary and report."""
     record = start(workdir, "von_oswald", config)
-    arrays = measured(record, Arrays, lambda: measure(config, learners or workdir / "learners"))
+    arrays = measured(
+        record, Arrays, lambda: measure(config, learners or workdir / "learners"), names=NAMES
+    )
     outcome = Outcome(summarise(config, arrays), sections(config, arrays))
     return finish(record, "Linear attention and one step of descent", __doc__, outcome)
 

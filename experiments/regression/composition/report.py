@@ -6,8 +6,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from experiments.regression.both import MODELS, Both
+from experiments.regression.both import MODELS, Both, names_of_both
 from experiments.regression.reusable.report import share
+from experiments.tools.arrays import Names
 from experiments.tools.margins import margin
 from experiments.tools.shares import Share, beside_nulls
 from icl_jax.report.figures import Curve, Panel, Reference, Role, curves, dots
@@ -84,6 +85,13 @@ class Arrays(Both[Composed]):
 
     trained: Composed
     untrained: Composed
+
+
+def names(config: Asks) -> Names:
+    """What is measured."""
+    used = {*USES, *SUMS, "shuffled"}
+    own_query = ("alone", "full", "token")
+    return names_of_both({"used": used, "own_query": own_query, "agreed": AGREED})
 
 
 def token_share(found: Composed) -> float:

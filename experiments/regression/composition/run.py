@@ -30,6 +30,7 @@ from experiments.regression.composition.report import (
     MODELS,
     Arrays,
     Composed,
+    names,
     sections,
     summarise,
 )
@@ -176,7 +177,14 @@ def _composed(
 
 
 EXPERIMENT = Examined(
-    "composition", "Contexts as weights, added up", __doc__, Arrays, measure, summarise, sections
+    "composition",
+    "Contexts as weights, added up",
+    __doc__,
+    Arrays,
+    measure,
+    summarise,
+    sections,
+    names,
 )
 
 

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from experiments.regression.both import MODELS, Both
+from experiments.regression.both import MODELS, Both, names_of_both
+from experiments.tools.arrays import Names
 from experiments.tools.margins import Margin, margin
 from icl_jax.report.figures import Curve, Panel, Role, curves
 from icl_jax.report.page import Section, Table, number
@@ -22,6 +23,8 @@ LABELS: Mapping[str, str] = {
     "gradient": "gradient times embedding",
 }
 WAYS = tuple(LABELS)
+#: Those that give every example a score.
+SCORED = ("share", "size", "answer", "attention", "gradient")
 RIVALS = ("answer", "greedy_answer", "attention", "gradient")
 
 
@@ -85,6 +88,11 @@ class Arrays(Both[Asked]):
 
     trained: Asked
     untrained: Asked
+
+
+def names(config: Asks) -> Names:
+    """What is measured."""
+    return names_of_both({"chosen": WAYS, "taus": SCORED})
 
 
 def over_random(found: Asked, way: str, at: int) -> Margin:

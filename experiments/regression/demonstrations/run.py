@@ -28,6 +28,7 @@ from experiments.regression.demonstrations.report import (
     WAYS,
     Arrays,
     Asked,
+    names,
     sections,
     summarise,
 )
@@ -200,6 +201,7 @@ EXPERIMENT = Examined(
     measure,
     summarise,
     sections,
+    names,
 )
 
 

@@ -7,15 +7,18 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.tools.arrays import Names
 from experiments.tools.comparisons import (
     Measured,
     against_best,
     compared,
     interval_curve,
+    names_of,
     panel,
     table,
     verdict,
 )
+from icl_jax.descent.explicit import MOVES_KERNEL
 from icl_jax.oracles.closed_form import ORACLES
 from icl_jax.report.figures import Panel, Role, curves
 from icl_jax.report.page import Section, Table, number
@@ -39,7 +42,7 @@ LOSSES: Mapping[str, tuple[str, Role | None]] = {
 NULL_LOSSES = ("untrained_implicit", "untrained_descent", "shuffled", "random", "another")
 IN_FUNCTION_SPACE = ("prediction_difference", "sensitivity_cosine", "model_difference")
 IN_WEIGHT_SPACE = ("update_cosine", "peel_off_cosine", "norm_gap", "path_angle", "path_rank_gap")
-NULLS = (
+THE_NULLS = (
     "Nulls: both sides in the untrained learner, at its own best rate; descent on shuffled labels; "
     "a random update of descent's norm; descent on another task."
 )
@@ -61,6 +64,20 @@ class Searched:
 
 
 @dataclass(frozen=True)
+class Moved:
+    """How far both sides move a kernel.
+
+    Attributes:
+      norm_ratio: (P - 1, B), of the updates.
+      implicit_rank, descent_rank: (1, B), the effective ranks of both paths.
+    """
+
+    norm_ratio: np.ndarray
+    implicit_rank: np.ndarray
+    descent_rank: np.ndarray
+
+
+@dataclass(frozen=True)
 class Arrays:
     """What is measured, at P points of a descent, on B prompts.
 
@@ -70,8 +87,7 @@ class Arrays:
       rates_X: (X,), of the search.
       trained: the learner's own search.
       untrained: that of the untrained learner.
-      norm_ratio: (P - 1, B), of the updates; None where no kernel descends, as the next.
-      path_ranks: (1, B), the effective ranks of both paths.
+      moved: None where no kernel descends.
     """
 
     losses: Mapping[str, np.ndarray]
@@ -79,8 +95,17 @@ class Arrays:
     rates_X: np.ndarray
     trained: Searched
     untrained: Searched
-    norm_ratio: np.ndarray | None
-    path_ranks: Mapping[str, np.ndarray] | None
+    moved: Moved | None
+
+
+def names(config: Any) -> Names:
+    """What is measured, as the configuration asks for it."""
+    moves = config.explicit.trains in MOVES_KERNEL
+    return {
+        "losses": LOSSES,
+        **names_of((*IN_FUNCTION_SPACE, *(IN_WEIGHT_SPACE if moves else ()))),
+        "moved": ("norm_ratio", "implicit_rank", "descent_rank") if moves else (),
+    }
 
 
 def sections(config: Any, summary: Mapping[str, Any], arrays: Arrays) -> list[Section]:
@@ -99,7 +124,7 @@ def sections(config: Any, summary: Mapping[str, Any], arrays: Arrays) -> list[Se
             text,
             verdict=verdict(found),
             figure=curves([panel(key, arrays.measures, name, points, x_label) for name in drawn]),
-            tables=[table(found, f"At the last point, means over prompts. {NULLS}")],
+            tables=[table(found, f"At the last point, means over prompts. {THE_NULLS}")],
             anchor=f"{title.split()[-1]}-{examples}",
         )
 
@@ -107,7 +132,7 @@ def sections(config: Any, summary: Mapping[str, Any], arrays: Arrays) -> list[Se
         losses_section(config, summary, arrays, x_label),
         section("Both as functions of the query", IN_FUNCTION_SPACE, IN_FUNCTION_SPACE[1:], ""),
     ]
-    if "update_cosine" in comparisons:
+    if arrays.moved is not None:
         low, high = summary["norm_ratio_interval"]
         ranks = summary["path_ranks"]
         text = (

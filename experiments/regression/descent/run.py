@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.regression.descent.report import Arrays, Searched, sections
+from experiments.regression.descent.report import Arrays, Moved, Searched, names, sections
 from experiments.regression.descent.sides import (
     Implicit,
     Side,
@@ -193,15 +193,14 @@ def face_to_face(
         numbers: dict[str, Any] = {
             "measures": with_nulls(found.pop("descent"), found),
             "losses": losses,
-            "norm_ratio": None,
-            "path_ranks": None,
+            "moved": None,
         }
         if moves_kernel:
             moved_PDH = kernel_updates(stack, mine, config.layer)[1:]
-            numbers["norm_ratio"] = jax.vmap(norm_ratio)(_later(context.updates), moved_PDH)
-            numbers["path_ranks"] = {
-                "implicit": effective_rank_of_updates(_later(path.updates))[None],
-                "descent": _path_rank(moved_PDH)[None],
+            numbers["moved"] = {
+                "norm_ratio": jax.vmap(norm_ratio)(_later(context.updates), moved_PDH),
+                "implicit_rank": effective_rank_of_updates(_later(path.updates))[None],
+                "descent_rank": _path_rank(moved_PDH)[None],
             }
         return numbers
 
@@ -277,8 +276,7 @@ def measure(config: Config, learner: Learner) -> Arrays:
         losses={**oracles, **mine["losses"], **untrained},
         measures=joined(mine["measures"], "untrained", null["measures"]),
         rates_X=np.asarray(rates_X),
-        norm_ratio=mine["norm_ratio"],
-        path_ranks=mine["path_ranks"],
+        moved=None if mine["moved"] is None else Moved(**mine["moved"]),
         **searches,
     )
 
@@ -298,11 +296,14 @@ def summarise(config: Config, arrays: Arrays) -> dict[str, Any]:
         "untrained_learning_rate": arrays.untrained.rate,
         "measures": summaries(compared(key, arrays.measures, (-1,))),
     }
-    if arrays.norm_ratio is not None and arrays.path_ranks is not None:
-        ratio = bootstrap_mean(key, jnp.asarray(arrays.norm_ratio[-1]))
+    if (moved := arrays.moved) is not None:
+        ratio = bootstrap_mean(key, jnp.asarray(moved.norm_ratio[-1]))
         summary["norm_ratio"] = ratio.mean
         summary["norm_ratio_interval"] = [ratio.low, ratio.high]
-        summary["path_ranks"] = {side: rank.mean() for side, rank in arrays.path_ranks.items()}
+        summary["path_ranks"] = {
+            "implicit": moved.implicit_rank.mean(),
+            "descent": moved.descent_rank.mean(),
+        }
     return summary
 
 
@@ -319,6 +320,7 @@ EXPERIMENT = Examined(
     measure,
     summarise,
     pictures,
+    names,
 )
 
 

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 
 from experiments.regression.learner import embed, predict, query_predictions, read_out
 from experiments.tools.predictors import predict_and_differentiate
-from icl_jax.blocks.functional import functional, layer_params
+from experiments.tools.trained import trained_part
+from icl_jax.blocks.functional import designs, functional, layer_params
 from icl_jax.blocks.stack import Stack
 from icl_jax.descent.explicit import ExplicitConfig
 from icl_jax.descent.finetune import descend, finetune
 from icl_jax.descent.layer_causal import layer_causal_loss
-from icl_jax.descent.parameters import kernel_of, merge, select
+from icl_jax.descent.parameters import kernel_of, merge
 from icl_jax.dims import Array, Params
 from icl_jax.dynamics.anchored import anchored_trajectory
 from icl_jax.dynamics.peel_off import peel_off_trajectory
@@ -61,7 +62,7 @@ def implicit(stack: Stack, params: Params, prompt: Prompt, layer: int) -> Implic
     stream_TD = embed(stack, params, prompt_tokens(prompt))
     prefixes = prefix_pass(layers, stream_TD[:-1], stream_TD[-1])
     block, its_params = layers[layer]
-    kernel_DH = kernel_of(its_params)
+    kernel_DH = kernel_of(block, its_params)
     anchored = anchored_trajectory(prefixes.full[layer].mlp_input_TD, kernel_DH)
     below_TD = forward(layers[:layer], stream_TD) if layer else stream_TD
     suffixes = suffix_midpoints(block, its_params, below_TD[:-1], below_TD[-1])
@@ -82,7 +83,7 @@ def fine_tune(
     Returns:
       The trajectory; its points are the chosen weights, a tree with a leading axis P.
     """
-    part, rest = select(params, config.trains)
+    part, rest = trained_part(stack, params, config.trains)
     examples = (example_queries(prompt), prompt.targets_N)
 
     def loss(part: Params, example: tuple[Array, Array]) -> Array:
@@ -111,7 +112,7 @@ def explicit_side(
     stack: Stack, params: Params, config: ExplicitConfig, points: Params, prompt: Prompt
 ) -> Side:
     """The query without its context, by the weights at every point of a descent."""
-    _, rest = select(params, config.trains)
+    _, rest = trained_part(stack, params, config.trains)
 
     def at(part: Params) -> tuple[Array, Array]:
         def lone(prompt: Prompt) -> Array:
@@ -124,5 +125,6 @@ def explicit_side(
 
 def kernel_updates(stack: Stack, points: Params, layer: int) -> Array:
     """How far the first kernel of a layer is from its start, (P, D, H)."""
-    kernels_PDH = kernel_of(layer_params(stack, points, layer, axis=1))
+    block = designs(stack.blocks)[layer]
+    kernels_PDH = kernel_of(block, layer_params(stack, points, layer, axis=1))
     return kernels_PDH - kernels_PDH[:1]

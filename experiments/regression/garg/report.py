@@ -7,17 +7,19 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.tools.arrays import Names
 from experiments.tools.baselines import OWN
 from experiments.tools.comparisons import (
     Measured,
     against_best,
     compared,
     interval_curve,
+    names_of,
     summaries,
     table,
     verdict,
 )
-from experiments.tools.predictors import THE_NULLS
+from experiments.tools.predictors import AGAINST, OVER_QUERIES, THE_NULLS
 from icl_jax.report.figures import Panel, Role, curves
 from icl_jax.report.page import Section, Table
 
@@ -46,6 +48,20 @@ class Arrays:
     classes: Mapping[str, Mapping[str, np.ndarray]]
     shifts: Mapping[str, Mapping[str, np.ndarray]] | None
     measures: Mapping[str, Measured]
+
+
+def names(config: Any) -> Names:
+    """What is measured, as the configuration asks for it."""
+    predictors = ("trained", "untrained", *BASELINES)
+    own = {f"classes.{name}": (*predictors, "own") for name in config.classes if name in OWN}
+    return {
+        "classes": config.classes,
+        "classes.*": predictors,
+        **own,
+        "shifts": config.shifts,
+        "shifts.*": predictors,
+        **names_of((*AGAINST, *OVER_QUERIES)),
+    }
 
 
 def summarise(config: Any, arrays: Arrays) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from typing import Any
 
 import jax
 
-from experiments.regression.garg.report import BASELINES, Arrays, sections, summarise
+from experiments.regression.garg.report import BASELINES, Arrays, names, sections, summarise
 from experiments.regression.learner import (
     TEST_STREAM,
     Learner,
@@ -234,7 +234,12 @@ def measure(config: Config, learners: Path) -> Arrays:
 def run(config: Config, workdir: Path, learners: Path | None = None) -> Outcome:
     """Trains (or finds) the learners, compares, writes summary and report."""
     record = start(workdir, "garg", config)
-    arrays = measured(record, Arrays, lambda: measure(config, learners or workdir / "learners"))
+    arrays = measured(
+        record,
+        Arrays,
+        lambda: measure(config, learners or workdir / "learners"),
+        names=names(config),
+    )
     outcome = Outcome(summarise(config, arrays), sections(config, arrays))
     return finish(record, "What is learned in context", __doc__, outcome)
 

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from experiments.regression.both import MODELS, Both
+from experiments.regression.both import MODELS, Both, names_of_both
+from experiments.tools.arrays import Names
 from experiments.tools.shares import Share, beside_nulls, share_of_gap
 from icl_jax.patches.fit import Rung
 from icl_jax.report.figures import Curve, Panel, Role, curves
@@ -68,6 +69,11 @@ class Arrays(Both[Asked]):
 
     trained: Asked
     untrained: Asked
+
+
+def names(config: Asks) -> Names:
+    """What is measured."""
+    return names_of_both({"by_count": NAMES, "distance": NAMES})
 
 
 class Ends(Protocol):

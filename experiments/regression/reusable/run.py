@@ -27,6 +27,7 @@ from experiments.regression.reusable.report import (
     NAMES,
     Arrays,
     Asked,
+    names,
     sections,
     summarise,
 )
@@ -142,7 +143,14 @@ def asked(config: Config, learner: Learner, model: str, prompts: Prompt, split: 
 
 
 EXPERIMENT = Examined(
-    "reusable", "A context that can be put away", __doc__, Arrays, measure, summarise, sections
+    "reusable",
+    "A context that can be put away",
+    __doc__,
+    Arrays,
+    measure,
+    summarise,
+    sections,
+    names,
 )
 
 
