@@ -68,8 +68,10 @@ class Texts:
       same_until: (Q,), the first other token. After it two texts are two texts: what the patches
         answer for are the logits of every step over the same tokens.
       twice_agreement: (Q,), the share of the same tokens as in the text that is written without a
-        patch in a batch of two (``Generation.twice_agreement``).
+        patch beside itself (``Generation.twice_agreement``).
       same_top1, largest_relative_error: (Q,), of these logits.
+
+    A text that the policy has no patches for agrees with nothing, and its error is NaN.
     """
 
     agreement: np.ndarray

@@ -28,12 +28,18 @@ from experiments.language.real.prompts import (
     task_prompts,
 )
 from icl_jax.blocks.functional import first_layers, functional
+from icl_jax.checks import NumericalError
 from icl_jax.descent.parameters import kernel_of
 from icl_jax.dynamics.attribution import attribute_block, contribution_shares, remainder_share
 from icl_jax.interop.huggingface import Checkpoint
 from icl_jax.interop.tokenizer import Tokenizer
 from icl_jax.language.ends import embed
-from icl_jax.language.generation import generate, patched_generate, token_agreement
+from icl_jax.language.generation import (
+    PatchedGeneration,
+    generate,
+    patched_generate,
+    token_agreement,
+)
 from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, prompt_patches
 from icl_jax.measures.distributions import same_top1
 from icl_jax.measures.function_space import relative_error
@@ -147,15 +153,20 @@ def generation(
 
     texts: dict[str, Texts] = {}
     for policy in (one for one in policies(checkpoint) if one in WRITES):
-        patched = patched_generate(model, params, tokens, kept, num_tokens, output=policy)
-        written = [one.tokens_N for one in patched]
-        texts[policy] = Texts(
-            _each(token_agreement, expected, written),
-            _each(_same_until, expected, written),
-            _each(token_agreement, twice, written),
-            np.array([float(np.mean(one.same_top1_N)) for one in patched]),
-            np.array([float(np.max(one.relative_error_N)) for one in patched]),
-        )
+        patched = _patched(checkpoint, tokens, kept, num_tokens, policy)
+        rows = [
+            (0.0, 0, 0.0, 0.0, np.nan)
+            if one is None
+            else (
+                token_agreement(want_N, one.tokens_N),
+                _same_until(want_N, one.tokens_N),
+                token_agreement(again_N, one.tokens_N),
+                float(np.mean(one.same_top1_N)),
+                float(np.max(one.relative_error_N)),
+            )
+            for want_N, again_N, one in zip(expected, twice, patched, strict=True)
+        ]
+        texts[policy] = Texts(*map(np.array, zip(*rows, strict=True)))
     return Generation(
         question=np.array([question for _, question in asked]),
         expected=np.array([tokenizer.decode(tokens_N) for tokens_N in expected]),
@@ -164,6 +175,34 @@ def generation(
         twice_until=_each(_same_until, expected, twice),
         policies=texts,
     )
+
+
+def _patched(
+    checkpoint: Checkpoint,
+    tokens: Sequence[np.ndarray],
+    kept: Sequence[np.ndarray],
+    num_tokens: int,
+    policy: OutputPolicy,
+) -> list[PatchedGeneration | None]:
+    """Texts side by side; None for one that the policy has no patches for.
+
+    One such prompt ends a batch with an error, so the others are written again, half by half.
+    """
+    run = (checkpoint.model, checkpoint.params)
+    try:
+        found: list[PatchedGeneration | None] = patched_generate(
+            *run, tokens, kept, num_tokens, output=policy
+        )
+    except NumericalError:
+        if len(tokens) == 1:
+            return [None]
+        half = len(tokens) // 2
+        return [
+            one
+            for part in (slice(None, half), slice(half, None))
+            for one in _patched(checkpoint, tokens[part], kept[part], num_tokens, policy)
+        ]
+    return found
 
 
 def tasks(checkpoint: Checkpoint, tokenizer: Tokenizer, shown: int, asked: int) -> Tasks:

@@ -79,7 +79,8 @@ def means(texts: Texts) -> dict[str, Any]:
         "identical_texts": (texts.agreement == 1).mean(),
         "twice_agreement": texts.twice_agreement.mean(),
         "same_top1": texts.same_top1.mean(),
-        "largest_relative_error": texts.largest_relative_error.max(),
+        "largest_relative_error": np.nanmax(texts.largest_relative_error, initial=0.0),
+        "without_patches": int(np.isnan(texts.largest_relative_error).sum()),
     }
 
 
@@ -195,6 +196,7 @@ def _generation(found: Found) -> Section:
                     f"{one['identical_texts']:.0%}",
                     f"{one['same_top1']:.1%}",
                     one["largest_relative_error"],
+                    one["without_patches"],
                     f"{one['twice_agreement']:.1%}",
                     f"{generation.twice_agreement.mean():.1%}",
                     f"{_unpatched(generation):.1%}",
@@ -202,27 +204,30 @@ def _generation(found: Found) -> Section:
             )
     columns = (
         "model", "dtype", "policy", "same tokens", "same texts", "same top-1", "largest error",
-        "same tokens as two rows", "same tokens, two rows", f"same tokens, {LABELS['unpatched']}",
+        "texts without patches", "same tokens as twice", "same tokens, twice",
+        f"same tokens, {LABELS['unpatched']}",
     )  # fmt: skip
     published = ", ".join(f"{share:.1%}" for share in PUBLISHED)
     text = (
         "Greedy texts after the question alone, with a new patch for every new token, against "
         "ordinary decoding after everything. One other token makes another text, so the share of "
         "same tokens depends on where the first tie falls; the share of steps whose most probable "
-        f"token is the same does not. Two rows: ordinary decoding of the same prompt twice in one "
-        "batch, without a patch, which is rounded otherwise than one row; a patched run has two, "
-        f"too. Published for Gemma 3 in bfloat16: {published} of the tokens."
+        "token is the same does not. All prompts are written side by side. Twice: ordinary "
+        "decoding of each prompt twice in one batch, without a patch, which may be rounded "
+        "otherwise than each once; a patched run has two rows of each, too. A policy that divides "
+        f"by an output of zero has no patches. Published for Gemma 3 in bfloat16: {published} of "
+        "the tokens."
     )
     caption = (
         "Over all prompts; errors are of the logits of a step, over the same tokens. Same tokens "
-        "as two rows: of the patched text; same tokens, two rows: of the control's, as one row's."
+        "as twice: of the patched text; same tokens, twice: of the control's, as each once."
     )
     said = []
     for name, dtype, generation in written:
         one = means(generation.policies["auto"])
         said.append(
             f"{name} in {dtype}: {one['agreement']:.1%} of the tokens are the same "
-            f"({LABELS['unpatched']}: {_unpatched(generation):.1%}; two rows without a patch: "
+            f"({LABELS['unpatched']}: {_unpatched(generation):.1%}; twice without a patch: "
             f"{generation.twice_agreement.mean():.1%}); beside the run with "
             "everything over the same tokens the most probable one is the same at "
             f"{one['same_top1']:.1%} of the steps."
