@@ -1,6 +1,8 @@
 """The experiment on real models, with tiny random ones in their place."""
 
+import dataclasses
 import json
+import types
 
 import jax
 import numpy as np
@@ -24,6 +26,7 @@ from experiments.language.real.prompts import QUESTIONS, TASKS, removal, task_pr
 from experiments.language.real.report import SHUFFLED, sections, summarise
 from experiments.language.runs import LABELS
 from experiments.tools.arrays import rebuild
+from icl_jax.checks import NumericalError
 from icl_jax.interop.huggingface import make_tiny
 from icl_jax.interop.tokenizer import save_tokenizer, train_bpe
 from icl_jax.records import Run
@@ -197,3 +200,37 @@ def test_an_answer_is_the_token_after_its_question(tokenizer):
         for (_, answer), (prompt, token) in zip(TASKS[task][6:22], prompts, strict=True):
             assert answer.startswith(tokenizer.decode([token]).strip())
             assert prompt.kept_K[-1] == len(prompt.tokens_T) - 1
+
+
+def test_a_text_without_patches_costs_the_others_nothing(monkeypatch):
+    """A scale patch divides by the output, which can be zero: one such prompt ends its batch."""
+    asked = []
+
+    def write(model, params, tokens, kept, num_tokens, *, output):
+        asked.append(len(tokens))
+        if any(tokens_T[0] == 3 for tokens_T in tokens):
+            raise NumericalError("no patches")
+        both = zip(tokens, kept, strict=True)
+        return [f"{tokens_T[0]} {kept_K[0]} {output}" for tokens_T, kept_K in both]
+
+    monkeypatch.setattr(measure, "patched_generate", write)
+    tokens = [np.array([number]) for number in range(5)]
+    kept = [np.array([10 * number]) for number in range(5)]
+    checkpoint = types.SimpleNamespace(model=None, params=None)
+    found = measure._patched(checkpoint, tokens, kept, 4, "scale")
+    assert found == ["0 0 scale", "1 10 scale", "2 20 scale", None, "4 40 scale"]
+    assert asked == [5, 2, 3, 1, 2, 1, 1]
+
+
+def test_the_summary_counts_texts_without_patches():
+    record = made(0.3, 0.4)
+    texts = Texts(*(np.array([0.0, 1.0]) for _ in range(4)), np.array([np.nan, 1e-6]))
+    policies = {**record.generation.policies, "scale": texts}
+    generation = dataclasses.replace(record.generation, policies=policies)
+    found = {"tiny": {"float32": dataclasses.replace(record, generation=generation)}}
+    written = summarise(found)["models"]["tiny"]["generation"]["float32"]
+    assert (written["scale"]["without_patches"], written["auto"]["without_patches"]) == (1, 0)
+    assert written["scale"]["largest_relative_error"] == 1e-6
+    (table,) = sections(found)[2].tables
+    column = table.header.index("texts without patches")
+    assert [row[column] for row in table.rows] == [0, 1]
