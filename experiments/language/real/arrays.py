@@ -89,8 +89,8 @@ class Generation:
       question, expected: (Q,), text: what was asked, and what was written with the context.
       unpatched_agreement: (Q,), of the text that was written without it.
       twice_agreement, twice_until: (Q,), of the text that is written with everything and without a
-        patch, but for the same prompt twice in one batch: what the rounding of two rows changes
-        alone. A patched run has two rows, too, that with everything and that of the kept tokens.
+        patch, but for each prompt twice in one batch: what the rounding of more rows changes alone.
+        A patched run has two of each, too, that with everything and that of the kept tokens.
       policies: policy -> the texts of patched weights.
     """
 
