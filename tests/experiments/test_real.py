@@ -142,7 +142,7 @@ def test_verdicts_name_the_nearest_null_as_tables_and_legends_do(unpatched, shuf
     assert {row[policy] for row in exact.tables[0].rows} == {LABELS["auto"], LABELS["scale"]}
     for label in (LABELS["auto"], LABELS["scale"], LABELS["unpatched"]):
         assert label in layers.figure
-    assert f"({LABELS['unpatched']}: 25.0%; two rows without a patch: 75.0%)" in texts.verdict
+    assert f"({LABELS['unpatched']}: 25.0%; twice without a patch: 75.0%)" in texts.verdict
     assert "0% with no context, 100% with it" in tasks.verdict
     assert "no context" in tasks.tables[0].header
     moved = "7 tokens move the inputs by 0.200 of their length (shuffled tokens: 0.150)"

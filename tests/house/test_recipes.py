@@ -254,10 +254,10 @@ def test_an_experiment_is_a_file_of_a_room_its_name_and_two_rows(put, tmp_path, 
     monkeypatch.setattr(test_readme, "README", readme)
     test_readme.test_every_experiment_of_the_table_exists()
     with pytest.raises(AssertionError):
-        test_reports.test_every_experiment_without_a_download_has_a_report_to_look_at()
+        test_reports.test_every_experiment_has_a_report_to_look_at()
     monkeypatch.setitem(reports.QUICK, "dummy", ["--quick"])
     monkeypatch.setattr(test_reports, "COMMANDS", reports.commands(Path("folder")))
-    test_reports.test_every_experiment_without_a_download_has_a_report_to_look_at()
+    test_reports.test_every_experiment_has_a_report_to_look_at()
     test_reports.test_its_command_can_be_typed("dummy")
 
     workdir = tmp_path / "run"

@@ -1,6 +1,7 @@
 """Tokens, texts and chat templates against those of transformers, where it is installed."""
 
 import dataclasses
+import importlib
 import json
 import pydoc_data.topics
 
@@ -315,10 +316,12 @@ def test_who_reads_the_tokenizer_of_a_model_is_as_in_transformers():
 
 
 def test_every_class_of_transformers_is_known_or_refused():
-    from transformers import PreTrainedTokenizerBase, convert_slow_tokenizer
+    from transformers import PreTrainedTokenizerBase
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
-    names = {*dir(transformers), *convert_slow_tokenizer.SLOW_TO_FAST_CONVERTERS}
+    # By its path: transformers has a function of this name, too.
+    convert = importlib.import_module("transformers.convert_slow_tokenizer")
+    names = {*dir(transformers), *convert.SLOW_TO_FAST_CONVERTERS}
     names = {name.removesuffix("Fast") for name in names if "Tokenizer" in name}
     made = {tokenizer_classes.ALIASES.get(name, name): name for name in sorted(names)}
     for known, name in made.items():

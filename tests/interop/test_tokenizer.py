@@ -158,7 +158,7 @@ def test_generation_is_ended_by_what_its_configuration_says(folder):
     write_json(folder / "generation_config.json", {"eos_token_id": [5, 6]})
     assert load_tokenizer(folder).eos_ids == (5, 6)
     write_json(folder / "generation_config.json", {"eos_token_id": ["</s>"]})
-    with pytest.raises(ValueError, match="generation_config.json: eos_token_id must be whole"):
+    with pytest.raises(ValueError, match="generation_config.json: eos_token_id must be token ids"):
         load_tokenizer(folder)
 
 
