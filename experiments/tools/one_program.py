@@ -2,7 +2,7 @@
 
 An experiment can, when it is a pure function of some numbers in its configuration: seeds, learning
 rates, whatever changes no shape and decides nothing in Python. It says so by ``ONE_PROGRAM`` in its
-module, beside ``Config``, ``Arrays`` and ``summarise(config, arrays)``, which every experiment has.
+module, beside ``Config``, ``Arrays``, their ``names(config)`` and ``summarise(config, arrays)``.
 """
 
 from collections.abc import Callable, Mapping

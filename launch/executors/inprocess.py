@@ -168,7 +168,7 @@ def _save(task: Task, config: Any, arrays: Mapping[str, np.ndarray]) -> str | No
     experiment = task.run.configuration.experiment
     short = experiment.rpartition(".")[2]
     module = experiment_module(experiment)
-    summary = module.summarise(config, rebuild(module.Arrays, arrays))
+    summary = module.summarise(config, rebuild(module.Arrays, arrays, module.names(config)))
     try:
         text = plain(summary)
     except ValueError as error:

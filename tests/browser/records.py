@@ -4,7 +4,6 @@ What was measured stands in docs/real.json and is used where it is of that exper
 drawn. The experiments themselves read the records back and report, as behind a killed run.
 """
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +27,8 @@ from experiments.language.real import run as real
 from experiments.language.real.prompts import QUESTIONS, TASKS
 from experiments.language.real_models import CHECKSUMS
 from experiments.tools import conduct
-from experiments.tools.conduct import MEASUREMENT, measured, note_measurement, start
+from experiments.tools.arrays import flatten
+from experiments.tools.conduct import MEASUREMENT, note_measurement, start
 from icl_jax.records import plain
 from launch import collect
 from launch.combinators import grid, product
@@ -211,8 +211,8 @@ def _report(
     """Saves what was measured, and lets the experiment report it."""
     run = start(folder, name, config)
     for file, record in records.items():
-        assert dataclasses.is_dataclass(record)
-        measured(run, type(record), lambda record=record: record, file=file)
+        run.save_arrays(file, flatten(record))
+        note_measurement(run)
     experiment.run(config, folder)
 
 

@@ -212,7 +212,7 @@ def test_a_list_longer_than_a_line_goes_on_behind_a_comma(monkeypatch):
         "      unlikely, unlikely, unlikely, unlikely, unlikely,",
         "      unlikely)",
     ]
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "200")
     assert "unlikely,unlikely,unlikely" in describe(Listing, "", "x")
 
 

@@ -7,6 +7,7 @@ from experiments.language.composition import report as facts
 from experiments.language.composition.run import Config as FactsConfig
 from experiments.language.kept.report import _written, verdict
 from experiments.language.kept.report import sections as kept_sections
+from experiments.language.kept.run import Config as Kept
 from experiments.language.language_model import Arrays as Learned
 from experiments.language.language_model import sections as learned_sections
 from experiments.linear_attention.von_oswald import report as von_oswald
@@ -74,7 +75,7 @@ def test_descent_says_that_fine_tuning_an_untrained_learner_beats_the_trained_on
     }
     losses = {name: np.full((3, 4), mean) for name, mean in means.items()}
     searched = Searched(*np.zeros((3, 1)))
-    arrays = Arrays(losses, {}, np.zeros(4), searched, searched, None, None)
+    arrays = Arrays(losses, {}, np.zeros(4), searched, searched, None)
     config = descent.Config(learner=LearnerConfig(num_examples=50), num_directions=1)
     summary = {f"{name}_loss": values.mean(axis=1) for name, values in losses.items()}
     summary |= dict.fromkeys(("learning_rate", "learning_rate_at_edge"), 0.1)
@@ -209,7 +210,7 @@ def test_kept_says_where_the_thought_vector_is_ahead_and_which_texts_are_another
         "on two (input side 0.50 against 0.88)."
     )
     section = _written({"smollm2": tasks})
-    assert bare(kept_sections({"smollm2": tasks}, 4)) == []
+    assert bare(kept_sections(Kept(), {"smollm2": tasks})) == []
     assert "the same 2 texts" in section.verdict
     assert section.verdict.endswith(
         "0 are said again in the same task; another task, the null, says 2 of them."
@@ -222,9 +223,8 @@ def test_what_a_model_writes_stands_beside_what_it_wrote_before_training(bare):
     summary = {f"{name}_loss": loss for name, loss in losses.items()}
     summary |= dict.fromkeys(("num_parameters", "train_tokens"), 9.0)
     summary |= {"text": "a text", "bits_per_byte": 2.0, "reload_difference": 0.0}
-    history = {"step": np.arange(3), "loss": np.ones(3)}
     texts = {"greedy": "a", "greedy, before training": "b"}
-    loss, written = learned_sections(summary, Learned({}, history), texts)
+    loss, written = learned_sections(summary, Learned(None, np.arange(3), np.ones(3)), texts)
     assert bare([loss, written]) == []
     assert loss.verdict.endswith(
         "4.25 is worse than counts of pairs, the best of 3 baselines, at 3.00, and than counts of "
