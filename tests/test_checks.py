@@ -192,6 +192,7 @@ class TestIntegers:
             ([1, True], r"bool \(True\)"),
             ([2, np.True_], r"bool \(np.True_\)"),
             ([True, False], "bool"),
+            ([[1, True], [2, 3]], r"bool \(True\)"),
             ([1.0, 2], "float64"),
             (np.ones(2, np.float32), "float32"),
             (["a", "b"], r"str \('a'\)"),

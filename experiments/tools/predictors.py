@@ -23,10 +23,10 @@ from icl_jax.tasks.prompt import Prompt
 #: The query's label from a prompt, ().
 Predictor = Callable[[Prompt], Array]
 
-#: What the nulls of ``against`` are, for a caption.
 #: What ``against`` and ``over_queries`` measure.
 AGAINST = ("prediction_difference", "sensitivity_cosine", "model_difference")
 OVER_QUERIES = ("squared_prediction_difference", "ilwd")
+#: What the nulls of ``against`` are, for a caption.
 THE_NULLS = (
     "Nulls: the learner before training; the reference on shuffled labels; a random vector of the "
     "same length in place of the reference's sensitivity; the reference on another task."

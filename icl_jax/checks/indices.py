@@ -46,7 +46,7 @@ def _as_integers(values: Any) -> tuple[Any, str]:
     except ValueError:  # Lists of different lengths.
         array = np.asarray(values, object)
     whole = np.issubdtype(array.dtype, np.integer)
-    entries = values if isinstance(values, list | tuple) else ()
+    entries = _entries(values) if isinstance(values, list | tuple) else []
     if array.dtype == object:
         entries = array.reshape(-1).tolist()
     # numpy would read [1, True] as [1, 1].
@@ -58,6 +58,12 @@ def _as_integers(values: Any) -> tuple[Any, str]:
     if entries and not others and not whole:  # Integers, and 64 bits are too few for one of them.
         return np.asarray(values, object), ""
     return array, "" if whole or not array.size else str(array.dtype)
+
+
+def _entries(values: Any) -> list[Any]:
+    """What stands in lists in lists."""
+    nested = isinstance(values, list | tuple)
+    return [entry for one in values for entry in _entries(one)] if nested else [values]
 
 
 def _int(value: Any) -> bool:

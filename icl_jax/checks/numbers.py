@@ -12,7 +12,8 @@ from icl_jax.checks.arrays import floating, is_concrete, rank
 
 def is_number(value: Any) -> bool:
     """Whether ``value`` is a real number: ``True`` is none, although Python counts with it."""
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    numbers = int | float | np.integer | np.floating
+    return isinstance(value, numbers) and not isinstance(value, bool)
 
 
 def is_whole(value: Any) -> bool:

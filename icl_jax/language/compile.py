@@ -297,8 +297,8 @@ def _all_finite(tree: Any) -> Array:
 
 
 def _flat(where: str, name: str, values: Any) -> np.ndarray:
-    """Token ids as integers (N,); whether the model has them is looked at with all together."""
-    return np.asarray(checks.integers(where, name, values)).reshape(-1).astype(np.int64)
+    """Token ids (N,); whether the model has them is looked at with all together."""
+    return checks.token_list(where, name, values)
 
 
 def _padded(rows: Sequence[Any], length: int) -> np.ndarray:

@@ -68,7 +68,7 @@ def bootstrap_mean(
 
 def check_resampling(where: str, count: int, level: float, num_resamples: int) -> None:
     """Raises ValueError unless ``num_resamples`` draws of ``count`` prompts can be made."""
-    if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 1:
+    if not (checks.is_number(level) and 0 < level < 1):
         raise ValueError(f"{where}: level must lie in (0, 1), got {level!r}.")
     checks.positive_int(where, "num_resamples", num_resamples)
     if num_resamples * count > _MOST_DRAWS:

@@ -293,7 +293,7 @@ def test_a_model_that_no_scale_patch_fits_is_measured_without(tiny, tmp_path):
     found = checkpoint_report.summarise({}, ["nine"], {"float32": [numbers]}, None)
     assert found["prompts"]["nine"]["relative_error"]["scale"] is None
     json.dumps(found, allow_nan=False)
-    sections = checkpoint_report.sections(["nine"], [(9, 2)], [], {"float32": [numbers]}, {})
+    sections = checkpoint_report.sections(["nine"], [(9, 2)], [], {"float32": [numbers]}, None)
     assert all("nan" not in section.text for section in sections)
 
 

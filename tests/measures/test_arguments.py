@@ -72,9 +72,9 @@ def test_sides_that_do_not_fit_are_refused(name):
     lead, rank, call = DOORS[name]
     if name != "compose":  # Whose kernels are square.
         call(update(rank, lead=lead))
-    with pytest.raises(ValueError, match=f"{name}|add"):
+    with pytest.raises(ValueError, match=f"^({name}|add): "):
         call(update(rank, rank_right=rank + 1, lead=lead))
-    with pytest.raises(ValueError, match=f"{name}|add"):
+    with pytest.raises(ValueError, match=f"^({name}|add): "):
         call(update(rank + 1, rank_right=rank, lead=lead))
 
 

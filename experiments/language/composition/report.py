@@ -76,8 +76,9 @@ NAMES: Names = {"log_chance": USES, "right": USES, "agreed": AGREED}
 
 
 def could(arrays: Arrays) -> list[str]:
-    """The runs that the model can do."""
-    return [name for name in USES if not np.isnan(arrays.log_chance[name]).any()]
+    """The runs that the model can do: a layer's patch moves only where another has its shape."""
+    moves = not np.isnan(arrays.log_chance["layer"]).any()
+    return [name for name in USES if name != "layer" or moves]
 
 
 def over(arrays: Arrays, first: str, second: str) -> Margin:

@@ -193,7 +193,7 @@ def _patched(
         found: list[PatchedGeneration | None] = patched_generate(
             *run, tokens, kept, num_tokens, output=policy
         )
-    except NumericalError:
+    except NumericalError:  # Also of a patch that leaves the range: 1 / 0 in the dtype of the run.
         if len(tokens) == 1:
             return [None]
         half = len(tokens) // 2

@@ -73,13 +73,14 @@ def worst(rows: Exactness) -> dict[str, Any]:
 
 
 def means(texts: Texts) -> dict[str, Any]:
-    """What generation found, over the prompts."""
+    """What generation found, over the prompts; errors over those that have patches."""
+    errors = texts.largest_relative_error[~np.isnan(texts.largest_relative_error)]
     return {
         "agreement": texts.agreement.mean(),
         "identical_texts": (texts.agreement == 1).mean(),
         "twice_agreement": texts.twice_agreement.mean(),
         "same_top1": texts.same_top1.mean(),
-        "largest_relative_error": np.nanmax(texts.largest_relative_error, initial=0.0),
+        "largest_relative_error": errors.max() if errors.size else None,
         "without_patches": int(np.isnan(texts.largest_relative_error).sum()),
     }
 
@@ -231,6 +232,7 @@ def _generation(found: Found) -> Section:
             f"{generation.twice_agreement.mean():.1%}); beside the run with "
             "everything over the same tokens the most probable one is the same at "
             f"{one['same_top1']:.1%} of the steps."
+            + (f" {one['without_patches']} have no patches." if one["without_patches"] else "")
         )
     return Section(
         "Is the text the same?",
