@@ -28,6 +28,7 @@ WIDTHS = {"wide": 1400, "phone": 420, "paper": 642}
 MOST_SHEETS, POINTS = 60, 0.75
 #: What has to stand on paper, letter by letter.
 PRINTED = re.compile(r"<(h1|h2|h3|p|caption|th|td|dt|dd)\b[^>]*>(.*?)</\1>", re.DOTALL)
+FOUND = re.compile(r'<(p) class="verdict">(.*?)</p>', re.DOTALL)
 X = np.arange(1.0, 21.0)
 
 
@@ -191,9 +192,13 @@ def assert_whole(printed, page):
     assert 0 < len(printed) <= MOST_SHEETS and all(sheet.text for sheet in printed)
     assert [sheet.scale for sheet in printed] == [pytest.approx(POINTS, rel=1e-3)] * len(printed)
     text = "".join(sheet.text for sheet in printed)
-    page = re.sub(r"<(svg|style)\b.*?</\1>", "", page, flags=re.DOTALL)
-    words = [bare(html.unescape(re.sub(r"<[^>]+>", "", one))) for _, one in PRINTED.findall(page)]
-    assert len(words) > 10 and [one for one in words if one not in text] == []
+    # Of a page that its script draws: what was found.
+    asked, least = (FOUND, 2) if "<noscript" in page else (PRINTED, 11)
+    page = re.sub(r"<(svg|style|script)\b.*?</\1>", "", page, flags=re.DOTALL)
+    words = [bare(html.unescape(re.sub(r"<[^>]+>", "", one))) for _, one in asked.findall(page)]
+    # What a small model writes may hold bytes that are no letters, which no font has.
+    readable = [one for one in words if "\ufffd" not in one and one.isprintable()]
+    assert len(readable) >= least and [one for one in readable if one not in text] == []
 
 
 def test_paper_that_is_too_wide_or_lacks_words_is_seen(tmp_path):

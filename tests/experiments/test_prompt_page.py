@@ -92,7 +92,8 @@ def test_the_page_says_per_claim_what_was_found_beside_its_nulls(made):
         f"null, by at least {number(told['other_error'])}."
     )
     assert f"has {100 * told['most_by_one']:.1f} % of it" in verdicts[1]
-    assert f"beside {100 * told['even_share']:.1f} % if all wrote the same." in verdicts[1]
+    even = f"{100 * told['even_share']:.1f} %"
+    assert f"if all wrote the same, each had {even}." in verdicts[1]
     # The same context backwards is another prompt, whose own run the null has to be.
     model = icl_jax.load(config.checkpoint, dtype=np.float32)
     tokens = np.asarray(model.prompt(TEXT).tokens)

@@ -138,8 +138,8 @@ def claims(summary: dict[str, Any], remove: str) -> list[Section]:
             "",
             verdict=f"{shares}. The token that writes most of a layer's update has "
             f"{100 * summary['most_by_one']:.1f} % of it (median; "
-            f"{NAMES.get(kernel, kernel)}), beside {100 * summary['even_share']:.1f} % if all "
-            "wrote the same.",
+            f"{NAMES.get(kernel, kernel)}); if all wrote the same, each had "
+            f"{100 * summary['even_share']:.1f} %.",
         ),
     ]
 
