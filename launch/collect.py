@@ -9,7 +9,6 @@ as Parquet, too (needs the extra ``parquet``).
 
 import csv
 import io
-import json
 import shlex
 import statistics
 import sys
@@ -22,6 +21,7 @@ import rich.console
 
 from experiments.tools.flags import UsageError, describe, option, parse, typed
 from experiments.tools.output import told
+from icl_jax.records import read_plain
 from icl_jax.report.figures import Curve, Panel, curves
 from icl_jax.report.page import Highlight, Section, Table, number, render_page
 from icl_jax.report.terminal import print_table
@@ -218,7 +218,7 @@ def _listed(layout: Layout) -> set[str]:
     """The ids that the drivers were asked for."""
     found: set[str] = set()
     for path in layout.root.glob("sweep*.json"):
-        found |= json.loads(path.read_text())["runs"].keys()
+        found |= read_plain(path)["runs"].keys()
     return found
 
 

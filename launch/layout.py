@@ -21,7 +21,7 @@ from typing import Any
 from etils import epath
 
 from experiments.tools.flags import UsageError
-from icl_jax.records import atomic_file
+from icl_jax.records import atomic_file, read_plain
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -91,8 +91,7 @@ class Layout:
     def load_result(self, name: str) -> dict[str, Any]:
         """What ``save_result`` wrote."""
         path = self.result(name)
-        text = path.read_text() if is_remote(self.workdir) else Path(path).read_text()
-        result: dict[str, Any] = json.loads(text)
+        result: dict[str, Any] = read_plain(path if is_remote(self.workdir) else Path(path))
         return result
 
     def save_result(self, name: str, value: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """How the results of a sweep came about: what a page of them closes with."""
 
-import json
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.tools.conduct import MEASUREMENT, on_device, provenance
+from experiments.tools.conduct import measurements, on_device, provenance
 from experiments.tools.fields import shown
+from icl_jax.records import read_plain
 from launch.layout import Layout
 from launch.table import SweepTable, is_number
 
@@ -39,10 +39,8 @@ def origin(layout: Layout, name: str) -> Origin | None:
     folder = layout.run(name)
     if not (folder / "provenance.json").exists():
         return None
-    about = json.loads((folder / "provenance.json").read_text())
-    measurement = folder / MEASUREMENT
-    noted = json.loads(measurement.read_text()) if measurement.exists() else [about]
-    told = dict.fromkeys(on_device(entry) for entry in noted)
+    about = read_plain(folder / "provenance.json")
+    told = dict.fromkeys(map(on_device, measurements(folder) or [about]))
     return Origin(" and ".join(told), " --quick" in about.get("command", ""), about["versions"])
 
 
@@ -79,7 +77,7 @@ def settings(table: SweepTable) -> dict[str, str]:
 
 
 def _runs(layout: Layout, table: SweepTable, found: Sequence[Origin]) -> str:
-    sweeps = [json.loads(path.read_text()) for path in sorted(layout.root.glob("sweep*.json"))]
+    sweeps = [read_plain(path) for path in sorted(layout.root.glob("sweep*.json"))]
     names = dict.fromkeys(one["sweep"] for one in sweeps)
     where = shlex.quote(layout.workdir)
     commands = [f"`python -m launch.sweep --sweep={name} --workdir={where}`" for name in names]

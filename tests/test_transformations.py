@@ -22,7 +22,8 @@ from icl_jax.measures.subspaces import (
 )
 from icl_jax.oracles.closed_form import least_squares, ridge
 from icl_jax.patches.carry import varying_like
-from icl_jax.patches.low_rank import LowRank, frobenius_norm, nan_unless, singular_values
+from icl_jax.patches.low_rank import LowRank, frobenius_norm, singular_values
+from icl_jax.patches.vectors import nan_unless
 from tests.helpers import assert_trees_close, normal
 
 

@@ -26,15 +26,15 @@ class OneOf:
 
 
 #: Path of a mapping, or one with ``*`` for every name on the way -> the names that it has: no more,
-#: no fewer. Of what may be None (a record, too) the names say whether it is: where there are none.
-Names = Mapping[str, Collection[str] | OneOf]
+#: no fewer. Of anything else that may be None: whether it is there.
+Names = Mapping[str, Collection[str] | OneOf | bool]
 
-#: Of a record without mappings.
+#: Of a record without mappings and without parts that may be None.
 NO_NAMES: Names = MappingProxyType({})
 
 
-def under(path: str, names: Names) -> dict[str, Collection[str] | OneOf]:
-    """The names of a record's mappings where that record is a part of another, at ``path``."""
+def under(path: str, names: Names) -> dict[str, Collection[str] | OneOf | bool]:
+    """The names of a record's parts where that record is a part of another, at ``path``."""
     return {f"{path}.{inner}": told for inner, told in names.items()}
 
 
@@ -68,11 +68,11 @@ def rebuild(
     Args:
       kind: the type.
       arrays: by path.
-      names: of every mapping in it.
+      names: of every mapping in it, and whether there is what may be None.
 
     Raises:
       ValueError: a field without its arrays, an array without a field, a mapping with other names
-        than it must have, or one of which nobody said which they are.
+        than it must have, a part that must be None, or one of which nobody said what it is.
     """
     left = dict(arrays)
     record = _take(kind, "", "", left, names)
@@ -93,7 +93,11 @@ def _take(hint: Any, path: str, pattern: str, left: dict[str, np.ndarray], names
     """
     inside = [key for key in left if key == path or key.startswith(f"{path}.") or not path]
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        if not inside and not names.get(path, names.get(pattern)):
+        if not _asked(path, pattern, names):
+            if inside:
+                raise ValueError(
+                    f"rebuild: {', '.join(inside)}: {path} is not asked for.{_OTHER_VERSION}"
+                )
             return None
         (hint,) = [part for part in typing.get_args(hint) if part is not type(None)]
 
@@ -117,9 +121,19 @@ def _take(hint: Any, path: str, pattern: str, left: dict[str, np.ndarray], names
     return left.pop(path)
 
 
+def _asked(path: str, pattern: str, names: Names) -> bool:
+    """Whether there is what may be None."""
+    told = names.get(path, names.get(pattern))
+    if told is None:
+        raise ValueError(
+            f"rebuild: nobody says whether there is {pattern}. Say so to measured(..., names=)."
+        )
+    return bool(told)
+
+
 def _check_names(path: str, pattern: str, keys: Collection[str], names: Names) -> None:
     wanted = names.get(path, names.get(pattern))
-    if wanted is None:
+    if wanted is None or isinstance(wanted, bool):
         raise ValueError(
             f"rebuild: nobody says which names {pattern} has. Give them to measured(..., names=)."
         )

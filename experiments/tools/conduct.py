@@ -5,7 +5,6 @@ disk), ``summarise`` (numbers from the arrays) and ``sections`` (pictures from t
 """
 
 import functools
-import json
 import subprocess
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from rich.progress import track
 
 from experiments.tools.arrays import NO_NAMES, Names, Record, flatten, rebuild
 from experiments.tools.flags import command, settings
-from icl_jax.records import Run, WorkdirError, open_run
+from icl_jax.records import Run, WorkdirError, open_run, read_plain
 from icl_jax.report.page import Highlight, Section, write_page
 from icl_jax.report.terminal import print_table
 
@@ -132,6 +131,12 @@ def note_measurement(run: Run) -> None:
     run.save_json(MEASUREMENT, [*earlier, *([] if now in earlier else [now])])
 
 
+def measurements(folder: Path) -> list[Mapping[str, Any]]:
+    """All that ``note_measurement`` noted in the folder of a run, and in those of its parts."""
+    noted = [path for at in ("", "*/") for path in sorted(folder.glob(f"{at}{MEASUREMENT}"))]
+    return [entry for path in noted for entry in read_plain(path)]
+
+
 def each(items: Collection[Item], what: str) -> Iterator[Item]:
     """The items one by one, behind a progress bar on a terminal."""
     console = Console(stderr=True)
@@ -185,14 +190,13 @@ def configuration(run: Run) -> dict[str, str]:
 def footer(run: Run) -> str:
     """How to get the page again: the command, and the code and device of measurement and report."""
     about = run.load_json("provenance.json")
-    noted = sorted(run.workdir.glob(f"**/{MEASUREMENT}"))
-    measurements = [entry for path in noted for entry in json.loads(path.read_text())]
-    told = list(dict.fromkeys(map(on_device, measurements)))
+    entries = measurements(run.workdir)
+    told = list(dict.fromkeys(map(on_device, entries)))
     mode = "with" if " --quick" in about["command"] else "without"
     lines = [f"`{about['command']}` ({mode} `--quick`; the configuration is in `config.json`)"]
     if told:
         lines.append(f"Measured by {'; '.join(told)}.")
-    if not told or {m["commit"] for m in measurements} != {about["commit"]}:
+    if not told or {entry["commit"] for entry in entries} != {about["commit"]}:
         lines.append(f"Report by {on_device(about)}.")
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     return "\n\n".join([*lines, f"{versions}."])

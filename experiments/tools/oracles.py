@@ -30,5 +30,5 @@ def _losses(oracle: Oracle, prompts: Prompt) -> Array:
 def oracle_losses(oracle: str | Oracle, prompts: Prompt) -> Array:
     """Query losses (B, M) of a closed-form predictor after every prefix."""
     found = _losses(ORACLES[oracle] if isinstance(oracle, str) else oracle, prompts)
-    # One at a time: see low_rank.row_triangle for what batched LAPACK calls do side by side.
+    # One at a time: see vectors.row_triangle for what batched LAPACK calls do side by side.
     return jax.block_until_ready(found)

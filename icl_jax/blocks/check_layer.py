@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from icl_jax import checks
 from icl_jax.blocks.contextual import ContextualLayer
 from icl_jax.blocks.views import Slots, free_slots, occupy
-from icl_jax.dims import Array, Params
-from icl_jax.patches.low_rank import accumulator
+from icl_jax.dims import Array, Params, accumulator
 
 
 def check_layer(
@@ -40,11 +40,14 @@ def check_layer(
         layer that looks ahead, prefixes, suffixes or extensions that differ from truncated runs,
         weights that do not add up to 1 (with a sink's) where the layer says that they do, or a sum
         that ``parts`` does not open.
+      TypeError: no PRNG key.
 
     Examples:
       >>> check_layer(SoftmaxAttention(num_heads=2), length=4)  # silent: it is what it says
     """
-    keys = jax.random.split(jax.random.key(0) if key is None else key, 2)
+    key = jax.random.key(0) if key is None else key
+    checks.prng_key("check_layer", "key", key)
+    keys = jax.random.split(key, 2)
     stream_TD = jax.random.normal(keys[0], (length, width))
     if params is None:
         params = layer.init(keys[1], stream_TD).get("params", {})

@@ -17,8 +17,7 @@ from icl_jax import checks
 from icl_jax.blocks.affine import dense, rows_of
 from icl_jax.blocks.feedforward import ActivationName, Feedforward, patched_input
 from icl_jax.blocks.grouped import group_rows, grouped_map
-from icl_jax.dims import Array
-from icl_jax.patches.low_rank import accumulator
+from icl_jax.dims import Array, accumulator
 from icl_jax.patches.token import InputFactor
 
 _INTO = nn.initializers.lecun_normal(in_axis=-2, out_axis=-1, batch_axis=0)

@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax.blocks.norms import root_mean_square
-from icl_jax.dims import Array
+from icl_jax.dims import Array, accumulator
 from icl_jax.kernels.attention import scores, soft_capped, weighted_sum
-from icl_jax.patches.low_rank import accumulator
 
 __all__ = [
     "normed_heads",

@@ -12,13 +12,14 @@ from icl_jax import checks
 from icl_jax.blocks.experts import Experts
 from icl_jax.blocks.feedforward import Dense, Gated
 from icl_jax.blocks.flax_block import FlaxBlock
-from icl_jax.dims import Array, Params
+from icl_jax.dims import Array, Params, accumulator
 from icl_jax.patches.block import TokenPatch
-from icl_jax.patches.low_rank import LowRank, accumulator, as_matrix, inner_product, outer
+from icl_jax.patches.low_rank import LowRank, as_matrix, outer
 from icl_jax.patches.normed import BalancedPatch, ScalePatch
 from icl_jax.patches.output import BiasPatch, DownPatch, down_update
 from icl_jax.patches.static_patch import StaticPatch
 from icl_jax.patches.token import InputFactor, kernel_update
+from icl_jax.patches.vectors import inner_product
 
 
 def position_patch(patch: TokenPatch, position: int) -> TokenPatch:

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from icl_jax import checks
-from icl_jax.dims import Array
-from icl_jax.patches.low_rank import accumulator
+from icl_jax.dims import Array, accumulator
 
 NormName = Literal["layer", "layer_gain", "layer_plain", "rms", "none"]
 NORMS = ("layer", "layer_gain", "layer_plain", "rms", "none")

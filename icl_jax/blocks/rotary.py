@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from icl_jax import checks
-from icl_jax.dims import Array
-from icl_jax.patches.low_rank import accumulator
+from icl_jax.dims import Array, accumulator
 
 ScalingName = Literal["linear", "llama3", "yarn", "longrope"]
 SCALINGS = ("linear", "llama3", "yarn", "longrope")

@@ -9,9 +9,8 @@ from flax import linen as nn
 from icl_jax import checks
 from icl_jax.blocks.attention import Attention, Projected
 from icl_jax.blocks.heads import per_query_head, row_scores, soft_capped
-from icl_jax.dims import Array
+from icl_jax.dims import Array, accumulator
 from icl_jax.kernels.attention import Sees, attend, gaps, mask, merge, sloped
-from icl_jax.patches.low_rank import accumulator
 
 
 class SoftmaxAttention(Attention):

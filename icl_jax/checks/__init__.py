@@ -37,6 +37,7 @@ from icl_jax.checks.numbers import (
     positive_int,
     positive_scalar,
     prng_key,
+    prng_keys,
 )
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "positive_scalar",
     "possible",
     "prng_key",
+    "prng_keys",
     "rank",
     "same_dtype",
     "same_shape",

@@ -80,10 +80,18 @@ def one_of(where: str, name: str, value: Any, choices: Sequence[Any]) -> None:
 
 def prng_key(where: str, name: str, value: Any) -> None:
     """Raises TypeError unless ``value`` is one PRNG key: of ``jax.random.key``, or as raw bits."""
-    dtype, axes = getattr(value, "dtype", np.dtype(object)), len(getattr(value, "shape", ()))
+    _check_keys(where, name, value, 0, "one PRNG key", "jax.random.key(seed)")
+
+
+def prng_keys(where: str, name: str, values: Any) -> None:
+    """Raises TypeError unless ``values`` are PRNG keys along one axis, typed or as raw bits."""
+    _check_keys(where, name, values, 1, "PRNG keys along an axis", "jax.random.split(key, count)")
+
+
+def _check_keys(where: str, name: str, value: Any, axes: int, wanted: str, maker: str) -> None:
+    dtype, found = getattr(value, "dtype", np.dtype(object)), len(getattr(value, "shape", ()))
     typed = jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if not (typed and axes == 0 or dtype == np.uint32 and axes == 1):
-        raise TypeError(
-            f"{where}: {name} must be one PRNG key, got {value!r:.80}. Make it with "
-            "jax.random.key(seed)."
-        )
+    if not (typed and found == axes or dtype == np.uint32 and found == axes + 1):
+        is_array = hasattr(value, "shape") and hasattr(value, "dtype")
+        got = f"{dtype} of shape {value.shape}" if is_array else f"{value!r:.80}"
+        raise TypeError(f"{where}: {name} must be {wanted}, got {got}. Make it with {maker}.")

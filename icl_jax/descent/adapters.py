@@ -29,6 +29,7 @@ def new_adapters(key: Array, params: Params, names: Collection[str], rank: int) 
 
     Raises:
       ValueError: a rank below 1, or no such kernel.
+      TypeError: no PRNG key.
 
     Examples:
       >>> params = {"up": {"kernel": jnp.ones((4, 6))}, "down": {"kernel": jnp.ones((6, 4))}}
@@ -39,6 +40,7 @@ def new_adapters(key: Array, params: Params, names: Collection[str], rank: int) 
 
     Source: Hu et al. (arXiv 2106.09685), LoRA.
     """
+    checks.prng_key("new_adapters", "key", key)
     checks.positive_int("new_adapters", "rank", rank)
     found = {
         path: leaf

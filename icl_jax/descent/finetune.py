@@ -10,7 +10,7 @@ import optax
 from icl_jax import checks
 from icl_jax.dims import Array, Params
 from icl_jax.dynamics.trajectory import Trajectory
-from icl_jax.patches.low_rank import vector_norm
+from icl_jax.patches.vectors import vector_norm
 
 #: What is kept of the weights at every point of a descent; the weights themselves when left out.
 Record = Callable[[Params], Any]

@@ -41,6 +41,7 @@ def fleet(
 
     Raises:
       ValueError: rates that are no vector, tasks whose leading axes differ, a batch size below 1.
+      TypeError: keys_S that are no PRNG keys.
 
     Examples:
       >>> import optax
@@ -52,6 +53,8 @@ def fleet(
       [[0.5, 1.0], [1.0, 2.0], [1.5, 3.0]]
     """
     checks.rank("fleet", "rates_X", rates_X, 1, "(X)")
+    if keys_S is not None:
+        checks.prng_keys("fleet", "keys_S", keys_S)
     lengths = {jax.numpy.shape(leaf)[:1] for leaf in jax.tree.leaves(tasks)}
     if len(lengths) != 1 or lengths == {()}:
         raise ValueError(

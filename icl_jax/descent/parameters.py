@@ -42,6 +42,11 @@ def select(params: Params, chosen: str | Chosen) -> tuple[Params, Params]:
       >>> [leaf.shape for leaf in jax.tree.leaves(part)]
       [(2,)]
     """
+    if chosen == "first_kernel":
+        raise ValueError(
+            "select: chosen='first_kernel': which kernels those are the blocks know. Give "
+            "select(params, first_kernels(model))."
+        )
     if isinstance(chosen, str):
         checks.one_of("select", "chosen", chosen, tuple(SELECTIONS))
     meets = SELECTIONS[chosen] if isinstance(chosen, str) else chosen

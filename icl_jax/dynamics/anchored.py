@@ -17,9 +17,9 @@ from icl_jax.patches.low_rank import (
     check_update,
     dense_inner,
     frobenius_norm,
-    inner_product,
 )
 from icl_jax.patches.token import dual_vector
+from icl_jax.patches.vectors import inner_product
 
 
 def anchored_trajectory(inputs_MD: Array, kernel_DH: Array) -> Trajectory:

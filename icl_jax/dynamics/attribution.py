@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax import checks
-from icl_jax.dims import Array, Params
-from icl_jax.patches.low_rank import LowRank, accumulator, inner_product, outer, vector_norm
+from icl_jax.dims import Array, Params, accumulator
+from icl_jax.patches.low_rank import LowRank, outer
 from icl_jax.patches.token import dual_vector
+from icl_jax.patches.vectors import inner_product, vector_norm
 from icl_jax.shown import short
 from icl_jax.stack.block import ContextualBlock
 

@@ -10,7 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax.dims import Array
-from icl_jax.patches.low_rank import LowRank, frobenius_inner, frobenius_norm, subtract
+from icl_jax.patches.low_rank import (
+    LowRank,
+    frobenius_inner,
+    frobenius_norm,
+    subtract,
+)
 from icl_jax.patches.static_patch import StaticPatch
 from icl_jax.shown import short
 from icl_jax.stack.layers import PerLayer

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax import checks
-from icl_jax.dims import Array
+from icl_jax.dims import Array, accumulator
 from icl_jax.dynamics.attribution import Attribution
 from icl_jax.dynamics.leave_out import check_groups
-from icl_jax.patches.low_rank import accumulator, inner_product
+from icl_jax.patches.vectors import inner_product
 
 
 def group_gram(attribution: Attribution, groups_NT: Array) -> Array:

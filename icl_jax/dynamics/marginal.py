@@ -8,9 +8,10 @@ independent tokens settles like ``1/i``; ``decay_exponent`` says how a context r
 import jax.numpy as jnp
 
 from icl_jax import checks
-from icl_jax.dims import Array
-from icl_jax.patches.low_rank import LowRank, accumulator, vector_norm
+from icl_jax.dims import Array, accumulator
+from icl_jax.patches.low_rank import LowRank
 from icl_jax.patches.token import dual_vector
+from icl_jax.patches.vectors import vector_norm
 
 
 def marginal_sizes(inputs_MD: Array) -> Array:

@@ -72,7 +72,7 @@ def peel_off_trajectory(inputs_MD: Array, kernel_DH: Array) -> Trajectory:
 def _forward_substitution(overlaps_NN: Array, deltas_ND: Array) -> Array:
     """``g = d + L g`` for a strictly lower triangular ``L``, row by row.
 
-    A scan in place of LAPACK's triangular solve, for the reason given in ``low_rank.row_triangle``.
+    A scan in place of LAPACK's triangular solve, for the reason given in ``vectors.row_triangle``.
     """
 
     def step(done_ND: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, None]:

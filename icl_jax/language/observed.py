@@ -37,6 +37,7 @@ from icl_jax.language.generation import write
 from icl_jax.language.sampling import GREEDY, Sampling
 from icl_jax.language.writing import ENDS
 from icl_jax.patches.bank import Bank
+from icl_jax.sharding import on_host
 from icl_jax.shown import short
 from icl_jax.stack.layers import PerLayer
 from icl_jax.stack.run import run_watched
@@ -121,7 +122,8 @@ def observe(
 
     Raises:
       ValueError: bad tokens, no such name, an edit that gives another shape or dtype; (outside jit)
-        logits that are not finite.
+        logits that are not finite: then the error says which of the captured activations are not,
+        and from which layer on.
       TypeError: an edit that is neither function nor array.
 
     Examples:
@@ -153,10 +155,30 @@ def observe(
         positions_T, patches = bank.positions_K, bank.patches
     watching = watch(where, functional(model, params), capture, edit, ENDS)
     logits_TV, finite_T, seen = _observe(model, params, tokens_T, positions_T, patches, watching)
-    check_finite(where, finite_T, "the logits at position {} are")
+    activations = named(capture, watching, seen)
+    try:
+        check_finite(where, finite_T, "the logits at position {} are")
+    except checks.NumericalError as error:
+        raise checks.NumericalError(f"{error} {_where_it_begins(activations)}") from None
     if possible is not None:
-        logits_TV, seen = or_nan(possible, (logits_TV, seen))
-    return Observed(logits_TV, named(capture, watching, seen))
+        logits_TV, activations = or_nan(possible, (logits_TV, activations))
+    return Observed(logits_TV, activations)
+
+
+def _where_it_begins(activations: dict[str, Array]) -> str:
+    """Which of the captured activations are not finite, and from which layer on."""
+    found = []
+    for name, values in activations.items():
+        finite = np.isfinite(np.asarray(on_host(values), np.float64))
+        if finite.all():
+            continue
+        bad_L = ~finite.reshape(len(finite), -1).all(axis=1)
+        found.append(f"{name} from layer {bad_L.argmax()} on" if "*" in name else name)
+    if found:
+        return f"Of what was captured, not finite: {', '.join(found)}."
+    if activations:
+        return f"All of what was captured is finite: {', '.join(activations)}."
+    return "capture=('layers.*.residual',) says in which layer it begins."
 
 
 @functools.partial(jax.jit, static_argnames="model")

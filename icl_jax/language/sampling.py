@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax import checks
-from icl_jax.dims import Array
-from icl_jax.patches.low_rank import accumulator
+from icl_jax.dims import Array, accumulator
 
 
 @dataclass(frozen=True)

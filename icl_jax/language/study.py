@@ -46,7 +46,7 @@ def self_study(
 
     Raises:
       ValueError: no stems, or what ``generate`` refuses.
-      TypeError: tokens that are not integers.
+      TypeError: tokens that are not integers, or no PRNG key.
 
     Examples:
       >>> block = Block(SoftmaxAttention(num_heads=2), Gated(hidden_width=16), norm="rms")
@@ -63,6 +63,7 @@ def self_study(
             "self_study: stems is empty. Give the beginning of each query; [] is one that says "
             "nothing yet."
         )
+    checks.prng_key("self_study", "key", key)
     lead = _listed("bos", [] if bos is None else [bos])
     context = _listed("context_T", context_T)
     begun = [_listed(f"stems[{number}]", stem) for number, stem in enumerate(stems)]

@@ -14,14 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from icl_jax import checks
-from icl_jax.dims import Array
+from icl_jax.dims import Array, accumulator
 from icl_jax.measures.intervals import (
     Interval,
     check_resampling,
     percentile_ends,
     resampled_means,
 )
-from icl_jax.patches.low_rank import accumulator
 
 _SUMMARY_KEYS = ("value", "interval", "margin", "margin_interval")
 
@@ -87,7 +86,8 @@ def compare_with_nulls(
         or more tasks; a level outside (0, 1), or more draws than memory holds; a number that is
         not finite (an update of zero has no angle), where it can be read: under ``jit`` it makes
         the result NaN.
-      TypeError: the dtypes differ or are not floating, or ``larger_is_closer`` is no bool.
+      TypeError: the dtypes differ or are not floating, ``larger_is_closer`` is no bool, or ``key``
+        no PRNG key.
 
     Examples:
       >>> values, chance = jnp.array([0.8, 0.9, 0.7]), jnp.array([0.1, 0.2, 0.0])
@@ -100,6 +100,7 @@ def compare_with_nulls(
     Source: Efron 1979, "Bootstrap methods: another look at the jackknife": percentile intervals.
     """
     where = "compare_with_nulls"
+    checks.prng_key(where, "key", key)
     _check_arguments(where, values_B, nulls, larger_is_closer)
     check_resampling(where, values_B.shape[0], level, num_resamples)
     names = list(nulls)

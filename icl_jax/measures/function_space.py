@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax import checks
-from icl_jax.dims import Array
+from icl_jax.dims import Array, accumulator
 from icl_jax.measures.representation import check_vectors, vector_cosine
 from icl_jax.patches.carry import varying_like
-from icl_jax.patches.low_rank import accumulator, nan_unless, row_triangle, vector_norm
+from icl_jax.patches.vectors import nan_unless, row_triangle, vector_norm
 
 
 def relative_error(actual: Array, expected: Array) -> Array:
@@ -192,7 +192,7 @@ def implicit_linear_weights(inputs_QD: Array, predictions_Q: Array) -> Array:
       [3.0, -1.0]
 
     Source: Akyurek et al. 2023 (arXiv 2211.15661), section 4.1. By orthogonalisation, as normal
-      equations lose half of the digits; for the reason in ``low_rank.row_triangle``, no LAPACK.
+      equations lose half of the digits; for the reason in ``vectors.row_triangle``, no LAPACK.
     """
     where = "implicit_linear_weights"
     checks.rank(where, "inputs_QD", inputs_QD, 2, "(Q, D)")

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax import checks
-from icl_jax.dims import Array
-from icl_jax.patches.low_rank import accumulator
+from icl_jax.dims import Array, accumulator
 
 # Each is held as an index and as a count: a gigabyte in all.
 _MOST_DRAWS = 2**27
@@ -44,7 +43,7 @@ def bootstrap_mean(
 
     Raises:
       ValueError: fewer than two prompts, a level outside (0, 1), or more draws than memory holds.
-      TypeError: values that are not floating point.
+      TypeError: values that are not floating point, or no PRNG key.
 
     Examples:
       >>> found = bootstrap_mean(jax.random.key(0), jnp.array([1.0, 2.0, 3.0, 4.0]))
@@ -53,6 +52,7 @@ def bootstrap_mean(
 
     Source: Efron 1979, "Bootstrap methods: another look at the jackknife".
     """
+    checks.prng_key("bootstrap_mean", "key", key)
     checks.floating("bootstrap_mean", "values_B", values_B)
     if jnp.ndim(values_B) < 1 or values_B.shape[0] < 2:
         raise ValueError(

@@ -9,14 +9,10 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
-from icl_jax.dims import Array, Params
-from icl_jax.patches.low_rank import (
-    LowRank,
-    accumulator,
-    check_update,
-    frobenius_norm,
-    vector_norm,
-)
+from icl_jax import checks
+from icl_jax.dims import Array, Params, accumulator
+from icl_jax.patches.low_rank import LowRank, check_update, frobenius_norm
+from icl_jax.patches.vectors import vector_norm
 
 Tree = TypeVar("Tree")
 
@@ -26,13 +22,14 @@ def random_update(key: Array, like: LowRank) -> LowRank:
 
     Raises:
       ValueError: not the factors of one update, or sides that do not fit.
-      TypeError: not floating point, or dtypes that differ.
+      TypeError: not floating point, dtypes that differ, or no PRNG key.
 
     Examples:
       >>> update = outer(jnp.array([3.0, 4.0]), jnp.array([0.0, 2.0]))
       >>> round(float(frobenius_norm(random_update(jax.random.key(0), update))), 4)
       10.0
     """
+    checks.prng_key("random_update", "key", key)
     check_update("random_update", like)
     left_key, right_key = jax.random.split(key)
     dtype = accumulator(like.left_RD.dtype)
@@ -44,10 +41,14 @@ def random_update(key: Array, like: LowRank) -> LowRank:
 def random_vector(key: Array, like_D: Array) -> Array:
     """A vector of random direction and the same length.
 
+    Raises:
+      TypeError: no PRNG key.
+
     Examples:
       >>> round(float(jnp.linalg.norm(random_vector(jax.random.key(0), jnp.array([3.0, 4.0])))), 4)
       5.0
     """
+    checks.prng_key("random_vector", "key", key)
     direction_D = _direction(key, like_D.shape[-1], accumulator(like_D.dtype))
     return (direction_D * vector_norm(like_D)).astype(like_D.dtype)
 
@@ -76,10 +77,14 @@ def another_prompts(batch: Tree) -> Tree:
 def shuffled_labels(key: Array, targets_N: Array) -> Array:
     """The labels of a context in random order: the inputs stay, what they teach goes.
 
+    Raises:
+      TypeError: no PRNG key.
+
     Examples:
       >>> sorted(shuffled_labels(jax.random.key(0), jnp.array([1.0, 2.0, 3.0])).tolist())
       [1.0, 2.0, 3.0]
     """
+    checks.prng_key("shuffled_labels", "key", key)
     return jax.random.permutation(key, targets_N)
 
 

@@ -8,8 +8,8 @@ arXiv 2311.07772), so they mean nothing without their nulls.
 import jax.numpy as jnp
 
 from icl_jax import checks
-from icl_jax.dims import Array
-from icl_jax.patches.low_rank import accumulator, inner_product, nan_unless, vector_norm
+from icl_jax.dims import Array, accumulator
+from icl_jax.patches.vectors import inner_product, nan_unless, vector_norm
 
 
 def check_vectors(where: str, axes: str, **vectors: Array) -> None:

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from icl_jax import checks
-from icl_jax.dims import Array
+from icl_jax.dims import Array, accumulator
 from icl_jax.measures.intervals import bootstrap_mean
-from icl_jax.patches.low_rank import accumulator
 
 
 class Shapley(NamedTuple):
@@ -41,12 +40,14 @@ def random_orders(key: Array, num_orders: int, num_players: int) -> Array:
 
     Raises:
       ValueError: no orders or players.
+      TypeError: no PRNG key.
 
     Examples:
       >>> orders = random_orders(jax.random.key(0), 2, 3)
       >>> (orders[1] == orders[0][::-1]).tolist()
       [True, True, True]
     """
+    checks.prng_key("random_orders", "key", key)
     checks.positive_int("random_orders", "num_orders", num_orders)
     checks.positive_int("random_orders", "num_players", num_players)
     keys = jax.random.split(key, (num_orders + 1) // 2)
@@ -91,7 +92,7 @@ def shapley_values(
     Raises:
       ValueError: shapes that do not fit, fewer than two orders, or (where they can be read) rows
         that are no orders of the players.
-      TypeError: worths that are not floating point, or orders that are not integers.
+      TypeError: worths that are not floating point, orders that are not integers, or no PRNG key.
 
     Examples:
       >>> worths = jnp.array([[0.0, 1.0, 3.0], [0.0, 2.0, 3.0]])  # the second player is worth 2
@@ -101,6 +102,7 @@ def shapley_values(
     Source: Shapley 1953; sampled over orders as in Castro, Gomez and Tejada 2009.
     """
     where = "shapley_values"
+    checks.prng_key(where, "key", key)
     checks.rank(where, "orders_SN", orders_SN, 2, "(S, N)")
     checks.rank(where, "worths_SM", worths_SM, 2, "(S, M)")
     checks.axis_size(where, "worths_SM", worths_SM, 0, orders_SN.shape[0], "one per order")

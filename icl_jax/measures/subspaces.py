@@ -1,23 +1,16 @@
 """Spectra and subspaces of sets of weight updates, from their factors.
 
-No LAPACK: see ``low_rank.row_triangle``.
+No LAPACK: see ``vectors.row_triangle``.
 """
 
 import jax
 import jax.numpy as jnp
 
 from icl_jax import checks
-from icl_jax.dims import Array
+from icl_jax.dims import Array, accumulator
 from icl_jax.patches.carry import varying_like
-from icl_jax.patches.low_rank import (
-    LowRank,
-    accumulator,
-    check_rank_one_updates,
-    largest_entry,
-    nan_unless,
-    row_triangle,
-    vector_norm,
-)
+from icl_jax.patches.low_rank import LowRank, check_rank_one_updates
+from icl_jax.patches.vectors import largest_entry, nan_unless, row_triangle, vector_norm
 
 
 def effective_rank(singular_values_R: Array) -> Array:

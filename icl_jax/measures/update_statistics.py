@@ -12,7 +12,8 @@ from icl_jax import checks
 from icl_jax.dims import Array
 from icl_jax.measures.subspaces import effective_rank_of_updates
 from icl_jax.measures.weight_space import alignment
-from icl_jax.patches.low_rank import LowRank, frobenius_norm, subtract, vector_norm
+from icl_jax.patches.low_rank import LowRank, frobenius_norm, subtract
+from icl_jax.patches.vectors import vector_norm
 from icl_jax.shown import short
 
 

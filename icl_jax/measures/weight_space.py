@@ -4,17 +4,16 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax import checks
-from icl_jax.dims import Array
+from icl_jax.dims import Array, accumulator
 from icl_jax.patches.low_rank import (
     LowRank,
-    accumulator,
     check_rank_one_updates,
     check_update,
     dense_inner,
     frobenius_inner,
     frobenius_norm,
-    vector_norm,
 )
+from icl_jax.patches.vectors import vector_norm
 
 
 def cosine(first: LowRank, second: LowRank | Array) -> Array:

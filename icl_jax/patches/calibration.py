@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax import checks
-from icl_jax.dims import Array, Params
+from icl_jax.dims import Array, Params, accumulator
 from icl_jax.patches.block import NormedBlock
 from icl_jax.patches.fit import Side
-from icl_jax.patches.low_rank import accumulator
 from icl_jax.patches.normed import OutputNorm
 from icl_jax.shown import short
 from icl_jax.stack.block import ContextualBlock, Midpoint, apply_block

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from icl_jax import checks
-from icl_jax.dims import Array, Params
+from icl_jax.dims import Array, Params, accumulator
 from icl_jax.patches.calibration import (
     Queries,
     Rows,
@@ -43,7 +43,7 @@ from icl_jax.patches.ladder_sums import (
     static_sums,
     without,
 )
-from icl_jax.patches.low_rank import LowRank, accumulator
+from icl_jax.patches.low_rank import LowRank
 from icl_jax.patches.spectrum import truncate
 from icl_jax.patches.static import QuerySums, exact_patch
 from icl_jax.patches.static_patch import StaticPatch, static_block, static_input

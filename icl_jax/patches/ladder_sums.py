@@ -25,7 +25,7 @@ from icl_jax.patches.calibration import (
     wide,
 )
 from icl_jax.patches.fit import SIDES, Fit, Side
-from icl_jax.patches.low_rank import LowRank, inner_product, vector_norm
+from icl_jax.patches.low_rank import LowRank
 from icl_jax.patches.spectrum import from_matrix
 from icl_jax.patches.static import (
     QuerySums,
@@ -36,6 +36,7 @@ from icl_jax.patches.static import (
     ridge_patch,
 )
 from icl_jax.patches.static_patch import StaticPatch, static_block, static_input
+from icl_jax.patches.vectors import inner_product, vector_norm
 from icl_jax.shown import short
 from icl_jax.stack.block import ContextualBlock
 from icl_jax.stack.fold import fold

@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax import checks
-from icl_jax.dims import Array
-from icl_jax.patches.low_rank import accumulator, vector_norm
+from icl_jax.dims import Array, accumulator
 from icl_jax.patches.output import DownPatch, added, down_patch, wide
 from icl_jax.patches.pairs import two_product, two_sum
+from icl_jax.patches.vectors import vector_norm
 from icl_jax.shown import short
 from icl_jax.stack.settled import as_stored
 

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax import checks
-from icl_jax.dims import Array
-from icl_jax.patches.low_rank import LowRank, accumulator, outer, vector_norm
+from icl_jax.dims import Array, accumulator
+from icl_jax.patches.low_rank import LowRank, outer
 from icl_jax.patches.pairs import two_product, two_sum
 from icl_jax.patches.token import dual_vector
+from icl_jax.patches.vectors import vector_norm
 from icl_jax.shown import short
 from icl_jax.stack.settled import as_stored
 

@@ -5,9 +5,8 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 
-from icl_jax.dims import Array
+from icl_jax.dims import Array, accumulator
 from icl_jax.patches.block import SplitBlock
-from icl_jax.patches.low_rank import accumulator
 from icl_jax.patches.token import Conditioning
 from icl_jax.stack.layers import Layers, PerLayer
 

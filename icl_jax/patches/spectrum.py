@@ -6,15 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax import checks
-from icl_jax.dims import Array
-from icl_jax.patches.low_rank import (
-    LowRank,
-    accumulator,
-    balanced_factors,
-    check_update,
-    largest_entry,
-    row_triangle_and_basis,
-)
+from icl_jax.dims import Array, accumulator
+from icl_jax.patches.low_rank import LowRank, balanced_factors, check_update
+from icl_jax.patches.vectors import largest_entry, row_triangle_and_basis
 from icl_jax.shown import short
 
 

@@ -21,8 +21,9 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax import checks
-from icl_jax.dims import Array
-from icl_jax.patches.low_rank import LowRank, accumulator, vector_norm
+from icl_jax.dims import Array, accumulator
+from icl_jax.patches.low_rank import LowRank
+from icl_jax.patches.vectors import vector_norm
 from icl_jax.shown import short
 
 Sums = TypeVar("Sums")

@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax import checks
-from icl_jax.dims import Array, Params
+from icl_jax.dims import Array, Params, accumulator
 from icl_jax.patches import low_rank
 from icl_jax.patches.block import NormedBlock, TokenPatch
-from icl_jax.patches.low_rank import LowRank, accumulator, apply_update, vector_norm
+from icl_jax.patches.low_rank import LowRank, apply_update
 from icl_jax.patches.normed import BalancedPatch
 from icl_jax.patches.output import BiasPatch, DownPatch
+from icl_jax.patches.vectors import vector_norm
 from icl_jax.shown import short
 from icl_jax.stack.block import ContextualBlock, Midpoint
 from icl_jax.stack.fold import check_given, fold

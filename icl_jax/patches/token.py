@@ -11,15 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from icl_jax import checks
-from icl_jax.dims import Array
-from icl_jax.patches.low_rank import (
-    LowRank,
-    accumulator,
-    inner_product,
-    largest_entry,
-    outer,
-    vector_norm,
-)
+from icl_jax.dims import Array, accumulator
+from icl_jax.patches.low_rank import LowRank, outer
+from icl_jax.patches.vectors import inner_product, largest_entry, vector_norm
 from icl_jax.shown import short
 from icl_jax.stack.settled import as_stored
 

@@ -14,7 +14,7 @@ from icl_jax.records.errors import WorkdirError, unwritable
 from icl_jax.records.files import atomic_file
 from icl_jax.records.lock import FolderLock, lock_folder
 from icl_jax.records.opening import PROCESS_LOG, open_run
-from icl_jax.records.plain import parsed, plain
+from icl_jax.records.plain import parsed, plain, read_plain
 from icl_jax.records.run import Run
 
 __all__ = [
@@ -27,5 +27,6 @@ __all__ = [
     "open_run",
     "parsed",
     "plain",
+    "read_plain",
     "unwritable",
 ]

@@ -5,10 +5,13 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+from icl_jax.records.errors import damaged
 
 
 def plain(value: Any, name: str = "") -> Any:
@@ -57,6 +60,18 @@ def parsed(text: str | bytes) -> Any:
       RecursionError: objects in objects without an end.
     """
     return json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_no_number)
+
+
+def read_plain(path: Path) -> Any:
+    """What a file says that was written from ``plain`` values.
+
+    Raises:
+      WorkdirError: the file holds no JSON, or such as ``plain`` never gives.
+    """
+    try:
+        return parsed(path.read_text())
+    except (ValueError, RecursionError) as error:  # No JSON, or no text at all.
+        raise damaged(path, error) from error
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from icl_jax.records.arrays import read_arrays, write_arrays
-from icl_jax.records.errors import damaged
 from icl_jax.records.files import atomic_file
 from icl_jax.records.lock import FolderLock
-from icl_jax.records.plain import parsed, plain
+from icl_jax.records.plain import plain, read_plain
 from icl_jax.records.processes import gathered, meet, of_the_first
 
 
@@ -56,11 +55,7 @@ class Run:
         Raises:
           WorkdirError: the file holds no JSON, or such as ``save_json`` does not write.
         """
-        path = self.path(name)
-        try:
-            return parsed(path.read_text())
-        except (ValueError, RecursionError) as error:  # No JSON, or no text at all.
-            raise damaged(path, error) from error
+        return read_plain(self.path(name))
 
     def save_arrays(self, name: str, arrays: Mapping[str, Any]) -> None:
         """Writes named arrays (numpy, jax, bfloat16 and float8 too) as one .npz file.

@@ -145,6 +145,7 @@ def train(
         ("checkpoint_every", checkpoint_every),
     ]:
         checks.positive_int("train", name, value)
+    checks.prng_key("train", "key", key)
     if not jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key):
         raise TypeError("train: key must be a typed PRNG key; make it with jax.random.key(seed).")
 

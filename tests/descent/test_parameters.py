@@ -1,5 +1,7 @@
 """A part of the parameters, and the rest."""
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -12,6 +14,7 @@ from icl_jax.blocks.feedforward import Dense, Gated
 from icl_jax.blocks.functional import first_kernels, functional
 from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.blocks.stack import Stack
+from icl_jax.descent.explicit import TrainsName
 from icl_jax.descent.finetune import descend
 from icl_jax.descent.parameters import SELECTIONS, kernel_of, merge, select
 
@@ -132,3 +135,9 @@ def test_a_choice_of_nothing_is_refused():
         select(PARAMS, "biases")
     with pytest.raises(ValueError, match="nothing in params meets.*layers_0_0"):
         select(PARAMS, lambda path: False)
+
+
+def test_what_descends_by_name_is_a_selection_or_the_first_kernels():
+    assert set(get_args(TrainsName)) == {"first_kernel", *SELECTIONS}
+    with pytest.raises(ValueError, match=r"'first_kernel'.*select\(params, first_kernels\(model"):
+        select(PARAMS, "first_kernel")

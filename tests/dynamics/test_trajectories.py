@@ -12,7 +12,12 @@ from icl_jax.dynamics import anchored, peel_off
 from icl_jax.dynamics.anchored import linear_loss
 from icl_jax.dynamics.peel_off import first_factors
 from icl_jax.dynamics.prefixes import prefix_pass, suffix_midpoints
-from icl_jax.patches.low_rank import LowRank, as_matrix, frobenius_norm, singular_values
+from icl_jax.patches.low_rank import (
+    LowRank,
+    as_matrix,
+    frobenius_norm,
+    singular_values,
+)
 from icl_jax.patches.token import input_factor
 from icl_jax.stack.layers import stack_layers
 from tests.helpers import (

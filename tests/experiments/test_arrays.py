@@ -41,6 +41,7 @@ NAMES = {
     "models": ("trained", "untrained"),
     "models.*.losses": ("zero",),
     "models.trained.losses": ("zero", "ridge"),
+    "extra": False,
     "more": ("a",),
 }
 
@@ -95,13 +96,27 @@ def test_a_name_too_many_is_an_error():
     said = "rebuild: models.trained.losses.shuffled is not asked for.*another version"
     with pytest.raises(ValueError, match=said):
         rebuild(Outer, arrays, NAMES)
-    with pytest.raises(ValueError, match="more.a is not asked for"):
+    with pytest.raises(ValueError, match="more.a: more is not asked for"):
         rebuild(Outer, flatten(RECORD), {**NAMES, "more": ()})
 
 
 def test_what_may_be_none_is_none_where_nothing_is_asked_of_it():
     arrays = {key: array for key, array in flatten(RECORD).items() if key != "more.a"}
     assert rebuild(Outer, arrays, {**NAMES, "more": ()}).more is None
+
+
+@pytest.mark.parametrize("told, said", [
+    (False, "extra is not asked for"),
+    (None, "nobody says whether there is extra.*names="),
+])  # fmt: skip
+def test_what_may_be_none_is_there_where_it_is_asked_for_and_nowhere_else(told, said):
+    record = Outer(RECORD.models, RECORD.scales, np.ones(3), RECORD.more)
+    names = {path: it for path, it in NAMES.items() if path != "extra"}
+    assert rebuild(Outer, flatten(record), {**names, "extra": True}).extra.tolist() == [1, 1, 1]
+    with pytest.raises(ValueError, match="nothing was saved for extra"):
+        rebuild(Outer, flatten(RECORD), {**names, "extra": True})
+    with pytest.raises(ValueError, match=said):
+        rebuild(Outer, flatten(record), names if told is None else {**names, "extra": told})
 
 
 def test_a_mapping_of_which_nobody_says_its_names_is_an_error():

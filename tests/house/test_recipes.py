@@ -27,9 +27,12 @@ from experiments import __main__ as listing
 from experiments.tools import comparisons
 from experiments.tools.flags import UsageError, launch, parse
 from icl_jax.blocks import config as designs
+from icl_jax.blocks.stack import functional
 from icl_jax.interop.huggingface import load, make_tiny
 from icl_jax.kernels.product import api, few_rows
+from icl_jax.patches.extraction import patched_forward, stack_patches
 from icl_jax.sharding import names as sharded
+from icl_jax.stack.run import forward
 from tests import helpers, test_layering, test_readme
 from tests.blocks import test_layers
 from tests.browser import reports, test_reports
@@ -197,6 +200,14 @@ def test_a_layer_is_a_class_with_a_call_its_name_its_axes_and_its_line(put, monk
     exact = test_bank.TestPatchedEqualsFull.test_in_float32_and_float64.hypothesis.inner_test
     exact(test_bank.TestPatchedEqualsFull(), case, "closed", "auto")
 
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+    tokens_TC = jax.random.normal(jax.random.key(1), (6, 3), jnp.float64)
+    stream_TD = stack.apply({"params": params}, tokens_TC, method="embed")
+    layers = functional(stack, params)
+    bank = stack_patches(layers, stream_TD, jnp.array([5], jnp.int32))
+    full_TD = forward(layers, stream_TD)
+    np.testing.assert_allclose(patched_forward(layers, stream_TD, bank), full_TD[5:], rtol=1e-10)
+
 
 def test_a_measure_is_a_function_its_description_and_its_line(put, monkeypatch):
     module = put("icl_jax.measures", "measures", "strangeness")
@@ -292,6 +303,16 @@ def test_a_kernel_is_a_file_and_its_name(put, monkeypatch):
     x, kernel = test_product.operands(12)
     got = jax.vmap(test_product.in_pieces, in_axes=(0, None))(x[:, None], kernel)
     helpers.assert_close(got[:, 0], x @ kernel, test_product.WIDTH)
+
+    def run(implementation):
+        def loss(rows, kernel):
+            return jnp.sum(jnp.sin(api.product(rows, kernel, implementation=implementation)))
+
+        return jax.tree.leaves(jax.value_and_grad(loss, argnums=(0, 1))(*few))
+
+    few = x[:3, :4], kernel[:4, :5]
+    for mine, theirs in zip(run("by_column"), run("reference"), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
+from icl_jax import checks
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.feedforward import Gated
 from icl_jax.blocks.functional import functional
@@ -360,3 +361,17 @@ def test_a_block_in_one_piece_has_no_mixed():
     np.testing.assert_array_equal(seen["layers.*.mlp_input"][:, 0, 0], [0, 1, 4])
     with pytest.raises(TypeError, match="Give it the methods mixed and join"):
         observed_forward(layers, stream_TD, capture=("layers.1.mixed",))
+
+
+def test_the_error_of_a_nan_says_where_it_begins(deep):
+    def broken(*capture):
+        edit = {"layers.3.mlp_input": lambda values_TD: values_TD * jnp.nan}
+        with pytest.raises(checks.NumericalError, match="observe: the logits") as caught:
+            observe(*deep, TOKENS, capture=capture, edit=edit)
+        return str(caught.value).rpartition("float16. ")[2]
+
+    begins = "layers.*.residual from layer 4 on, layers.*.mlp_input from layer 3 on, final."
+    found = broken("embedding", "layers.*.residual", "layers.*.mlp_input", "final")
+    assert found == f"Of what was captured, not finite: {begins}"
+    assert broken("layers.2.output").startswith("All of what was captured is finite: layers.2")
+    assert broken() == "capture=('layers.*.residual',) says in which layer it begins."

@@ -7,23 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from icl_jax.dims import accumulator
 from icl_jax.patches import low_rank
 from icl_jax.patches.low_rank import (
     LowRank,
-    accumulator,
     add,
     apply_update,
     as_matrix,
     compose,
     dense_inner,
     frobenius_inner,
-    inner_product,
     mean,
     outer,
     scale,
     subtract,
 )
 from icl_jax.patches.spectrum import from_matrix, singular_vectors, truncate
+from icl_jax.patches.vectors import inner_product, vector_norm
 from tests.helpers import (
     assert_close,
     assert_trees_close,
@@ -375,11 +375,11 @@ def test_lengths_up_to_the_largest_number_are_no_zeros(size):
     # 1 / 3e38 is subnormal: a quotient by way of it was 0, and so was the length.
     vector = jnp.array([size, 0.0, -size / 4], jnp.float32)
     want = np.linalg.norm(np.asarray(vector, np.float64))
-    np.testing.assert_allclose(jax.jit(low_rank.vector_norm)(vector), want, rtol=3e-7)
+    np.testing.assert_allclose(jax.jit(vector_norm)(vector), want, rtol=3e-7)
     update = LowRank(vector[None], jnp.ones((1, 1), jnp.float32))
     np.testing.assert_allclose(singular_values(update)[0], want, rtol=1e-6)
 
 
 def test_a_length_that_is_infinite_is_infinite_and_a_nan_spreads():
-    assert low_rank.vector_norm(jnp.array([jnp.inf, 1.0])) == jnp.inf
-    assert jnp.isnan(low_rank.vector_norm(jnp.array([jnp.nan, jnp.inf])))
+    assert vector_norm(jnp.array([jnp.inf, 1.0])) == jnp.inf
+    assert jnp.isnan(vector_norm(jnp.array([jnp.nan, jnp.inf])))

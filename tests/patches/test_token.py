@@ -9,7 +9,7 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icl_jax.patches.low_rank import as_matrix, frobenius_norm, inner_product
+from icl_jax.patches.low_rank import as_matrix, frobenius_norm
 from icl_jax.patches.token import (
     InputFactor,
     apply_factor,
@@ -19,6 +19,7 @@ from icl_jax.patches.token import (
     kernel_update,
     token_update,
 )
+from icl_jax.patches.vectors import inner_product
 from tests.helpers import (
     assert_close,
     assert_trees_close,

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.language.checkpoint.arrays import Answered, Compared, Generation, Patched
+from experiments.tools.arrays import Names, under
+from icl_jax.blocks.functional import functional
 from icl_jax.interop.huggingface import Checkpoint
 from icl_jax.interop.spans import Prompt
 from icl_jax.language.generation import generate, patched_generate, token_agreement
@@ -18,6 +20,7 @@ from icl_jax.language.sampling import Sampling
 from icl_jax.measures.distributions import kl_divergence, same_top1
 from icl_jax.measures.function_space import relative_error
 from icl_jax.patches.bank import Bank
+from icl_jax.patches.block import NormedBlock
 from icl_jax.patches.extraction import Loop
 from icl_jax.patches.output import OutputPolicy
 
@@ -44,6 +47,21 @@ class Settings(Protocol):
     @property
     def seed(self) -> int:
         """Of the draws."""
+
+
+def has_scale(config: Settings, checkpoint: Checkpoint) -> bool:
+    """Whether the scale patch stands beside the one that is asked for: where a norm follows."""
+    block, params = functional(checkpoint.model, checkpoint.params)[0]
+    normed = isinstance(block, NormedBlock) and block.output_norm(params) is not None
+    return normed and config.output_patch != "scale"
+
+
+def names(config: Settings, checkpoint: Checkpoint) -> Names:
+    """Which runs there are of a prompt, and which numbers of them."""
+    scale, likely = has_scale(config, checkpoint), checkpoint.model.head != "none"
+    told = dict.fromkeys(("kl", "top1"), likely)
+    runs = ("patched", "unpatched", "shuffled", *(("scale",) if scale else ()))
+    return {"scale": scale, **{path: it for run in runs for path, it in under(run, told).items()}}
 
 
 def measure(
@@ -74,7 +92,7 @@ def measure(
     own = bank(prompt, config.output_patch)
     others = bank(another(checkpoint, prompts, index), config.output_patch)
     scale = None
-    if own.conditioning[0].max_gain_change is not None and config.output_patch != "scale":
+    if has_scale(config, checkpoint):
         try:
             scale = patched(bank(prompt, "scale"))
         except ValueError:  # An output of exactly zero, which no scale makes into another.

@@ -27,11 +27,12 @@ import numpy as np
 
 from experiments.language.checkpoint.arrays import Arrays, Compared, Generation, Written
 from experiments.language.checkpoint.export import ExportFormat, earlier_export, export
-from experiments.language.checkpoint.measure import APPLIED, measure, measure_generation
+from experiments.language.checkpoint.measure import APPLIED, measure, measure_generation, names
 from experiments.language.checkpoint.report import sections, summarise
 from experiments.language.checkpoint.tiny import make_tiny
 from experiments.language.room import check_room
 from experiments.language.runs import LABELS
+from experiments.tools.arrays import Names
 from experiments.tools.conduct import Outcome, each, finish, measured, start
 from experiments.tools.flags import UsageError, launch, option
 from icl_jax import checks
@@ -85,9 +86,13 @@ def measure_all(
     run: Run,
     prompts: Sequence[Prompt],
     dtype: str,
+    told: Names,
     checkpoint: Checkpoint | None = None,
 ) -> list[Arrays]:
     """The numbers of every prompt in one precision, each saved as soon as it is measured.
+
+    ``told`` are the names of ``Compared``; the checkpoint is loaded where it is needed and not
+    given.
 
     Raises:
       UsageError: a prompt that cannot be patched as asked for.
@@ -104,7 +109,7 @@ def measure_all(
     found = []
     for index in each(range(len(prompts)), f"prompts in {dtype}"):
         try:
-            found.append(_one(config, run, prompts, index, dtype, length, model))
+            found.append(_one(config, run, prompts, index, dtype, length, told, model))
         except WorkdirError:
             raise
         except ValueError as error:
@@ -119,6 +124,7 @@ def _one(
     index: int,
     dtype: str,
     length: int,
+    told: Names,
     model: Callable[[], Checkpoint],
 ) -> Arrays:
     """One prompt in one precision; ``length`` is how many tokens were or are to be written."""
@@ -130,7 +136,7 @@ def _one(
         return Written(measure_generation(config, model(), prompts[index]))
 
     file = f"{dtype}/{index:04d}"
-    compared = measured(run, Compared, compare, file=f"{file}.npz")
+    compared = measured(run, Compared, compare, names=told, file=f"{file}.npz")
     if not length:
         return Arrays(compared, None)
     written = measured(run, Written, write, file=f"{file}.generated{length}.npz")
@@ -235,7 +241,8 @@ def run(config: Config, workdir: Path | None) -> Outcome | None:
         return None
     records, prompts, checkpoint = prepare(config, workdir)
     first, *others = config.dtype
-    found = {first: measure_all(config, records, prompts, first, checkpoint)}
+    told = names(config, checkpoint)
+    found = {first: measure_all(config, records, prompts, first, told, checkpoint)}
     exported = export(config.export, checkpoint, prompts[0], records, config.output_patch)
     exported = exported or earlier_export(records)
     about: dict[str, Any] = {
@@ -248,13 +255,13 @@ def run(config: Config, workdir: Path | None) -> Outcome | None:
         print(f"Not applied of generation_config.json: {', '.join(ignored)}.", file=sys.stderr)
     folder = checkpoint.folder
     del checkpoint  # One copy of the weights at a time.
-    found |= {dtype: measure_all(config, records, prompts, dtype) for dtype in others}
-    names = [prompt.name for prompt in prompts]
-    summary = summarise(about, names, found, exported)
+    found |= {dtype: measure_all(config, records, prompts, dtype, told) for dtype in others}
+    titles = [prompt.name for prompt in prompts]
+    summary = summarise(about, titles, found, exported)
     sizes = [(len(prompt.tokens), len(prompt.kept)) for prompt in prompts]
     generations = [one.generation for one in found[first] if one.generation is not None]
     texts = texts_of(folder, generations) if generations else []
-    pages = sections(names, sizes, texts, found, exported)
+    pages = sections(titles, sizes, texts, found, exported)
     return finish(
         records,
         f"{Path(config.checkpoint).name} without its context",

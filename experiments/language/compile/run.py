@@ -341,7 +341,8 @@ def run(config: Config, workdir: Path) -> Outcome:
             calibration_tokens=np.array(sum(map(len, calibration.texts))),
         )
 
-    arrays = measured(records, Arrays, measure, file="measured.npz")
+    names = {"sides.lora": config.lora}
+    arrays = measured(records, Arrays, measure, names=names, file="measured.npz")
     written = write(config, checkpoint, records)
     about: dict[str, Any] = {
         "checkpoint": config.checkpoint,
