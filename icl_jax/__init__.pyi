@@ -59,20 +59,19 @@ from icl_jax.dynamics.anchored import (
     anchored_trajectory,
     linear_loss,
 )
-from icl_jax.dynamics.attribution import (
-    attention_contributions,
-    attribute_block,
-    contribution_norms,
-    contribution_shares,
-    contribution_update,
-    remainder_share,
-    summed_update,
-)
+from icl_jax.dynamics.attribution import attention_contributions, attribute_block
 from icl_jax.dynamics.composition import (
     Agreement,
     StaticAgreement,
     compare_static,
     move_layers,
+)
+from icl_jax.dynamics.contributions import (
+    contribution_norms,
+    contribution_shares,
+    contribution_update,
+    remainder_share,
+    summed_update,
 )
 from icl_jax.dynamics.groups import (
     choose_by_update,

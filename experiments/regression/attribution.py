@@ -38,9 +38,8 @@ from icl_jax import checks
 from icl_jax.blocks.functional import functional
 from icl_jax.blocks.stack import Stack
 from icl_jax.dims import Array, Params
-from icl_jax.dynamics.attribution import (
-    Attribution,
-    attribute_block,
+from icl_jax.dynamics.attribution import Attribution, attribute_block
+from icl_jax.dynamics.contributions import (
     contribution_norms,
     contribution_shares,
     remainder_share,

@@ -12,12 +12,8 @@ from icl_jax.blocks.flax_block import FlaxBlock
 from icl_jax.blocks.functional import designs, functional
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.dims import Array, Params
-from icl_jax.dynamics.attribution import (
-    attribute_block,
-    contribution_shares,
-    remainder_share,
-    update_norm,
-)
+from icl_jax.dynamics.attribution import attribute_block
+from icl_jax.dynamics.contributions import contribution_shares, remainder_share, update_norm
 from icl_jax.language.batch import (
     Prompts,
     is_batch,

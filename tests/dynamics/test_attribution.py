@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.softmax_attention import SoftmaxAttention
-from icl_jax.dynamics.attribution import (
-    Attribution,
-    attention_contributions,
-    attribute_block,
+from icl_jax.dynamics.attribution import Attribution, attention_contributions, attribute_block
+from icl_jax.dynamics.contributions import (
     contribution_norms,
     contribution_shares,
     contribution_update,

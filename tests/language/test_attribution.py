@@ -7,7 +7,8 @@ import pytest
 
 from icl_jax.blocks.flax_block import FlaxBlock
 from icl_jax.blocks.functional import functional
-from icl_jax.dynamics.attribution import attribute_block, contribution_shares, remainder_share
+from icl_jax.dynamics.attribution import attribute_block
+from icl_jax.dynamics.contributions import contribution_shares, remainder_share
 from icl_jax.language import attribution
 from icl_jax.language.attribution import attributable, attribute
 from icl_jax.patches.low_rank import frobenius_norm

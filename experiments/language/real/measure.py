@@ -30,7 +30,8 @@ from experiments.language.real.prompts import (
 from icl_jax.blocks.functional import first_layers, functional
 from icl_jax.checks import NumericalError
 from icl_jax.descent.parameters import kernel_of
-from icl_jax.dynamics.attribution import attribute_block, contribution_shares, remainder_share
+from icl_jax.dynamics.attribution import attribute_block
+from icl_jax.dynamics.contributions import contribution_shares, remainder_share
 from icl_jax.interop.huggingface import Checkpoint
 from icl_jax.interop.tokenizer import Tokenizer
 from icl_jax.language.ends import embed
