@@ -38,23 +38,32 @@ for profile, max_examples in (("default", 3), ("thorough", 200)):
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
-#: What stands on the core: learners and their descent, weights to use again, adapters, experiments,
-#: sweeps. ``pytest -m further`` runs it, and CI, as a step of its own.
+#: What stands on the core: trajectories and attribution, learners and their descent, weights to use
+#: again, adapters, experiments, sweeps, reports. ``pytest -m further`` runs it, and CI, as a step of
+#: its own.
 FURTHER = (
+    "blocks/test_fading.py",
     "descent/",
+    "dynamics/",
     "experiments/",
     "interop/test_peft.py",
     "interop/test_static_adapter.py",
+    "interop/test_variants.py",
     "language/test_compile.py",
     "language/test_observed.py",
     "launch/",
     "measures/",
+    "oracles/",
     "patches/test_ladder.py",
     "patches/test_static.py",
     "pretrained/",
+    "report/",
+    "tasks/",
     "test_optimizers.py",
     "training/",
 )
+#: Beside the implementation that the checkpoints come from (extra ``parity``): ``pytest -m live``.
+LIVE = "interop/test_live_"
 #: Marks of commands of their own; what has one is run by that.
 OWN_COMMANDS = {"slow", "tpu", "fuzz", "real", "faults", "ray", "browser", "notebooks", "docs"}
 
@@ -80,10 +89,13 @@ def pytest_collection_modifyitems(config, items):
             if seen[name] % wide.args[0]:
                 item.add_marker(pytest.mark.slow)
             seen[name] += 1
-        further = item.path.as_posix().removeprefix(f"{here.as_posix()}/").startswith(FURTHER)
         marks = {mark.name for mark in item.iter_markers()}
-        if set_apart and further and not OWN_COMMANDS & marks:
-            item.add_marker(pytest.mark.further)
+        if set_apart and not OWN_COMMANDS & marks:
+            where = item.path.as_posix().removeprefix(f"{here.as_posix()}/")
+            if where.startswith(LIVE):
+                item.add_marker(pytest.mark.live)
+            elif where.startswith(FURTHER):
+                item.add_marker(pytest.mark.further)
 
 
 #: Linux lets a process map 65,530 regions of memory, and XLA ends the process where it gets no

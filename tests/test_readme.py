@@ -17,6 +17,7 @@ def test_the_readme_has_its_four_examples():
     assert len(EXAMPLES) == 4
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("example", EXAMPLES, ids=["functional", "stack", "text", "checkpoint"])
 def test_a_pasted_example_prints_true(example):
     done = subprocess.run(

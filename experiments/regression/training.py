@@ -80,10 +80,6 @@ class Config:
         return cls(learner=quick_learner())
 
 
-#: The metrics of a training that is watched.
-HISTORY = ("step", "loss", "gradient_norm", "patched_loss", "alone_loss")
-
-
 @dataclass(frozen=True)
 class Losses:
     """Mean squared errors of the learner, each ().
@@ -101,23 +97,40 @@ class Losses:
 
 
 @dataclass(frozen=True)
+class History:
+    """The metrics of a training that is watched, (S,) each.
+
+    Attributes:
+      step: its number.
+      loss, patched_loss, alone_loss: by the context, by patched weights without it, by neither.
+      gradient_norm: of the loss by the context.
+    """
+
+    step: np.ndarray
+    loss: np.ndarray
+    gradient_norm: np.ndarray
+    patched_loss: np.ndarray
+    alone_loss: np.ndarray
+
+
+@dataclass(frozen=True)
 class Arrays:
     """What is measured.
 
     Attributes:
       losses: of the learner.
       oracles: (), those of closed forms.
-      history: (S,), those of ``HISTORY``.
+      history: of its training.
     """
 
     losses: Losses
     oracles: Mapping[str, np.ndarray]
-    history: Mapping[str, np.ndarray]
+    history: History
 
 
 def names(config: Config) -> Names:
     """What is measured."""
-    return {"oracles": tuple(ORACLES), "history": HISTORY}
+    return {"oracles": tuple(ORACLES)}
 
 
 @functools.partial(jax.jit, static_argnames="stack")
@@ -156,7 +169,7 @@ def measure(config: Config, learner: Learner, seed: Any = None) -> Arrays:
         final_patched=trained["patched"],
         final_alone=trained["alone"],
     )
-    return Arrays(found, oracles, learner.history)
+    return Arrays(found, oracles, History(**learner.history))
 
 
 def measure_traced(config: Config, values: Mapping[str, Array]) -> dict[str, Any]:
@@ -179,11 +192,11 @@ def summarise(config: Config, arrays: Arrays) -> dict[str, Any]:
     told = {**dataclasses.asdict(arrays.losses), **arrays.oracles}
     summary: dict[str, Any] = {f"{name}_loss": float(loss) for name, loss in told.items()}
     history = arrays.history
-    gap_N = np.abs(history["loss"] - history["patched_loss"])
+    gap_N = np.abs(history.loss - history.patched_loss)
     return summary | {
         "ratio_to_zero": summary["final_loss"] / summary["zero_loss"],
         "steps": len(gap_N),
-        "largest_patched_gap": (gap_N / history["loss"]).max(),
+        "largest_patched_gap": (gap_N / history.loss).max(),
     }
 
 
@@ -240,9 +253,10 @@ def sections(config: Config, arrays: Arrays) -> list[Section]:
 
 def _smoothed(arrays: Arrays, name: str, label: str, role: Role) -> Curve:
     """Means of about a hundred stretches of the training."""
-    groups = np.array_split(np.arange(len(arrays.history["step"])), 100)
+    history = vars(arrays.history)
+    groups = np.array_split(np.arange(len(history["step"])), 100)
     step, value = (
-        np.asarray([arrays.history[key][group].mean() for group in groups if group.size])
+        np.asarray([history[key][group].mean() for group in groups if group.size])
         for key in ("step", name)
     )
     return Curve(label, step, value, role=role)

@@ -179,8 +179,8 @@ def lone_midpoints(
       True
     """
 
-    def alone(hidden_D: Array, position: Array) -> Midpoint:
-        midpoint = block.contextual(params, hidden_D[None, :], positions_T=position[None])
+    def alone(stream_D: Array, position: Array) -> Midpoint:
+        midpoint = block.contextual(params, stream_D[None, :], positions_T=position[None])
         return Midpoint(
             None if midpoint.residual_TD is None else midpoint.residual_TD[0],
             midpoint.mlp_input_TD[0],

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from icl_jax.report import arguments, style
-from icl_jax.report.looks import Looks, Role, back_to_front
+from icl_jax.report.looks import BEYOND, Looks, Role, back_to_front
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ def curves(
                         x[hidden],
                         np.zeros(int(hidden.sum())),
                         linestyle="",
-                        marker="v",
+                        marker=BEYOND[0],
                         markersize=5.0,
                         markerfacecolor="white",
                         markeredgecolor=look.colour,

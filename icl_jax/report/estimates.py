@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from icl_jax.report import arguments, style
 from icl_jax.report.dots import Reference, check_reference, draw_rows
-from icl_jax.report.looks import Role, group_looks
+from icl_jax.report.looks import BEYOND, Role, group_looks
 
 
 def estimates(
@@ -73,8 +73,8 @@ def estimates(
             axis.hlines(y, starts[:, g].clip(first, last), ends[:, g].clip(first, last), **colour)
             colour |= {"linestyle": "", "markerfacecolor": look.colour if look.filled else "white"}
             inside = (at[:, g] >= first) & (at[:, g] <= last)
-            marks = [(inside, look.point, 5.8), (at[:, g] < first, "<", 7.0)]
-            for shown, marker, size in [*marks, (at[:, g] > last, ">", 7.0)]:
+            marks = [(inside, look.point, 5.8), (at[:, g] < first, BEYOND[1], 7.0)]
+            for shown, marker, size in [*marks, (at[:, g] > last, BEYOND[2], 7.0)]:
                 x = at[:, g].clip(first, last)[shown]
                 # Nothing, unclipped, would still take room below the axes.
                 colour["clip_on"] = not shown.any()

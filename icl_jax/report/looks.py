@@ -23,10 +23,12 @@ _LINES: dict[str, tuple[Any, ...]] = {
     "reference": ((0, (1, 1.6)), (0, (4, 1.5, 1, 1.5)), (0, (8, 2))),
     "control": ("-", (0, (4, 2)), (0, (1, 1.5))),
 }
+#: What is beyond an axis: below it, left and right of it. No series has one of these.
+BEYOND = ("v", "<", ">")
 # No two series of a figure share a marker, so as many as these can be told apart.
 _POINTS = {
     "main": ("o", "s", "^", "p", "h", "8"),
-    "second": ("D", "v", "P", "X", "<", ">"),
+    "second": ("D", "P", "X", (4, 1, 0), (5, 0, 180), (6, 1, 0)),
     "reference": ("|", "_", "1"),
     "control": ("x", "+", "d", "*", "2", "3", "4", "H", (5, 2)),
 }

@@ -14,7 +14,14 @@ from tests.docs import pages
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 #: Everything a reader opens, on the site or in the repository.
-WRITTEN = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+WRITTEN = sorted(
+    [*ROOT.glob("*.md")]
+    + [
+        page
+        for folder in ("docs", "launch", "benchmarks", "icl_jax")
+        for page in (ROOT / folder).rglob("*.md")
+    ]
+)
 #: What the reference has an anchor for: public names, and what its pages ask for by path.
 REFERENCE = {f"{module}.{name}" for name, module in icl_jax._MODULES.items()}
 REFERENCE |= {
@@ -43,6 +50,15 @@ def test_links_into_the_reference_lead_to_public_names(page):
     linked = set(re.findall(r"\]\([^)\s]*#(icl_jax\.[\w.]+)\)", page.read_text()))
     # An attribute of a class has an anchor, too.
     assert {one for one in linked if not {one, one.rpartition(".")[0]} & REFERENCE} == set()
+
+
+def test_every_room_is_on_the_map_and_in_its_picture():
+    rooms = {path.parent.name for path in (ROOT / "icl_jax").glob("*/__init__.py")}
+    assert len(rooms) > 15
+    table = set(re.findall(r"^\| `(\w+)/` \|", (DOCS / "map.md").read_text(), re.MULTILINE))
+    picture = (DOCS / "map.svg").read_text()
+    drawn = set(re.findall(r'class="name"[^>]*>(\w+)<', picture))
+    assert table == rooms and drawn == rooms | {"experiments", "launch", "benchmarks"}
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=named)

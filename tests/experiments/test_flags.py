@@ -12,6 +12,7 @@ import pytest
 
 import benchmarks
 from experiments import EXPERIMENTS
+from experiments import __main__ as listing
 from experiments.tools.flags import (
     UsageError,
     arguments,
@@ -21,6 +22,7 @@ from experiments.tools.flags import (
     parse,
 )
 from icl_jax.training.config import TrainingConfig
+from launch import collect, plan, scaling, sweep
 from tests.experiments.launching import Config, Learner, outcome
 
 
@@ -195,6 +197,27 @@ def test_every_experiments_help_fits_its_window(monkeypatch, columns):
         module = importlib.import_module(path)
         for line in describe(module.Config, module.__doc__, name).splitlines():
             assert len(line) <= columns, (name, line)
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_every_command_of_launch_fits_its_window(monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for command in (sweep, plan, collect, scaling):
+        assert command.main([command.__name__, "--help"]) == 0
+        text = capsys.readouterr().out
+        assert "Usage: python -m launch." in text
+        assert max(map(len, text.splitlines())) <= columns
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_the_list_of_experiments_fits_its_window_without_broken_words(monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    listing.main()
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= columns
+    words = text.split()
+    for name in EXPERIMENTS:
+        assert name in words and set(listing.question(name).split()) <= set(words)
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def test_training_says_that_averaging_beats_the_learner():
         "ridge": 1e-4,
         "nearest_neighbours": 1.2,
     }
-    history = {name: np.ones(3) for name in ("step", "loss", "patched_loss", "alone_loss")}
+    history = training.History(*np.ones((5, 3)))
     config = training.Config(learner=LearnerConfig(num_examples=100))
     arrays = training.Arrays(losses, {name: np.array(x) for name, x in oracles.items()}, history)
     (section,) = training.sections(config, arrays)

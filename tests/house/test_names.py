@@ -1,6 +1,7 @@
 """The public names: complete, in groups, and imported when they are used."""
 
 import ast
+import inspect
 import re
 import resource
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import icl_jax
+from icl_jax.blocks.flax_block import FlaxBlock
+from icl_jax.blocks.wiring import WIRINGS
 
 STUB = Path(icl_jax.__file__).with_suffix(".pyi").read_text()
 #: The names of the README's first example, which need arrays and nothing else.
@@ -78,3 +81,35 @@ def test_the_import_takes_little_more_than_that_of_jax():
             seconds[name] = min(processor_seconds() - start, seconds.get(name, float("inf")))
     assert seconds["bare"] < 1.3 * seconds["jax"]
     assert seconds["first"] < 1.3 * seconds["jax"]
+
+
+SOURCES = {path: path.read_text() for path in Path(icl_jax.__file__).parent.rglob("*.py")}
+
+
+def test_hidden_are_the_activations_of_an_mlp_and_nothing_else():
+    named = [name for text in SOURCES.values() for name in re.findall(r"\bhidden_[A-Z]+\b", text)]
+    assert len(named) > 100 and {name[-1] for name in named} == {"H"}
+
+
+def test_an_output_norm_is_the_norm_behind_an_mlp_and_no_wiring():
+    assert "output_norm" not in WIRINGS
+    assert inspect.isfunction(FlaxBlock.output_norm)
+
+
+def test_oracles_do_not_live_in_descent():
+    named = re.compile(r"^def (\w*(?:ridge|least_squares|neighbours)\w*)", re.MULTILINE)
+
+    def defined(room):
+        found = [named.findall(text) for path, text in SOURCES.items() if path.parent.name == room]
+        return {name for names in found for name in names}
+
+    assert not defined("descent")
+    assert {"ridge", "least_squares", "nearest_neighbours"} <= defined("oracles")
+
+
+@pytest.mark.parametrize(
+    "name", ["anchored_trajectory", "peel_off_trajectory", "finetune", "descend"]
+)
+def test_a_path_of_weights_is_a_trajectory_whoever_takes_it(name):
+    told = inspect.signature(getattr(icl_jax, name)).return_annotation
+    assert told in (icl_jax.Trajectory, "Trajectory")

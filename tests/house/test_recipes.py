@@ -5,6 +5,7 @@ The dummies are files in ``dummies``, and go where the recipes say: into the fol
 a recipe names are called on them.
 """
 
+import doctest
 import importlib
 import inspect
 import json
@@ -36,10 +37,12 @@ from icl_jax.stack.run import forward
 from tests import helpers, test_layering, test_readme
 from tests.blocks import test_layers
 from tests.browser import reports, test_reports
+from tests.docs import test_examples
 from tests.experiments import test_counts, test_rooms
-from tests.house import test_names
-from tests.interop import test_exactness, test_parity, test_registry
+from tests.house import test_keys, test_names
+from tests.interop import test_exactness, test_family_options, test_parity, test_registry
 from tests.kernels.product import test_product
+from tests.measures import test_arguments
 from tests.patches import test_bank
 from tests.sharding import test_table
 
@@ -78,6 +81,19 @@ def public(monkeypatch, module, name, group):
     monkeypatch.setattr(icl_jax, name, getattr(module, name), raising=False)
     test_names.test_every_name_of_the_stub_is_public_once_and_is_there()
     test_names.test_names_stand_in_groups_and_sorted_in_each()
+    described = getattr(module, name)
+    path = f"{module.__name__}.{name}"
+    monkeypatch.setitem(test_examples.REFERENCE, path, described)
+    test_examples.test_what_the_reference_describes_has_an_example(path)
+    known = {one: getattr(icl_jax, one) for one in test_names.imported()}
+    globs = {**known, "jax": jax, "jnp": jnp, name: described}
+    ran = [
+        doctest.DocTestRunner().run(example)
+        for example in doctest.DocTestFinder(recurse=False).find(described, name, globs=globs)
+    ]
+    assert ran and all(one.attempted and not one.failed for one in ran)
+    test_keys.test_no_public_function_that_draws_is_left_out()
+    test_arguments.test_every_function_of_updates_is_among_them()
 
 
 def keeps_the_arrows(monkeypatch, module, part):
@@ -139,6 +155,8 @@ def test_a_family_is_one_file_its_golden_numbers_and_a_name_in_the_readme(
         test_registry.test_every_architecture_and_model_type_finds_its_family("dummy", name)
     test_registry.test_a_tiny_configuration_is_of_its_family_by_either_name("dummy")
     test_registry.test_no_name_is_of_two_families()
+    monkeypatch.setattr(test_family_options, "GOLDEN", golden.parent)
+    test_family_options.test_another_option_is_another_model("dummy", "rms_norm_eps", 0.1)
 
 
 def with_layer(name, module, made):

@@ -77,3 +77,12 @@ def test_what_is_drawn_stands_out_from_both_plates(colour):
 def test_a_label_looks_the_same_in_every_panel_and_stands_once_in_the_legend():
     svg = curves([loss_panel(), loss_panel(title="The same, log", log_y=True)])
     assert texts(svg).count("implicit update") == 1
+
+
+def test_no_series_has_a_marker_of_what_is_beyond_an_axis():
+    given = looks.Looks("here")
+    for role in looks.ROLES:
+        for number in range(len(looks._POINTS[role])):
+            label = f"{role} {number}"
+            given.add(label, role)
+            assert not {given[label].marker, given[label].point} & set(looks.BEYOND)

@@ -9,7 +9,7 @@ capitals, labels) that the context, its patches, and nothing get right.
     python -m experiments.real_models --workdir=runs/models
     python -m experiments.real --models=runs/models --workdir=runs/real
 
-About three quarters of an hour on 2 cores (``--quick``: five minutes). Expected, in closed loop:
+Half an hour on 2 cores (``--quick``: five minutes). Expected, in closed loop:
 patched runs off by 0 to 2e-8 in float32 and by nothing in bfloat16, where the kept tokens
 alone are off by 0.3 to 1.3; the same right answers with the context and from patched weights.
 """

@@ -52,6 +52,20 @@ class Asks(Protocol):
 
 
 @dataclass(frozen=True)
+class OwnQuery:
+    """Answers (B,) to the query that a token patch is of.
+
+    Attributes:
+      alone, full: without the context and with it.
+      token: with the patch.
+    """
+
+    alone: np.ndarray
+    full: np.ndarray
+    token: np.ndarray
+
+
+@dataclass(frozen=True)
 class Composed:
     """Squared errors (B,) of a learner on new queries, the mean of each context's.
 
@@ -59,8 +73,7 @@ class Composed:
       alone: of the query alone.
       full: with the context.
       used: use of a patch -> (B,).
-      own_query: answers (B,) to the query that the token patch is of: ``alone``, ``full``,
-        ``token``.
+      own_query: of the token patch.
       stacked: (X, B), patches of so many contexts added, asked about the first.
       averaged: (X, B), their mean.
       missing: (B,), the largest number of patches added, and not the one that is asked about.
@@ -71,7 +84,7 @@ class Composed:
     alone: np.ndarray
     full: np.ndarray
     used: Mapping[str, np.ndarray]
-    own_query: Mapping[str, np.ndarray]
+    own_query: OwnQuery
     stacked: np.ndarray
     averaged: np.ndarray
     missing: np.ndarray
@@ -90,15 +103,14 @@ class Arrays(Both[Composed]):
 def names(config: Asks) -> Names:
     """What is measured."""
     used = {*USES, *SUMS, "shuffled"}
-    own_query = ("alone", "full", "token")
-    return names_of_both({"used": used, "own_query": own_query, "agreed": AGREED})
+    return names_of_both({"used": used, "agreed": AGREED})
 
 
 def token_share(found: Composed) -> float:
     """The share of the change that a token patch makes of its own query's answer."""
     own = found.own_query
-    off = np.mean((own["token"] - own["full"]) ** 2)
-    return float(1 - off / np.mean((own["alone"] - own["full"]) ** 2))
+    off = np.mean((own.token - own.full) ** 2)
+    return float(1 - off / np.mean((own.alone - own.full) ** 2))
 
 
 def summarise(config: Asks, arrays: Arrays) -> dict[str, Any]:

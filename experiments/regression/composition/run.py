@@ -30,6 +30,7 @@ from experiments.regression.composition.report import (
     MODELS,
     Arrays,
     Composed,
+    OwnQuery,
     names,
     sections,
     summarise,
@@ -138,11 +139,7 @@ def _composed(
     }
     alone_BQ, full_BQ = (answered(*run, None), with_context(*run, None))
     found = {name: answered(*run, one) for name, one in uses.items()}
-    first_query = {
-        "alone": np.asarray(alone_BQ)[:, 0],
-        "full": np.asarray(full_BQ)[:, 0],
-        "token": np.asarray(found["token"])[:, 0],
-    }
+    first_query = (np.asarray(one)[:, 0] for one in (alone_BQ, full_BQ, found["token"]))
     stacks = {
         count: added(*(of_others(whole, shift) for shift in range(count)))
         for count in config.stacked
@@ -164,7 +161,7 @@ def _composed(
         alone=error(alone_BQ),
         full=error(full_BQ),
         used={name: error(one) for name, one in found.items()},
-        own_query={name: one for name, one in first_query.items()},
+        own_query=OwnQuery(*first_query),
         stacked=np.stack([error(answered(*run, one)) for one in stacks.values()]),
         averaged=np.stack([error(answered(*run, one)) for one in means.values()]),
         missing=error(answered(*run, missing)),

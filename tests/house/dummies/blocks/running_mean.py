@@ -10,7 +10,14 @@ from icl_jax.dims import Array
 
 
 class RunningMean(ContextualLayer):
-    """The mean of what has been read, through a kernel."""
+    """The mean of what has been read, through a kernel.
+
+    Examples:
+      >>> stream = jax.random.normal(jax.random.key(0), (6, 8))
+      >>> layer = RunningMean()
+      >>> layer.apply(layer.init(jax.random.key(1), stream), stream).shape
+      (6, 8)
+    """
 
     @nn.compact
     def __call__(

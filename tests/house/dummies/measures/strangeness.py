@@ -15,6 +15,10 @@ def strangeness(first_Q: Array, second_Q: Array) -> Array:
     Raises:
       ValueError: the shapes differ, or there is nothing in them.
       TypeError: not floating point, or dtypes that differ.
+
+    Examples:
+      >>> float(strangeness(jnp.array([1.0, 3.0]), jnp.array([1.0, -3.0])))  # 6 of 8
+      0.75
     """
     checks.comparable("strangeness", first_Q=first_Q, second_Q=second_Q)
     checks.not_empty("strangeness", "first_Q", first_Q)
