@@ -39,8 +39,8 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 
 
 #: What stands on the core: trajectories and attribution, learners and their descent, weights to use
-#: again, adapters, experiments, sweeps, reports. ``pytest -m further`` runs it, and CI, as a step of
-#: its own.
+#: again, adapters, experiments, sweeps, reports. ``pytest -m further`` runs it, and CI, as a step
+#: of its own.
 FURTHER = (
     "blocks/test_fading.py",
     "descent/",

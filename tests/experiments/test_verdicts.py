@@ -158,7 +158,7 @@ def test_of_reusable_and_composed_patches_the_nearest_null_is_computed(another, 
     uses = {name: of(1.5) for name in (*composition.USES, *composition.SUMS, "shuffled")}
     uses |= {"another": of(another + 1), "stranger": of(4.0)}
     cosines = dict.fromkeys(composition.AGREED, of(0.9)) | {"another": of(0.2)}
-    query = {"alone": of(2.0), "full": of(0.0), "token": of(0.0)}
+    query = composition.OwnQuery(of(2.0), of(0.0), of(0.0))
     errors = np.stack([of(1.5), of(another + 1)])
     made = composition.Composed(
         of(3.0), of(1.0), uses, query, errors, errors, of(another + 1), errors, cosines
