@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("icl_jax", "experiments", "launch", "benchmarks", "tests")
+FOLDERS = ("icl_jax", "experiments", "launch", "benchmarks", "docs", "tests")
 #: Lines of code that two functions may share: a call with its arguments, a loop over a table.
 MOST = 12
 
