@@ -214,9 +214,7 @@ def read_plan(compiled: Any, text: str, chip: Chip, dtype: str) -> dict[str, Any
         "traffic": traffic,
         "collectives": tuple((str(one), one.nbytes * one.times) for one in messages),
         "sent": sent,
-        "compute": flops * slowdown / chip.flops,
-        "memory": traffic / chip.memory,
-        "network": sent / chip.network,
+        **chip.seconds(flops * slowdown, traffic, sent),
     }
 
 

@@ -11,7 +11,7 @@ import rich.console
 from experiments.tools.flags import UsageError, parse
 from icl_jax.sharding import make_mesh
 from launch import plan, plan_table
-from launch.chips import CHIPS, chip_of
+from launch.chips import CHIPS, chip_of, chip_of_kind, devices_of
 from launch.costs import collectives, flops, traffic
 from launch.hlo import Program, Shape
 from launch.programs import PROGRAMS, Sizes
@@ -168,6 +168,15 @@ def test_every_program_compiles_for_a_slice(program, tmp_path):
     assert found.seconds[0] > 0
     # Nothing is said between the tasks of a fleet; layers that are divided add up what they give.
     assert (found.sent == 0) == (program == "fleet")
+
+
+@pytest.mark.tpu
+@pytest.mark.parametrize(
+    ("name", "topology"), [("v5e", "v5e:2x2"), ("v5p", "v5p:2x2x1"), ("v6e", "v6e:2x2")]
+)
+def test_a_device_of_a_slice_is_known_by_its_kind(name, topology):
+    pytest.importorskip("libtpu", reason="libtpu is not installed: pip install icl_jax[tpu]")
+    assert chip_of_kind(devices_of(topology)[0].device_kind) == CHIPS[name]
 
 
 @pytest.mark.tpu
