@@ -56,7 +56,9 @@ FURTHER = (
     "training/",
 )
 #: Marks of commands of their own; what has one is run by that.
-OWN_COMMANDS = {"slow", "tpu", "fuzz", "real", "faults", "ray", "browser", "notebooks", "docs"}
+OWN_COMMANDS = {
+    "slow", "tpu", "fuzz", "real", "faults", "ray", "engines", "browser", "notebooks", "docs",
+}  # fmt: skip
 
 
 @pytest.hookimpl(tryfirst=True)
