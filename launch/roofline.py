@@ -5,10 +5,12 @@ Read from the program that this process has compiled for its training, without c
 
 import jax
 
-from icl_jax.training.step import advance
 from launch import costs
 from launch.chips import Chip
 from launch.hlo import Program
+
+#: What JAX calls the program of ``icl_jax.training.step.advance``.
+ADVANCE = "jit_advance"
 
 
 def training_step() -> Program | None:
@@ -20,7 +22,7 @@ def training_step() -> Program | None:
     # The newest first.
     for executable in jax.local_devices()[0].client.live_executables():
         (module, *_) = executable.hlo_modules()
-        if module.name == f"jit_{advance.__name__}":
+        if module.name == ADVANCE:
             try:
                 return Program(module.to_string())
             except jax.errors.JaxRuntimeError:  # As in ``launch.plan.compile_and_read``.
