@@ -39,12 +39,29 @@ class Chip:
         """Its memory in bytes."""
         return int(self.gibibytes * 2**30)
 
+    def seconds(self, flops: float, traffic: float, sent: float) -> dict[str, float]:
+        """What each part of a program takes alone, at the peaks.
+
+        Args:
+          flops: of products in bfloat16.
+          traffic: bytes to and from the memory.
+          sent: bytes that pass through the chip on the network.
+        """
+        return {
+            "compute": flops / self.flops,
+            "memory": traffic / self.memory,
+            "network": sent / self.network,
+        }
+
 
 CHIPS: Mapping[str, Chip] = {
     "v5e": Chip(16, 197e12, 819e9, 90e9, 2),
     "v5p": Chip(95, 459e12, 2765e9, 180e9, 3),
     "v6e": Chip(32, 918e12, 1638e9, 180e9, 2),
 }
+
+#: What JAX calls a device of each (``Device.device_kind``).
+KINDS: Mapping[str, str] = {"TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e"}
 
 #: How many times longer true float32 products take than bfloat16's (measured on a v6e; DESIGN).
 FLOAT32_SLOWDOWN = 4.6
@@ -69,6 +86,11 @@ def chip_of(topology: str) -> Chip:
             f"{len(sizes)}."
         )
     return CHIPS[name]
+
+
+def chip_of_kind(kind: str) -> Chip | None:
+    """The chip of a device that JAX calls ``kind``; None where it is not known here, as a CPU."""
+    return CHIPS[KINDS[kind]] if kind in KINDS else None
 
 
 def grid_of(topology: str) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
 """What a run's process did and used: one line per event in ``logs/ID.jsonl``.
 
 {"event": "started", "attempt": 1, "time": ..., "host": ..., "pid": ...}
-{"event": "observed", "seconds": ..., "step": ..., "tokens_per_second": ..., ...}
+{"event": "observed", "seconds": ..., "step": ..., "tokens_per_second": ...,
+ "share_of_roofline": ..., ...}
 {"event": "ended", "code": 0, "seconds": ..., "compilations": ..., "compile_seconds": ...}
 """
 
@@ -19,7 +20,9 @@ from etils import epath
 
 from icl_jax.compilations import Compilations, count_compilations
 from icl_jax.training.loop import METRICS
+from launch.chips import chip_of_kind
 from launch.layout import Layout, is_remote
+from launch.roofline import least_seconds, training_step
 
 #: Seconds between observations.
 EVERY = 10.0
@@ -55,6 +58,8 @@ class Observer:
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._stack = contextlib.ExitStack()
         self._steps = 0, self._start  # At the last observation.
+        # Programs that were compiled when a step was read last, and its least seconds.
+        self._least: tuple[int, float | None] = 0, None
 
     def __enter__(self) -> "Observer":
         attempt = 1 + sum(event["event"] == "started" for event in read_events(self._path))
@@ -99,9 +104,23 @@ class Observer:
                 state["steps_per_second"] = round(speed, 3)
                 if self._tokens_per_step is not None:
                     state["tokens_per_second"] = round(speed * self._tokens_per_step)
+                if (least := self._least_seconds()) is not None:
+                    state["share_of_roofline"] = float(f"{speed * least:.3g}")
             self._steps = step, now
             state["step"] = step
         return state
+
+    def _least_seconds(self) -> float | None:
+        """Of a step, on this chip; None where the chip or the step's program is not known."""
+        number = self._compilations.number
+        if number != self._least[0]:
+            chip = chip_of_kind(jax.local_devices()[0].device_kind)
+            step = None if chip is None else training_step()
+            if chip is None or step is None:
+                self._least = number, None
+            else:
+                self._least = number, least_seconds(step, chip)
+        return self._least[1]
 
     def _append(self, event: dict[str, Any]) -> None:
         line = json.dumps(event) + "\n"

@@ -18,8 +18,9 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ import rich.console
 from jax.sharding import Mesh
 from rich.table import Table
 
+from experiments.tools.conduct import provenance
 from experiments.tools.flags import UsageError, describe, option, parse
 from experiments.tools.output import told
 from icl_jax.language.batch import bucket
+from icl_jax.records.provenance import versions_of
 from icl_jax.sharding import make_mesh, mesh_axes
 from launch import costs
 from launch.chips import FLOAT32_SLOWDOWN, Chip, chip_of, devices_of
@@ -104,6 +107,7 @@ class Plan:
       compute, memory, network: seconds that each would take alone, at the published peaks.
       trouble: what the compiler said, where it did not compile.
       compiled_in: seconds of tracing and compiling, here.
+      made_with: the commit, and the versions of jax, jaxlib and libtpu.
     """
 
     program: str
@@ -122,6 +126,7 @@ class Plan:
     network: float = 0.0
     trouble: str = ""
     compiled_in: float = 0.0
+    made_with: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def seconds(self) -> tuple[float, float]:
@@ -134,6 +139,19 @@ class Plan:
         """What takes longest."""
         names = {"compute": self.compute, "memory": self.memory, "network": self.network}
         return max(names, key=lambda name: names[name])
+
+
+def made_with() -> dict[str, str]:
+    """The code and the compiler of a plan that is made now."""
+    return {**provenance(), **versions_of(("jax", "jaxlib", "libtpu"))}
+
+
+def compilers(plans: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence that says with what plans were made, as they stand in a file."""
+    told = [", ".join(map(" ".join, plan.get("made_with", {}).items())) for plan in plans]
+    counts = Counter(one or "versions that were not noted" for one in told)
+    rows = [f"{what} ({count} of {len(plans)})" for what, count in counts.items()]
+    return f"Compiled with {'; '.join(rows)}."
 
 
 def make_plan(program: str, sizes: Sizes, topology: str, mesh: str) -> Plan:
@@ -163,7 +181,10 @@ def make_plan(program: str, sizes: Sizes, topology: str, mesh: str) -> Plan:
         seconds = time.perf_counter() - start
         said = " ".join(str(error).split())[:300]
         return Plan(
-            program, topology, mesh, sizes, False, needed, {}, trouble=said, compiled_in=seconds
+            *(program, topology, mesh, sizes, False, needed, {}),
+            trouble=said,
+            compiled_in=seconds,
+            made_with=made_with(),
         )
     found = read_plan(compiled, text, chip, sizes.dtype)
     needed = sum(found["parts"].values())
@@ -175,6 +196,7 @@ def make_plan(program: str, sizes: Sizes, topology: str, mesh: str) -> Plan:
         needed <= chip.capacity,
         needed,
         compiled_in=time.perf_counter() - start,
+        made_with=made_with(),
         **found,
     )
 
@@ -214,9 +236,7 @@ def read_plan(compiled: Any, text: str, chip: Chip, dtype: str) -> dict[str, Any
         "traffic": traffic,
         "collectives": tuple((str(one), one.nbytes * one.times) for one in messages),
         "sent": sent,
-        "compute": flops * slowdown / chip.flops,
-        "memory": traffic / chip.memory,
-        "network": sent / chip.network,
+        **chip.seconds(flops * slowdown, traffic, sent),
     }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from icl_jax.sharding import mesh_axes
 from launch.chips import chip_of
-from launch.plan import size
+from launch.plan import compilers, size
 
 HERE = Path(__file__).parent
 PLANS, PAGE = HERE / "plans.json", HERE / "README.md"
@@ -22,13 +22,13 @@ BEGIN, END = "<!-- plans -->", "<!-- end of plans -->"
 
 
 def table(plans: Sequence[dict[str, Any]]) -> str:
-    """Plans as a table in Markdown."""
+    """Plans as a table in Markdown, and what they were made with."""
     lines = [
         "| program | model | batch | slice, mesh | per chip | of it: weights and inputs, results, "
         "temporaries | products | moved | sent | at least | bound by |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    return "\n".join([*lines, *map(_row, plans)])
+    return "\n".join([*lines, *map(_row, plans), "", compilers(plans)])
 
 
 def _row(plan: dict[str, Any]) -> str:

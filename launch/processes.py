@@ -1,15 +1,16 @@
-"""One run as a process of this machine: started, watched, stopped."""
+"""One run as a process of this machine: started, watched, stopped; and a driver asked to stop."""
 
 import contextlib
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 
 from launch.layout import is_remote
-from launch.outcomes import TIMED_OUT
+from launch.outcomes import PREEMPTED, TIMED_OUT
 from launch.task import Task
 
 #: Tells a worker the process that it must not outlive.
@@ -102,3 +103,23 @@ class Attempt:
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
+
+
+@contextlib.contextmanager
+def asked_to_stop() -> Iterator[list[int]]:
+    """A list that gets the driver's exit code when SIGTERM (42) or Ctrl-C (130) comes.
+
+    Nothing is interrupted: an executor looks at the list while it waits, asks its runs to save what
+    they have and end, and when they have raises ``SystemExit`` of the code.
+    """
+    asked: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        asked.append(PREEMPTED if number == signal.SIGTERM else 130)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

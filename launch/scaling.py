@@ -22,7 +22,7 @@ import jax
 from experiments.tools.flags import UsageError, describe, option, parse
 from experiments.tools.output import told
 from icl_jax.report.figures import Curve, Panel, curves
-from launch.plan import Plan, make_plan, size
+from launch.plan import Plan, compilers, make_plan, size
 from launch.programs import Sizes
 
 HERE = Path(__file__).parent
@@ -82,6 +82,7 @@ def row(case: Case, plan: Plan) -> dict[str, Any]:
         **dataclasses.asdict(case),
         **{name: told[name] for name in names},
         "collectives": [list(one) for one in plan.collectives[:6]],
+        "made_with": dict(plan.made_with),
     }
 
 
@@ -109,7 +110,7 @@ def efficiency(entries: Sequence[dict[str, Any]]) -> dict[int, float]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The points in Markdown."""
+    """The points in Markdown, and what they were made with."""
     lines = [
         "| program | | chips | mesh | size | per chip | TFLOP | moved | sent | at least | bound by | efficiency |",  # noqa: E501
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
@@ -139,7 +140,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
                     _percent(shares[one["chips"]]),
                 ]
             lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", compilers(rows)])
 
 
 def _percent(share: float) -> str:

@@ -22,6 +22,7 @@ from experiments.tools.conduct import provenance
 from experiments.tools.flags import UsageError, arguments, describe, option, parse
 from experiments.tools.output import told
 from icl_jax.sharding import mesh_axes
+from icl_jax.training.preemption import exit_on_sigterm
 from launch.configuration import Run, identify, load_sweep, shard_of
 from launch.executors.gke import Options as GkeOptions
 from launch.executors.inprocess import Options as InProcessOptions
@@ -150,5 +151,5 @@ def _record(config: Config, layout: Layout, runs: Sequence[Run]) -> None:
 
 
 if __name__ == "__main__":
-    with told("sweep"):
+    with told("sweep"), exit_on_sigterm():  # Also while there is no executor that is asked to stop.
         sys.exit(main())

@@ -65,7 +65,10 @@ FURTHER = (
 #: Beside the implementation that the checkpoints come from (extra ``parity``): ``pytest -m live``.
 LIVE = "interop/test_live_"
 #: Marks of commands of their own; what has one is run by that.
-OWN_COMMANDS = {"slow", "tpu", "fuzz", "real", "faults", "ray", "browser", "notebooks", "docs"}
+OWN_COMMANDS = {
+    "slow", "tpu", "fuzz", "live", "real", "faults", "ray", "engines", "browser", "notebooks",
+    "docs",
+}  # fmt: skip
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -16,14 +17,20 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "icl_jax")
 def environment() -> dict[str, Any]:
     """Versions and device."""
     devices = jax.devices()
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    versions = {"python": platform.python_version(), **versions_of(_PACKAGES)}
+    device = {"kind": devices[0].device_kind, "platform": devices[0].platform}
+    return {"versions": versions, "device": {**device, "count": len(devices)}}
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Package -> its version, or ``not installed``."""
+    versions = {}
+    for package in packages:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
-    device = {"kind": devices[0].device_kind, "platform": devices[0].platform}
-    return {"versions": versions, "device": {**device, "count": len(devices)}}
+    return versions
 
 
 def with_earlier(run: Run, now: dict[str, Any]) -> dict[str, Any]:

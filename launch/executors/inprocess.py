@@ -3,13 +3,20 @@
 For experiments that offer it (``experiments.tools.one_program``), and as far as the configurations
 differ only in the numbers that it names: many learning rates and seeds cost one start and one
 compilation. What a run leaves is what its process would leave: arrays, summary, result.
+
+A driver that is asked to stop (SIGTERM, Ctrl-C) saves what the program finds that is at work, if it
+ends soon enough, and starts no other; the same command does the rest.
 """
 
+import concurrent.futures
 import functools
 import json
-from collections.abc import Mapping, Sequence
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +33,11 @@ from icl_jax.sharding import shard_tasks, task_mesh
 from launch import lifeline
 from launch.configuration import experiment_module
 from launch.layout import is_remote
+from launch.processes import GRACE, asked_to_stop
 from launch.task import Batch, Task, Watcher
 from launch.worker import scalars
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -35,10 +45,13 @@ class Options:
     """One program in this process."""
 
     at_once: int = option(1024, "runs in one program, to bound memory")
+    grace: float = option(GRACE, "seconds that a program may still take when asked to stop")
 
     def __post_init__(self) -> None:
         if self.at_once < 1:
             raise ValueError(f"inprocess: at_once must be at least 1, got {self.at_once}.")
+        if self.grace < 0:
+            raise ValueError(f"inprocess: grace must be at least 0, got {self.grace}.")
 
 
 @dataclass(frozen=True)
@@ -85,14 +98,18 @@ class InProcess:
 
         Raises:
           UsageError: an experiment offers no program, or the workdir is a bucket's.
+          SystemExit: 42 or 130, when the driver was asked to stop; what was found is saved.
         """
         if is_remote(batch.workdir):
             raise UsageError(
                 f"--executor=inprocess: --workdir={batch.workdir} must be a local folder."
             )
         jax.config.update("jax_enable_x64", True)  # As every experiment does.
-        for group in self._groups(batch):
-            self._run(group, watcher)
+        with asked_to_stop() as asked:
+            for group in self._groups(batch):
+                if asked:
+                    raise SystemExit(asked[0])
+                self._run(group, watcher, asked)
 
     def _groups(self, batch: Batch) -> list[Group]:
         """Runs by program, in the order of their first, at most ``at_once`` in each."""
@@ -117,11 +134,12 @@ class InProcess:
             for i in range(0, len(tasks), most)
         ]
 
-    def _run(self, group: Group, watcher: Watcher) -> None:
+    def _run(self, group: Group, watcher: Watcher, asked: Sequence[int]) -> None:
         for task in group.tasks:
             watcher.started(task)
+        work = functools.partial(measure, group.program, group.configs[0], group.values())
         with count_compilations() as compilations:
-            arrays = measure(group.program, group.configs[0], group.values())
+            arrays = _unless_asked(work, asked, self.options.grace)
         watcher.note(f"one program, {len(group.tasks)} runs: {compilations}")
         for index, (task, config) in enumerate(zip(group.tasks, group.configs, strict=True)):
             own = {name: array[index] for name, array in arrays.items()}
@@ -161,6 +179,24 @@ def measure(
 
     found = jax.jit(jax.vmap(one))(shard_tasks(filled, mesh))
     return {name: np.asarray(leaf)[:count] for name, leaf in found.items()}
+
+
+def _unless_asked(work: Callable[[], Found], asked: Sequence[int], grace: float) -> Found:
+    """``work()``, in another thread, since Python gets no signal while the main one is in XLA.
+
+    Where ``asked`` has an exit code and the work goes on for more than ``grace`` seconds, the
+    process ends with that code.
+    """
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        future = pool.submit(work)
+        since: float | None = None
+        while not concurrent.futures.wait([future], timeout=0.1).done:
+            if asked and since is None:
+                since = time.monotonic()
+            if since is not None and time.monotonic() - since > grace:
+                sys.stdout.flush()
+                os._exit(asked[0])  # Any other way out waits for the thread.
+        return future.result()
 
 
 def _save(task: Task, config: Any, arrays: Mapping[str, np.ndarray]) -> str | None:

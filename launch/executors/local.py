@@ -8,16 +8,13 @@ the workers end with it. Either way the same command goes on.
 
 import contextlib
 import os
-import signal
 import time
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
-from types import FrameType
 
 from experiments.tools.flags import option
-from launch.outcomes import ELSEWHERE, PREEMPTED, History, Verdict, settle
-from launch.processes import GRACE, Attempt
+from launch.outcomes import ELSEWHERE, History, Verdict, settle
+from launch.processes import GRACE, Attempt, asked_to_stop
 from launch.task import Batch, Task, Watcher
 
 
@@ -74,7 +71,7 @@ class Local:
         not_before: dict[str, float] = {}  # Of runs that another process has.
         histories = {task.id: History() for task in batch.tasks}
         running: dict[str, tuple[Attempt, int | str]] = {}
-        with _asked_to_stop() as asked:
+        with asked_to_stop() as asked:
             while waiting or running:
                 if asked:
                     _stop(running, self.poll)
@@ -124,22 +121,6 @@ def _stop(running: dict[str, tuple[Attempt, int | str]], poll: float) -> None:
         attempt.stop()
     while any(attempt.code() is None for attempt, _ in running.values()):
         time.sleep(poll)
-
-
-@contextlib.contextmanager
-def _asked_to_stop() -> Iterator[list[int]]:
-    """A list that gets the exit code when SIGTERM or Ctrl-C comes."""
-    asked: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        asked.append(PREEMPTED if number == signal.SIGTERM else 130)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def make(options: Options) -> Local:

@@ -2,7 +2,8 @@
 
 Every run is a process of its own on some node, as with ``local``; Ray decides where. The project,
 its experiments and the workdir must be reachable from every node (a shared disk, or ``gs://``). A
-run whose node is lost is started again on another. Needs the extra ``ray``.
+run whose node is lost is started again on another. A driver that is asked to stop (SIGTERM, Ctrl-C)
+cancels its tasks, whose runs save what they have. Needs the extra ``ray``.
 """
 
 import os
@@ -15,7 +16,7 @@ from typing import Any
 
 from experiments.tools.flags import UsageError, option
 from launch.outcomes import ELSEWHERE, NODE_LOST, History, Verdict, settle
-from launch.processes import Attempt
+from launch.processes import GRACE, Attempt, asked_to_stop
 from launch.task import Batch, Task, Watcher
 
 #: Seconds before another attempt: time for the other process, or for the cluster to recover.
@@ -69,6 +70,7 @@ class Ray:
 
         Raises:
           UsageError: Ray is not installed, or there is no cluster at the address.
+          SystemExit: 42 or 130, when the driver was asked to stop; the runs have ended.
         """
         ray = _import()
         options = self.options
@@ -105,21 +107,35 @@ class Ray:
 
         for task in batch.tasks:
             start(task)
-        while running:
-            (reference, *_), _ = ray.wait(list(running), num_returns=1)
-            task = running.pop(reference)
-            try:
-                code = ray.get(reference)
-            except ray.exceptions.RayTaskError:
-                raise  # Our own function failed: a bug, or a node without the project.
-            except ray.exceptions.OutOfMemoryError:
-                code = -signal.SIGKILL  # Ray's own monitor, before the kernel's.
-            except ray.exceptions.RayError as error:
-                code = NODE_LOST
-                watcher.note(f"{task.id}: {type(error).__name__}")
-            verdict = settle(task, code, histories[task.id], options.retries, watcher)
-            if verdict is Verdict.AGAIN:
-                start(task, after=_PAUSES.get(code, 0.0))
+        # Inside ``ray.init``, which has its own idea of SIGTERM.
+        with asked_to_stop() as asked:
+            while running:
+                if asked:
+                    _stop(ray, list(running))
+                    raise SystemExit(asked[0])
+                ended, _ = ray.wait(list(running), num_returns=1, timeout=0.5)
+                for reference in ended:
+                    task = running.pop(reference)
+                    try:
+                        code = ray.get(reference)
+                    except ray.exceptions.RayTaskError:
+                        raise  # Our own function failed: a bug, or a node without the project.
+                    except ray.exceptions.OutOfMemoryError:
+                        code = -signal.SIGKILL  # Ray's own monitor, before the kernel's.
+                    except ray.exceptions.RayError as error:
+                        code = NODE_LOST
+                        watcher.note(f"{task.id}: {type(error).__name__}")
+                    verdict = settle(task, code, histories[task.id], options.retries, watcher)
+                    if verdict is Verdict.AGAIN:
+                        start(task, after=_PAUSES.get(code, 0.0))
+
+
+def _stop(ray: Any, references: list[Any]) -> None:
+    """Cancels tasks, and waits until their runs have saved what they have."""
+    for reference in references:
+        ray.cancel(reference)
+    # A run has its grace on its node.
+    ray.wait(references, num_returns=len(references), timeout=2 * GRACE)
 
 
 def run_here(task: Task, time_limit: float | None, after: float) -> int:
@@ -129,7 +145,8 @@ def run_here(task: Task, time_limit: float | None, after: float) -> int:
     try:
         return attempt.wait()
     except BaseException:  # Ray cancels by an exception.
-        attempt.kill()
+        attempt.stop()
+        attempt.wait()
         raise
 
 

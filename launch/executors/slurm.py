@@ -2,10 +2,15 @@
 
 The runs that are left become job arrays; SLURM starts, queues and, when a job is preempted or at
 its time limit, starts it again. The driver may end (``wait=false``) or watch; either way the same
-command later submits what is not done by then. The workdir must be on a disk that all nodes share.
+command later submits what is not done by then. A driver that watches and is asked to stop (SIGTERM,
+Ctrl-C) cancels its jobs, which save what they have. The workdir must be on a disk that all nodes
+share.
 Needs the extra ``slurm``.
 """
 
+import contextlib
+import os
+import signal
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -15,7 +20,7 @@ from typing import Any, Literal
 from experiments.tools.flags import UsageError, option
 from launch.layout import is_remote
 from launch.outcomes import NODE_LOST, TIMED_OUT, History, Verdict, settle
-from launch.processes import Attempt
+from launch.processes import GRACE, Attempt, asked_to_stop
 from launch.task import Batch, Task, Watcher
 
 
@@ -75,8 +80,11 @@ class Job:
 
     def __call__(self) -> int:
         """One attempt, on the node that SLURM chose; the exit code."""
-        self._attempt = Attempt(self.task)
-        return self._attempt.wait()
+        self._attempt = attempt = Attempt(self.task)
+        # As a job that is cancelled is told, which submitit ignores.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: attempt.stop())
+        return attempt.wait()
 
     def checkpoint(self) -> Any:
         """Called on the node before it is taken away: saves, and asks to be started again."""
@@ -109,6 +117,7 @@ class Slurm:
         Raises:
           UsageError: submitit is not installed, there is no SLURM here, or the workdir is a
             bucket's.
+          SystemExit: 42 or 130, when a driver that watches was asked to stop; the jobs have ended.
         """
         if is_remote(batch.workdir):
             raise UsageError(
@@ -133,20 +142,38 @@ class Slurm:
         waiting = deque(batch.tasks)
         histories = {task.id: History() for task in batch.tasks}
         running: list[tuple[Any, Task]] = []
-        while waiting or running:
-            chunk = [waiting.popleft() for _ in range(min(len(waiting), most - len(running)))]
-            running += _submit(executor, chunk, watcher)
+        with asked_to_stop() as asked:
+            while waiting or running:
+                if asked:
+                    self._stop([job for job, _ in running])
+                    raise SystemExit(asked[0])
+                chunk = [waiting.popleft() for _ in range(min(len(waiting), most - len(running)))]
+                running += _submit(executor, chunk, watcher)
+                time.sleep(self.poll)
+                still = []
+                for job, task in running:
+                    if not job.done():
+                        still.append((job, task))
+                        continue
+                    code = _code(job, submitit)
+                    verdict = settle(task, code, histories[task.id], self.options.retries, watcher)
+                    if verdict is Verdict.AGAIN:
+                        waiting.append(task)
+                running = still
+
+    def _stop(self, jobs: Sequence[Any]) -> None:
+        """Cancels jobs, and waits until they have saved what they have."""
+        for job in jobs:
+            if self.options.cluster == "local":
+                # Its ``cancel`` leaves no time; the number of a job is that of its process.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(job.job_id), signal.SIGTERM)
+            else:
+                job.cancel(check=False)  # SLURM sends SIGTERM; SIGKILL after its own grace.
+        # A run has its grace, and SLURM takes a while to say that a job is over.
+        deadline = time.monotonic() + 2 * GRACE
+        while not all(job.done() for job in jobs) and time.monotonic() < deadline:
             time.sleep(self.poll)
-            still = []
-            for job, task in running:
-                if not job.done():
-                    still.append((job, task))
-                    continue
-                code = _code(job, submitit)
-                verdict = settle(task, code, histories[task.id], self.options.retries, watcher)
-                if verdict is Verdict.AGAIN:
-                    waiting.append(task)
-            running = still
 
 
 def _submit(executor: Any, tasks: Sequence[Task], watcher: Watcher) -> list[tuple[Any, Task]]:

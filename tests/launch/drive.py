@@ -16,9 +16,11 @@ PATIENCE = 600.0
 def start(workdir, sweep, *flags, address=None, environment=None):
     """Starts a driver; its output goes to a file beside the workdir.
 
+    ``sweep`` is a function of ``tests.launch.trivial``, or MODULE:FUNCTION.
     ``address`` is how the sweep is told its workdir, where that is a bucket's.
     """
-    command = [sys.executable, "-m", "launch.sweep", f"--sweep=tests.launch.trivial:{sweep}"]
+    function = sweep if ":" in sweep else f"tests.launch.trivial:{sweep}"
+    command = [sys.executable, "-m", "launch.sweep", f"--sweep={function}"]
     with open(f"{workdir}.driver.log", "ab") as log:
         return subprocess.Popen(
             [*command, f"--workdir={address or workdir}", *flags],

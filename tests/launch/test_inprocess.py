@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import subprocess
 
 import jax
@@ -117,6 +118,8 @@ def test_an_experiment_that_offers_no_program_is_refused(tmp_path):
         executor.execute(Batch("x", None, "gs://bucket/x", tasks), None)
     with pytest.raises(ValueError, match="inprocess: at_once must be at least 1, got 0"):
         inprocess.Options(at_once=0)
+    with pytest.raises(ValueError, match="inprocess: grace must be at least 0, got -1"):
+        inprocess.Options(grace=-1)
 
 
 def test_runs_are_divided_over_the_devices_and_the_last_share_is_filled_up():
@@ -141,3 +144,33 @@ def test_values_are_as_exact_as_python_s():
     assert values[f"{TRAINING}.seed"].dtype == np.int64
     assert values[f"{TRAINING}.learning_rate"].tolist() == [1e-3, 1e-3, 3e-3, 3e-3, 1e-2, 1e-2]
     assert Layout("x").workdir == "x"
+
+
+STOPPED = ("--executor=inprocess", "--inprocess.at_once=1")
+
+
+@pytest.mark.faults
+def test_a_driver_asked_to_stop_saves_what_its_program_finds_and_exits_with_42(tmp_path):
+    drive.finish(tmp_path / "undisturbed", "tests.launch.pure:eight", *STOPPED)
+    workdir = tmp_path / "sweep"
+    driver = drive.start(workdir, "tests.launch.pure:eight", *STOPPED, "--inprocess.grace=300")
+    drive.wait_until(lambda: drive.results(workdir))
+    driver.terminate()
+    assert driver.wait(drive.PATIENCE) == 42, drive.output(workdir)
+    done = drive.results(workdir)
+    assert 1 <= len(done) < 8
+    shown = drive.finish(workdir, "tests.launch.pure:eight", *STOPPED)
+    assert f"8 runs, {len(done)} done, {8 - len(done)} to do" in shown
+    assert drive.results(workdir) == drive.results(tmp_path / "undisturbed")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 42), (signal.SIGINT, 130)])
+def test_a_program_that_does_not_end_in_time_is_left(tmp_path, number, code):
+    workdir = tmp_path / "sweep"
+    driver = drive.start(workdir, "tests.launch.pure:endless", *STOPPED, "--inprocess.grace=1")
+    (name,) = drive.wait_until(lambda: drive.results(workdir))
+    drive.wait_until(lambda: f"done     {name}" in drive.output(workdir))
+    driver.send_signal(number)
+    assert driver.wait(drive.PATIENCE) == code, drive.output(workdir)
+    assert list(drive.results(workdir)) == [name]

@@ -7,15 +7,20 @@ import types
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 from experiments.language.language_model import Config as LanguageModelConfig
 from experiments.tools.flags import UsageError, parse
+from icl_jax.compilations import count_compilations
+from icl_jax.training.loop import train
 from icl_jax.training.metrics import append_rows, keep_rows
-from launch import sweep, trackers
+from launch import chips, costs, sweep, trackers
+from launch.chips import CHIPS, Chip, chip_of_kind
 from launch.configuration import configurations, experiment_module, identify
 from launch.layout import Layout
 from launch.observe import Observer, device_bytes, newest_step, read_events
+from launch.roofline import least_seconds, training_step
 from launch.task import Task
 from launch.trackers import Mirror, TensorBoard
 from launch.worker import scalars, tokens_per_step
@@ -69,6 +74,75 @@ def test_an_observer_tells_attempts_steps_speed_compilations_and_memory(run):
     with Observer(layout, "r", folder):
         pass
     assert read_events(log)[-1]["attempt"] == 2
+
+
+#: As quick as a chip that has no other limit than its products.
+SLOW = Chip(gibibytes=1, flops=1e6, memory=1e12, network=1e12, axes=2)
+
+
+def scanned(depth, width=8):
+    """A training of ``depth`` equal layers run by a scan, and the products of its step.
+
+    Three of 16 x width x width a layer: one forward and two back.
+    """
+
+    def init(key):
+        return jax.random.normal(key, (depth, width, width), jnp.float32)
+
+    def loss(kernels_LDD, key):
+        inputs_BD = jax.random.normal(key, (16, width), jnp.float32)
+        last_BD, _ = jax.lax.scan(
+            lambda x_BD, kernel_DD: (jnp.tanh(x_BD @ kernel_DD), None), inputs_BD, kernels_LDD
+        )
+        return jnp.mean(last_BD**2), {}
+
+    return init, loss, 3 * 2 * 16 * width * width * depth
+
+
+def trained(depth, num_steps, workdir=None):
+    """Trains; the products of a step."""
+    init, loss, flops = scanned(depth)
+    options = {"num_steps": num_steps, "steps_per_call": 2, "show_progress": False}
+    train(init, loss, optax.sgd(0.1), jax.random.key(0), workdir=workdir, **options)
+    return flops
+
+
+@pytest.mark.parametrize("depth", [3, 7])
+def test_the_step_of_the_training_that_was_compiled_last_counts_its_layers_and_one_step(depth):
+    trained(2, 4)
+    flops = trained(depth, 6)
+    with count_compilations() as compilations:
+        step = training_step()
+    assert compilations.number == 0
+    assert costs.flops(step) == flops
+    assert least_seconds(step, SLOW) == flops / SLOW.flops
+
+
+def test_the_share_of_the_roofline_is_the_speed_times_the_least_seconds(run, monkeypatch):
+    monkeypatch.setitem(CHIPS, "slow", SLOW)
+    monkeypatch.setitem(chips.KINDS, "cpu", "slow")
+    layout, folder = run
+    with Observer(layout, "r", folder, tokens_per_step=100, every=3600.0) as observer:
+        flops = trained(5, 4, folder)
+        observer.ended(0)
+        trained(5, 12, folder)
+        observer.ended(0)
+    *_, event = read_events(layout.log("r", "jsonl"))
+    assert event["share_of_roofline"] == pytest.approx(
+        event["steps_per_second"] * flops / SLOW.flops, rel=0.01
+    )
+
+
+def test_a_device_that_is_no_known_chip_has_no_roofline(run):
+    assert chip_of_kind("cpu") is None and chip_of_kind("TPU v5 lite") == CHIPS["v5e"]
+    layout, folder = run
+    with Observer(layout, "r", folder, every=3600.0) as observer:
+        trained(5, 4, folder)
+        observer.ended(0)
+        trained(5, 12, folder)
+        observer.ended(0)
+    *_, event = read_events(layout.log("r", "jsonl"))
+    assert event["steps_per_second"] > 0 and "share_of_roofline" not in event
 
 
 def test_a_line_that_a_kill_cut_short_spoils_neither_the_next_nor_the_ones_before(run):

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import rich.console
 
+from experiments.tools.conduct import provenance
 from experiments.tools.flags import UsageError, parse
 from icl_jax.sharding import make_mesh
 from launch import plan, plan_table
-from launch.chips import CHIPS, chip_of
+from launch.chips import CHIPS, chip_of, chip_of_kind, devices_of
 from launch.costs import collectives, flops, traffic
 from launch.hlo import Program, Shape
 from launch.programs import PROGRAMS, Sizes
@@ -171,12 +172,44 @@ def test_every_program_compiles_for_a_slice(program, tmp_path):
 
 
 @pytest.mark.tpu
+@pytest.mark.parametrize(
+    ("name", "topology"), [("v5e", "v5e:2x2"), ("v5p", "v5p:2x2x1"), ("v6e", "v6e:2x2")]
+)
+def test_a_device_of_a_slice_is_known_by_its_kind(name, topology):
+    pytest.importorskip("libtpu", reason="libtpu is not installed: pip install icl_jax[tpu]")
+    assert chip_of_kind(devices_of(topology)[0].device_kind) == CHIPS[name]
+
+
+@pytest.mark.tpu
 def test_what_does_not_fit_is_told_by_the_compiler(tmp_path):
     pytest.importorskip("libtpu", reason="libtpu is not installed: pip install icl_jax[tpu]")
     (tmp_path / "config.json").write_text(json.dumps({**TINY, "vocab_size": 8_000_000}))
     sizes = Sizes(model=str(tmp_path), prompts=4, length=1024, kept=1024, dtype="float32")
     found = plan.make_plan("full", sizes, "v5e:2x2", "data:4")
     assert not found.fits and found.needed > CHIPS["v5e"].capacity
+
+
+def test_a_plan_says_what_it_was_made_with_and_the_table_how_many_say_so():
+    noted = plan.made_with()
+    assert list(noted) == ["commit", "jax", "jaxlib", "libtpu"]
+    assert noted["jax"] == jax.__version__ and noted["commit"] == provenance()["commit"]
+    now, old = {"made_with": {"commit": "1a2b", "jax": "0.10.2"}}, {}
+    assert plan.compilers([now, old, old]) == (
+        "Compiled with commit 1a2b, jax 0.10.2 (1 of 3); versions that were not noted (2 of 3)."
+    )
+
+
+def test_the_json_of_a_plan_that_does_not_fit_has_it_too(monkeypatch, tmp_path):
+    def refuse(call, mesh):
+        raise jax.errors.JaxRuntimeError("Ran out of memory. Used 23.50G of 15.75G hbm.")
+
+    monkeypatch.setattr(plan, "devices_of", lambda topology: jax.devices()[:4])
+    monkeypatch.setattr(plan, "compile_and_read", refuse)
+    monkeypatch.setitem(plan.PROGRAMS, "full", lambda sizes, mesh: None)
+    flags = ["--experiment=full", "--topology=v5e:2x2", f"--json={tmp_path / 'plan.json'}"]
+    assert plan.main(["plan", *flags]) == plan.DOES_NOT_FIT
+    (told,) = json.loads((tmp_path / "plan.json").read_text())
+    assert told["made_with"] == plan.made_with() and not told["fits"]
 
 
 def test_the_table_of_plans_is_what_the_compiler_said():

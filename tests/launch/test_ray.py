@@ -108,6 +108,24 @@ def two_nodes(tmp_path):
         shutil.rmtree(session, ignore_errors=True)
 
 
+def test_a_driver_asked_to_stop_lets_its_runs_save_and_exits_with_42(two_nodes, tmp_path):
+    workdir = tmp_path / "sweep"
+    flags = ("--executor=ray", f"--ray.address=127.0.0.2:{PORT}")
+    driver = drive.start(workdir, "twelve_slow", *flags, environment=CLUSTER)
+    drive.wait_until(
+        lambda: any(is_in_the_middle(workdir, name) for name in drive.workers(workdir).values())
+    )
+    driver.terminate()
+    assert driver.wait(drive.PATIENCE) == 42, drive.output(workdir)
+    assert not drive.workers(workdir)
+    log = [event for events in drive.events(workdir).values() for event in events]
+    assert 42 in [event["code"] for event in log if event["event"] == "ended"]
+    drive.finish(workdir, "twelve_slow", *flags, environment=CLUSTER)
+    found = {r["config"]["number"]: r["summary"]["square"] for r in drive.results(workdir).values()}
+    assert found == {n: sum((n + step) ** 2 / 4 for step in range(4)) for n in range(20, 32)}
+    assert not drive.started_after_the_result(workdir)
+
+
 def test_a_sweep_survives_the_loss_of_a_node(two_nodes, tmp_path):
     workdir = tmp_path / "sweep"
     flags = ("--executor=ray", f"--ray.address=127.0.0.2:{PORT}")

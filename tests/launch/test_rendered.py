@@ -66,9 +66,9 @@ CASES = {
 }
 
 
-def batch(workdir=WORKDIR, shard=None):
-    tasks = [Task(run, workdir) for run in identify(load_sweep("tests.launch.trivial:three"))]
-    return Batch("tests.launch.trivial:three", shard, workdir, tasks)
+def batch(workdir=WORKDIR, shard=None, swept="tests.launch.trivial:three"):
+    tasks = [Task(run, workdir) for run in identify(load_sweep(swept))]
+    return Batch(swept, shard, workdir, tasks)
 
 
 def executor(*flags):
@@ -107,6 +107,15 @@ def test_the_text_is_that_of_the_golden_file(name):
 def test_what_runs_commands_describes_them_as_in_the_golden_file(name, flags):
     text = executor(*flags).describe(batch("/data/my sweep"))
     path = GOLDEN / f"{name}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text + "\n")
+    assert text + "\n" == path.read_text()
+
+
+def test_one_program_describes_its_runs_as_in_the_golden_file():
+    swept = batch("/data/my sweep", swept="tests.launch.pure:two_by_two")
+    text = executor("--executor=inprocess").describe(swept)
+    path = GOLDEN / "inprocess.txt"
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(text + "\n")
     assert text + "\n" == path.read_text()
@@ -282,6 +291,7 @@ def test_progress_of_what_is_handed_over_counts_nothing():
 SKY = Path(os.environ.get("SKYPILOT_PYTHON", sys.executable))
 
 
+@pytest.mark.engines
 @pytest.mark.parametrize("name", ["skypilot_a100", "skypilot_tpu"])
 def test_skypilot_takes_the_task(name, tmp_path):
     """Where SkyPilot is installed; SKYPILOT_PYTHON names a Python that has it."""

@@ -71,6 +71,12 @@ def twelve():
     return configurations("tests.launch.trivial", grid({"number": range(20, 32)}), base=base)
 
 
+def twelve_slow():
+    """Twelve that take two seconds each."""
+    base = {"steps": 4, "seconds": 0.5}
+    return configurations("tests.launch.trivial", grid({"number": range(20, 32)}), base=base)
+
+
 def twenty_four():
     """Two dozen."""
     return configurations("tests.launch.trivial", grid({"number": range(100, 124)}))

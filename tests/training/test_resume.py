@@ -93,6 +93,24 @@ def test_killed_while_it_writes_a_checkpoint_it_resumes_bit_for_bit(
     assert half_written(tmp_path) == []
 
 
+def test_killed_and_its_newest_checkpoint_damaged_it_goes_on_from_the_one_before_bit_for_bit(
+    tmp_path, uninterrupted
+):
+    process = start(tmp_path, "5")
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert checkpoints(tmp_path) == [20, 40]
+    files = [p for p in (tmp_path / "run" / "checkpoints" / "40").rglob("*") if p.is_file()]
+    damaged = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+
+    errors = finish(tmp_path)
+    assert "damaged checkpoints" in errors and "going on from step 20" in errors, errors
+    assert_same_outcome(tmp_path, uninterrupted)
+
+
 @pytest.mark.wide(2)
 @pytest.mark.parametrize("rename", ["5", "6"])
 def test_ctrl_c_while_it_writes_a_checkpoint_waits_until_that_is_whole(
