@@ -20,6 +20,15 @@ class Margin(NamedTuple):
         return f"{number(self.value)} ({number(self.low)} to {number(self.high)})"
 
 
+def apart(cosine: float) -> float:
+    """One minus a cosine, for an axis of decades: 0 where rounding puts it below, NaN for NaN.
+
+    >>> apart(0.75), apart(1.0000001)
+    (0.25, 0.0)
+    """
+    return float(np.maximum(1.0 - cosine, 0.0))
+
+
 def margin(first_B: Any, second_B: Any = 0.0, seed: int = 0) -> Margin:
     """The mean of ``first - second`` over B cases, which are resampled together.
 

@@ -25,6 +25,8 @@ class Share(NamedTuple):
 def share_of_gap(alone_B: Any, full_B: Any, reached_B: Any, seed: int = 0) -> Share:
     """``(alone - reached) / (alone - full)`` of the means over B cases, which are resampled.
 
+    NaN where there is no gap; a draw without one is left out of the interval.
+
     Args:
       alone_B: (B,), what no context has: a loss, or minus a log-probability.
       full_B: (B,), what the full context has.
@@ -37,8 +39,11 @@ def share_of_gap(alone_B: Any, full_B: Any, reached_B: Any, seed: int = 0) -> Sh
     rows = np.stack([np.asarray(one, np.float64) for one in (alone_B, full_B, reached_B)])
     draws = np.random.default_rng(seed).integers(0, rows.shape[1], (RESAMPLES, rows.shape[1]))
     shares = _share(rows[:, draws].mean(axis=-1))
-    low, high = np.quantile(shares, [0.025, 0.975])
-    return Share(float(_share(rows.mean(axis=-1))), float(low), float(high))
+    value = float(_share(rows.mean(axis=-1)))
+    if np.isnan(value):
+        return Share(value, value, value)
+    low, high = np.nanquantile(shares, [0.025, 0.975])
+    return Share(value, float(low), float(high))
 
 
 def beside_nulls(nulls: Mapping[str, Share | Margin | float]) -> str:
@@ -62,6 +67,7 @@ def beside_nulls(nulls: Mapping[str, Share | Margin | float]) -> str:
 
 def _share(means: np.ndarray) -> np.ndarray:
     alone, full, reached = means
+    gap = alone - full
     with np.errstate(divide="ignore", invalid="ignore"):
-        share: np.ndarray = (alone - reached) / (alone - full)
+        share: np.ndarray = np.where(gap == 0, np.nan, (alone - reached) / gap)
     return share

@@ -20,7 +20,7 @@ from experiments.language.demonstrations.learned import Learned
 from experiments.language.demonstrations.report import SAID, TOKEN_WAYS, WAYS, Valued
 from experiments.language.demonstrations.report import Arrays as Chosen
 from experiments.language.kept import run as kept
-from experiments.language.kept.arrays import Answered, Descended, Solved
+from experiments.language.kept.arrays import Answered, Descended, Said, Solved
 from experiments.language.kept.arrays import Arrays as Kept
 from experiments.language.real import arrays as parts
 from experiments.language.real import run as real
@@ -108,22 +108,28 @@ def of_kept(folder: Path) -> None:
     config = kept.Config(models=str(_models(folder)))
     rng = np.random.default_rng(0)
 
-    def answered(chance: float) -> dict[str, Any]:
-        chances = chance + rng.normal(0, 0.4, config.asked)
-        return {"log_chance": chances, "right": rng.random(config.asked) < np.exp(chance)}
+    def answered(chance: float, count: int) -> Answered:
+        chances = chance + rng.normal(0, 0.4, count)
+        return Answered(chances, rng.random(count) < np.exp(chance))
+
+    def said(chance: float) -> dict[str, Answered]:
+        new, fitted = answered(chance, config.asked), answered(chance, config.calibration)
+        return {"new": new, "fitted": fitted}
+
+    def cost(**values: float) -> dict[str, Any]:
+        return {name: np.array(value) for name, value in values.items()}
 
     def descended(seconds: float, chance: float) -> Descended:
-        cost = {"steps": 40 * seconds, "rate": 0.003, "held_out": -chance}
-        told = {name: np.array(value) for name, value in cost.items()}
-        return Descended(**answered(chance), seconds=np.array(seconds), **told)
+        told = cost(seconds=seconds, held_out=-chance, steps=40 * seconds, rate=0.003)
+        return Descended(**said(chance), **told)
 
     def task() -> Kept:
         rungs = {
-            rung: Solved(**answered(-2.0), seconds=np.array(61.234), weight=np.array(0.1))
+            rung: Solved(**said(-2.0), **cost(seconds=61.234, held_out=2.0, weight=0.1))
             for rung in config.rungs
         }
         texts = np.array(['Q: brother\nA: frère"s frère et sœur'] * 4)
-        ends = Answered(**answered(-5.5)), Answered(**answered(-0.7))
+        ends = Said(**said(-5.5)), Said(**said(-0.7))
         return Kept(*ends, rungs, descended(61.234, -4.0), descended(612.34, -2.2), texts)
 
     records = {

@@ -9,16 +9,22 @@ import pytest
 from experiments.language.compile import run as compiling
 from experiments.language.compile.arrays import (
     Arrays,
+    Closed,
     Compiled,
     Descended,
     Heard,
     Lora,
     Sides,
-    Thought,
     Tried,
 )
 from experiments.language.compile.report import sections, summarise, verdict
-from experiments.language.compile.sides import Lessons, descend_for, padded
+from experiments.language.compile.sides import (
+    Lessons,
+    descend_for,
+    lora_memory,
+    padded,
+    solve_memory,
+)
 from experiments.tools.arrays import flatten, rebuild
 from experiments.tools.flags import UsageError
 from icl_jax.interop.banks import load_static
@@ -26,9 +32,11 @@ from icl_jax.interop.huggingface import load, make_tiny
 from icl_jax.interop.tokenizer import load_tokenizer, save_tokenizer, train_bpe
 from icl_jax.language.compile import static_logits
 from icl_jax.language.prompt import full_logits
+from icl_jax.patches.fit import Fit
 from icl_jax.records import Run
 from icl_jax.report.page import number
 from tests.helpers import relative_error
+from tests.report.helpers import texts
 
 TEXT = "The lighthouse on Gull Rock was built in 1871 by Ada Brandt. It is red and white.\n"
 
@@ -75,14 +83,16 @@ def made(lora=True):
     """What a run might have measured, of two queries."""
     one, top1 = np.array(1.0), np.array([0.5, 1.0])
 
-    def descended(kl):
-        return Descended(np.full(2, kl), top1, one, np.array(7), np.array(1e-3), one)
-
+    losses = np.array([3.5, 2.0, 1.0, 0.5])[:, None] * np.ones(2)
+    path = Descended(losses, np.ones((4, 2)), np.array([0.3, 1.0, 3.0, 10.0]), np.arange(1, 5),
+                     np.full(4, 1e-3), losses[:, 0])  # fmt: skip
     sides = Sides(
         nothing=Heard(np.full(2, 4.0), top1),
-        thought=Thought(np.full(2, 3.0), top1, one),
-        ridge=Compiled(np.full(2, 1.0), top1, one, np.array(8), np.array(0.1)),
-        lora=Lora(descended(2.0), descended(0.5)) if lora else None,
+        thought=Closed(np.full(2, 3.0), top1, one, np.array(2_000_000), one),
+        ridge=Compiled(
+            np.full(2, 1.0), top1, one, np.array(3_500_000), one, np.array(8), np.array(0.1)
+        ),
+        lora=Lora(np.array([0.25, 1.0, 3.0, 10.0]), path, np.array(7e6)) if lora else None,
         tried=Tried(np.array([8, 8]), np.array([0.1, 1.0]), np.array([0.2, 0.3])),
     )
     return Arrays(sides, np.array(["a query"]), np.array(20), np.array(30))
@@ -91,7 +101,7 @@ def made(lora=True):
 @pytest.mark.parametrize("lora", [True, False])
 def test_what_was_measured_is_read_back_and_told(lora):
     arrays = made(lora)
-    found = rebuild(Arrays, flatten(arrays))
+    found = rebuild(Arrays, flatten(arrays), {"sides.lora": lora})
     assert (found.sides.lora is None) == (not lora)
     about = {"export": "peft", "written": "adapter"}
     told = summarise(about, found)
@@ -99,19 +109,55 @@ def test_what_was_measured_is_read_back_and_told(lora):
     assert told["runs"]["nothing"]["share"] == 0 and "seconds" not in told["runs"]["nothing"]
     rival = "LoRA by descent, more seconds" if lora else "thought vector"
     assert f"{'less' if lora else 'more'} than the best rival, {rival}" in verdict(found.sides)
-    kept, tried = sections(about, found)
+    kept, paid, tried = sections(about, found)
     assert len(kept.tables[0].rows) == (6 if lora else 4)
+    assert len(paid.tables[0].rows) == (7 if lora else 3)
+    assert told["runs"]["ridge"]["memory"] == 3_500_000
     assert "Rank 8 and ridge weight 0.100 are the best of 2" in tried.verdict
     ends = {row[0]: row[1] for row in tried.tables[-1].rows}
     assert f"asked it has {number(ends['compiled (closed form)'])}, no context " in tried.verdict
     assert ends["no context"] == arrays.sides.nothing.kl.mean() > ends["compiled (closed form)"]
 
 
+def test_a_curve_of_descent_stands_beside_the_closed_forms_as_points():
+    arrays = made()
+    about = {"export": "none", "written": None}
+    _, paid, _ = sections(about, arrays)
+    assert "1.00 seconds and 3.50 MB the closed form has a KL divergence of 1.00" in paid.verdict
+    assert "no context 4.00" in paid.verdict
+    assert "with 7.00 MB, is as good after 3 times the seconds; its best is 0.500" in paid.verdict
+    shown = {"LoRA by descent", "compiled (closed form)", "thought vector", "no context"}
+    assert shown <= set(texts(paid.figure))
+    lora = arrays.sides.lora
+    assert (lora.same.kl == 2.0).all() and (lora.more.kl == 0.5).all()
+    assert summarise(about, arrays)["lora"]["kl"] == [3.5, 2.0, 1.0, 0.5]
+    better = dataclasses.replace(arrays.sides.ridge, kl=np.full(2, 0.1))
+    sides = dataclasses.replace(arrays.sides, ridge=better)
+    _, paid, _ = sections(about, dataclasses.replace(arrays, sides=sides))
+    assert "not as good in 10 times the seconds; its best is 0.500, after 10 times" in paid.verdict
+
+
+def test_the_states_of_more_queries_ask_for_more_memory_and_a_rank_for_more_of_adams(folder):
+    checkpoint = load(folder / "tiny")
+    few, many = (
+        Lessons(np.array([3, 4]), [np.array([5, 6, 7, 8])] * count, [2] * count, 1)
+        for count in (2, 32)
+    )
+    assert 0 < solve_memory(checkpoint, few, Fit()) < solve_memory(checkpoint, many, Fit())
+    assert 0 < lora_memory(checkpoint, few, 1) < lora_memory(checkpoint, few, 8)
+
+
+@pytest.mark.parametrize("times", [(0.5, 2.0), (2.0, 1.0), (1.0, 1.0), ()])
+def test_times_without_the_same_seconds_or_out_of_order_are_refused(times):
+    with pytest.raises(ValueError, match="times must increase and have 1"):
+        dataclasses.replace(compiling.Config(), times=times)
+
+
 def test_a_single_weight_is_not_told_as_the_best_of_many():
     arrays = made()
     one = Tried(np.array([8]), np.array([0.1]), np.array([0.2]))
     arrays = dataclasses.replace(arrays, sides=dataclasses.replace(arrays.sides, tried=one))
-    _, tried = sections({"export": "none", "written": None}, arrays)
+    *_, tried = sections({"export": "none", "written": None}, arrays)
     assert "Rank 8 and ridge weight 0.100 were tried, no others beside them" in tried.verdict
 
 
@@ -122,14 +168,14 @@ def test_a_measure_too_few_or_too_many_is_an_error(change):
     if change in flatten(made()):
         del arrays[change]
     with pytest.raises(ValueError, match=change):
-        rebuild(Arrays, arrays)
+        rebuild(Arrays, arrays, {"sides.lora": True})
 
 
 def test_the_report_says_what_the_file_is_exact_for():
-    kept, _ = sections({"export": "patches", "written": "patches.safetensors"}, made())
+    kept, *_ = sections({"export": "patches", "written": "patches.safetensors"}, made())
     assert "every position and for every query, and are exact for none" in kept.text
     assert "exact for one prompt, and there for the next token alone" in kept.text
-    unwritten, _ = sections({"export": "none", "written": None}, made())
+    unwritten, *_ = sections({"export": "none", "written": None}, made())
     assert "exact" not in unwritten.text
 
 
@@ -141,7 +187,8 @@ def test_a_file_becomes_weights_with_a_report_of_what_they_keep(export, folder, 
     runs = outcome.summary["runs"]
     assert {"nothing", "thought", "ridge"} <= set(runs) and runs["nothing"]["share"] == 0
     assert (tmp_path / compiling.NAMES[export]).exists()
-    sides = rebuild(Arrays, Run(tmp_path).load_arrays("measured.npz")).sides
+    names = {"sides.lora": export == "peft"}
+    sides = rebuild(Arrays, Run(tmp_path).load_arrays("measured.npz"), names).sides
     assert ("lora_same" in sides.runs) == (export == "peft") == (sides.lora is not None)
     page = (tmp_path / "report.html").read_text()
     assert "take away" in verdict(sides) and "What is kept of the context" in page

@@ -7,7 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.regression.composition.report import AGREED, USES, share
+from experiments.regression.composition.report import (
+    AGREED,
+    SUMS,
+    USES,
+    Arrays,
+    Composed,
+    _order,
+    share,
+)
 from experiments.regression.composition.run import EXPERIMENT, Config, measure
 from experiments.regression.composition.sides import (
     added,
@@ -22,6 +30,7 @@ from experiments.regression.reusable.sides import Split
 from icl_jax.blocks.config import StackConfig, build_stack
 from icl_jax.tasks.linear import LinearRegression
 from icl_jax.tasks.prompt import sample_prompts
+from tests.report.helpers import texts
 
 SMALL = StackConfig(width=8, num_heads=2, hidden_widths=(16,), wiring="pre_norm", depth=2)
 CONFIG = Config(
@@ -88,6 +97,21 @@ def test_a_tiny_run_reports_every_use_with_its_null(learner):
     assert len(outcome.sections) == 5
     assert all("null" in one.verdict for one in outcome.sections)
     assert str(share(arrays.trained, arrays.trained.used["own"])) in outcome.sections[0].verdict
+
+
+def test_the_order_of_the_examples_is_drawn_beside_its_nulls():
+    ones = np.ones(3)
+
+    def composed(cosine):
+        uses = dict.fromkeys((*USES, *SUMS, "shuffled"), ones)
+        agreed = dict.fromkeys(AGREED, np.full(3, cosine))
+        many = np.ones((2, 3))
+        return Composed(2 * ones, ones, uses, dict.fromkeys(("alone", "full", "token"), ones),
+                        many, many, ones, many, agreed)  # fmt: skip
+
+    found = _order(Arrays(composed(1.0), composed(0.2)))
+    shown = texts(found.figure)
+    assert {AGREED["shuffled"], AGREED["another"], "trained", "untrained", "0"} <= set(shown)
 
 
 def test_what_cannot_be_stacked_or_moved_is_refused_before_any_work():

@@ -149,6 +149,17 @@ def test_a_patch_that_cannot_move_to_the_next_layer_is_said_to_be_none():
         rebuild(composed.Arrays, arrays, NAMES)
 
 
+def test_sums_and_orders_of_facts_are_drawn_as_they_stand_in_the_table():
+    made = composition()
+    means = {"sum": 0.9, "order": 1.0, "one": 0.5, "another": 0.1}
+    cosines = {name: np.full((3, 2), mean) for name, mean in means.items()}
+    config = composed.Config(facts=2, stacked=(1, 2))
+    page = composed.sections(config, dataclasses.replace(made, agreed=cosines), 3)[2]
+    words = texts(page.figure)
+    assert {*AGREED.values(), "input side", "down kernel"} <= set(words)
+    assert "0" in words  # Another order of the same facts, to the bit.
+
+
 def test_what_cannot_be_chosen_or_stacked_is_refused_before_any_work():
     with pytest.raises(ValueError, match="chosen=20 are more than pool=16"):
         demonstrations.Config(chosen=20)

@@ -22,3 +22,10 @@ def test_the_interval_is_of_the_cases_and_shrinks_with_their_number():
         widths.append(found.high - found.low)
     assert widths[1] < widths[0] / 3 and abs(found.value - 0.75) < 0.05
     assert str(share_of_gap([2.0, 2.0], [0.0, 0.0], [1.0, 1.0])) == "0.500 (0.500 to 0.500)"
+
+
+def test_without_a_gap_there_is_no_share_and_a_draw_without_one_is_left_out():
+    assert np.isnan(share_of_gap([1.0, 0.0], [0.0, 1.0], [0.0, 0.0])).all()
+    # In one of 3^3 draws only the case without a gap is there.
+    found = share_of_gap([1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0])
+    assert found.value == 0.5 and 0 <= found.low < found.high <= 1

@@ -39,10 +39,13 @@ def covariance(seed=9):
     return root_DD @ root_DD.T / (2 * WIDTH)
 
 
-@pytest.mark.parametrize("count", [1, 3, WIDTH - 2])
+@pytest.mark.parametrize("count", [1, 3, WIDTH - 2, WIDTH])
 @pytest.mark.parametrize("metric", [False, True])
 def test_one_update_serves_all_its_inputs_exactly(count, metric):
     inputs_KD, changes_KH = rows(0, count, "float32")
+    if count == WIDTH:  # As many as there can be: exact as far as the rows are apart.
+        sizes_K = jnp.linspace(1, 3, WIDTH, dtype="float32")
+        inputs_KD = sizes_K[:, None] * jnp.linalg.qr(inputs_KD)[0]
     covariance_DD = covariance().astype("float32") if metric else None
     update = exact_patch(inputs_KD, changes_KH, covariance_DD=covariance_DD)
     assert update.left_RD.shape == (count, WIDTH)

@@ -19,29 +19,32 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class Thought(Heard):
-    """A thought vector, and the seconds () that it took."""
-
-    seconds: np.ndarray
-
-
-@dataclass(frozen=True)
-class Compiled(Heard):
-    """The patches in closed form that are kept.
+class Closed(Heard):
+    """Patches in closed form.
 
     Attributes:
       seconds: ().
-      rank, weight: (), of the update and of the ridge, chosen on held-out queries.
+      memory: (), bytes beside the model's weights: the program's temporaries, and what it is given.
+      held_out: (), the KL divergence on held-out queries.
     """
 
     seconds: np.ndarray
+    memory: np.ndarray
+    held_out: np.ndarray
+
+
+@dataclass(frozen=True)
+class Compiled(Closed):
+    """The patches that are kept: ``rank`` of the update and ``weight`` of the ridge, (), chosen on
+    held-out queries."""
+
     rank: np.ndarray
     weight: np.ndarray
 
 
 @dataclass(frozen=True)
 class Descended(Heard):
-    """LoRA by descent, with the rate that is best on held-out queries.
+    """LoRA by descent at one time, with the rate that is best on held-out queries.
 
     Attributes:
       seconds, steps, rate: ().
@@ -56,10 +59,31 @@ class Descended(Heard):
 
 @dataclass(frozen=True)
 class Lora:
-    """The same seconds as the closed form has, and more of them."""
+    """LoRA by descent at P times.
 
-    same: Descended
-    more: Descended
+    Attributes:
+      times: (P,), increasing, in seconds of the closed form; 1 is among them.
+      path: of all times, the arrays of ``Descended`` with P in front.
+      memory: (), as the closed form's.
+    """
+
+    times: np.ndarray
+    path: Descended
+    memory: np.ndarray
+
+    def at(self, point: int) -> Descended:
+        """One of the times."""
+        return Descended(**{name: array[point] for name, array in vars(self.path).items()})
+
+    @property
+    def same(self) -> Descended:
+        """In the same seconds as the closed form."""
+        return self.at(int(np.flatnonzero(self.times == 1)[0]))
+
+    @property
+    def more(self) -> Descended:
+        """In the most seconds."""
+        return self.at(-1)
 
 
 @dataclass(frozen=True)
@@ -83,7 +107,7 @@ class Sides:
     """
 
     nothing: Heard
-    thought: Thought
+    thought: Closed
     ridge: Compiled
     lora: Lora | None
     tried: Tried

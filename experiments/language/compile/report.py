@@ -7,13 +7,15 @@ import numpy as np
 
 from experiments.language.compile.arrays import (
     Arrays,
+    Closed,
     Compiled,
     Descended,
     Heard,
+    Lora,
     Sides,
-    Thought,
 )
 from experiments.tools.shares import Share, share_of_gap
+from icl_jax.report.figures import Curve, Panel, Role, curves
 from icl_jax.report.page import Section, Table, number
 
 LABELS = {
@@ -44,38 +46,48 @@ def shares(sides: Sides) -> dict[str, Share]:
 def summarise(about: Mapping[str, Any], arrays: Arrays) -> dict[str, Any]:
     """Per run: KL divergence, agreement, share of the gap, seconds."""
     kept = shares(arrays.sides)
+    sides = arrays.sides
     runs = {
         name: {
             "kl": run.kl.mean(),
             "top1": run.top1.mean(),
             "share": kept[name].value,
             "share_interval": [kept[name].low, kept[name].high],
-            **_cost(run),
+            **_cost(sides, run),
         }
-        for name, run in arrays.sides.runs.items()
+        for name, run in sides.runs.items()
     }
-    return {
+    told = {
         **about,
         "context_tokens": arrays.context_tokens,
         "calibration_tokens": arrays.calibration_tokens,
         "runs": runs,
     }
+    if sides.lora is not None:
+        path = sides.lora.path
+        told["lora"] = {
+            "times": sides.lora.times.tolist(),
+            **{name: getattr(path, name).tolist() for name in ("seconds", "steps", "held_out")},
+            "kl": path.kl.mean(axis=-1).tolist(),
+        }
+    return told
 
 
-def _cost(run: Heard) -> dict[str, Any]:
-    """Seconds, and what was chosen on held-out queries."""
-    if isinstance(run, Thought):
-        return {"seconds": run.seconds}
-    if isinstance(run, Compiled):
-        return {"seconds": run.seconds, "rank": run.rank, "weight": run.weight}
-    if isinstance(run, Descended):
-        return {"seconds": run.seconds, "rate": run.rate, "steps": run.steps}
+def _cost(sides: Sides, run: Heard) -> dict[str, Any]:
+    """Seconds, bytes, and what was chosen on held-out queries."""
+    if isinstance(run, Closed):
+        chosen = {"rank": run.rank, "weight": run.weight} if isinstance(run, Compiled) else {}
+        told = {"seconds": run.seconds, "memory": run.memory, "held_out": run.held_out}
+        return {**told, **chosen}
+    if isinstance(run, Descended) and sides.lora is not None:
+        told = {"seconds": run.seconds, "memory": sides.lora.memory, "held_out": run.held_out}
+        return {**told, "rate": run.rate, "steps": run.steps}
     return {}
 
 
 def sections(about: Mapping[str, Any], arrays: Arrays) -> list[Section]:
-    """What is kept, and of what it was made."""
-    return [_kept(about, arrays.sides), _made(arrays)]
+    """What is kept, at which cost, and of what it was made."""
+    return [_kept(about, arrays.sides), _paid(arrays.sides), _made(arrays)]
 
 
 def verdict(sides: Sides) -> str:
@@ -99,14 +111,14 @@ def _kept(about: Mapping[str, Any], sides: Sides) -> Section:
     kept = shares(sides)
     rows: list[tuple[Any, ...]] = []
     for name, run in sides.runs.items():
-        cost = _cost(run)
+        cost = _cost(sides, run)
         rows.append(
             (
                 LABELS[name],
                 "0" if run is sides.nothing else str(kept[name]),
                 float(run.kl.mean()),
                 f"{run.top1.mean():.0%}",
-                *(None if key not in cost else cost[key].item() for key in ("seconds", "steps")),
+                *(cost[key].item() if key in cost else None for key in ("seconds", "steps")),
             )
         )
     rows.append(("full context", "1", 0.0, "100%", None, None))
@@ -128,6 +140,73 @@ def _kept(about: Mapping[str, Any], sides: Sides) -> Section:
         text,
         tables=[Table(columns, rows, caption)],
         verdict=verdict(sides),
+    )
+
+
+def _paid(sides: Sides) -> Section:
+    """Loss against seconds and memory: the closed forms as points, LoRA as a line."""
+    points = {"ridge": sides.ridge, "thought": sides.thought}
+    losses = {name: float(run.kl.mean()) for name, run in points.items()}
+    null = float(sides.nothing.kl.mean())
+    spent = [float(run.seconds) for run in points.values()]
+    rows: list[tuple[Any, ...]] = [
+        (LABELS[name], *_spent(run, run.memory), losses[name]) for name, run in points.items()
+    ]
+    roles: dict[str, Role] = {"ridge": "main", "thought": "second"}
+    lines = [
+        Curve(LABELS[name], [run.seconds], [losses[name]], role=roles[name])
+        for name, run in points.items()
+    ]
+    verdict = (
+        f"In {number(spent[0])} seconds and {number(_megabytes(sides.ridge.memory))} MB the closed "
+        f"form has a KL divergence of {number(losses['ridge'])}; {LABELS['nothing']} "
+        f"{number(null)}, the {LABELS['thought']} {number(losses['thought'])}."
+    )
+    if sides.lora is not None:
+        lora = sides.lora
+        for point, time in enumerate(lora.times):
+            run = lora.at(point)
+            label = f"LoRA, {time:g} times the seconds"
+            rows.append((label, *_spent(run, lora.memory), float(run.kl.mean())))
+        spent += lora.path.seconds.tolist()
+        lines.append(
+            Curve("LoRA by descent", lora.path.seconds, lora.path.kl.mean(axis=-1), role="second")
+        )
+        verdict += f" {_reached(lora, losses['ridge'])}"
+    ends = [min(spent), max(spent)]
+    lines.append(Curve(LABELS["nothing"], ends, [null, null], role="control"))
+    rows.append((LABELS["nothing"], None, None, None, null))
+    panel = Panel("", lines, "seconds", "KL on the queries asked (nats)", log_x=True)
+    text = (
+        "Seconds are of the processor, without compilation. Memory is what the compiler says that "
+        "a program needs for itself, and what it is given, beside the model's weights: the states "
+        "of all calibration queries, or adapters, Adam's state of them and the texts."
+    )
+    columns = ("run", "seconds", "memory (MB)", "KL, held out", "KL, asked")
+    return Section("Loss against seconds and memory", text, figure=curves([panel]),
+                   tables=[Table(columns, rows)], verdict=verdict)  # fmt: skip
+
+
+def _spent(run: Closed | Descended, memory: np.ndarray) -> tuple[float, float, float]:
+    return float(run.seconds), _megabytes(memory), float(run.held_out)
+
+
+def _megabytes(memory: np.ndarray) -> float:
+    return float(memory) / 1e6
+
+
+def _reached(lora: Lora, mine: float) -> str:
+    """When descent is as good as the closed form, on the queries asked."""
+    losses = lora.path.kl.mean(axis=-1)
+    best, as_good = int(np.argmin(losses)), np.flatnonzero(losses <= mine)
+    when = (
+        f"as good after {lora.times[as_good[0]]:g} times the seconds"
+        if len(as_good)
+        else f"not as good in {lora.times[-1]:g} times the seconds"
+    )
+    return (
+        f"LoRA by descent, with {number(_megabytes(lora.memory))} MB, is {when}; its best is "
+        f"{number(float(losses[best]))}, after {lora.times[best]:g} times."
     )
 
 

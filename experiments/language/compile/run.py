@@ -4,7 +4,8 @@ Compiles a context (an instruction, demonstrations, a document: any text file) i
 model's weights, in closed form: layer by layer, on calibration queries, without a gradient. Writes
 it as a LoRA adapter in PEFT's format, as a checkpoint, or as one file of patches, and measures on
 held-out queries what it keeps, beside no context, the full context, a thought vector, and LoRA
-trained by Adam on the same calibration texts, at the same rank, in the same seconds and in more.
+trained by Adam on the same calibration texts, at the same rank, in the same seconds and in more:
+loss against seconds and memory.
 
     python -m experiments.checkpoint --make_tiny=llama --workdir=tiny
     python -m experiments.compile --checkpoint=tiny --context=FILE \\
@@ -27,11 +28,11 @@ import numpy as np
 
 from experiments.language.compile.arrays import (
     Arrays,
+    Closed,
     Compiled,
     Descended,
     Lora,
     Sides,
-    Thought,
     Tried,
 )
 from experiments.language.compile.measure import Audience, audience
@@ -42,7 +43,9 @@ from experiments.language.compile.sides import (
     Solved,
     choose,
     descend_for,
+    lora_memory,
     solve,
+    solve_memory,
 )
 from experiments.language.room import check_room
 from experiments.tools.conduct import Outcome, finish, measured, note_measurement, start
@@ -83,7 +86,10 @@ class Config:
     export: Literal["peft", "checkpoint", "patches", "none"] = option("peft", "what to write")
     lora: bool = option(True, "train LoRA on the same texts for comparison")
     rates: tuple[float, ...] = option((1e-3, 5e-3), "of LoRA's Adam, to choose from")
-    more_seconds: float = option(10.0, "LoRA also gets so many times the seconds")
+    times: tuple[float, ...] = option(
+        (0.25, 1.0, 3.0, 10.0),
+        "seconds, in those of the closed form, after which LoRA is looked at; with 1",
+    )
     seed: int = option(0, "of the draws")
     offline: bool = option(False, "look for a hub name in the cache only")
 
@@ -98,8 +104,12 @@ class Config:
                 checks.positive("compile", name, value)
         if self.study == "given" and not self.queries:
             raise ValueError("compile: study='given' needs queries, a file with one per line.")
-        if self.more_seconds < 1:
-            raise ValueError(f"compile: more_seconds must be at least 1, got {self.more_seconds}.")
+        for time in self.times:
+            checks.positive("compile", "times", time)
+        if list(self.times) != sorted(set(self.times)) or 1 not in self.times:
+            raise ValueError(
+                f"compile: times must increase and have 1, the same seconds, got {self.times}."
+            )
 
     @classmethod
     def quick(cls) -> "Config":
@@ -112,7 +122,7 @@ class Config:
             ranks=(4,),
             weights=(0.1,),
             rates=(5e-3,),
-            more_seconds=2.0,
+            times=(0.5, 1.0, 2.0),
         )
 
 
@@ -247,17 +257,21 @@ def compare(
     fits = [Fit(side=config.side, rank=rank) for rank in config.ranks]
     best, tried = choose(checkpoint, lessons, fits, config.weights, loss)
     assert best.rank is not None  # A rank of --ranks.
-    thought = solve(checkpoint, lessons, Fit("thought"), 1.0)
+    kept, thought = Fit(side=config.side, rank=best.rank), Fit("thought")
+
+    def closed(found: Solved, fit: Fit) -> Closed:
+        return Closed(
+            **vars(test.hear(patches=found.patches)),
+            seconds=np.array(found.seconds),
+            memory=np.array(solve_memory(checkpoint, lessons, fit)),
+            held_out=np.array(loss(found.patches)),
+        )
+
     sides = Sides(
         nothing=test.hear(),
-        thought=Thought(
-            **vars(test.hear(patches=thought.patches)), seconds=np.array(thought.seconds)
-        ),
+        thought=closed(solve(checkpoint, lessons, thought, 1.0), thought),
         ridge=Compiled(
-            **vars(test.hear(patches=best.patches)),
-            seconds=np.array(best.seconds),
-            rank=np.array(best.rank),
-            weight=np.array(best.weight),
+            **vars(closed(best, kept)), rank=np.array(best.rank), weight=np.array(best.weight)
         ),
         lora=descend(config, checkpoint, lessons, held, test, best) if config.lora else None,
         tried=Tried(*map(np.array, zip(*tried, strict=True))),
@@ -273,31 +287,36 @@ def descend(
     test: Audience,
     rival: Solved,
 ) -> Lora:
-    """LoRA of the rival's rank in its seconds and in more, each at the best of the rates."""
+    """LoRA of the rival's rank after some of its seconds, each time at the best of the rates."""
     assert rival.rank is not None  # A rank of --ranks.
-    same: list[Descended] = []
-    more: list[Descended] = []
-    for rate in config.rates:
+    rank: int = rival.rank
+
+    def path(rate: float) -> list[Descended]:
         descended = descend_for(
             checkpoint,
             lessons,
-            rival.rank,
+            rank,
             rate,
-            [rival.seconds, rival.seconds * config.more_seconds],
+            [rival.seconds * time for time in config.times],
             jax.random.key(config.seed),
             lambda params: float(held.hear(params=params).kl.mean()),
         )
-        for found, params, point in zip((same, more), descended.at, descended.path, strict=True):
-            found.append(
-                Descended(
-                    **vars(test.hear(params=params)),
-                    seconds=np.array(point.seconds),
-                    steps=np.array(point.steps),
-                    rate=np.array(rate),
-                    held_out=np.array(point.held_out),
-                )
+        return [
+            Descended(
+                **vars(test.hear(params=params)),
+                seconds=np.array(point.seconds),
+                steps=np.array(point.steps),
+                rate=np.array(rate),
+                held_out=np.array(point.held_out),
             )
-    return Lora(*(min(found, key=lambda one: float(one.held_out)) for found in (same, more)))
+            for params, point in zip(descended.at, descended.path, strict=True)
+        ]
+
+    by_time = zip(*map(path, config.rates), strict=True)
+    best = [min(found, key=lambda one: float(one.held_out)) for found in by_time]
+    memory = np.array(lora_memory(checkpoint, lessons, rank))
+    stacked = {name: np.stack([vars(one)[name] for one in best]) for name in vars(best[0])}
+    return Lora(np.array(config.times), Descended(**stacked), memory)
 
 
 def write(config: Config, checkpoint: Checkpoint, run: Run) -> str | None:

@@ -22,9 +22,10 @@ from icl_jax.descent.adapters import Adapters, new_adapters, with_adapters
 from icl_jax.dims import Array, Params
 from icl_jax.interop.huggingface import Checkpoint
 from icl_jax.language.batch import bucket, presence
-from icl_jax.language.compile import compile_context
+from icl_jax.language.compile import compile_context, context_queries
 from icl_jax.language.ends import embed, readout
 from icl_jax.patches.fit import Fit
+from icl_jax.patches.ladder import fit_static
 from icl_jax.patches.static_patch import StaticPatch
 from icl_jax.stack.layers import PerLayer
 from icl_jax.stack.run import forward
@@ -93,6 +94,15 @@ def solve(
     start = clock()
     patches = once()
     return Solved(patches, clock() - start, weight, fit.rank)
+
+
+def solve_memory(checkpoint: Checkpoint, lessons: Lessons, fit: Fit) -> int:
+    """Bytes that a rung needs beside the model's weights: the program's temporaries, as the
+    compiler says, and the calibration queries' states that it is given."""
+    model, params = checkpoint.model, checkpoint.params
+    made = context_queries(model, params, lessons.context, lessons.texts, bos=lessons.bos)
+    program = jax.jit(functools.partial(fit_static, fit=fit)).lower(functional(model, params), made)
+    return _temporaries(program) + _held(made)
 
 
 def choose(
@@ -189,6 +199,26 @@ def descend_for(
         at.append(merged)
         path.append(Point(steps, spent, float("nan") if held_out is None else held_out(merged)))
     return Descended(at, path, rate)
+
+
+def lora_memory(checkpoint: Checkpoint, lessons: Lessons, rank: int) -> int:
+    """Bytes that a step of LoRA needs beside the model's weights: the program's temporaries, as the
+    compiler says, the texts, the adapters, and Adam's state of them."""
+    model, params = checkpoint.model, checkpoint.params
+    texts = padded(lessons, model)
+    adapters = new_adapters(jax.random.key(0), params, kernels(checkpoint), rank)
+    state = optax.scale_by_adam().init(adapters)
+    program = lora_step.lower(model, params, *texts, jnp.float32(0), adapters, state)
+    return _temporaries(program) + _held((texts, adapters, state))
+
+
+def _temporaries(program: jax.stages.Lowered) -> int:
+    analysis: Any = program.compile().memory_analysis()
+    return int(analysis.temp_size_in_bytes)
+
+
+def _held(tree: Any) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
 def padded(lessons: Lessons, model: LanguageModel) -> tuple[Array, Array]:

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from experiments.tools.arrays import Names
-from experiments.tools.margins import Margin, margin
+from experiments.tools.margins import Margin, apart, margin
 from experiments.tools.shares import Share, beside_nulls, share_of_gap
-from icl_jax.report.figures import Curve, Panel, curves, dots
+from icl_jax.report.figures import Curve, Panel, Role, curves, dots
 from icl_jax.report.page import Section, Table, number
 
 USES: Mapping[str, str] = {
@@ -201,7 +201,12 @@ def _sums(arrays: Arrays) -> Section:
         f"facts in another order, {number(order)}; {AGREED['another']}, the null, {number(null)}."
     )
     text = "Cosines are the means over layers, each of the normalised Frobenius product."
-    return Section("patch(A) + patch(B), patch(A + B), and their order", text,
+    sides = ("input side", "down kernel")[: len(columns) - 1]
+    roles: tuple[Role, Role] = ("main", "second")
+    values = [[apart(cosine) for cosine in cosines] for _, *cosines in rows]
+    figure = dots(list(AGREED.values()), sides, values, roles=roles[: len(sides)],
+                  x_label="1 minus the cosine of the two patches")  # fmt: skip
+    return Section("patch(A) + patch(B), patch(A + B), and their order", text, figure=figure,
                    tables=[Table(columns, rows)], verdict=verdict, anchor="sums")  # fmt: skip
 
 

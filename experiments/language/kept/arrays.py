@@ -20,31 +20,40 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Solved(Answered):
-    """A rung of the ladder.
+class Said:
+    """A run's answers to new questions, and to those that the updates are fitted on."""
+
+    new: Answered
+    fitted: Answered
+
+
+@dataclass(frozen=True)
+class Kept(Said):
+    """What keeps something of the context.
 
     Attributes:
       seconds: ().
-      weight: (), of the ridge, chosen on held-out questions.
+      held_out: (), minus the mean log-probability on the held-out questions, by which the ridge's
+        weight, LoRA's rate and the best rung are chosen.
     """
 
     seconds: np.ndarray
+    held_out: np.ndarray
+
+
+@dataclass(frozen=True)
+class Solved(Kept):
+    """A rung of the ladder; ``weight``: (), of the ridge."""
+
     weight: np.ndarray
 
 
 @dataclass(frozen=True)
-class Descended(Answered):
-    """LoRA by descent, with the rate that is best on held-out questions.
+class Descended(Kept):
+    """LoRA by descent; ``steps``, ``rate``: ()."""
 
-    Attributes:
-      seconds, steps, rate: ().
-      held_out: (), its loss there.
-    """
-
-    seconds: np.ndarray
     steps: np.ndarray
     rate: np.ndarray
-    held_out: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -58,8 +67,8 @@ class Arrays:
       written: (W,), text: of what the model wrote for itself.
     """
 
-    nothing: Answered
-    context: Answered
+    nothing: Said
+    context: Said
     rungs: Mapping[str, Solved]
     lora_same: Descended
     lora_more: Descended

@@ -1,6 +1,6 @@
 """Tasks that a context teaches by examples: what is asked, and the answer.
 
-The four of ``experiments.real``, and two more; the word asked for says nothing of the task.
+The four of ``experiments.real``, and three more; the word asked for says nothing of the task.
 """
 
 from experiments.language.real.prompts import TASKS
@@ -67,6 +67,20 @@ _MORE: dict[str, tuple[tuple[str, str], ...]] = {
         ("Malaysia", "Malay"), ("Brazil", "Portuguese"), ("Mexico", "Spanish"),
         ("Egypt", "Arabic"), ("Iran", "Persian"), ("Iraq", "Arabic"), ("Austria", "German"),
         ("Argentina", "Spanish"), ("Somalia", "Somali"),
+    ),
+    "currencies": (
+        ("Japan", "yen"), ("India", "rupee"), ("Russia", "ruble"), ("Mexico", "peso"),
+        ("Germany", "euro"), ("Britain", "pound"), ("China", "yuan"), ("Switzerland", "franc"),
+        ("Sweden", "krona"), ("Canada", "dollar"), ("Turkey", "lira"), ("Poland", "zloty"),
+        ("Brazil", "real"), ("Israel", "shekel"), ("Korea", "won"), ("Thailand", "baht"),
+        ("Hungary", "forint"), ("Vietnam", "dong"), ("Ukraine", "hryvnia"), ("Norway", "krone"),
+        ("Nigeria", "naira"), ("Egypt", "pound"), ("Romania", "leu"), ("Bulgaria", "lev"),
+        ("Kuwait", "dinar"), ("Morocco", "dirham"), ("Iran", "rial"), ("Kenya", "shilling"),
+        ("Malaysia", "ringgit"), ("Indonesia", "rupiah"), ("Peru", "sol"), ("France", "euro"),
+        ("Argentina", "peso"), ("Australia", "dollar"), ("Pakistan", "rupee"),
+        ("Denmark", "krone"), ("Iraq", "dinar"), ("Serbia", "dinar"), ("Chile", "peso"),
+        ("Ghana", "cedi"), ("Ethiopia", "birr"), ("Zambia", "kwacha"), ("Iceland", "krona"),
+        ("Mongolia", "tugrik"), ("Bangladesh", "taka"), ("Venezuela", "bolivar"),
     ),
 }  # fmt: skip
 

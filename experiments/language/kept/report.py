@@ -1,11 +1,11 @@
 """The numbers of ``experiments.kept`` as a summary, and as a page."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from experiments.language.kept.arrays import Answered, Arrays, Descended, Found, Solved
+from experiments.language.kept.arrays import Answered, Arrays, Descended, Found, Said, Solved
 from experiments.tools.shares import Share, share_of_gap
 from icl_jax.report.figures import Reference, Role, estimates
 from icl_jax.report.page import Section, Table
@@ -21,9 +21,14 @@ LABELS = {
     "lora_more": "LoRA, more seconds",
 }
 NOTHING = "no context"
+FULL = "full context"
 ANOTHER = "another task"
+NO_GAP = "no gap"
 RIVALS = ("lora_same", "lora_more", "thought")
 CLOSED = ("thought", "input", "down", "at_once", "both", "full_rank")
+#: Questions: new ones, and those that the updates are fitted on.
+Part = Literal["new", "fitted"]
+PARTS: tuple[Part, Part] = ("new", "fitted")
 
 
 class Asks(Protocol):
@@ -35,10 +40,23 @@ class Asks(Protocol):
     def rungs(self) -> tuple[str, ...]: ...
 
 
-def share(arrays: Arrays, run: Answered) -> Share:
+def share(arrays: Arrays, run: Said, part: Part = "new") -> Share:
     """The share of the gap in log-probability that a run keeps."""
-    alone_B, full_B, reached_B = (-one.log_chance for one in (arrays.nothing, arrays.context, run))
+    alone_B, full_B, reached_B = (-one.log_chance for one in _answers(arrays, run, part))
     return share_of_gap(alone_B, full_B, reached_B)
+
+
+def right_share(arrays: Arrays, run: Said, part: Part = "new") -> Share | None:
+    """The share of the gap in right answers; None where the context gives no more of them."""
+    alone_B, full_B, reached_B = (~one.right for one in _answers(arrays, run, part))
+    if alone_B.mean() <= full_B.mean():
+        return None
+    return share_of_gap(alone_B, full_B, reached_B)
+
+
+def _answers(arrays: Arrays, run: Said, part: Part) -> list[Answered]:
+    """Without the context, with it, and the run's."""
+    return [getattr(one, part) for one in (arrays.nothing, arrays.context, run)]
 
 
 def _rungs(arrays: Arrays, but: str = "") -> list[str]:
@@ -47,16 +65,18 @@ def _rungs(arrays: Arrays, but: str = "") -> list[str]:
 
 
 def best_rung(arrays: Arrays, but: str = "") -> str:
-    """Which of them keeps most."""
-    return max(_rungs(arrays, but), key=lambda name: share(arrays, arrays.rungs[name]).value)
+    """Which of them is best on the held-out questions, as LoRA's rate is chosen."""
+    losses = {name: float(arrays.rungs[name].held_out) for name in _rungs(arrays, but)}
+    return min(losses, key=lambda name: np.nan_to_num(losses[name], nan=np.inf))
 
 
 def summarise(found: Found) -> dict[str, Any]:
-    """``models.NAME.TASK.RUN``: share with interval, right answers, seconds."""
+    """``models.NAME.TASK.RUN``: shares with intervals, right answers, seconds."""
     models = {
         model: {
             task: {
                 "best": best_rung(arrays),
+                "lost": {name: one._asdict() for name, one in lost(arrays).items()},
                 "nothing": _told(arrays, arrays.nothing),
                 "context": _told(arrays, arrays.context),
                 **{
@@ -70,18 +90,24 @@ def summarise(found: Found) -> dict[str, Any]:
     return {"models": models}
 
 
-def _told(arrays: Arrays, run: Answered) -> dict[str, Any]:
-    return {
-        "share": share(arrays, run),
-        "accuracy": run.right.mean(),
-        "log_chance": run.log_chance.mean(),
-    }
+def _told(arrays: Arrays, run: Said) -> dict[str, Any]:
+    new, fitted = (
+        {
+            "share": share(arrays, run, part),
+            "right_share": right_share(arrays, run, part),
+            "accuracy": getattr(run, part).right.mean(),
+            "log_chance": getattr(run, part).log_chance.mean(),
+        }
+        for part in PARTS
+    )
+    return {**new, "fitted": fitted}
 
 
 def _cost(run: Solved | Descended) -> dict[str, Any]:
+    cost = {"seconds": run.seconds, "held_out": run.held_out}
     if isinstance(run, Solved):
-        return {"seconds": run.seconds, "weight": run.weight}
-    return {"seconds": run.seconds, "steps": run.steps, "rate": run.rate}
+        return {**cost, "weight": run.weight}
+    return {**cost, "steps": run.steps, "rate": run.rate}
 
 
 def sections(config: Asks, found: Found) -> list[Section]:
@@ -89,39 +115,97 @@ def sections(config: Asks, found: Found) -> list[Section]:
     return [*(_model(config, name, tasks) for name, tasks in found.items()), _written(found)]
 
 
+class Lost(NamedTuple):
+    """A rival keeps more of a task than the best rung.
+
+    Attributes:
+      best: the rung.
+      new, fitted: shares of the best rung and of the rival, on either kind of questions.
+    """
+
+    best: str
+    new: tuple[float, float]
+    fitted: tuple[float, float]
+
+    @property
+    def where(self) -> str:
+        """In generalising, where the rung keeps as much of what was fitted; else in capacity."""
+        return "generalising" if self.fitted[0] >= self.fitted[1] else "capacity"
+
+    def __str__(self) -> str:
+        new, fitted = (f"{mine:.2f} against {rival:.2f}" for mine, rival in (self.new, self.fitted))
+        return f"{LABELS[self.best]} {new}, of fitted questions {fitted}: lost in {self.where}"
+
+
+def lost(arrays: Arrays) -> dict[str, Lost]:
+    """The rivals that keep more of a task than the best of the other rungs."""
+    found = {}
+    for name in RIVALS:
+        if name not in arrays.sides or not _rungs(arrays, name):
+            continue  # A rung that was not asked for, or the only one.
+        best = best_rung(arrays, name)
+        mine, rival = (
+            [share(arrays, arrays.sides[side], part).value for part in PARTS]
+            for side in (best, name)
+        )
+        if mine[0] < rival[0]:
+            found[name] = Lost(best, *zip(mine, rival, strict=True))
+    return found
+
+
 def verdict(tasks: Mapping[str, Arrays]) -> str:
-    """In how many tasks the best rung keeps at least what a rival does, and where it does not."""
+    """In how many tasks the best rung keeps at least what a rival does; where it does not, why."""
+    losses = {task: lost(arrays) for task, arrays in tasks.items()}
     told = []
     for name in RIVALS:
         if not all(name in one.sides and _rungs(one, name) for one in tasks.values()):
-            continue  # A rung that was not asked for, or the only one.
-        losses = []
-        for task, arrays in tasks.items():
-            best = best_rung(arrays, name)
-            mine, rival = (share(arrays, arrays.sides[side]).value for side in (best, name))
-            if mine < rival:
-                losses.append(f"{task} ({LABELS[best]} {mine:.2f} against {rival:.2f})")
-        wins = len(tasks) - len(losses)
-        words = f"at least as much as {LABELS[name]} on {wins} of {len(tasks)} tasks"
+            continue
+        less = [f"{task} ({one[name]})" for task, one in losses.items() if name in one]
+        right = sum(
+            one.rungs[best_rung(one, name)].new.right.sum() >= one.sides[name].new.right.sum()
+            for one in tasks.values()
+        )
         aside = "the best of the others " if name in CLOSED else ""
-        told.append(aside + words + (f", less on {'; '.join(losses)}" if losses else ""))
-    values = [share(one, one.rungs[best_rung(one)]).value for one in tasks.values()]
+        told.append(
+            f"{aside}at least as much as {LABELS[name]} on {len(tasks) - len(less)} of "
+            f"{len(tasks)} tasks (as many right answers on {right})"
+            + (f", less on {', '.join(less)}" if less else "")
+        )
+    best = {task: one.rungs[best_rung(one)] for task, one in tasks.items()}
+    values = [share(one, best[task]).value for task, one in tasks.items()]
+    rights = {task: right_share(one, best[task]) for task, one in tasks.items()}
+    there = [one.value for one in rights.values() if one is not None]
+    no_gap = [task for task, one in rights.items() if one is None]
+    of_right = f" and {_range(there)} of that in right answers" if there else ""
+    if no_gap:
+        of_right += f" (no gap in right answers on {', '.join(no_gap)})"
     return (
-        f"The best rung (of these questions) keeps {min(values):.2f} to {max(values):.2f} of the "
-        f"gap in log-probability ({NOTHING}, the null: 0); {'; '.join(told)}."
+        f"The rung that is best on held-out questions keeps {_range(values)} of the gap in "
+        f"log-probability{of_right} ({NOTHING}, the null: 0); {'; '.join(told)}."
     )
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{min(values):.2f} to {max(values):.2f}"
 
 
 def _model(config: Asks, name: str, tasks: Mapping[str, Arrays]) -> Section:
     rows: list[tuple[Any, ...]] = []
+    whys: list[tuple[Any, ...]] = []
     for task, arrays in tasks.items():
         for side, run in arrays.sides.items():
             steps = int(run.steps) if isinstance(run, Descended) else None
-            kept = str(share(arrays, run))
-            rows.append((task, LABELS[side], kept, _right(run), float(run.seconds), steps))
-        rows.append((task, NOTHING, "0", _right(arrays.nothing), None, None))
-        rows.append((task, "full context", "1", _right(arrays.context), None, None))
-    columns = ("task", "run", "share of the gap", "right", "seconds", "steps")
+            kept, right = (_said(one(arrays, run)) for one in (share, right_share))
+            label, seconds = LABELS[side], float(run.seconds)
+            rows.append((task, label, kept, right, _right(run.new), seconds, steps))
+            new, fitted = (f"{share(arrays, run, part).value:.2f}" for part in PARTS)
+            whys.append((task, label, float(run.held_out), fitted, new, _right(run.fitted)))
+        for label, end, value in ((NOTHING, arrays.nothing, "0"), (FULL, arrays.context, "1")):
+            right = NO_GAP if right_share(arrays, end) is None else value
+            rows.append((task, label, value, right, _right(end.new), None, None))
+            whys.append((task, label, None, value, value, _right(end.fitted)))
+    columns = ("task", "run", "share of the gap", "of right answers", "right", "seconds", "steps")
+    why = ("task", "run", "held-out loss", "share, fitted", "share, new", "right, fitted")
     roles: dict[str, Role] = {"both": "main", "lora_more": "second", "lora_same": "second",
                               "thought": "control"}  # fmt: skip
     shown = [side for side in roles if side in config.rungs or side.startswith("lora")]
@@ -132,23 +216,33 @@ def _model(config: Asks, name: str, tasks: Mapping[str, Arrays]) -> Section:
         *np.moveaxis(np.array(shares), -1, 0),
         x_label="share of the gap kept, with 95% intervals over questions",
         roles=[roles[side] for side in shown],
-        references=[Reference(0.0, NOTHING), Reference(1.0, "full context")],
+        references=[Reference(0.0, NOTHING), Reference(1.0, FULL)],
         limits=(-1.0, 1.6),
     )
-    count = len(next(iter(tasks.values())).nothing.right)
+    first = next(iter(tasks.values())).nothing
     text = (
         f"Updates of rank {config.rank}, except at full rank. Share of the gap: of the mean "
-        f"log-probability of the right answer's first token, over {count} new questions, with 95% "
-        "intervals over questions: 0 is no context, 1 the full one. Ridge weights and learning "
-        "rates are chosen on held-out questions, seconds are of the processor, without compilation."
+        "log-probability of the right answer's first token, and of the number of right answers, "
+        f"over {len(first.new.right)} new questions, with 95% intervals over questions: 0 is "
+        f"{NOTHING}, 1 the {FULL}. Ridge weights, learning rates and the best rung are chosen on "
+        "held-out questions, seconds are of the processor, without compilation."
+    )
+    fitted = (
+        f"The same on the {len(first.fitted.right)} questions that are fitted. A task is lost in "
+        "generalising where the best rung keeps as much of these as its rival and less of the new "
+        "ones, in capacity where it keeps less of either. Held-out loss: nats."
     )
     return Section(
         f"{name}: what is kept of each task",
         text,
         figure=figure,
-        tables=[Table(columns, rows, "Each task compiled by itself.")],
+        tables=[Table(columns, rows, "Each task compiled by itself."), Table(why, whys, fitted)],
         verdict=verdict(tasks),
     )
+
+
+def _said(one: Share | None) -> str:
+    return NO_GAP if one is None else str(one)
 
 
 def _right(run: Answered) -> str:

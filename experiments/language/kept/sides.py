@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.language.compile.sides import Lessons, Patches
 from experiments.language.kept.arrays import Answered
-from experiments.language.kept.pairs import LINE, PAIRS
+from experiments.language.kept.tasks import Task
 from icl_jax.dims import Params
 from icl_jax.interop.huggingface import Checkpoint
 from icl_jax.interop.tokenizer import Tokenizer
@@ -23,7 +23,7 @@ class Sizes:
     """How the pairs of a task are used, in this order.
 
     Attributes:
-      shown: demonstrations, which are the context.
+      shown: demonstrations, which are the context where the task has none of its own.
       calibration: questions that are fitted.
       held_out: questions on which rank, weight and rate are chosen.
       asked: questions that are reported.
@@ -45,38 +45,54 @@ class Questions:
     answers: np.ndarray
 
 
-def lessons_of(
-    checkpoint: Checkpoint, tokenizer: Tokenizer, task: str, sizes: Sizes, bos: int, seed: int
-) -> tuple[Lessons, Questions, Questions]:
-    """What a task is compiled from (self-study), and its held-out and its asked questions."""
+@dataclass(frozen=True)
+class Material:
+    """What a task is compiled from (self-study), and questions of three kinds, none asked twice.
+
+    Attributes:
+      lessons: the context, and what the model writes behind it to the questions that are fitted.
+      fitted: these questions.
+      held_out: on which weight, rate and the best rung are chosen.
+      asked: new ones.
+    """
+
+    lessons: Lessons
+    fitted: Questions
+    held_out: Questions
+    asked: Questions
+
+
+def material(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, task: Task, sizes: Sizes, bos: int, seed: int
+) -> Material:
+    """The context of a task as lessons, and its questions."""
 
     def tokens(text: str) -> np.ndarray:
         return tokenizer.encode(text, add_special=False).tokens_T
 
-    pairs = PAIRS[task]
-    context = tokens("".join(f"{LINE.format(x)} {y}\n" for x, y in pairs[: sizes.shown]))
-    rest = pairs[sizes.shown :]
-
     def questions(part: Sequence[tuple[str, str]]) -> Questions:
-        texts = [tokens(LINE.format(x)) for x, _ in part]
-        whole = [tokens(f"{LINE.format(x)} {y}") for x, y in part]
+        texts = [tokens(task.question(asked)) for asked, _ in part]
+        whole = [tokens(task.answered(*pair)) for pair in part]
         answers = [int(one[len(text)]) for one, text in zip(whole, texts, strict=True)]
         return Questions(texts, np.asarray(answers))
 
-    first, second = sizes.calibration, sizes.calibration + sizes.held_out
-    stems = questions(rest[:first]).texts
+    text, pairs = task.behind(sizes.shown)
+    context = tokens(text)
+    ends = np.cumsum((0, sizes.calibration, sizes.held_out, sizes.asked))
+    fitted, held_out, asked = (
+        questions(pairs[start:stop]) for start, stop in zip(ends[:-1], ends[1:], strict=True)
+    )
     written = self_study(
         checkpoint.model,
         checkpoint.params,
         context,
-        stems,
+        fitted.texts,
         sizes.written,
         jax.random.key(seed),
         bos=bos,
     )
-    lessons = Lessons(context, written, [len(one) for one in stems], bos)
-    asked = rest[second : second + sizes.asked]
-    return lessons, questions(rest[first:second]), questions(asked)
+    lessons = Lessons(context, written, [len(one) for one in fitted.texts], bos)
+    return Material(lessons, fitted, held_out, asked)
 
 
 def answer(

@@ -9,7 +9,7 @@ import numpy as np
 from experiments.regression.both import MODELS, Both, names_of_both
 from experiments.regression.reusable.report import share
 from experiments.tools.arrays import Names
-from experiments.tools.margins import margin
+from experiments.tools.margins import apart, margin
 from experiments.tools.shares import Share, beside_nulls
 from icl_jax.report.figures import Curve, Panel, Reference, Role, curves, dots
 from icl_jax.report.page import Section, Table, number
@@ -232,7 +232,14 @@ def _order(arrays: Arrays) -> Section:
         "The layers are causal, so a deeper learner's context depends on its order; the learner "
         "knows no positions otherwise."
     )
-    return Section("The order of the examples", text, verdict=verdict, anchor="order",
+    pairs = ("shuffled", "another")
+    values = [
+        [apart(margin(arrays.of(model).agreed[pair]).value) for model in MODELS] for pair in pairs
+    ]
+    figure = dots([AGREED[pair] for pair in pairs], MODELS, values,
+                  x_label="1 minus the cosine of the two patches")  # fmt: skip
+    return Section("The order of the examples", text, figure=figure, verdict=verdict,
+                   anchor="order",
                    tables=[Table(("patch", "cosine with its own", "share of the gap"), rows)],
                    )  # fmt: skip
 
