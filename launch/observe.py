@@ -114,12 +114,13 @@ class Observer:
         """Of a step, on this chip; None where the chip or the step's program is not known."""
         number = self._compilations.number
         if number != self._least[0]:
-            chip = chip_of_kind(jax.local_devices()[0].device_kind)
-            step = None if chip is None else training_step()
-            if chip is None or step is None:
-                self._least = number, None
-            else:
-                self._least = number, least_seconds(step, chip)
+            self._least = number, None
+            # A program's text is XLA's, of any version: what cannot be read must not end a run.
+            with contextlib.suppress(Exception):
+                chip = chip_of_kind(jax.local_devices()[0].device_kind)
+                step = None if chip is None else training_step()
+                if chip is not None and step is not None:
+                    self._least = number, least_seconds(step, chip)
         return self._least[1]
 
     def _append(self, event: dict[str, Any]) -> None:

@@ -46,6 +46,26 @@ def share_of_gap(alone_B: Any, full_B: Any, reached_B: Any, seed: int = 0) -> Sh
     return Share(value, float(low), float(high))
 
 
+def to_choose_by(loss: Any) -> float:
+    """A loss, the least of which is chosen: one that is not finite never is."""
+    return float(loss) if np.isfinite(loss) else np.inf
+
+
+def or_none(value: Any) -> Any:
+    """A summary with None for each number that there is not: NaN is none that JSON can hold.
+
+    >>> or_none({"share": Share(float("nan"), 0.0, 1.0), "steps": np.array(3)})
+    {'share': [None, 0.0, 1.0], 'steps': 3}
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {key: or_none(entry) for key, entry in value.items()}
+    if isinstance(value, tuple | list):
+        return [or_none(entry) for entry in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
 def beside_nulls(nulls: Mapping[str, Share | Margin | float]) -> str:
     """A sentence that names the null that is hardest to beat, and the others behind it.
 

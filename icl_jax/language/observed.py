@@ -169,6 +169,8 @@ def _where_it_begins(activations: dict[str, Array]) -> str:
     """Which of the captured activations are not finite, and from which layer on."""
     found = []
     for name, values in activations.items():
+        if not checks.is_concrete(values):
+            continue  # Derivatives are being taken through it.
         finite = np.isfinite(np.asarray(on_host(values), np.float64))
         if finite.all():
             continue
@@ -176,8 +178,8 @@ def _where_it_begins(activations: dict[str, Array]) -> str:
         found.append(f"{name} from layer {bad_L.argmax()} on" if "*" in name else name)
     if found:
         return f"Of what was captured, not finite: {', '.join(found)}."
-    if activations:
-        return f"All of what was captured is finite: {', '.join(activations)}."
+    if read := [name for name, values in activations.items() if checks.is_concrete(values)]:
+        return f"All of what was captured is finite: {', '.join(read)}."
     return "capture=('layers.*.residual',) says in which layer it begins."
 
 

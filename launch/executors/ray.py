@@ -70,7 +70,8 @@ class Ray:
 
         Raises:
           UsageError: Ray is not installed, or there is no cluster at the address.
-          SystemExit: 42 or 130, when the driver was asked to stop; the runs have ended.
+          SystemExit: 42 or 130, when the driver was asked to stop; the runs have ended, or
+            ``2 * GRACE`` seconds have.
         """
         ray = _import()
         options = self.options
@@ -105,10 +106,10 @@ class Ray:
             running[remote.remote(task, options.time_limit, after)] = task
             watcher.started(task)
 
-        for task in batch.tasks:
-            start(task)
         # Inside ``ray.init``, which has its own idea of SIGTERM.
         with asked_to_stop() as asked:
+            for task in batch.tasks:
+                start(task)
             while running:
                 if asked:
                     _stop(ray, list(running))

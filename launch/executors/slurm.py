@@ -23,6 +23,9 @@ from launch.outcomes import NODE_LOST, TIMED_OUT, History, Verdict, settle
 from launch.processes import GRACE, Attempt, asked_to_stop
 from launch.task import Batch, Task, Watcher
 
+#: Where submitit looks for the signal by which SLURM says that a job is preempted.
+_PREEMPTION = "SUBMITIT_PREEMPT_SIGNAL"
+
 
 @dataclass(frozen=True)
 class Options:
@@ -73,17 +76,20 @@ class Options:
 class Job:
     """One run, as submitit pickles it."""
 
-    def __init__(self, task: Task) -> None:
-        """Of a task."""
+    def __init__(self, task: Task, watched: bool) -> None:
+        """Of a task; ``watched`` where a driver submits again what ended before it was done."""
         self.task = task
+        self.watched = watched
         self._attempt: Attempt | None = None
 
     def __call__(self) -> int:
         """One attempt, on the node that SLURM chose; the exit code."""
         self._attempt = attempt = Attempt(self.task)
-        # As a job that is cancelled is told, which submitit ignores.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: attempt.stop())
+        # As a job that is cancelled is told, which submitit ignores; unless SLURM is asked to tell
+        # a job so that it is preempted, which submitit must hear. Unwatched, the job is SLURM's.
+        if self.watched and os.environ.get(_PREEMPTION, "") not in ("TERM", "SIGTERM"):
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: attempt.stop())
         return attempt.wait()
 
     def checkpoint(self) -> Any:
@@ -93,10 +99,10 @@ class Job:
         if self._attempt is not None:
             self._attempt.stop()
             self._attempt.wait()
-        return submitit.helpers.DelayedSubmission(Job(self.task))
+        return submitit.helpers.DelayedSubmission(Job(self.task, self.watched))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"task": self.task, "_attempt": None}
+        return {"task": self.task, "watched": self.watched, "_attempt": None}
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,8 @@ class Slurm:
         Raises:
           UsageError: submitit is not installed, there is no SLURM here, or the workdir is a
             bucket's.
-          SystemExit: 42 or 130, when a driver that watches was asked to stop; the jobs have ended.
+          SystemExit: 42 or 130, when a driver that watches was asked to stop; the jobs have
+            ended, or ``2 * GRACE`` seconds have.
         """
         if is_remote(batch.workdir):
             raise UsageError(
@@ -134,7 +141,7 @@ class Slurm:
             ) from error
         executor.update_parameters(**self.options.parameters())
         if not self.options.wait:
-            jobs = _submit(executor, batch.tasks, watcher)
+            jobs = _submit(executor, batch.tasks, self.options.wait, watcher)
             watcher.note(f"{len(jobs)} jobs submitted; see {folder}. Later: the same command.")
             return
         # SLURM itself limits what runs at once; submitit's local stand-in would start everything.
@@ -148,7 +155,7 @@ class Slurm:
                     self._stop([job for job, _ in running])
                     raise SystemExit(asked[0])
                 chunk = [waiting.popleft() for _ in range(min(len(waiting), most - len(running)))]
-                running += _submit(executor, chunk, watcher)
+                running += _submit(executor, chunk, self.options.wait, watcher)
                 time.sleep(self.poll)
                 still = []
                 for job, task in running:
@@ -176,10 +183,12 @@ class Slurm:
             time.sleep(self.poll)
 
 
-def _submit(executor: Any, tasks: Sequence[Task], watcher: Watcher) -> list[tuple[Any, Task]]:
+def _submit(
+    executor: Any, tasks: Sequence[Task], watched: bool, watcher: Watcher
+) -> list[tuple[Any, Task]]:
     if not tasks:
         return []
-    jobs = executor.submit_array([Job(task) for task in tasks])
+    jobs = executor.submit_array([Job(task, watched) for task in tasks])
     for task in tasks:
         watcher.started(task)
     return list(zip(jobs, tasks, strict=True))

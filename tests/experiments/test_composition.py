@@ -13,6 +13,7 @@ from experiments.regression.composition.report import (
     USES,
     Arrays,
     Composed,
+    OwnQuery,
     _order,
     share,
 )
@@ -106,7 +107,7 @@ def test_the_order_of_the_examples_is_drawn_beside_its_nulls():
         uses = dict.fromkeys((*USES, *SUMS, "shuffled"), ones)
         agreed = dict.fromkeys(AGREED, np.full(3, cosine))
         many = np.ones((2, 3))
-        return Composed(2 * ones, ones, uses, dict.fromkeys(("alone", "full", "token"), ones),
+        return Composed(2 * ones, ones, uses, OwnQuery(ones, ones, ones),
                         many, many, ones, many, agreed)  # fmt: skip
 
     found = _order(Arrays(composed(1.0), composed(0.2)))

@@ -373,5 +373,13 @@ def test_the_error_of_a_nan_says_where_it_begins(deep):
     begins = "layers.*.residual from layer 4 on, layers.*.mlp_input from layer 3 on, final."
     found = broken("embedding", "layers.*.residual", "layers.*.mlp_input", "final")
     assert found == f"Of what was captured, not finite: {begins}"
+    with pytest.raises(checks.NumericalError, match="observe: the logits"):
+
+        def loss(v_D):
+            edit = {"layers.3.mlp_input": lambda values_TD: values_TD + v_D * jnp.nan}
+            seen = observe(*deep, TOKENS, capture=("final",), edit=edit)
+            return jnp.sum(seen.logits_TV) + jnp.sum(seen.activations["final"])
+
+        jax.grad(loss)(jnp.ones(16))
     assert broken("layers.2.output").startswith("All of what was captured is finite: layers.2")
     assert broken() == "capture=('layers.*.residual',) says in which layer it begins."

@@ -14,7 +14,7 @@ from experiments.language.compile.arrays import (
     Lora,
     Sides,
 )
-from experiments.tools.shares import Share, share_of_gap
+from experiments.tools.shares import Share, or_none, share_of_gap
 from icl_jax.report.figures import Curve, Panel, Role, curves
 from icl_jax.report.page import Section, Table, number
 
@@ -70,7 +70,8 @@ def summarise(about: Mapping[str, Any], arrays: Arrays) -> dict[str, Any]:
             **{name: getattr(path, name).tolist() for name in ("seconds", "steps", "held_out")},
             "kl": path.kl.mean(axis=-1).tolist(),
         }
-    return told
+    told_or_none: dict[str, Any] = or_none(told)
+    return told_or_none
 
 
 def _cost(sides: Sides, run: Heard) -> dict[str, Any]:

@@ -50,6 +50,7 @@ from experiments.language.compile.sides import (
 from experiments.language.room import check_room
 from experiments.tools.conduct import Outcome, finish, measured, note_measurement, start
 from experiments.tools.flags import UsageError, launch, option
+from experiments.tools.shares import to_choose_by
 from icl_jax import checks
 from icl_jax.interop.banks import load_static, save_static
 from icl_jax.interop.huggingface import Checkpoint, load, save
@@ -313,7 +314,7 @@ def descend(
         ]
 
     by_time = zip(*map(path, config.rates), strict=True)
-    best = [min(found, key=lambda one: float(one.held_out)) for found in by_time]
+    best = [min(found, key=lambda one: to_choose_by(one.held_out)) for found in by_time]
     memory = np.array(lora_memory(checkpoint, lessons, rank))
     stacked = {name: np.stack([vars(one)[name] for one in best]) for name in vars(best[0])}
     return Lora(np.array(config.times), Descended(**stacked), memory)

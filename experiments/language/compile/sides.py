@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.tools.shares import to_choose_by
 from icl_jax.blocks.functional import designs, functional
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.descent.adapters import Adapters, new_adapters, with_adapters
@@ -127,7 +128,7 @@ def choose(
         for number, weight in enumerate(weights):
             solved = solve(checkpoint, lessons, fit, weight, warm=not number)
             tried.append((loss(solved.patches), solved))
-    best = min(tried, key=lambda pair: pair[0] if np.isfinite(pair[0]) else np.inf)[1]
+    best = min(tried, key=lambda pair: to_choose_by(pair[0]))[1]
     return best, [(one.rank, one.weight, value) for value, one in tried]
 
 

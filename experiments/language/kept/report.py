@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from experiments.language.kept.arrays import Answered, Arrays, Descended, Found, Said, Solved
-from experiments.tools.shares import Share, share_of_gap
+from experiments.tools.shares import Share, or_none, share_of_gap, to_choose_by
 from icl_jax.report.figures import Reference, Role, estimates
 from icl_jax.report.page import Section, Table
 
@@ -66,8 +66,7 @@ def _rungs(arrays: Arrays, but: str = "") -> list[str]:
 
 def best_rung(arrays: Arrays, but: str = "") -> str:
     """Which of them is best on the held-out questions, as LoRA's rate is chosen."""
-    losses = {name: float(arrays.rungs[name].held_out) for name in _rungs(arrays, but)}
-    return min(losses, key=lambda name: np.nan_to_num(losses[name], nan=np.inf))
+    return min(_rungs(arrays, but), key=lambda name: to_choose_by(arrays.rungs[name].held_out))
 
 
 def summarise(found: Found) -> dict[str, Any]:
@@ -87,7 +86,8 @@ def summarise(found: Found) -> dict[str, Any]:
         }
         for model, tasks in found.items()
     }
-    return {"models": models}
+    found_or_none: dict[str, Any] = or_none({"models": models})
+    return found_or_none
 
 
 def _told(arrays: Arrays, run: Said) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def lost(arrays: Arrays) -> dict[str, Lost]:
             [share(arrays, arrays.sides[side], part).value for part in PARTS]
             for side in (best, name)
         )
-        if mine[0] < rival[0]:
+        if not mine[0] >= rival[0]:  # What is not a number keeps nothing.
             found[name] = Lost(best, *zip(mine, rival, strict=True))
     return found
 

@@ -40,6 +40,7 @@ from experiments.language.real_models import SOURCES, real_model
 from experiments.tools.conduct import Outcome, each, finish, measured, start
 from experiments.tools.flags import launch, option
 from experiments.tools.machine import forget_programs
+from experiments.tools.shares import to_choose_by
 from icl_jax import checks
 from icl_jax.interop.huggingface import Checkpoint, load
 from icl_jax.interop.tokenizer import Tokenizer, load_tokenizer
@@ -180,7 +181,7 @@ def measure(
             )
 
     def best_rate(descents: list[Descended]) -> Descended:
-        return min(descents, key=lambda one: float(one.held_out))
+        return min(descents, key=lambda one: to_choose_by(one.held_out))
 
     return Arrays(
         nothing=said(),

@@ -25,7 +25,7 @@ class Sizes:
     Attributes:
       shown: demonstrations, which are the context where the task has none of its own.
       calibration: questions that are fitted.
-      held_out: questions on which rank, weight and rate are chosen.
+      held_out: questions on which weight, rate and the best rung are chosen.
       asked: questions that are reported.
       written: tokens that the model writes behind a calibration question.
     """

@@ -2,8 +2,8 @@
 
 Most are taught by examples, which are pairs of the task itself. Three have a context of their own:
 an instruction, a list of who likes what, and a page of text. Of the last two the questions are
-the same facts in other words: those that are fitted ask for each fact in one way, new ones in
-another.
+the same facts in other words, one way after the other: with as many questions to fit as there are
+facts (the default) those that are fitted ask for each in one way, new ones in another.
 """
 
 from collections.abc import Iterable
