@@ -204,10 +204,12 @@ def test_of_facts_the_nearest_null_and_what_beats_a_facts_own_patch_are_computed
 def test_kept_says_where_the_thought_vector_is_ahead_and_which_texts_are_another_tasks(bare):
     tasks = {"one": task_of(both=-2.0), "two": task_of(thought=-1.5)}
     assert verdict(tasks).endswith(
-        "0.75 to 0.88 of the gap in log-probability (no context, the null: 0); at least as much as "
-        "LoRA, same seconds on 2 of 2 tasks; at least as much as LoRA, more seconds on 2 of 2 "
-        "tasks; the best of the others at least as much as thought vector on 1 of 2 tasks, less "
-        "on two (input side 0.50 against 0.88)."
+        "0.75 to 0.88 of the gap in log-probability and 0.50 to 0.50 of that in right answers (no "
+        "context, the null: 0); at least as much as LoRA, same seconds on 2 of 2 tasks (as many "
+        "right answers on 2); at least as much as LoRA, more seconds on 2 of 2 tasks (as many "
+        "right answers on 2); the best of the others at least as much as thought vector on 1 of 2 "
+        "tasks (as many right answers on 2), less on two (input side 0.50 against 0.88, of fitted "
+        "questions 0.50 against 0.88: lost in capacity)."
     )
     section = _written({"smollm2": tasks})
     assert bare(kept_sections(Kept(), {"smollm2": tasks})) == []
