@@ -375,11 +375,11 @@ def test_the_error_of_a_nan_says_where_it_begins(deep):
     assert found == f"Of what was captured, not finite: {begins}"
     with pytest.raises(checks.NumericalError, match="observe: the logits"):
 
-        def loss(v_D):
-            edit = {"layers.3.mlp_input": lambda values_TD: values_TD + v_D * jnp.nan}
+        def loss(v_TD):
+            edit = {"layers.3.mlp_input": lambda values_TD: values_TD + v_TD * jnp.nan}
             seen = observe(*deep, TOKENS, capture=("final",), edit=edit)
             return jnp.sum(seen.logits_TV) + jnp.sum(seen.activations["final"])
 
-        jax.grad(loss)(jnp.ones(16))
+        jax.grad(loss)(jnp.ones((8, 16), jnp.float32))
     assert broken("layers.2.output").startswith("All of what was captured is finite: layers.2")
     assert broken() == "capture=('layers.*.residual',) says in which layer it begins."
