@@ -39,11 +39,13 @@ def unmeasured(folder, other):
 
 
 def arrays(folder, name):
-    """What was measured, but for what is measured by the clock."""
+    """What was measured, but for what is measured in seconds, or in bytes of one device."""
     found = Run(folder).load_arrays(name)
     # LoRA descends for as many seconds as the solution took.
-    timed = [key for key in found if key.endswith("seconds") or key.startswith("lora_")]
-    return {key: values for key, values in found.items() if key not in timed}
+    others = [
+        key for key in found if key.endswith(("seconds", "memory")) or key.startswith("lora_")
+    ]
+    return {key: values for key, values in found.items() if key not in others}
 
 
 def size_of(values):
