@@ -1,4 +1,4 @@
-"""Every experiment on a mesh of eight devices measures what it measures on one.
+"""Every experiment on a mesh of eight devices, and on two processes, measures what it does on one.
 
 The learner is trained once, on one device, and its checkpoint is read onto the mesh: what two
 trainings of float32 differ by grows with every step, and is a matter of the optimizer
@@ -6,91 +6,18 @@ trainings of float32 differ by grows with every step, and is a matter of the opt
 """
 
 import dataclasses
+import functools
 import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from experiments.language import language_model
-from experiments.language.checkpoint import run as checkpoint
-from experiments.language.checkpoint.tiny import make_tiny
-from experiments.language.classification import run as classification
-from experiments.language.compile import run as compiling
-from experiments.language.prompt_page import run as prompt_page
-from experiments.linear_attention.depth import run as depth
-from experiments.linear_attention.von_oswald import run as von_oswald
-from experiments.regression import alignment, attribution, convergence, equivalence, training
-from experiments.regression.composition import run as composition
-from experiments.regression.demonstrations import run as demonstrations
-from experiments.regression.descent import run as descent
-from experiments.regression.garg import run as garg
-from experiments.regression.reusable import run as reusable
+from experiments import EXPERIMENTS
 from icl_jax.records import Run
 from icl_jax.sharding import make_mesh
-from tests.experiments import (
-    test_composition,
-    test_demonstrations,
-    test_garg,
-    test_language_model,
-    test_linear_experiments,
-    test_paper,
-    test_reusable,
-)
-
-pytestmark = pytest.mark.slow
-
-LEARNER, DEEP = test_paper.CONFIG.learner, test_paper.CONFIG.deep
-LINEAR = dataclasses.replace(
-    test_linear_experiments.LEARNER,
-    training=dataclasses.replace(
-        test_linear_experiments.TRAINING, num_steps=60, checkpoint_every=60
-    ),
-)
-
-#: Name -> module and configuration.
-EXPERIMENTS = {
-    "training": (training, training.Config(num_prompts=64, learner=LEARNER)),
-    "equivalence": (equivalence, equivalence.Config(num_prompts=16)),
-    "convergence": (convergence, convergence.Config(num_prompts=32, learner=LEARNER)),
-    "descent": (descent, descent.Config(num_prompts=16, num_search_prompts=8, learner=LEARNER)),
-    "alignment": (alignment, alignment.Config(num_prompts=16, learner=DEEP)),
-    "attribution": (attribution, attribution.Config(num_prompts=16, learner=LEARNER)),
-    "garg": (garg, dataclasses.replace(test_garg.CONFIG, num_prompts=64)),
-    "von_oswald": (
-        von_oswald,
-        von_oswald.Config(
-            num_prompts=64,
-            num_search_prompts=64,
-            num_rates=11,
-            num_optimum_prompts=400,
-            learner=LINEAR,
-            skewed=dataclasses.replace(LINEAR, input_range=None, variances=(2.0, 1.0, 0.7, 0.3)),
-        ),
-    ),
-    "depth": (
-        depth,
-        depth.Config(
-            depths=(1, 2),
-            num_prompts=64,
-            num_search_prompts=64,
-            num_rates=11,
-            corrections=(0.0, 0.3),
-            learner=LINEAR,
-        ),
-    ),
-    # A weight that rounding does not choose.
-    "reusable": (
-        reusable,
-        dataclasses.replace(test_reusable.CONFIG, num_prompts=8, weights=(0.1,)),
-    ),
-    "demonstrations": (
-        demonstrations,
-        dataclasses.replace(test_demonstrations.CONFIG, num_prompts=8, valued=4),
-    ),
-    "composition": (composition, dataclasses.replace(test_composition.CONFIG, num_prompts=8)),
-}
-
+from tests.experiments import small
+from tests.pair import Pair
 
 #: Measures that amplify a rounding, and by how much. An effective rank is the exponential of an
 #: entropy of singular values, of which the small ones of a path in float32 are roundings.
@@ -103,16 +30,22 @@ def files(folder):
     return sorted(path for path in folder.rglob("*.npz") if "checkpoints" not in path.parts)
 
 
-def measured_again_on_a_mesh(module, config, folder, other):
-    """Both folders' arrays: as they are, and with the experiment's own measured on a mesh."""
+def unmeasured(folder, other):
+    """A copy of an experiment's folder in which only trainings are there."""
     shutil.copytree(folder, other, ignore=shutil.ignore_patterns(".lock"))
     for path in files(other):
         path.unlink()
-    with jax.set_mesh(make_mesh({"data": 4, "model": 2})):
-        module.run(config, other)
-    for path in files(folder):
-        name = str(path.relative_to(folder))
-        yield name, Run(folder).load_arrays(name), Run(other).load_arrays(name)
+    return other
+
+
+def arrays(folder, name):
+    """What was measured, but for what is measured in seconds, or in bytes of one device."""
+    found = Run(folder).load_arrays(name)
+    # LoRA descends for as many seconds as the solution took.
+    others = [
+        key for key in found if key.endswith(("seconds", "memory")) or key.startswith("lora_")
+    ]
+    return {key: values for key, values in found.items() if key not in others}
 
 
 def size_of(values):
@@ -140,72 +73,69 @@ def assert_equal(name, want, got):
     assert not errors, f"{name}: {errors}"
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_measures_the_same_on_eight_devices(name, tmp_path):
-    module, config = EXPERIMENTS[name]
-    module.run(config, tmp_path / "one")
+def assert_as_measured(folder, other):
     count = 0
-    for file, want, got in measured_again_on_a_mesh(
-        module, config, tmp_path / "one", tmp_path / "eight"
-    ):
-        assert_equal(file, want, got)
+    for path in files(folder):
+        name = str(path.relative_to(folder))
+        want = arrays(folder, name)
+        assert_equal(name, want, arrays(other, name))
         count += len(want)
     assert count > 3
 
 
-#: Of a checkpoint: name -> module and how it is asked.
-OF_A_CHECKPOINT = {
-    "classification": (
-        classification,
-        {"num_examples": 1, "num_prompts": 8, "num_search_prompts": 4, "num_rates": 5},
-    ),
-    "prompt_page": (prompt_page, {"text": "Ada built the lighthouse. Who built it? Ada."}),
-    # Descent by LoRA goes on for as many seconds as the solution took.
-    "compile": (compiling, {"lora": False, "num_queries": 8, "held_out": 4, "asked": 8}),
-}
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """Runs an experiment on one device, once: its folder, and that of the models."""
+    models = tmp_path_factory.mktemp("models")
+    small.make_models(models)
+
+    @functools.cache
+    def run(name):
+        folder = tmp_path_factory.mktemp(name)
+        small.run(name, models, folder / "one")
+        return folder, models
+
+    return run
 
 
-@pytest.mark.parametrize("name", OF_A_CHECKPOINT)
-def test_an_experiment_asks_a_checkpoint_on_the_mesh_and_hears_the_same(name, tmp_path):
-    make_tiny("llama", tmp_path / "tiny", seed=0)
-    module, options = OF_A_CHECKPOINT[name]
-    if name == "compile":
-        (tmp_path / "context.txt").write_text("Ada built the lighthouse in 1871. " * 3)
-        options = {**options, "context": str(tmp_path / "context.txt")}
-    config = module.Config(checkpoint=str(tmp_path / "tiny"), **options)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", small.NAMES)
+def test_an_experiment_measures_the_same_on_eight_devices(name, one):
+    folder, models = one(name)
+    other = unmeasured(folder / "one", folder / "eight")
+    with jax.set_mesh(make_mesh({"data": 4, "model": 2})):
+        small.run(name, models, other)
+    assert_as_measured(folder / "one", other)
+
+
+@pytest.mark.slow
+def test_the_first_steps_of_a_training_on_the_mesh_are_those_on_one_device(tmp_path):
+    module, config = small.experiments(tmp_path)["training"]
+    learner = config.learner
+    optimizer = dataclasses.replace(learner.training.optimizer, warmup_steps=0)
+    steps = dataclasses.replace(learner.training, num_steps=5, optimizer=optimizer)
+    config = dataclasses.replace(config, learner=dataclasses.replace(learner, training=steps))
     module.run(config, tmp_path / "one")
-    count = 0
-    for file, want, got in measured_again_on_a_mesh(
-        module, config, tmp_path / "one", tmp_path / "eight"
-    ):
-        for arrays in (want, got):
-            for key in [key for key in arrays if key.endswith(("seconds", "memory"))]:
-                del arrays[key]
-        assert_equal(file, want, got)
-        count += len(want)
-    assert count > 3
+    with jax.set_mesh(make_mesh({"data": 4, "model": 2})):
+        module.run(config, tmp_path / "eight")
+    assert_as_measured(tmp_path / "one", tmp_path / "eight")
 
 
-def test_the_language_model_is_measured_on_the_mesh_as_on_one_device(tmp_path):
-    config = test_language_model.CONFIG
-    language_model.run(config, tmp_path / "one")
-    for file, want, got in measured_again_on_a_mesh(
-        language_model, config, tmp_path / "one", tmp_path / "eight"
-    ):
-        assert_equal(file, want, got)
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    with Pair("tests.experiments.two", tmp_path_factory.mktemp("pair")) as both:
+        yield both
 
 
-def test_a_checkpoint_is_loaded_onto_the_mesh_and_answers_the_same(tmp_path):
-    make_tiny("llama", tmp_path / "tiny", seed=0)
-    config = checkpoint.Config(
-        checkpoint=str(tmp_path / "tiny"),
-        prompts=str(tmp_path / "tiny" / "prompts.jsonl"),
-        max_prompts=2,
-        generate=4,
-    )
-    checkpoint.run(config, tmp_path / "one")
-    for file, want, got in measured_again_on_a_mesh(
-        checkpoint, config, tmp_path / "one", tmp_path / "eight"
-    ):
-        # Errors of patched runs are roundings themselves.
-        assert_equal(file, want, got)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", small.NAMES)
+def test_and_the_same_on_four_devices_of_each_of_two_processes(name, one, pair):
+    folder, models = one(name)
+    other = unmeasured(folder / "one", folder / "two")
+    pair.ask(name, models, other)
+    assert_as_measured(folder / "one", other)
+
+
+def test_every_experiment_is_run_or_named_with_a_reason():
+    assert not set(small.NAMES) & set(small.NOT_RUN) and all(small.NOT_RUN.values())
+    assert {*small.NAMES, *small.NOT_RUN} == set(EXPERIMENTS)

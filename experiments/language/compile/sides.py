@@ -28,6 +28,7 @@ from icl_jax.language.ends import embed, readout
 from icl_jax.patches.fit import Fit
 from icl_jax.patches.ladder import fit_static
 from icl_jax.patches.static_patch import StaticPatch
+from icl_jax.sharding import any_process
 from icl_jax.stack.layers import PerLayer
 from icl_jax.stack.run import forward
 
@@ -191,7 +192,7 @@ def descend_for(
     spent, steps = 0.0, 0
     at, path = [], []
     for limit in seconds:
-        while spent < limit:
+        while any_process(spent < limit):  # Processes of one program take as many steps.
             start = clock()
             adapters, state, _ = jax.block_until_ready(step(adapters, state))
             spent += clock() - start
