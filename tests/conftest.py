@@ -38,9 +38,9 @@ for profile, max_examples in (("default", 3), ("thorough", 200)):
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
-#: What stands on the core: trajectories and attribution, learners and their descent, weights to use
-#: again, adapters, experiments, sweeps, reports. ``pytest -m further`` runs it, and CI, as a step
-#: of its own.
+#: What stands on the core: trajectories and attribution, learners and their descent, generation,
+#: weights to use again, adapters, many devices, experiments, sweeps, reports. ``pytest -m further``
+#: runs it, and CI, as a step of its own.
 FURTHER = (
     "blocks/test_fading.py",
     "descent/",
@@ -49,8 +49,18 @@ FURTHER = (
     "interop/test_peft.py",
     "interop/test_static_adapter.py",
     "interop/test_variants.py",
-    "language/test_compile.py",
-    "language/test_observed.py",
+    "kernels/attention/test_over_mesh.py",
+    "kernels/attention/test_pallas_tpu.py",
+    "language/test_activations",
+    "language/test_attribution",
+    "language/test_batch",
+    "language/test_compile",
+    "language/test_contributions",
+    "language/test_doors",
+    "language/test_generation",
+    "language/test_observed",
+    "language/test_walk",
+    "language/test_weights",
     "launch/",
     "measures/",
     "oracles/",
@@ -58,6 +68,8 @@ FURTHER = (
     "patches/test_static.py",
     "pretrained/",
     "report/",
+    "sharding/",
+    "stack/test_meshes.py",
     "tasks/",
     "test_optimizers.py",
     "training/",
