@@ -1,7 +1,6 @@
 """Two real processes with four devices each give what one device gives.
 
-Run by its own command: ``pytest -m faults``; with a mesh whose heads cross the processes by
-``pytest -m slow``, too.
+Run by its own command: ``pytest -m faults``.
 """
 
 import jax
@@ -24,12 +23,7 @@ def pair(tmp_path_factory):
 
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize(
-    ("mesh", "dtype"),
-    [
-        ("prompts", "float64"),
-        pytest.param("crossed", "float64", marks=pytest.mark.slow),
-        pytest.param("crossed", "float32", marks=pytest.mark.slow),
-    ],
+    ("mesh", "dtype"), [("prompts", "float64"), ("crossed", "float64"), ("crossed", "float32")]
 )
 def test_a_program_of_two_processes_gives_what_one_device_gives(
     program, mesh, dtype, pair, tmp_path
