@@ -70,6 +70,18 @@ def undisturbed(tmp_path_factory):
     return workdir
 
 
+def test_two_processes_are_one_with_all_devices(undisturbed, tmp_path):
+    whole = command(tmp_path / "one", MESH, "--learner.training.num_steps=200")
+    codes, told = finish(start(8, *whole, stderr=subprocess.PIPE))
+    assert codes == [0], told
+    want, got = (Run(path).load_arrays("arrays.npz") for path in (tmp_path / "one", undisturbed))
+    # The same programs on as many devices; messages between processes add up in another order,
+    # and two hundred steps of Adam make more of it than a rounding.
+    for name, expected in want.items():
+        np.testing.assert_allclose(got[name], expected, rtol=2e-2, err_msg=name)
+    np.testing.assert_allclose(got["history.loss"][:10], want["history.loss"][:10], rtol=1e-5)
+
+
 def test_the_first_steps_on_two_processes_are_those_of_one_device(tmp_path):
     # Only the first: with every step of Adam more is made of the order in which sums are rounded.
     both = start_two(tmp_path / "two", *few_steps(5))
