@@ -34,9 +34,10 @@ from icl_jax.blocks.rotary import Rotary
 from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.blocks.stack import repeat
 from icl_jax.dims import Array, Params
-from icl_jax.interop.huggingface import Checkpoint, load, save
+from icl_jax.interop.huggingface import Checkpoint, load
 from icl_jax.interop.options import Options
 from icl_jax.interop.registry import family_of
+from icl_jax.interop.saving import save
 from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, prompt_patches
 from icl_jax.patches.bank import Bank, compact_bank
 from icl_jax.patches.extraction import stack_patches

@@ -171,7 +171,7 @@ def figure(rows: Sequence[dict[str, Any]]) -> str:
 class Config:
     """Where the points are kept."""
 
-    json: str = option(str(ROWS), "file of the points")
+    json: str | None = option(None, "file of the points; left out, the one beside this program")
     most: int = option(256, "chips of the largest slice")
     write: bool = option(False, "write table and figure from what the file has; compile nothing")
 
@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"scaling: error: {error}", file=sys.stderr)
         return 2
     config: Config = parsed.config
-    file = Path(config.json)
+    file = ROWS if config.json is None else Path(config.json)
     rows = json.loads(file.read_text()) if file.is_file() else []
     done = [{key: one[key] for key in ("program", "mode", "chips")} for one in rows]
     for case in () if config.write else sorted(cases(), key=lambda case: ORDER[case.chips]):

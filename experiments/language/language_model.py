@@ -39,8 +39,9 @@ from icl_jax import checks
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.dims import Array, Params
 from icl_jax.interop.families import llama
-from icl_jax.interop.huggingface import load, save
+from icl_jax.interop.huggingface import load
 from icl_jax.interop.options import Options
+from icl_jax.interop.saving import save
 from icl_jax.interop.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_bpe
 from icl_jax.language.generation import generate
 from icl_jax.language.sampling import Sampling

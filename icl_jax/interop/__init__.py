@@ -2,5 +2,6 @@
 
 Reading order: ``table`` (a family of models is a key table over the one Flax transformer),
 ``options`` (``config.json``, checked), ``safetensors`` (files mapped, never unpickled), ``hub``
-(where the files are), ``huggingface`` (load and save). Nothing in blocks or patches imports this.
+(where the files are), ``huggingface`` (load), ``saving`` (save). Nothing in blocks or
+patches imports this.
 """

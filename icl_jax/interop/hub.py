@@ -10,10 +10,12 @@ from pathlib import Path
 
 from icl_jax.interop.safetensors import CONVERT, listed, missing_package
 
+CONFIG, ADAPTER = "config.json", "adapter_config.json"
+
 #: What is fetched of a repository.
 PATTERNS = (
-    "config.json",
-    "adapter_config.json",
+    CONFIG,
+    ADAPTER,
     "generation_config.json",
     "model*.safetensors",
     "model.safetensors.index.json",

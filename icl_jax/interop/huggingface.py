@@ -1,15 +1,12 @@
-"""Hugging Face checkpoints: loaded into the Flax transformer of this library, and written from it.
+"""Hugging Face checkpoints, loaded into the Flax transformer of this library.
 
 A family of models is a module of ``interop.families``: a checked configuration and a key table.
 Everything is checked before the first number is read: the architecture, the options, the names
 and the shapes of all tensors. Nothing of a checkpoint is executed or unpickled.
 """
 
-import json
 import math
-import shutil
-import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +18,9 @@ from jax.sharding import Mesh
 
 from icl_jax import checks
 from icl_jax.interop import assemble
+from icl_jax.interop.dtypes import DTYPES, floating, most_of
 from icl_jax.interop.generation_config import GenerationConfig, read_generation_config
-from icl_jax.interop.hub import PATTERNS, checkpoint_folder
+from icl_jax.interop.hub import ADAPTER, CONFIG, checkpoint_folder
 from icl_jax.interop.json_files import read_json
 from icl_jax.interop.lengths import longest_prompt
 from icl_jax.interop.options import Options
@@ -37,16 +35,14 @@ from icl_jax.interop.registry import (
     fitting_table,
     match_names,
 )
-from icl_jax.interop.safetensors import INDEX, SINGLE, Entry, MappedTensors, write_tensors
+from icl_jax.interop.safetensors import Entry, MappedTensors
+from icl_jax.interop.saving import save
 from icl_jax.interop.stacking import stacked_table
 from icl_jax.interop.text_part import INSIDE, OTHER_PARTS, text_part
 from icl_jax.shown import count
 
-CONFIG, ADAPTER = "config.json", "adapter_config.json"
-
 # Times what is stored, and nothing fits: what a configuration describes is not even looked at.
 _FAR_TOO_MANY = 8
-DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 @dataclass(frozen=True)
@@ -133,7 +129,7 @@ def load(
       >>> checkpoint.family, str(checkpoint.params["embedding"].dtype)
       ('qwen2', 'bfloat16')
     """
-    asked = None if dtype is None else _floating("load", dtype)  # Before anything is fetched.
+    asked = None if dtype is None else floating("load", dtype)  # Before anything is fetched.
     folder = checkpoint_folder(path_or_name, revision=revision, offline=offline)
     if (folder / ADAPTER).is_file():
         raise ValueError(_adapter(folder))
@@ -183,91 +179,6 @@ def load(
         generation,
         max_positions,
     )
-
-
-def save(
-    folder: str | Path,
-    model: Any,
-    params: Mapping[str, Any],
-    config: Mapping[str, Any],
-    *,
-    dtype: Any = None,
-    max_shard_bytes: int = 5 * 2**30,
-    tokenizer: str | Path | None = None,
-) -> Path:
-    """Writes a checkpoint that ``load`` and ``transformers`` read, in one step.
-
-    Args:
-      folder: to make; one that is there must be empty.
-      model: the Flax module.
-      params: its parameters.
-      config: config.json; it names the family, and its dtype is set to that of the weights.
-      dtype: to store all parameters in; by default each in its own, which loses nothing.
-      max_shard_bytes: of one file; a checkpoint that has more gets several and an index.
-      tokenizer: a folder to copy the files of a tokenizer from.
-
-    Returns:
-      The folder.
-
-    Raises:
-      FileExistsError: the folder has something in it.
-      FileNotFoundError: the folder of the tokenizer is not there.
-      ValueError: the architecture or the dtype is not supported, or the parameters are not the
-        model's.
-
-    Examples:
-      >>> import tempfile
-      >>> from pathlib import Path
-      >>> from icl_jax.interop.huggingface import load, make_tiny, save
-      >>> folder = Path(tempfile.mkdtemp())
-      >>> checkpoint = make_tiny("qwen2", folder / "tiny", jax.random.key(0))
-      >>> run, tokens = (checkpoint.model, checkpoint.params), jnp.arange(3, 13)
-      >>> weights = prompt_weights(*run, tokens, [0, 8, 9])  # as if it had read all ten
-      >>> _ = save(folder / "patched", checkpoint.model, weights.params, checkpoint.config)
-      >>> again = load(folder / "patched")
-      >>> alone = alone_logits(again.model, again.params, tokens[jnp.array([0, 8, 9])], [0, 1, 2])
-      >>> bool(jnp.allclose(alone[-1], full_logits(*run, tokens, [9])[0], atol=1e-4))
-      True
-    """
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"save: {folder} is not empty. Choose another folder.")
-    if dtype is not None:
-        dtype = _floating("save", dtype)
-    if tokenizer is not None and not Path(tokenizer).is_dir():
-        raise FileNotFoundError(f"save: tokenizer={tokenizer}: no such folder.")
-    family_name, family = family_of(config)
-    table = stacked_table(family.table(model, Options(config)), model)
-    leaves = assemble.flatten(params)
-    shapes = {path: tuple(leaf.shape) for path, leaf in leaves.items()}
-    assemble.plan(f"family {family_name}", table, shapes)
-    specs = {}
-    for tensor in table:
-        dtypes = [dtype or np.dtype(leaves[piece.path].dtype) for piece in tensor.pieces]
-        specs[tensor.name] = (max(dtypes, key=lambda one: one.itemsize), tensor.shape)
-    by_name = {tensor.name: tensor for tensor in table}
-
-    def make(name: str) -> np.ndarray:
-        return assemble.stored(by_name[name], leaves, specs[name][0])
-
-    config = {**config, "dtype": str(_most_of(specs.values()))}
-    if "torch_dtype" in config:
-        config["torch_dtype"] = config["dtype"]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
-    partial.mkdir()
-    try:
-        _write_json(partial / CONFIG, config)
-        _write_shards(partial, specs, make, max_shard_bytes)
-        if tokenizer is not None:
-            _copy_tokenizer(Path(tokenizer), partial)
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return folder
 
 
 def make_tiny(
@@ -360,7 +271,7 @@ def _adapter(folder: Path) -> str:
 
 def _wanted(asked: np.dtype[Any] | None, entries: list[Entry]) -> np.dtype[Any]:
     """The dtype that was asked for, or the one of most stored numbers, if jax has it."""
-    wanted = asked or _most_of((e.dtype, e.shape) for e in entries)
+    wanted = asked or most_of((e.dtype, e.shape) for e in entries)
     if asked is None and wanted.name not in DTYPES:
         raise ValueError(
             f"load: most weights are stored as {wanted}, in which nothing is computed. If they "
@@ -372,59 +283,3 @@ def _wanted(asked: np.dtype[Any] | None, entries: list[Entry]) -> np.dtype[Any]:
             '(jax.config.update("jax_enable_x64", True)), or give dtype=jnp.float32.'
         )
     return wanted
-
-
-def _floating(function: str, dtype: Any) -> np.dtype[Any]:
-    """A dtype that was asked for; ValueError for one in which no model is computed, or none."""
-    try:
-        found = np.dtype(dtype)
-    except TypeError:  # Of the name of none.
-        found = None
-    if found is None or found.name not in DTYPES:
-        got = dtype if found is None else found
-        raise ValueError(f"{function}: dtype must be one of {', '.join(DTYPES)}, got {got}.")
-    return found
-
-
-def _most_of(specs: Iterable[tuple[Any, tuple[int, ...]]]) -> np.dtype[Any]:
-    """The dtype that most numbers have."""
-    counts: dict[np.dtype[Any], int] = {}
-    for dtype, shape in specs:
-        counts[dtype] = counts.get(dtype, 0) + math.prod(shape)
-    return max(counts, key=lambda dtype: counts[dtype])
-
-
-def _write_shards(folder: Path, specs: dict[str, Any], make: Any, max_bytes: int) -> None:
-    """One file, or several with an index, in the order of the table."""
-    sizes = {name: dtype.itemsize * math.prod(shape) for name, (dtype, shape) in specs.items()}
-    shards: list[dict[str, Any]] = [{}]
-    filled = 0
-    for name, spec in specs.items():
-        if shards[-1] and filled + sizes[name] > max_bytes:
-            shards.append({})
-            filled = 0
-        shards[-1][name] = spec
-        filled += sizes[name]
-    if len(shards) == 1:
-        write_tensors(folder / SINGLE, shards[0], make)
-        return
-    weight_map = {}
-    for number, shard in enumerate(shards, 1):
-        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        write_tensors(folder / file, shard, make)
-        weight_map.update(dict.fromkeys(shard, file))
-    total = {"total_size": sum(sizes.values())}
-    _write_json(folder / INDEX, {"metadata": total, "weight_map": weight_map})
-
-
-def _copy_tokenizer(source: Path, target: Path) -> None:
-    """Copies what the hub would give beside configuration and weights."""
-    for name in PATTERNS:
-        if "safetensors" in name or name in (CONFIG, ADAPTER):
-            continue
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
-
-
-def _write_json(file: Path, value: Any) -> None:
-    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -215,7 +215,7 @@ def _write(
     if base is None and _reads_more_than_text(checkpoint.folder):
         raise ValueError(
             f"{where}: {checkpoint.folder} has more than the text model, whose modules PEFT "
-            "would look for in vain. Save the text model alone, once, with interop.huggingface.save"
+            "would look for in vain. Save the text model alone, once, with interop.saving.save"
             "(NEW, checkpoint.model, checkpoint.params, checkpoint.config), and give base=NEW."
         )
     folder = Path(folder)

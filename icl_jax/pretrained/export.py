@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
-from icl_jax.interop.huggingface import Checkpoint, save
+from icl_jax.interop.huggingface import Checkpoint
 from icl_jax.interop.peft import adapter_policy, save_adapter
+from icl_jax.interop.saving import save
 from icl_jax.interop.spans import Prompt
 from icl_jax.language.weights import PromptWeights, prompt_weights
 from icl_jax.patches.output import OutputPolicy

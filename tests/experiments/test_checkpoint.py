@@ -18,7 +18,8 @@ from experiments.language.checkpoint.export import earlier_export
 from experiments.language.runs import LABELS
 from experiments.tools.arrays import flatten, rebuild
 from experiments.tools.flags import UsageError, launch
-from icl_jax.interop.huggingface import load, save
+from icl_jax.interop.huggingface import load
+from icl_jax.interop.saving import save
 from icl_jax.interop.spans import Prompt
 from icl_jax.records import Run, WorkdirError
 from icl_jax.report.page import number

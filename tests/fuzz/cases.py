@@ -19,7 +19,8 @@ import jax
 import numpy as np
 
 from icl_jax.interop.chat import render_messages
-from icl_jax.interop.huggingface import load, save
+from icl_jax.interop.huggingface import load
+from icl_jax.interop.saving import save
 from icl_jax.interop.spans import read_prompts
 from icl_jax.interop.template_process import PROCESS
 from icl_jax.interop.tokenizer import load_tokenizer, save_tokenizer, train_bpe

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icl_jax.interop import huggingface
+from icl_jax.interop import huggingface, saving
 from icl_jax.interop.assemble import flatten, unflatten
-from icl_jax.interop.huggingface import load, make_tiny, param_dtype, parameter_shapes, save
+from icl_jax.interop.huggingface import load, make_tiny, param_dtype, parameter_shapes
 from icl_jax.interop.registry import families
 from icl_jax.interop.safetensors import INDEX, SINGLE, MappedTensors
+from icl_jax.interop.saving import save
 from tests.interop.test_family_options import GOLDEN, write_folder
 
 TOKENS = np.random.default_rng(7).integers(0, 96, 10).astype(np.int32)
@@ -164,7 +165,7 @@ class TestSaving:
     @pytest.mark.parametrize("interrupted", (OSError, KeyboardInterrupt))
     def test_an_interrupted_save_leaves_nothing(self, tiny, tmp_path, monkeypatch, interrupted):
         written = []
-        original = huggingface.write_tensors
+        original = saving.write_tensors
 
         def fails_later(file, *args):
             original(file, *args)
@@ -174,7 +175,7 @@ class TestSaving:
                 assert not (tmp_path / "new").exists()
                 raise interrupted("the disk is full")
 
-        monkeypatch.setattr(huggingface, "write_tensors", fails_later)
+        monkeypatch.setattr(saving, "write_tensors", fails_later)
         with pytest.raises(interrupted):
             save_again(tmp_path / "new", tiny, max_shard_bytes=20_000)
         assert len(written) == 2 and list(tmp_path.iterdir()) == []

@@ -11,9 +11,10 @@ torch = pytest.importorskip("torch", exc_type=ImportError)
 transformers = pytest.importorskip("transformers", exc_type=ImportError)
 pytest.importorskip("peft", exc_type=ImportError)
 
-from icl_jax.interop.huggingface import load, make_tiny, save  # noqa: E402
+from icl_jax.interop.huggingface import load, make_tiny  # noqa: E402
 from icl_jax.interop.peft import adapter_policy, save_adapter  # noqa: E402
 from icl_jax.interop.registry import families  # noqa: E402
+from icl_jax.interop.saving import save  # noqa: E402
 from icl_jax.language.generation import generate  # noqa: E402
 from icl_jax.language.prompt import full_logits  # noqa: E402
 from icl_jax.language.weights import prompt_weights  # noqa: E402

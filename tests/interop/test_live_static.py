@@ -12,8 +12,9 @@ pytest.importorskip("torch", exc_type=ImportError)
 pytest.importorskip("transformers", exc_type=ImportError)
 pytest.importorskip("peft", exc_type=ImportError)
 
-from icl_jax.interop.huggingface import make_tiny, save  # noqa: E402
+from icl_jax.interop.huggingface import make_tiny
 from icl_jax.interop.peft import save_static_adapter  # noqa: E402
+from icl_jax.interop.saving import save  # noqa: E402
 from icl_jax.language.compile import (  # noqa: E402
     compile_context,
     static_logits,

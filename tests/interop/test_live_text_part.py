@@ -6,8 +6,9 @@ import pytest
 torch = pytest.importorskip("torch", exc_type=ImportError)
 transformers = pytest.importorskip("transformers", exc_type=ImportError)
 
-from icl_jax.interop.huggingface import load, save  # noqa: E402
+from icl_jax.interop.huggingface import load  # noqa: E402
 from icl_jax.interop.registry import families  # noqa: E402
+from icl_jax.interop.saving import save  # noqa: E402
 from tests.helpers import relative_error  # noqa: E402
 from tests.interop.golden.make import batch, logits  # noqa: E402
 from tests.interop.golden.variants import VISION  # noqa: E402

@@ -12,10 +12,11 @@ import pytest
 
 from icl_jax.blocks.experts import Experts
 from icl_jax.blocks.functional import functional
-from icl_jax.interop.huggingface import load, save
+from icl_jax.interop.huggingface import load
 from icl_jax.interop.options import Options
 from icl_jax.interop.registry import families
 from icl_jax.interop.safetensors import MappedTensors
+from icl_jax.interop.saving import save
 from icl_jax.stack.block import apply_block
 from tests.helpers import relative_error
 

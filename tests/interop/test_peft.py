@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from icl_jax.interop.huggingface import make_tiny, save
+from icl_jax.interop.huggingface import make_tiny
 from icl_jax.interop.peft import CONFIG, WEIGHTS, adapter_policy, save_adapter
+from icl_jax.interop.saving import save
 from icl_jax.language.weights import prompt_weights
 
 TOKENS = np.random.default_rng(5).integers(3, 96, 24).astype(np.int32)

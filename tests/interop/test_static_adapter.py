@@ -8,8 +8,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from icl_jax.interop.banks import load_bank, load_static, save_static
-from icl_jax.interop.huggingface import make_tiny, save
+from icl_jax.interop.huggingface import make_tiny
 from icl_jax.interop.peft import CONFIG, WEIGHTS, save_static_adapter
+from icl_jax.interop.saving import save
 from icl_jax.language.compile import compile_context, static_logits, static_weights
 from icl_jax.patches.fit import Fit
 from icl_jax.patches.static_patch import combine_static

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icl_jax.interop.huggingface import load, save
+from icl_jax.interop.huggingface import load
 from icl_jax.interop.options import Options
 from icl_jax.interop.peft import adapter_policy, save_adapter
 from icl_jax.interop.registry import build_model
 from icl_jax.interop.safetensors import MappedTensors
+from icl_jax.interop.saving import save
 from icl_jax.interop.text_part import text_part
 from icl_jax.language.weights import prompt_weights
 from tests.interop.test_family_options import GOLDEN, golden_config, write_folder

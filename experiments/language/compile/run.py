@@ -53,8 +53,9 @@ from experiments.tools.flags import UsageError, launch, option
 from experiments.tools.shares import to_choose_by
 from icl_jax import checks
 from icl_jax.interop.banks import load_static, save_static
-from icl_jax.interop.huggingface import Checkpoint, load, save
+from icl_jax.interop.huggingface import Checkpoint, load
 from icl_jax.interop.peft import save_static_adapter
+from icl_jax.interop.saving import save
 from icl_jax.interop.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
 from icl_jax.language.compile import static_weights
 from icl_jax.language.study import own_queries, self_study
