@@ -113,14 +113,17 @@ class Gke:
             "image": options.image,
             "command": driver(batch, shard),
         }
-        selector = {}
+        selector: dict[str, str] = {}
+        tainted = None
         if options.topology is not None:
             generation, shape = split_topology("gke", options.topology)
-            container["resources"] = {"limits": {"google.com/tpu": num_chips(shape)}}
+            tainted = "google.com/tpu"
+            container["resources"] = {"limits": {tainted: num_chips(shape)}}
             selector["cloud.google.com/gke-tpu-accelerator"] = TPUS[generation][0]
             selector["cloud.google.com/gke-tpu-topology"] = shape
         elif options.gpus:
-            container["resources"] = {"limits": {"nvidia.com/gpu": options.gpus}}
+            tainted = "nvidia.com/gpu"
+            container["resources"] = {"limits": {tainted: options.gpus}}
         if options.spot:
             selector["cloud.google.com/gke-spot"] = "true"
         pod: dict[str, Any] = {
@@ -131,6 +134,8 @@ class Gke:
             pod["serviceAccountName"] = options.service_account
         if selector:
             pod["nodeSelector"] = selector
+        if tainted is not None:  # GKE keeps other pods away from nodes that have one.
+            pod["tolerations"] = [{"key": tainted, "operator": "Exists"}]
         return {**pod, "containers": [container]}
 
 

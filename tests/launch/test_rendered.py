@@ -19,6 +19,7 @@ import yaml
 from experiments.tools.flags import UsageError, parse
 from launch import sweep
 from launch.configuration import identify, load_sweep, shard_of
+from launch.outcomes import PREEMPTED
 from launch.progress import Progress
 from launch.rendered import num_chips, shell, split_topology
 from launch.task import Batch, Task
@@ -37,6 +38,9 @@ CASES = {
     ),
     "gke_gpu": ("--executor=gke", "--gke.image=icl-jax", "--gke.gpus=2", "--gke.namespace=lab"),
     "gke_cpu": ("--executor=gke", "--gke.image=icl-jax", "--gke.shards=3", "--gke.retries=0"),
+    "gke_v6e": ("--executor=gke", "--gke.image=icl-jax", "--gke.topology=v6e:2x2"),
+    "gke_v5p": ("--executor=gke", "--gke.image=icl-jax", "--gke.topology=v5p:2x2x1"),
+    "gke_v4": ("--executor=gke", "--gke.image=icl-jax", "--gke.topology=v4:2x2x1"),
     "tpu_vm_v6e": (
         "--executor=tpu-vm",
         "--tpu_vm.topology=v6e:2x2",
@@ -311,3 +315,52 @@ def test_skypilot_takes_the_task(name, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "42" in done.stdout and "max_restarts_on_errors" in done.stdout
+
+
+XPK = Path(os.environ.get("XPK_PYTHON", sys.executable)).with_name("xpk")
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize(
+    ("name", "slice_of"), [("gke_v4", "v4-8"), ("gke_v5p", "v5p-8"), ("gke_v6e", "v6e-4")]
+)
+def test_a_pod_is_placed_as_xpk_places_its_own(name, slice_of, tmp_path):
+    """Its dry run, where it is installed; XPK_PYTHON names a Python that has it beside itself."""
+    if not XPK.exists():
+        pytest.skip("xpk is not installed")
+    manifest = tmp_path / "jobset.yaml"
+    command = (
+        f"{XPK} workload create --dry-run --skip-validation --workload=sweep --cluster=mine "
+        f"--project=mine --zone=us-east5-b --tpu-type={slice_of} --docker-image=icl-jax "
+        f"--command=true --no-dependency-auto-download --output-manifest-file={manifest} "
+        f"--restart-on-exit-codes={PREEMPTED}"
+    )
+    here = {**os.environ, "HOME": str(tmp_path), "PATH": f"{XPK.parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        shlex.split(command), capture_output=True, text=True, cwd=tmp_path, env=here
+    )
+    assert manifest.exists(), done.stdout + done.stderr
+    theirs, ours = (
+        yaml.safe_load(text) for text in (manifest.read_text(), files(name)["jobset.yaml"])
+    )
+    assert ours["apiVersion"] == theirs["apiVersion"] and ours["kind"] == theirs["kind"]
+    (job,), (their_job,) = (
+        [one["template"]["spec"] for one in document["spec"]["replicatedJobs"]]
+        for document in (ours, theirs)
+    )
+    assert their_job["completions"] == 1  # One host, as for a shard of ours.
+    pod, their_pod = (one["template"]["spec"] for one in (job, their_job))
+    for field in ("nodeSelector", "tolerations", "restartPolicy"):
+        assert pod[field] == their_pod[field], field
+    (container,), (their_container,) = (one["containers"] for one in (pod, their_pod))
+    assert container["resources"] == their_container["resources"]
+    # What theirs retries ours does not count: neither ends the sweep with it.
+    (failing,) = their_job["podFailurePolicy"]["rules"]
+    assert failing["onExitCodes"]["operator"] == "NotIn"
+    assert PREEMPTED in failing["onExitCodes"]["values"]
+    ignored = [
+        rule["onExitCodes"]["values"]
+        for rule in job["podFailurePolicy"]["rules"]
+        if rule["action"] == "Ignore" and "onExitCodes" in rule
+    ]
+    assert ignored == [[PREEMPTED]]
