@@ -146,11 +146,13 @@ def measure(
         if rung not in config.rungs:
             continue
         weights = (1.0,) if rung == "thought" else config.weights
-        best, _ = choose(checkpoint, lessons, [fit], weights, lambda patches: loss(patches=patches))
+        best, tried = choose(
+            checkpoint, lessons, [fit], weights, lambda patches: loss(patches=patches)
+        )
         ladder[rung] = Solved(
             **vars(said(patches=best.patches)),
             seconds=np.array(best.seconds),
-            held_out=np.array(loss(patches=best.patches)),
+            held_out=np.array(min((one for *_, one in tried), key=to_choose_by)),
             weight=np.array(best.weight),
         )
 
