@@ -22,7 +22,7 @@ from experiments.tools.flags import (
     parse,
 )
 from icl_jax.training.config import TrainingConfig
-from launch import collect, plan, scaling, sweep
+from launch import collect, long_context, plan, scaling, sweep
 from tests.experiments.launching import Config, Learner, outcome
 
 
@@ -202,7 +202,7 @@ def test_every_experiments_help_fits_its_window(monkeypatch, columns):
 @pytest.mark.parametrize("columns", [60, 80])
 def test_every_command_of_launch_fits_its_window(monkeypatch, capsys, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
-    for command in (sweep, plan, collect, scaling):
+    for command in (sweep, plan, collect, scaling, long_context):
         assert command.main([command.__name__, "--help"]) == 0
         text = capsys.readouterr().out
         assert "Usage: python -m launch." in text
