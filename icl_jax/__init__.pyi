@@ -115,6 +115,7 @@ from icl_jax.language.observed import (
     observe,
     observed_generate,
 )
+from icl_jax.language.prefixes import prefix_logits
 from icl_jax.language.prompt import (
     alone_logits,
     full_logits,
@@ -483,6 +484,7 @@ __all__ = [
     "own_queries",
     "patched_generate",
     "patched_logits",
+    "prefix_logits",
     "Pretrained",
     "prompt_patches",
     "prompt_weights",

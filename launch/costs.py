@@ -8,7 +8,7 @@ device's part.
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,8 @@ COLLECTIVES = (
     "all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter",
     "ragged-all-to-all", "collective-broadcast",
 )  # fmt: skip
+#: Stands beside a collective that goes on while something else is computed.
+_STARTS = 'custom_call_target="AsyncCollectiveStart"'
 #: Instructions that move nothing by themselves.
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call",
@@ -69,10 +71,8 @@ class Collective:
 def collectives(program: Program) -> list[Collective]:
     """What passes between devices, equal messages together, the largest first."""
     found: defaultdict[tuple[str, tuple[Shape, ...], int], int] = defaultdict(int)
-    for one, name, times in program.running():
+    for one, name, times in _messages(program):
         kind = one.opcode.removesuffix("-start")
-        if kind not in COLLECTIVES:
-            continue
         shapes = one.shapes
         if one.opcode != kind and len(shapes) > 1:
             # Of a started one the operands stand first, then what comes; then marks.
@@ -83,6 +83,22 @@ def collectives(program: Program) -> list[Collective]:
         found[kind, plain, _group(one.rest, program.num_devices)] += times
     rows = [Collective(*key, times) for key, times in found.items()]
     return sorted(rows, key=lambda row: (-row.nbytes * row.times, str(row)))
+
+
+def _messages(program: Program) -> Iterator[tuple[Instruction, str, int]]:
+    """Every collective with its computation and how often it runs.
+
+    A message that goes on beside products is written as a chain of fusions, and in each of them
+    again; it counts in the one that starts it.
+    """
+    for one, name, times in program.running():
+        for each, where in program.inside(one, name):
+            if each.opcode.removesuffix("-start") not in COLLECTIVES:
+                continue
+            beside = program.computations[where].values()
+            starts = any(_STARTS in other.rest for other in beside)
+            if where == name or starts or "chain_id" not in each.rest:
+                yield each, where, times
 
 
 def flops(program: Program) -> float:

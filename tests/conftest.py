@@ -59,6 +59,7 @@ FURTHER = (
     "language/test_doors",
     "language/test_generation",
     "language/test_observed",
+    "language/test_prefixes",
     "language/test_walk",
     "language/test_weights",
     "launch/",
@@ -117,7 +118,7 @@ def pytest_collection_modifyitems(config, items):
 #: more; every compiled program takes about a dozen (and of memory about four megabytes).
 MANY_REGIONS = 15_000
 LOOKS = pytest.StashKey[int]()
-#: Tests between two looks within a module; counting takes a while.
+#: Tests between two looks within a module; counting takes a while. A real model's leave thousands.
 OFTEN = 8
 
 
@@ -126,7 +127,8 @@ def pytest_runtest_teardown(item, nextitem):
     item.config.stash[LOOKS] = looks = item.config.stash.get(LOOKS, 0) + 1
     module_ends = nextitem is None or nextitem.path != item.path
     regions = Path("/proc/self/maps")
-    if regions.exists() and (module_ends or looks % OFTEN == 0):
+    often = 1 if "real" in item.keywords else OFTEN
+    if regions.exists() and (module_ends or looks % often == 0):
         with regions.open() as lines:
             if sum(1 for _ in lines) > MANY_REGIONS:
                 jax.clear_caches()

@@ -24,6 +24,7 @@ from icl_jax.language.batch import (
 )
 from icl_jax.language.ends import check_update, embed
 from icl_jax.language.prompt import Ids, Many, each_prompt
+from icl_jax.sharding import on_host
 from icl_jax.shown import short
 from icl_jax.stack.block import apply_block
 from icl_jax.stack.fold import fold
@@ -133,14 +134,20 @@ def attribute(
             )
     row_B = (row % prompts.num_kept_B).astype(np.int32)
     found = or_nan_where_impossible(_attribute(model, params, prompts, row_B, of), prompts)
+    if checks.is_concrete(found.norm_L):
+        # Read once, and cut here: on a device every length is cut by a program of its own.
+        found = on_host(found)
     check_update("attribute", found.norm_L)
-    each = [
-        PromptAttribution(
-            found.shares_LAT[number, :, :, :length], found.remainder_L[number], found.norm_L[number]
-        )
-        for number, length in enumerate(prompts.length_B)
-    ]
+    each = [_cut(found, number, length) for number, length in enumerate(prompts.length_B)]
     return each if is_batch(tokens) else each[0]
+
+
+def _cut(found: PromptAttribution, number: int, length: int) -> PromptAttribution:
+    """Of one prompt, without what pads it."""
+    shares_LAT = found.shares_LAT[number, :, :, :length]
+    parts = (shares_LAT, found.remainder_L[number], found.norm_L[number])
+    # (A conversion would be a program for every length, too.)
+    return PromptAttribution(*map(jax.device_put, parts))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "of"))

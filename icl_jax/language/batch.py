@@ -103,20 +103,27 @@ def pad_prompts(
         checks.positions(where, one, len(prompt), some_removed=some_removed)
         for one, prompt in zip(sets, ids, strict=True)
     ]
-    return _padded(model, ids, positions)
+    most = kept_bucket(max(len(one) for one in positions))
+    return _padded(model, ids, positions, most)
 
 
 def pad_whole(where: str, model: LanguageModel, tokens: Any, *, extra: int = 0) -> Prompts:
     """``pad_prompts``, of which all positions are kept."""
     prompts = tokens if is_batch(tokens) else [tokens]
     ids = [token_ids(where, model, one, extra=extra) for one in prompts]
-    return _padded(model, ids, [np.arange(len(one), dtype=np.int32) for one in ids])
+    whole = [np.arange(len(one), dtype=np.int32) for one in ids]
+    # As many rows as tokens: of every bucket of lengths there is one program.
+    return _padded(model, ids, whole, _length(model, ids))
 
 
-def _padded(model: LanguageModel, ids: Sequence[Any], positions: Sequence[Any]) -> Prompts:
-    longest = max(len(one) for one in ids)
-    length = bucket(longest, model.num_positions)
-    most = kept_bucket(max(len(one) for one in positions))
+def _length(model: LanguageModel, ids: Sequence[Any]) -> int:
+    return bucket(max(len(one) for one in ids), model.num_positions)
+
+
+def _padded(
+    model: LanguageModel, ids: Sequence[Any], positions: Sequence[Any], most: int
+) -> Prompts:
+    length = _length(model, ids)
     # The last token again: any token will do, except one whose embedding might be zero.
     return Prompts(
         _rows(ids, length),

@@ -7,6 +7,7 @@ happens on the device (``writing.py``); the host waits for the end, or for a chu
 somebody wants to see progress.
 """
 
+import functools
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -239,7 +240,8 @@ def patched_generate(
     each = []
     for number, count in enumerate(counts_B):
         error_N, kl_N, same_N = (array_BN[number, :count] for array_BN in measured)
-        bank = _joined(text, number, int(prompts.num_kept_B[number]), int(count) - 1)
+        counts = {"num_kept": int(prompts.num_kept_B[number]), "num_new": int(count) - 1}
+        bank = _joined(text.prompt_bank, text.written_bank, number, **counts)
         check_patchable(bank)
         each.append(PatchedGeneration(tokens_BN[number, :count], error_N, kl_N, same_N, bank))
     return each if batched else each[0]
@@ -313,9 +315,9 @@ class _Loop:
         return tokens_BN, count_B
 
 
-def _joined(text: Any, number: int, num_kept: int, num_new: int) -> Bank:
+@functools.partial(jax.jit, static_argnames=("num_kept", "num_new"))
+def _joined(kept: Bank, new: Bank, number: Array | int, num_kept: int, num_new: int) -> Bank:
     """The patches of a prompt's kept positions and of its new tokens as one bank."""
-    kept, new = text.prompt_bank, text.written_bank
     parts = []
     for bank, count in ((kept, num_kept), (new, num_new)):
         if count:
@@ -337,9 +339,11 @@ def _joined(text: Any, number: int, num_kept: int, num_new: int) -> Bank:
 
 
 def _keys(key: Array, prompts: Any, batched: bool) -> Array:
-    count = prompts.tokens_BT.shape[0]
-    if not batched:
-        return key[None]
+    return _folded(key, prompts.tokens_BT.shape[0]) if batched else key[None]
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def _folded(key: Array, count: int) -> Array:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(count))
 
 

@@ -6,6 +6,7 @@ from icl_jax.language.activations import attend
 from icl_jax.language.attribution import attribute
 from icl_jax.language.generation import generate, patched_generate
 from icl_jax.language.observed import observe, observed_generate
+from icl_jax.language.prefixes import prefix_logits
 from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, prompt_patches
 from icl_jax.language.weights import prompt_weights
 from tests.language.models import MODELS, VOCAB, params_of
@@ -30,6 +31,7 @@ WRITING = {
 KEEPING = {
     "full_logits": full_logits,
     "alone_logits": alone_logits,
+    "prefix_logits": prefix_logits,
     "prompt_patches": prompt_patches,
     "prompt_weights": prompt_weights,
     "attribute": attribute,

@@ -15,6 +15,7 @@ from icl_jax.blocks.feedforward import Gated
 from icl_jax.blocks.functional import functional
 from icl_jax.blocks.rotary import Rotary, Scaling
 from icl_jax.blocks.softmax_attention import SoftmaxAttention
+from icl_jax.compilations import count_compilations
 from icl_jax.dynamics.prefixes import prefix_pass
 from icl_jax.language import prompt
 from icl_jax.language.attribution import attribute
@@ -30,6 +31,7 @@ from icl_jax.language.batch import (
     repeat_last_row,
 )
 from icl_jax.language.generation import generate, patched_generate
+from icl_jax.language.prefixes import prefix_logits
 from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, prompt_patches
 from icl_jax.patches.normed import BalancedPatch
 from tests.helpers import assert_trees_close, eps, kept_sets, normal, relative_error
@@ -218,6 +220,39 @@ def test_prompts_of_a_bucket_share_their_programs():
         assert relative_error(got, want) < eps("float32", 60, condition=20)
     for function in (prompt._patches, prompt._full, prompt._alone):
         assert function._cache_size() == 1
+
+
+#: 64 prompts of as many lengths, and so of four buckets.
+LENGTHS = range(4, 68)
+
+#: By name: a call of one prompt or of many.
+CALLS = {
+    "prompt_patches": prompt_patches,
+    "full_logits": full_logits,
+    "alone_logits": alone_logits,
+    "prefix_logits": prefix_logits,
+    "patched_logits": lambda *run: patched_logits(*run[:3], prompt_patches(*run)),
+    "attribute": attribute,
+    "generate": lambda model, params, tokens, _: generate(model, params, tokens, 3),
+    "patched_generate": lambda *run: patched_generate(*run, 3),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_sixty_four_lengths_are_eight_programs_at_most(name):
+    run = (MODELS["rotary"], params_of("rotary"))
+    tokens = [np.resize(TOKENS, length) for length in LENGTHS]
+    kept = [[0, 2, length - 1] for length in LENGTHS]
+    jax.clear_caches()
+    with count_compilations() as together:
+        jax.block_until_ready(CALLS[name](*run, tokens, kept))
+    assert 1 <= together.number <= 8, together.programs
+    if name in ("patched_logits", "generate", "patched_generate"):
+        return  # Several programs each.
+    with count_compilations() as apart:
+        for one, some in zip(tokens, kept, strict=True):
+            jax.block_until_ready(CALLS[name](*run, one, some))
+    assert apart.number <= 8, apart.programs
 
 
 class TestErrors:

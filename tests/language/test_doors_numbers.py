@@ -42,7 +42,7 @@ def test_a_token_that_is_removed_is_never_read_inside_jit():
 
 
 def test_kept_positions_are_checked_inside_jit_where_they_can_be_read():
-    for name in ("full_logits", "alone_logits", "prompt_patches", "attribute"):
+    for name in ("full_logits", "alone_logits", "prefix_logits", "prompt_patches", "attribute"):
         for kept in ([2, 99], np.array([5, 2])):
             with pytest.raises(ValueError, match=f"{name}: kept"):
                 jax.jit(lambda tokens, name=name, kept=kept: KEEPING[name](*RUN, tokens, kept))(
@@ -50,7 +50,7 @@ def test_kept_positions_are_checked_inside_jit_where_they_can_be_read():
                 )
 
 
-@pytest.mark.parametrize("name", ("full_logits", "alone_logits", "attribute"))
+@pytest.mark.parametrize("name", ("full_logits", "alone_logits", "prefix_logits", "attribute"))
 def test_traced_kept_positions_that_cannot_be_give_no_numbers(name):
     def numbers(kept):
         found = KEEPING[name](*RUN, TOKENS, kept)
@@ -91,7 +91,8 @@ def test_a_traced_position_that_cannot_be_is_looked_at_in_vain():
 
 #: What gives out a model's answers; the others do not ask the final norm.
 ANSWERING = (
-    *("full_logits", "alone_logits", "patched_logits", "prompt_weights", "observe", "attend"),
+    *("full_logits", "alone_logits", "prefix_logits", "patched_logits", "prompt_weights"),
+    *("observe", "attend"),
     *("generate", "patched_generate", "observed_generate", "walk_through"),
 )
 

@@ -61,6 +61,43 @@ ENTRY %main (a: bf16[2,8,16], b: bf16[16,4,6]) -> bf16[2,8,4,6] {
 """  # noqa: E501
 
 
+def _goes_on(name, target):
+    """A fusion of a chain; the collective stands in each, and the target says where it is."""
+    gather = (
+        "  %g = bf16[32,8]{1,0} all-gather(%p), channel_id=1, replica_groups=[1,4]<=[4], "
+        'dimensions={0}, frontend_attributes={chain_id="0"}\n'
+    )
+    mark = f'custom-call(%g), custom_call_target="{target}"' if target else "copy(%g)"
+    return (
+        f"%{name} (p: bf16[8,8]) -> bf16[32,8] {{\n  %p = bf16[8,8]{{1,0}} parameter(0)\n{gather}"
+        f"  ROOT %r = bf16[32,8]{{1,0}} {mark}\n}}\n\n"
+    )
+
+
+#: As the TPU's compiler writes a gather that goes on beside products; and one without a chain.
+BESIDE = (
+    "HloModule m, num_partitions=4\n\n"
+    + _goes_on("begins", "AsyncCollectiveStart")
+    + _goes_on("meanwhile", "")
+    + _goes_on("ends", "AsyncCollectiveDone")
+    + _goes_on("whole", "").replace(', frontend_attributes={chain_id="0"}', "")
+    + """ENTRY %main (a: bf16[8,8]) -> bf16[32,8] {
+  %a = bf16[8,8]{1,0} parameter(0)
+  %f.1 = bf16[32,8]{1,0} fusion(%a), kind=kCustom, calls=%begins
+  %f.2 = bf16[32,8]{1,0} fusion(%a), kind=kCustom, calls=%meanwhile
+  %f.3 = bf16[32,8]{1,0} fusion(%a), kind=kCustom, calls=%whole
+  ROOT %r = bf16[32,8]{1,0} fusion(%a), kind=kCustom, calls=%ends
+}
+"""
+)
+
+
+def test_a_message_beside_products_counts_where_it_starts():
+    (gather,) = collectives(Program(BESIDE))
+    assert str(gather) == "2 x all-gather of bf16[32,8] among 4"
+    assert gather.sent == 3 / 4 * 32 * 8 * 2
+
+
 def test_products_written_as_convolutions_count_what_meets():
     text = CONVOLUTIONS.replace("bf16[2,8,16]", "bf16[2,8,16,1]").replace(
         "bf16[16,4,6]", "bf16[4,6,16,1]"

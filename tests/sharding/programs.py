@@ -24,6 +24,7 @@ from icl_jax.dynamics.prefixes import prefix_pass
 from icl_jax.language.attribution import attribute
 from icl_jax.language.ends import embed
 from icl_jax.language.generation import generate, patched_generate
+from icl_jax.language.prefixes import prefix_logits
 from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, prompt_patches
 from icl_jax.sharding import place
 from icl_jax.tasks.text import random_windows
@@ -139,6 +140,7 @@ def quick(names: Any, *chosen: str) -> list[Any]:
 PROGRAMS = {
     "full_logits": lambda on: full_logits(on.model, on.params, TOKENS, KEPT),
     "alone_logits": lambda on: alone_logits(on.model, on.params, TOKENS, KEPT),
+    "prefix_logits": lambda on: prefix_logits(on.model, on.params, TOKENS),
     "patches": _patched,
     "generate": lambda on: generate(on.model, on.params, TOKENS, 5),
     "patched_generate": lambda on: [
