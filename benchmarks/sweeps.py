@@ -1,9 +1,10 @@
-"""A sweep over learning rates and seeds: one program against a process per run.
+"""A sweep over learning rates and seeds: one program against a process per run; and scheduling.
 
     python -m benchmarks.sweeps --json=FILE
 
 Both sides are whole commands, start of Python included. Of the processes a few are run in a pool as
-wide as the machine, and their time is scaled to the number of runs.
+wide as the machine, and their time is scaled to the number of runs. The second row is what a pool
+of two costs for runs that take no time, beside the same processes started one after another.
 """
 
 import os
@@ -19,7 +20,8 @@ from absl import flags
 
 from benchmarks.harness import as_row, launch
 from launch.combinators import grid, product, seeds
-from launch.configuration import Configuration, configurations
+from launch.configuration import Configuration, configurations, identify
+from launch.task import Task
 
 _RATES = flags.DEFINE_integer("rates", 8, "learning rates", lower_bound=1)
 _SEEDS = flags.DEFINE_integer("seeds", 8, "seeds per rate", lower_bound=1)
@@ -27,6 +29,23 @@ _PROCESSES = flags.DEFINE_integer("processes", 6, "runs of the pool that are tim
 _STEPS = flags.DEFINE_integer("steps", 40, "training steps of a run", lower_bound=2)
 
 ROOT = Path(__file__).parents[1]
+#: An experiment that only starts and ends.
+_TRIVIAL = """
+from dataclasses import dataclass
+from icl_jax.records import open_run
+from launch.combinators import grid
+from launch.configuration import configurations
+
+@dataclass(frozen=True)
+class Config:
+    number: int = 0
+
+def run(config, workdir):
+    open_run(workdir, config, experiment="trivial").save_json("summary.json", {"is": config.number})
+
+def sweep():
+    return configurations("trivial", grid({"number": range(24)}))
+"""
 _MODULE = "benchmarks.sweeps"
 
 
@@ -67,13 +86,34 @@ def timed(folder: Path, executor: str, rates: int, count: int, steps: int) -> tu
     return seconds, 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
 
 
+def scheduling(folder: Path, sample: int) -> dict[str, Any]:
+    """24 runs that take no time: the start-ups of their processes, and a sweep of them."""
+    (folder / "trivial.py").write_text(_TRIVIAL)
+    place = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": f"{folder}:{ROOT}"}}
+    runs = identify(configurations("trivial", grid({"number": range(24)})))
+    start = time.perf_counter()
+    for run in runs[:sample]:
+        command = Task(run, str(folder / "alone")).command()
+        subprocess.run(command, check=True, capture_output=True, **place)
+    alone = (time.perf_counter() - start) * len(runs) / sample
+    command = [sys.executable, "-m", "launch.sweep", "--sweep=trivial:sweep", "--local.workers=2"]
+    command += [f"--workdir={folder / 'pool'}", "--executor=local"]
+    start = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True, **place)
+    seconds = {"their start-ups": [alone], "local, two workers": [time.perf_counter() - start]}
+    memory = dict.fromkeys(seconds, 1)
+    sizes = {"runs": len(runs), "started alone": sample}
+    return as_row("scheduling 24 trivial runs", seconds, memory, sizes=sizes)
+
+
 def benchmark() -> list[dict[str, Any]]:
-    """One row."""
+    """Two rows."""
     runs, sample = _RATES.value * _SEEDS.value, _PROCESSES.value
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         many = timed(folder, "local", sample, 1, _STEPS.value)
         one = timed(folder, "inprocess", _RATES.value, _SEEDS.value, _STEPS.value)
+        trivial = scheduling(folder, sample)
     seconds = {"one program": [one[0]], "processes": [many[0] * runs / sample]}
     row = as_row(
         f"{runs} trainings",
@@ -81,7 +121,7 @@ def benchmark() -> list[dict[str, Any]]:
         {"one program": one[1], "processes": many[1]},
         sizes={"runs": runs, "processes timed": sample, "steps": _STEPS.value},
     )
-    return [row]
+    return [row, trivial]
 
 
 if __name__ == "__main__":

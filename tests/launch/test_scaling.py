@@ -48,6 +48,13 @@ def test_every_point_is_a_program_on_a_mesh_of_its_slice():
     assert len(seen) == len(list(cases()))
 
 
+def test_every_point_is_compiled():
+    rows = json.loads(scaling.ROWS.read_text())
+    points = {(row["program"], row["mode"], row["chips"]) for row in rows}
+    assert points == {(case.program, case.mode, case.chips) for case in cases()}
+    assert len(rows) == len(points) and all(row["made_with"] for row in rows)
+
+
 @pytest.mark.parametrize("part", ("table", "figure"))
 def test_the_page_shows_what_was_compiled(part):
     rows = json.loads(scaling.ROWS.read_text())
