@@ -1,7 +1,8 @@
 """Banks and static patches in safetensors files: numbers as tensors, structure in the header.
 
-Nothing is pickled. A bank also is a pytree of arrays, so ``pickle``, orbax and
-``flax.serialization`` take it as it is; this is the file that other programs can read.
+Nothing is pickled. A bank also is a pytree of arrays, so ``pickle`` and orbax take
+it as it is, and ``flax.serialization`` its leaves (``jax.tree.flatten``), as of every dataclass not
+its own; this is the file that other programs can read.
 """
 
 import dataclasses

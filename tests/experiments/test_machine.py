@@ -1,13 +1,17 @@
 """Which devices an experiment is run on."""
 
+import gzip
+import json
 import os
+import re
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from experiments.regression import equivalence
 from experiments.tools.flags import parse
-from experiments.tools.machine import Machine, MachineError, prepared
+from experiments.tools.machine import Machine, MachineError, default_cache, prepared
 
 
 @pytest.fixture
@@ -64,3 +68,20 @@ def test_a_platform_that_is_not_there_is_refused(unnamed):
     with pytest.raises(MachineError, match="--platform=tpu: JAX finds no such device here"):
         looked_for(Machine(platform="tpu"))
     assert jax.config.jax_platforms is None
+
+
+def test_a_trace_can_be_opened_and_the_last_line_counts_programs(tmp_path, capsys, unnamed):
+    with prepared(Machine(profile=tmp_path / "trace", platform="cpu")):
+        jax.block_until_ready(jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((7, 7))))
+    (trace,) = tmp_path.rglob("perfetto_trace.json.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    assert any("sin" in str(event.get("name", "")) for event in events)
+    assert list(tmp_path.rglob("*.xplane.pb"))  # What TensorBoard opens.
+    *_, counted, told = capsys.readouterr().err.strip().splitlines()
+    assert re.fullmatch(r"\d+ programs? compiled in .*", counted), counted
+    assert told.startswith(f"Trace: {tmp_path / 'trace'}")
+
+
+def test_compiled_programs_are_kept_unless_somebody_says_not_to():
+    assert asked().cache == default_cache()
+    assert asked("--compiled=none").cache is None
