@@ -70,6 +70,7 @@ FURTHER = (
     "pretrained/",
     "report/",
     "sharding/",
+    "stack/test_linear_memory.py",
     "stack/test_meshes.py",
     "tasks/",
     "test_optimizers.py",

@@ -84,7 +84,7 @@ def test_the_main_programs_take_the_kernel(generation, program):
     assert "tpu_custom_call" in compiled(generation, program, 2048, layers=2).as_text()
 
 
-@pytest.mark.parametrize("program", ("full", "patches"))
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_a_long_prompt_of_a_1b_model_fits_one_v5e(program):
     memory = compiled("v5e", program, 32768).memory_analysis()
     needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes
