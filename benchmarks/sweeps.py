@@ -20,7 +20,7 @@ from absl import flags
 
 from benchmarks.harness import as_row, launch
 from launch.combinators import grid, product, seeds
-from launch.configuration import Configuration, configurations, identify
+from launch.configuration import Configuration, configurations, identify, load_sweep
 from launch.task import Task
 
 _RATES = flags.DEFINE_integer("rates", 8, "learning rates", lower_bound=1)
@@ -29,23 +29,8 @@ _PROCESSES = flags.DEFINE_integer("processes", 6, "runs of the pool that are tim
 _STEPS = flags.DEFINE_integer("steps", 40, "training steps of a run", lower_bound=2)
 
 ROOT = Path(__file__).parents[1]
-#: An experiment that only starts and ends.
-_TRIVIAL = """
-from dataclasses import dataclass
-from icl_jax.records import open_run
-from launch.combinators import grid
-from launch.configuration import configurations
-
-@dataclass(frozen=True)
-class Config:
-    number: int = 0
-
-def run(config, workdir):
-    open_run(workdir, config, experiment="trivial").save_json("summary.json", {"is": config.number})
-
-def sweep():
-    return configurations("trivial", grid({"number": range(24)}))
-"""
+#: Runs that take no time.
+TRIVIAL = "tests.launch.trivial:twenty_four"
 _MODULE = "benchmarks.sweeps"
 
 
@@ -88,22 +73,22 @@ def timed(folder: Path, executor: str, rates: int, count: int, steps: int) -> tu
 
 def scheduling(folder: Path, sample: int) -> dict[str, Any]:
     """24 runs that take no time: the start-ups of their processes, and a sweep of them."""
-    (folder / "trivial.py").write_text(_TRIVIAL)
-    place = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": f"{folder}:{ROOT}"}}
-    runs = identify(configurations("trivial", grid({"number": range(24)})))
+    runs = identify(load_sweep(TRIVIAL))
+    alone = runs[:sample]
     start = time.perf_counter()
-    for run in runs[:sample]:
+    for run in alone:
         command = Task(run, str(folder / "alone")).command()
-        subprocess.run(command, check=True, capture_output=True, **place)
-    alone = (time.perf_counter() - start) * len(runs) / sample
-    command = [sys.executable, "-m", "launch.sweep", "--sweep=trivial:sweep", "--local.workers=2"]
+        subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    start_ups = (time.perf_counter() - start) * len(runs) / len(alone)
+    command = [sys.executable, "-m", "launch.sweep", f"--sweep={TRIVIAL}", "--local.workers=2"]
     command += [f"--workdir={folder / 'pool'}", "--executor=local"]
     start = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True, **place)
-    seconds = {"their start-ups": [alone], "local, two workers": [time.perf_counter() - start]}
-    memory = dict.fromkeys(seconds, 1)
-    sizes = {"runs": len(runs), "started alone": sample}
-    return as_row("scheduling 24 trivial runs", seconds, memory, sizes=sizes)
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    seconds = {"their start-ups": [start_ups], "local, two workers": [time.perf_counter() - start]}
+    # What the largest process so far took, of either side: they are the same processes.
+    memory = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    sizes = {"runs": len(runs), "started alone": len(alone)}
+    return as_row("24 trivial runs", seconds, dict.fromkeys(seconds, memory), sizes=sizes)
 
 
 def benchmark() -> list[dict[str, Any]]:

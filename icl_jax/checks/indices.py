@@ -82,35 +82,35 @@ def kept_positions(where: str, kept_K: Any, length: int) -> Array:
 
 
 def positions(
-    where: str, kept_K: Any, length: int, *, some_removed: bool = True
+    where: str, kept_K: Any, length: int, *, some_removed: bool = True, name: str = "kept"
 ) -> Array | np.ndarray:
-    """``kept_positions`` on the host; ``some_removed=False`` lets all positions stay."""
+    """``kept_positions`` on the host, called ``name``; ``some_removed=False`` lets all stay."""
     kept, other = _as_integers(kept_K)
     if kept.ndim != 1 or kept.shape[0] == 0:
         raise ValueError(
-            f"{where}: kept_K must be a non-empty 1-D array of positions, got shape {kept.shape}."
+            f"{where}: {name}_K must be a non-empty 1-D array of positions, got shape {kept.shape}."
         )
     if other:
         raise TypeError(
-            f"{where}: kept_K must hold integer positions, got dtype {other}. Of a mask, they "
+            f"{where}: {name}_K must hold integer positions, got dtype {other}. Of a mask, they "
             "are jnp.flatnonzero(mask)."
         )
     if kept.shape[0] >= length + (not some_removed):
         raise ValueError(
-            f"{where}: the removed set is empty: kept_K keeps {kept.shape[0]} positions of a "
+            f"{where}: the removed set is empty: {name}_K keeps {kept.shape[0]} positions of a "
             f"sequence of {length}. Keep fewer positions than there are."
         )
     if is_concrete(kept):
         outside = kept[(kept < 0) | (kept >= length)]
         if outside.size:
             raise ValueError(
-                f"{where}: kept position {int(outside[0])} is outside the sequence: positions "
+                f"{where}: {name} position {int(outside[0])} is outside the sequence: positions "
                 f"run from 0 to {length - 1}. Count from the left; negative indices do not wrap."
             )
         values = kept.astype(np.int32)  # Signed: differences of unsigned positions would wrap.
         if np.any(np.diff(values) <= 0):
             raise ValueError(
-                f"{where}: kept_K must be strictly increasing (sequence order, no repeats), got "
+                f"{where}: {name}_K must be strictly increasing (sequence order, no repeats), got "
                 f"{values.tolist()}."
             )
         return values

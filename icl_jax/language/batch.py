@@ -77,6 +77,7 @@ def pad_prompts(
     *,
     some_removed: bool = True,
     extra: int = 0,
+    name: str = "kept",
 ) -> Prompts:
     """Checks prompts and pads them to one bucket.
 
@@ -87,6 +88,7 @@ def pad_prompts(
       kept: its kept positions (K,), or those of each prompt.
       some_removed: whether a prompt must lose a position.
       extra: how many more positions the model will need.
+      name: of the kept positions, for errors.
 
     Raises:
       ValueError: no prompts; another number of kept sets; tokens or positions that cannot be.
@@ -95,12 +97,12 @@ def pad_prompts(
     prompts, sets = (tokens, kept) if is_batch(tokens) else ([tokens], [kept])
     if not hasattr(sets, "__len__") or len(prompts) != len(sets):
         raise ValueError(
-            f"{where}: kept must hold the kept positions of each of the {len(prompts)} prompts, "
-            f"got {len(sets) if hasattr(sets, '__len__') else sets}."
+            f"{where}: {name} must hold the {name} positions of each of the {len(prompts)} "
+            f"prompts, got {len(sets) if hasattr(sets, '__len__') else sets}."
         )
     ids = [token_ids(where, model, one, extra=extra) for one in prompts]
     positions = [
-        checks.positions(where, one, len(prompt), some_removed=some_removed)
+        checks.positions(where, one, len(prompt), some_removed=some_removed, name=name)
         for one, prompt in zip(sets, ids, strict=True)
     ]
     most = kept_bucket(max(len(one) for one in positions))

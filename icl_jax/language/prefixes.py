@@ -21,7 +21,8 @@ def prefix_logits(
     """Logits (K, V) of a prompt's last token behind its first ``after`` tokens, each prefix alone.
 
     In one pass over the prompt, as ``prefix_pass``; one program for all prompts, compiled once per
-    bucket of lengths. After i tokens the last token stands at position i.
+    bucket of lengths (and a small one for each number of rows that is cut out of what it gives).
+    After i tokens the last token stands at position i.
 
     Args:
       model: of causal layers, or of one layer.
@@ -54,10 +55,17 @@ def prefix_logits(
             "prefix_logits: a layer of this model asks how long the sequence is (longrope), so a "
             "prefix is not read as a part of the whole is. Give full_logits each prefix."
         )
+    if len(model.blocks) > 1 and not all(block.causal for block in model.blocks):
+        raise ValueError(
+            "prefix_logits: a layer of this model reads what comes behind it, so no two prefixes "
+            "share work. Give full_logits each prefix."
+        )
     if after is None:
         prompts = pad_whole("prefix_logits", model, tokens)
     else:
-        prompts = pad_prompts("prefix_logits", model, tokens, after, some_removed=False)
+        prompts = pad_prompts(
+            "prefix_logits", model, tokens, after, some_removed=False, name="after"
+        )
     return looked_at("prefix_logits", _prefixes(model, params, prompts), prompts, is_batch(tokens))
 
 

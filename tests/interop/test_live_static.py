@@ -12,7 +12,7 @@ pytest.importorskip("torch", exc_type=ImportError)
 pytest.importorskip("transformers", exc_type=ImportError)
 pytest.importorskip("peft", exc_type=ImportError)
 
-from icl_jax.interop.huggingface import make_tiny
+from icl_jax.interop.huggingface import make_tiny  # noqa: E402
 from icl_jax.interop.peft import save_static_adapter  # noqa: E402
 from icl_jax.interop.saving import save  # noqa: E402
 from icl_jax.language.compile import (  # noqa: E402

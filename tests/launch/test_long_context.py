@@ -13,6 +13,9 @@ from icl_jax.kernels.attention.shapes import Sees
 from launch import long_context
 
 
+LAYERS = {"llama-3.2-1b": 16, "gemma-3-27b": 62}
+
+
 @pytest.mark.parametrize("way", long_context.WAYS)
 def test_rows_meet_all_keys_before_them(way):
     keys = jax.random.split(jax.random.key(0), 3)
@@ -45,4 +48,7 @@ def test_the_page_shows_what_was_compiled():
     for gathered, ring, whole in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
         # What the choice in ``icl_jax.kernels.attention.over_mesh`` rests on.
         assert ring["sent"] == pytest.approx(gathered["sent"], rel=0.01)
+        assert ring["temporaries"] < gathered["temporaries"] < whole["temporaries"]
+        # Every layer gathers its keys and values.
         assert whole["way"] == "the whole" and whole["fits"]
+        assert whole["sent"] >= LAYERS[whole["model"]] * gathered["sent"]

@@ -52,7 +52,7 @@ def test_every_point_is_compiled():
     rows = json.loads(scaling.ROWS.read_text())
     points = {(row["program"], row["mode"], row["chips"]) for row in rows}
     assert points == {(case.program, case.mode, case.chips) for case in cases()}
-    assert len(rows) == len(points) and all(row["made_with"] for row in rows)
+    assert len(rows) == len(points)
 
 
 @pytest.mark.parametrize("part", ("table", "figure"))
