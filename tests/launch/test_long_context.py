@@ -12,7 +12,6 @@ from icl_jax.kernels.attention.api import attend
 from icl_jax.kernels.attention.shapes import Sees
 from launch import long_context
 
-
 LAYERS = {"llama-3.2-1b": 16, "gemma-3-27b": 62}
 
 
