@@ -55,7 +55,7 @@ def prefix_logits(
             "prefix_logits: a layer of this model asks how long the sequence is (longrope), so a "
             "prefix is not read as a part of the whole is. Give full_logits each prefix."
         )
-    if len(model.blocks) > 1 and not all(block.causal for block in model.blocks):
+    if len(model.blocks) > 1 and not all(block.contextual_layer.causal for block in model.blocks):
         raise ValueError(
             "prefix_logits: a layer of this model reads what comes behind it, so no two prefixes "
             "share work. Give full_logits each prefix."
