@@ -37,6 +37,8 @@ KEEPING = {
     "attribute": attribute,
     "patched_generate": lambda *run: patched_generate(*run, 3),
 }
+#: What a function calls them, where it does not call them kept.
+CALLED = {"prefix_logits": "after"}
 READING = {
     **KEEPING,
     "patched_logits": patched,

@@ -13,7 +13,7 @@ from icl_jax.language.observed import observe
 from icl_jax.language.prompt import full_logits
 from icl_jax.language.sampling import Sampling, draw_token
 from icl_jax.language.study import own_queries, self_study
-from tests.language.doors import KEEPING, MODEL, PARAMS, READING, RUN, TOKENS, WRITING
+from tests.language.doors import CALLED, KEEPING, MODEL, PARAMS, READING, RUN, TOKENS, WRITING
 from tests.language.models import MODELS, VOCAB, params_of
 
 LEARNED, LEARNED_PARAMS = MODELS["learned_positions"], params_of("learned_positions")
@@ -32,16 +32,19 @@ LEARNED, LEARNED_PARAMS = MODELS["learned_positions"], params_of("learned_positi
     ),
 )
 def test_kept_positions_that_cannot_be(name, kept, message):
+    message = message.replace("kept", CALLED.get(name, "kept"))
     with pytest.raises(ValueError, match=f"{name}: {message}"):
         KEEPING[name](MODEL, PARAMS, TOKENS, kept)
 
 
 @pytest.mark.parametrize("name", KEEPING)
 def test_kept_positions_that_are_no_integers(name):
+    called = CALLED.get(name, "kept")
     for kept in ([0, True], [False, True]):
-        with pytest.raises(TypeError, match=f"{name}: kept_K must hold integer positions, got dty"):
+        with pytest.raises(TypeError, match=f"{name}: {called}_K must hold integer positions, got"):
             KEEPING[name](MODEL, PARAMS, TOKENS, kept)
-    if name != "prompt_weights":  # Of one prompt.
+    # Of one prompt; and of all prefixes, where none are named.
+    if name not in ("prompt_weights", "prefix_logits"):
         with pytest.raises(ValueError, match=f"{name}: kept must hold .* of each of the 1 .* None"):
             KEEPING[name](MODEL, PARAMS, TOKENS[None], None)
 

@@ -15,7 +15,7 @@ from icl_jax.language.observed import observe
 from icl_jax.language.prompt import alone_logits, full_logits, patched_logits, prompt_patches
 from icl_jax.language.walk import walk_through
 from icl_jax.patches.bank import check_patchable
-from tests.language.doors import KEEPING, MODEL, PARAMS, READING, RUN, TOKENS
+from tests.language.doors import CALLED, KEEPING, MODEL, PARAMS, READING, RUN, TOKENS
 from tests.language.models import VOCAB
 
 
@@ -44,7 +44,7 @@ def test_a_token_that_is_removed_is_never_read_inside_jit():
 def test_kept_positions_are_checked_inside_jit_where_they_can_be_read():
     for name in ("full_logits", "alone_logits", "prefix_logits", "prompt_patches", "attribute"):
         for kept in ([2, 99], np.array([5, 2])):
-            with pytest.raises(ValueError, match=f"{name}: kept"):
+            with pytest.raises(ValueError, match=f"{name}: {CALLED.get(name, 'kept')}"):
                 jax.jit(lambda tokens, name=name, kept=kept: KEEPING[name](*RUN, tokens, kept))(
                     TOKENS
                 )
