@@ -17,8 +17,9 @@ same norm, another prompt's demonstrations.
         --workdir=runs/digits
 
 Half a minute on 2 cores for the model that ``experiments.language_model`` makes. Expected of that
-model, which is too small to learn in context: the context saves 0.7 nats and no more answers are
-right than by chance; fine-tuning saves 6, and every similarity of the two is at its nulls or below.
+model, which is too small to learn in context: the context costs 0.3 nats (10.6 beside 10.4) and no
+more answers are right than by chance; fine-tuning saves 7.5, to 2.9, about what shuffled labels and
+another prompt's demonstrations save, too; and every similarity of the two is at its nulls or below.
 """
 
 import dataclasses
