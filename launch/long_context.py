@@ -30,6 +30,7 @@ from icl_jax.kernels.attention.api import attend
 from icl_jax.kernels.attention.reference import merge
 from icl_jax.kernels.attention.shapes import Sees
 from launch.chips import chip_of, devices_of
+from launch.pages import write_between
 from launch.plan import compile_and_read, compilers, made_with, make_plan, read_plan, size
 from launch.programs import Call, Sizes
 
@@ -166,10 +167,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not parsed.config.write:
         rows = [row for case in CASES for row in measure(*case)]
         ROWS.write_text(json.dumps(rows, indent=1) + "\n")
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
     shown = table(json.loads(ROWS.read_text()))
-    PAGE.write_text(f"{before}{BEGIN}\n\n{shown}\n\n{END}{after}")
+    write_between(PAGE, BEGIN, END, shown)
     return 0
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from icl_jax.sharding import mesh_axes
 from launch.chips import chip_of
+from launch.pages import write_between
 from launch.plan import compilers, size
 
 HERE = Path(__file__).parent
@@ -68,9 +69,7 @@ def main(argv: Sequence[str]) -> None:
             same = [all(old[name] == plan[name] for name in asked) for old in plans]
             plans = [old for old, again in zip(plans, same, strict=True) if not again] + [plan]
     PLANS.write_text(json.dumps(plans, indent=1) + "\n")
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
-    PAGE.write_text(f"{before}{BEGIN}\n\n{table(plans)}\n\n{END}{after}")
+    write_between(PAGE, BEGIN, END, table(plans))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import jax
 from experiments.tools.flags import UsageError, describe, option, parse
 from experiments.tools.output import told
 from icl_jax.report.figures import Curve, Panel, curves
+from launch.pages import write_between
 from launch.plan import Plan, compilers, make_plan, size
 from launch.programs import Sizes
 
@@ -200,9 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         file.write_text(json.dumps(rows, indent=1) + "\n")
         print(f"{key}: {1e3 * max(plan.seconds[0], 0):.3g} ms, {size(plan.needed)}", flush=True)
     if config.write:
-        before, _, rest = PAGE.read_text().partition(BEGIN)
-        after = rest.partition(END)[2]
-        PAGE.write_text(f"{before}{BEGIN}\n\n{table(rows)}\n\n{END}{after}")
+        write_between(PAGE, BEGIN, END, table(rows))
         FIGURE.write_text(figure(rows))
     return 0
 

@@ -7,8 +7,6 @@ kernel instead; experts are refused, and families whose kernels PEFT does not to
 """
 
 import json
-import shutil
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from icl_jax.blocks.flax_block import FlaxBlock
 from icl_jax.blocks.functional import functional
 from icl_jax.blocks.materialise import moved_kernel, patched_gain
 from icl_jax.dims import Array, Params
+from icl_jax.interop.folders import whole_folder
 from icl_jax.interop.huggingface import Checkpoint
 from icl_jax.interop.json_files import read_json
 from icl_jax.interop.options import Options
@@ -249,19 +248,10 @@ def _write(
         "fan_in_fan_out": conv1d,
         "inference_mode": True,
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
-    partial.mkdir()
-    try:
+    with whole_folder(folder) as partial:
         (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         specs = {key: (value.dtype, value.shape) for key, value in factors.items()}
         write_tensors(partial / WEIGHTS, specs, factors.__getitem__)
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return folder
 
 

@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from icl_jax.interop import assemble
 from icl_jax.interop.dtypes import floating, most_of
+from icl_jax.interop.folders import whole_folder
 from icl_jax.interop.hub import ADAPTER, CONFIG, PATTERNS
 from icl_jax.interop.options import Options
 from icl_jax.interop.registry import family_of
@@ -88,20 +88,11 @@ def save(
     config = {**config, "dtype": str(most_of(specs.values()))}
     if "torch_dtype" in config:
         config["torch_dtype"] = config["dtype"]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
-    partial.mkdir()
-    try:
+    with whole_folder(folder) as partial:
         _write_json(partial / CONFIG, config)
         _write_shards(partial, specs, make, max_shard_bytes)
         if tokenizer is not None:
             _copy_tokenizer(Path(tokenizer), partial)
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return folder
 
 
