@@ -38,6 +38,8 @@ from icl_jax.dynamics.prefixes import prefix_pass  # noqa: E402
 from icl_jax.language.ends import embed, readout  # noqa: E402
 from icl_jax.language.generation import generate, patched_generate  # noqa: E402
 from icl_jax.language.prompt import full_logits, prompt_patches  # noqa: E402
+from icl_jax.stack.block import apply_block  # noqa: E402
+from icl_jax.stack.fold import fold  # noqa: E402
 from icl_jax.stack.run import forward  # noqa: E402
 
 _SMALL = flags.DEFINE_bool("small", False, "sizes for a CPU")
@@ -289,6 +291,30 @@ def patches_section(bench: Bench) -> list[dict]:
     ]
 
 
+def mlp_section(bench: Bench) -> list[dict]:
+    """All MLPs, a patch of its own for every row, against plain ones: XLA fuses what they add."""
+    model, params = bench.model
+    ids = tokens(shape().length)
+    layers, stream = functional(model, params), embed(model, params, ids[1:])
+    bank = prompt_patches(model, params, ids, np.arange(1, len(ids)))
+
+    def step(block: Any, layer: Params, stream: Array, patch: Any) -> tuple[Array, None]:
+        # No attention: the stream alone is what a norm and the MLP read.
+        return apply_block(block, layer, block.join(layer, stream, 0 * stream), patch), None
+
+    run = jax.jit(lambda layers, stream, patches: fold(layers, step, stream, patches)[0])
+    return [
+        compare(
+            f"the MLPs of {shape().layers} layers, {len(stream)} rows with a patch each",
+            {
+                "plain": Side(lambda: run(layers, stream, None)),
+                "patched": Side(lambda: run(layers, stream, bank.patches)),
+            },
+            sizes=_sizes(shape()),
+        )
+    ]
+
+
 def lengths_section(bench: Bench) -> list[dict]:
     """Long contexts: seconds and temporaries of the forward pass."""
     model, params = bench.model
@@ -405,6 +431,7 @@ SECTIONS: dict[str, Callable[[Bench], list[dict]]] = {
     "card": card_section,
     "forward": forward_section,
     "patches": patches_section,
+    "mlp": mlp_section,
     "generation": generation_section,
     "prefixes": prefixes_section,
     "lengths": lengths_section,

@@ -217,6 +217,16 @@ def equations(jaxpr: Any) -> Iterator[Any]:
         )
 
 
+def counted(closed: Any) -> dict[str, int]:
+    """How often each primitive occurs in a program; ``jax.checkpoint`` is one named remat."""
+    counts: dict[str, int] = {}
+    for equation in equations(closed.jaxpr):
+        name = "remat" if equation.primitive.name in ("checkpoint", "remat2") else None
+        name = name or equation.primitive.name
+        counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
 def seeds() -> st.SearchStrategy[int]:
     """Small integers for ``jax.random.key``."""
     return st.integers(0, 999)

@@ -8,7 +8,7 @@ somebody wants to see progress.
 """
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,18 +21,15 @@ from icl_jax.blocks.functional import functional
 from icl_jax.blocks.language_model import LanguageModel
 from icl_jax.dims import Array, Params
 from icl_jax.language.batch import Prompts, bucket, cut_rows, is_batch, pad_prompts, pad_whole
-from icl_jax.language.ends import check_finite, check_position_ids, check_vocabulary
+from icl_jax.language.ends import check_position_ids
+from icl_jax.language.loop import Loop, stop_ids
 from icl_jax.language.sampling import GREEDY, Sampling
 from icl_jax.language.text import Text
 from icl_jax.language.writing import ENDS, begin, begin_patched, go_on, go_on_patched
 from icl_jax.patches.bank import Bank, check_patchable
 from icl_jax.patches.output import OutputPolicy
-from icl_jax.sharding import on_host
 from icl_jax.shown import short
 from icl_jax.stack.sites import Edits, Watch, watch
-
-#: Tokens between two looks of the host, where it was asked to report progress.
-CHUNK = 16
 
 
 @dataclass(frozen=True)
@@ -139,14 +136,14 @@ def write(
 ) -> tuple[list[np.ndarray], Text, Prompts]:
     """``generate``, watched: the new tokens of every prompt, the texts, and the prompts."""
     key = _check(where, model, num_tokens, sampling, key)
-    stop_S = _stop_ids(where, model, stop)
+    stop_S = stop_ids(where, model, stop)
     batched = is_batch(tokens)
     prompts = pad_whole(where, model, tokens, extra=num_tokens)
     positions_BT = None
     if positions_T is not None:
         each = positions_T if batched else [positions_T]
         positions_BT = _padded_ids(where, model, prompts, each, num_tokens)
-    run = _Loop(where, num_tokens, stop_S, progress)
+    run = Loop(where, num_tokens, stop_S, progress)
     text = begin(
         model,
         params,
@@ -161,7 +158,9 @@ def write(
     for limit in run.limits(text):
         text = go_on(model, params, text, limit, run.stop_S, watching, sampling=sampling)
         run.report(text)
-    written = [np.asarray(row[:count]) for row, count in zip(*run.last(text), strict=True)]
+    tokens_BN, counts_B, finite_B = run.last(text)
+    run.check(tokens_BN, counts_B, finite_B)
+    written = [row[:count] for row, count in zip(tokens_BN, counts_B, strict=True)]
     return written, text, prompts
 
 
@@ -209,7 +208,7 @@ def patched_generate(
     """
     where = "patched_generate"
     key = _check(where, model, num_tokens, sampling, key)
-    stop_S = _stop_ids(where, model, stop)
+    stop_S = stop_ids(where, model, stop)
     batched = is_batch(tokens)
     prompts = pad_prompts(where, model, tokens, kept, extra=num_tokens)
     for last, length in zip(prompts.kept_BK[:, -1], prompts.length_B, strict=True):
@@ -218,7 +217,7 @@ def patched_generate(
                 f"{where}: kept_K must end with the prompt's last position, {length - 1}, got "
                 f"{last}: that is where the first new token is written. Keep it."
             )
-    run = _Loop(where, num_tokens, stop_S, progress)
+    run = Loop(where, num_tokens, stop_S, progress)
     text = begin_patched(
         model,
         params,
@@ -229,21 +228,24 @@ def patched_generate(
         sampling=sampling,
         output=output,
     )
-    check_patchable(text.prompt_bank)
     for limit in run.limits(text):
         text = go_on_patched(
             model, params, text, limit, run.stop_S, sampling=sampling, output=output
         )
         run.report(text)
-    tokens_BN, counts_B = run.last(text)
-    measured = on_host((text.relative_error_BN, text.kl_BN, text.same_top1_BN))
+    fields = (text.sound_B, text.relative_error_BN, text.kl_BN, text.same_top1_BN)
+    tokens_BN, counts_B, finite_B, sound_B, *measured = run.last(text, *fields)
+    if not np.all(sound_B):
+        check_patchable(text.prompt_bank)
     each = []
     for number, count in enumerate(counts_B):
         error_N, kl_N, same_N = (array_BN[number, :count] for array_BN in measured)
         counts = {"num_kept": int(prompts.num_kept_B[number]), "num_new": int(count) - 1}
         bank = _joined(text.prompt_bank, text.written_bank, number, **counts)
-        check_patchable(bank)
+        if not sound_B[number]:
+            check_patchable(bank)
         each.append(PatchedGeneration(tokens_BN[number, :count], error_N, kl_N, same_N, bank))
+    run.check(tokens_BN, counts_B, finite_B)
     return each if batched else each[0]
 
 
@@ -267,52 +269,6 @@ def token_agreement(expected_N: np.ndarray, actual_N: np.ndarray) -> float:
         )
     shared = min(len(expected_N), len(actual_N))
     return float(np.sum(expected_N[:shared] == actual_N[:shared]) / steps)
-
-
-class _Loop:
-    """The host's side of writing: how far to go next, and what to tell."""
-
-    def __init__(
-        self,
-        where: str,
-        num_tokens: int,
-        stop_S: np.ndarray,
-        progress: Callable[[], None] | None,
-    ) -> None:
-        self.where, self.stop_S = where, stop_S
-        self.num_tokens, self.progress, self.told, self.done = num_tokens, progress, 0, False
-
-    def limits(self, text: Text) -> Iterator[int]:
-        """How many tokens there are to be after each chunk; the first one is there."""
-        self.report(text)
-        step = self.num_tokens if self.progress is None else CHUNK
-        for limit in range(step, self.num_tokens + step, step):
-            if self.done or limit == 1 == self.num_tokens:
-                return
-            yield min(limit, self.num_tokens)
-
-    def report(self, text: Text) -> None:
-        """Calls ``progress`` for what is new; without it, nothing is read back."""
-        if self.progress is None:
-            return
-        step, finished_B = on_host((text.step, text.finished_B))
-        self.done = bool(np.all(finished_B))
-        for _ in range(int(step) - self.told):
-            self.progress()
-        self.told = int(step)
-
-    def last(self, text: Text) -> tuple[np.ndarray, np.ndarray]:
-        """The written tokens (B, N) and how many there are of each prompt (B,).
-
-        Raises:
-          ValueError: they were drawn from what are no numbers.
-        """
-        tokens_BN, count_B, finite_B = on_host((text.tokens_BN, text.count_B, text.finite_B))
-        last_B = np.where(finite_B, 0, count_B - 1)
-        finite_BN = np.ones((len(count_B), tokens_BN.shape[1]), bool)
-        finite_BN[np.arange(len(count_B)), last_B] = finite_B
-        check_finite(self.where, finite_BN)
-        return tokens_BN, count_B
 
 
 @functools.partial(jax.jit, static_argnames=("num_kept", "num_new"))
@@ -362,23 +318,6 @@ def _padded_ids(
     longest = prompts.tokens_BT.shape[1]
     rows = [np.asarray(ids_T, np.int32) for ids_T in each]
     return np.stack([np.pad(row, (0, longest - len(row)), mode="edge") for row in rows])
-
-
-def _stop_ids(where: str, model: LanguageModel, stop: Any) -> np.ndarray:
-    """Stop tokens (S,), in one shape for the usual numbers of them; no token is -1.
-
-    Raises:
-      ValueError: an id that is none of the model's.
-      TypeError: no collection, or not of integers.
-    """
-    if not isinstance(stop, Iterable):
-        raise TypeError(
-            f"{where}: stop must be a collection of token ids, got {stop!r}. Write stop=[{stop!r}]."
-        )
-    ids = checks.integers(where, "stop", list(stop))
-    check_vocabulary(where, "stop", model, np.asarray(ids))
-    ids_S = np.sort(np.asarray(ids).astype(np.int32))
-    return np.pad(ids_S, (0, -len(ids_S) % 8 or 8), constant_values=-1)
 
 
 def _check(

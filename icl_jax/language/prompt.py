@@ -161,6 +161,8 @@ def patched_logits(
     """
     banks = [bank] if isinstance(bank, Bank) else list(bank)
     kept = [one.kept_K for one in banks]
+    if all(map(checks.is_concrete, kept)):
+        kept = on_host(kept)  # Of all banks at once.
     prompts = pad_prompts("patched_logits", model, tokens, kept if is_batch(tokens) else kept[0])
     rows = prompts.kept_BK.shape[1]
     patches = [repeat_last_row(one.patches, rows, axis=1) for one in banks]

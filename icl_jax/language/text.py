@@ -1,8 +1,8 @@
 """The record of B texts as they are written, and what a step makes of it: pure, one step at a time.
 
 A step gives every text a place for its last token (``grown``) and, from the logits that were read
-there, one token more (``drawn``); beside a patched run the logits of both are compared
-(``measured``).
+there, one token more (``drawn``); beside a patched run the logits of both are compared, and its
+patches looked at (``drawn_patched``).
 """
 
 from dataclasses import dataclass, replace
@@ -82,11 +82,13 @@ class PatchedText(Text):
     Attributes:
       prompt_bank: of the prompts' kept positions.
       written_bank: of the new tokens (N rows, one is filled per step).
+      sound_B: (B,), whether all patches so far exist; a text with others ends.
       relative_error_BN, kl_BN, same_top1_BN: of the logits of both runs.
     """
 
     prompt_bank: Bank
     written_bank: Bank
+    sound_B: Array
     relative_error_BN: Array
     kl_BN: Array
     same_top1_BN: Array
@@ -159,6 +161,7 @@ def blank_patched(
         **{**fields, "runs": runs},
         prompt_bank=bank,
         written_bank=written,
+        sound_B=jnp.ones(count, bool),
         relative_error_BN=error_BN,
         kl_BN=kl_BN,
         same_top1_BN=same_BN,
@@ -219,14 +222,26 @@ def _compared(logits_2V: Array) -> tuple[Array, Array, Array]:
     )
 
 
-def measured(text: PatchedText, logits_B2V: Array) -> PatchedText:
-    """The text with what its next token is drawn from measured."""
+def drawn_patched(
+    text: PatchedText, logits_B2V: Array, sound_B: Array, stop_S: Array, sampling: Sampling
+) -> PatchedText:
+    """``drawn`` from the patched run's logits, with what they are measured by.
+
+    Args:
+      text: the text so far.
+      logits_B2V: (B, 2, V), of the run with everything and of the patched one.
+      sound_B: (B,), whether the patches that were made for them exist.
+      stop_S, sampling: as ``drawn``.
+    """
+    sound_B = text.sound_B & (sound_B | text.finished_B)
     buffers = (text.relative_error_BN, text.kl_BN, text.same_top1_BN)
     error_BN, kl_BN, same_BN = (
         jax.lax.dynamic_update_slice_in_dim(buffer_BN, one_B[:, None], text.step, axis=1)
         for buffer_BN, one_B in zip(buffers, jax.vmap(_compared)(logits_B2V), strict=True)
     )
-    return replace(text, relative_error_BN=error_BN, kl_BN=kl_BN, same_top1_BN=same_BN)
+    text = replace(text, relative_error_BN=error_BN, kl_BN=kl_BN, same_top1_BN=same_BN)
+    text = drawn(text, logits_B2V[:, 1], stop_S, sampling)
+    return replace(text, sound_B=sound_B, finished_B=text.finished_B | ~sound_B)
 
 
 def with_row(bank: Bank, row: Bank, index: Array) -> Bank:

@@ -29,13 +29,13 @@ from icl_jax.language.text import (
     blank,
     blank_patched,
     drawn,
+    drawn_patched,
     grown,
     last_tokens,
-    measured,
     tokens_seen,
     with_row,
 )
-from icl_jax.patches.bank import Bank, compact_bank
+from icl_jax.patches.bank import Bank, compact_bank, patchable
 from icl_jax.patches.extraction import closed_step, joint_step
 from icl_jax.patches.output import OutputPolicy
 from icl_jax.sharding import constrain
@@ -174,16 +174,16 @@ def begin_patched(
         patches = found.map(lambda one: one[1][0])
         bank = compact_bank(Bank(patches, kept_K, kept_K, found.map(lambda one: one[1][1])))
         memories = [found.map(lambda one: one[0][0]), found.map(lambda one: one[0][1])]
-        return readout(model, params, rows_2D), bank, places, *memories
+        return readout(model, params, rows_2D), bank, patchable(bank), places, *memories
 
-    logits_B2V, bank, places, *memories = over_prompts(
-        one, prompts.length_B.shape[0], out_axes=(0, 0, 0, 1, 1)
+    logits_B2V, bank, sound_B, places, *memories = over_prompts(
+        one, prompts.length_B.shape[0], out_axes=(0, 0, 0, 0, 1, 1)
     )(prompts.tokens_BT, prompts.length_B, prompts.kept_BK, prompts.num_kept_B)
     sizes = (prompts.tokens_BT.shape[1], prompts.kept_BK.shape[1])
     runs = tuple(map(begun, memories, places, sizes))
     text = blank(runs[0], prompts.length_B - 1, keys_B, room, tokens_seen(model, prompts, sampling))
     text = blank_patched(text, runs, bank, logits_B2V, room)
-    return drawn(measured(text, logits_B2V), logits_B2V[:, 1], stop_S, sampling)
+    return drawn_patched(text, logits_B2V, sound_B, stop_S, sampling)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "sampling", "output"), donate_argnames="text")
@@ -205,7 +205,7 @@ def go_on_patched(
 
         def one(
             token: Array, position: Array, places: tuple[Slots, ...], *memories: Any
-        ) -> tuple[Array, Any, Any, Any]:
+        ) -> tuple[Any, ...]:
             stream_1D = embed(model, params, token[None], position[None])
 
             def layer_step(block: FlaxBlock, layer: Params, state: Any, memories: Any) -> Any:
@@ -218,24 +218,26 @@ def go_on_patched(
             logits_2V = readout(model, params, jnp.concatenate(state))
             patches = found.map(lambda one: one[1][0])
             row = Bank(patches, position[None], position[None], found.map(lambda one: one[1][1]))
+            row = compact_bank(row)
             return (
                 logits_2V,
-                compact_bank(row),
+                row,
+                patchable(row),
                 found.map(lambda one: one[0][0]),
                 found.map(lambda one: one[0][1]),
             )
 
-        logits_B2V, row, *new = over_prompts(
+        logits_B2V, row, sound_B, *new = over_prompts(
             one,
             text.position_B.shape[0],
             in_axes=(0, 0, (_SLOTS, _SLOTS), 1, 1),
-            out_axes=(0, 0, 1, 1),
+            out_axes=(0, 0, 0, 1, 1),
         )(last_tokens(text), text.position_B, places, *(run.memories for run in text.runs))
         runs = tuple(map(_longer, text.runs, new, places))
         text = replace(
             text, runs=runs, written_bank=with_row(text.written_bank, row, text.step - 1)
         )
-        return drawn(measured(text, logits_B2V), logits_B2V[:, 1], stop_S, sampling)
+        return drawn_patched(text, logits_B2V, sound_B, stop_S, sampling)
 
     return _while(text, limit, step)
 

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 CHECKOUT = Path(__file__).parents[2]
 SMALL = {
-    "accelerator": ["--small", "--sections=card,forward,patches,generation,prefixes,lengths"],
+    "accelerator": ["--small", "--sections=card,forward,patches,mlp,generation,prefixes,lengths"],
     "token_patches": ["--batch=2", "--positions=3", "--width=16"],
     "prefixes": ["--length=70", "--longer=90", "--layers=2", "--width=16", "--reruns=1"],
     "descent": ["--tasks=16", "--steps=3", "--rates=2", "--looped=2", "--devices=1,2"],

@@ -255,6 +255,38 @@ def test_sixty_four_lengths_are_eight_programs_at_most(name):
     assert apart.number <= 8, apart.programs
 
 
+#: By name: how often a call reads from the device. Banks hold their kept positions there.
+READS = {name: 1 for name in CALLS} | {"patched_logits": 3}
+
+
+@pytest.mark.parametrize("count", (1, 3))
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_reads_back_once(name, count, monkeypatch):
+    run = (MODELS["rotary"], params_of("rotary"), MANY[:count], KEPT[:count])
+    jax.block_until_ready(CALLS[name](*run))
+    get, kind, reads, inside = jax.device_get, type(jnp.zeros(1)), [], []
+    value = kind._value
+
+    def counted(tree):
+        if any(isinstance(leaf, kind) for leaf in jax.tree.leaves(tree)):
+            reads.append("device_get")
+        inside.append(True)
+        try:
+            return get(tree)
+        finally:
+            inside.pop()
+
+    def seen(array):
+        if not inside and array.size:
+            reads.append(f"{array.shape} by itself")
+        return value.fget(array)
+
+    monkeypatch.setattr(jax, "device_get", counted)
+    monkeypatch.setattr(kind, "_value", property(seen))
+    CALLS[name](*run)
+    assert len(reads) == READS[name], reads
+
+
 class TestErrors:
     model = MODELS["rotary"]
 

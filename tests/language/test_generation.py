@@ -57,6 +57,58 @@ def test_a_step_hands_on_the_new_rows_of_caches_alone():
     assert not from_loops(jax.make_jaxpr(step, static_argnums=0)(model, params, text, 4, stop_S))
 
 
+def begun(count):
+    """Texts that patched weights write, begun, and what goes on with them."""
+    tokens = [np.roll(TOKENS, shift)[: 20 - shift] for shift in range(count)]
+    kept = [np.append(KEPT[:3], len(one) - 1) for one in tokens]
+    model, params = MODELS["rotary"], params_of("rotary")
+    prompts = pad_prompts("test", model, tokens, kept)
+    stop_S, keys_B = np.full(1, -1, np.int32), jax.random.split(jax.random.key(0), count)
+    options = {"sampling": Sampling(), "output": "auto"}
+    text = writing.begin_patched(model, params, prompts, keys_B, stop_S, room=8, **options)
+    return functools.partial(writing.go_on_patched, **options), (model, params, text, 4, stop_S)
+
+
+@pytest.mark.parametrize("count", (1, 3))
+def test_a_step_reads_every_kernel_once_for_both_runs_and_all_texts(count):
+    step, given = begun(count)
+    closed = jax.make_jaxpr(step, static_argnums=0)(*given)
+    loops = [one for one in equations(closed.jaxpr) if one.primitive.name == "scan"]
+
+    def products(jaxpr):
+        """How often each shape of kernel stands in a product that no axis is shared with."""
+        found = []
+        for one in equations(jaxpr):
+            if one.primitive.name == "dot_general" and one.params["dimension_numbers"][1] == (
+                (),
+                (),
+            ):
+                found.append(one.invars[1].aval.shape)
+        return sorted(found)
+
+    (layers,) = {str(products(loop.params["jaxpr"].jaxpr)) for loop in loops}
+    #  Keys and values; the output and the queries; up and gate; down.
+    assert layers == str(sorted([(16, 8)] * 2 + [(16, 16)] * 2 + [(16, 24)] * 2 + [(24, 16)]))
+    outside = products(closed.jaxpr)
+    assert sum(VOCAB in shape for shape in outside) == 1  # The head.
+
+
+def test_a_step_takes_the_memory_of_the_text_before():
+    step, given = begun(2)
+    text = step(*given)
+    before, after = (jax.tree.leaves(one.runs) for one in (given[2], text))
+    assert before and all(leaf.is_deleted() for leaf in before)
+    assert not any(leaf.is_deleted() for leaf in after)
+
+
+def test_texts_whose_patches_do_not_exist_end_with_an_error():
+    model, params = MODELS["rotary"], params_of("rotary")
+    # A token of zeros has no MLP input: there is no patch for it, wherever it is.
+    broken = {**params, "embedding": params["embedding"].at[TOKENS[0]].set(0)}
+    with pytest.raises(ValueError, match="check_patchable: the MLP input of layer 0 at index"):
+        patched_generate(model, broken, TOKENS, KEPT, 6)
+
+
 @pytest.mark.wide(12)
 @pytest.mark.parametrize("name", DECODERS)
 @pytest.mark.parametrize(

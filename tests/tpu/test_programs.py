@@ -15,10 +15,14 @@ from icl_jax.blocks.rotary import Rotary
 from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.blocks.stack import repeat
 from icl_jax.dynamics.prefixes import prefix_pass
+from icl_jax.language import attribution, prompt, writing
+from icl_jax.language.batch import Prompts
 from icl_jax.language.ends import embed, readout
+from icl_jax.language.sampling import GREEDY
 from icl_jax.patches.bank import compact_bank
 from icl_jax.patches.extraction import extract
 from icl_jax.stack.run import forward
+from icl_jax.stack.sites import watch
 from tests.tpu.topologies import GIBIBYTES, on_one_chip, one_chip
 
 pytestmark = pytest.mark.tpu
@@ -74,8 +78,68 @@ def compiled(generation, program, length, layers=16):
     mesh = one_chip(generation)
     tokens = jax.ShapeDtypeStruct((length,), jnp.int32)
     with jax.set_mesh(mesh):
-        run = jax.jit(PROGRAMS[program](model, 64))
+        run = jax.jit({**PROGRAMS, **PUBLIC}[program](model, 64))
         return run.lower(*on_one_chip(mesh, shapes, tokens)).compile()
+
+
+def one_prompt(tokens_T, kept):
+    length = tokens_T.shape[0]
+    kept_K = jnp.arange(length - kept, length, dtype=jnp.int32)
+    counts = (jnp.array([number], jnp.int32) for number in (length, kept))
+    return Prompts(tokens_T[None], next(counts), kept_K[None], next(counts))
+
+
+def patched(model, kept):
+    """The kept tokens alone, with patches that were made of the whole prompt."""
+
+    def run(params, tokens_T):
+        prompts = one_prompt(tokens_T, kept)
+        banks, _ = prompt._patches(model, params, prompts, loop="closed", output="auto")
+        return prompt._alone(model, params, prompts, banks.patches)
+
+    return run
+
+
+def attributed(model, kept):
+    def run(params, tokens_T):
+        row_B = jnp.array([kept - 1], jnp.int32)
+        return attribution._attribute(model, params, one_prompt(tokens_T, kept), row_B, "input")
+
+    return run
+
+
+def written(model, kept):
+    """Both loops of generation, over what they begin with."""
+    options = {"sampling": GREEDY}
+    keys_B, stop_S = jax.random.split(jax.random.key(0), 1), jnp.array([-1], jnp.int32)
+
+    def run(params, tokens_T):
+        given = (model, params, one_prompt(tokens_T, kept))
+        watching = watch("test", functional(model, params))
+        text = writing.begin(*given, None, keys_B, stop_S, watching, room=32, **options)
+        text = writing.go_on(model, params, text, 32, stop_S, watching, **options)
+        both = {**options, "output": "auto"}
+        other = writing.begin_patched(*given, keys_B, stop_S, room=32, **both)
+        other = writing.go_on_patched(model, params, other, 32, stop_S, **both)
+        return text.tokens_BN, other.tokens_BN
+
+    return run
+
+
+#: What stands on the main programs.
+PUBLIC = {"patched": patched, "attributed": attributed, "written": written}
+
+
+@pytest.mark.parametrize("generation", GIBIBYTES)
+@pytest.mark.parametrize("program", PUBLIC)
+def test_what_stands_on_them_takes_the_kernel_too_and_fits(generation, program):
+    program = compiled(generation, program, 2048, layers=2)
+    assert "tpu_custom_call" in program.as_text()
+    # Of two layers; the 14 others add their parameters, caches and patches.
+    memory = program.memory_analysis()
+    layer = 2 * 2048 * (2 * 2048 + 2 * 512 + 3 * 8192)
+    needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes + 14 * layer
+    assert needed < GIBIBYTES[generation] * 2**30
 
 
 @pytest.mark.parametrize("generation", GIBIBYTES)

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from experiments.language.checkpoint.arrays import Arrays, Measured, Patched
 from experiments.language.runs import LABELS
+from experiments.tools.shares import or_none
 from icl_jax.report.figures import Curve, Panel, Role, curves, heatmaps
 from icl_jax.report.page import Section, Table, number
 
@@ -29,18 +29,13 @@ def conditioning(runs: Sequence[Patched]) -> Conditioning:
     """The hardest patches of the same run on several prompts."""
 
     def picked(pick: np.ufunc, rows: list[np.ndarray]) -> list[float | None]:
-        return [number_or_none(value) for value in pick.reduce(rows, axis=0)]
+        return [or_none(value) for value in pick.reduce(rows, axis=0)]
 
     return Conditioning(
         picked(np.fmax, [run.relative_change for run in runs]),
         picked(np.fmax, [run.max_scale_change for run in runs]),
         picked(np.fmin, [run.min_normalised for run in runs]),
     )
-
-
-def number_or_none(value: Any) -> float | None:
-    """None for what was not measured or does not exist."""
-    return None if value is None or np.isnan(value) else float(value)
 
 
 def by_layer(measured: Measured) -> Section:

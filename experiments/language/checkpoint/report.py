@@ -13,8 +13,9 @@ from experiments.language.checkpoint.arrays import (
     Measured,
 )
 from experiments.language.checkpoint.export import FOLLOWING
-from experiments.language.checkpoint.layers import by_layer, by_prompt, conditioning, number_or_none
+from experiments.language.checkpoint.layers import by_layer, by_prompt, conditioning
 from experiments.language.runs import LABELS, NULLS, nearest_null
+from experiments.tools.shares import or_none
 from icl_jax.report.figures import Curve, Panel, Reference, Role, curves, dots
 from icl_jax.report.page import Section, Table, number
 
@@ -44,13 +45,11 @@ def summarise(
 def _one_prompt(arrays: Arrays) -> dict[str, Any]:
     patched, unpatched = arrays.compared.patched, arrays.compared.unpatched
     found: dict[str, Any] = {
-        "relative_error": {
-            name: number_or_none(run.relative_error) for name, run in arrays.runs.items()
-        },
-        "kl": number_or_none(patched.kl),
-        "top1": number_or_none(patched.top1),
-        "unpatched_kl": number_or_none(unpatched.kl),
-        "unpatched_top1": number_or_none(unpatched.top1),
+        "relative_error": {name: or_none(run.relative_error) for name, run in arrays.runs.items()},
+        "kl": or_none(patched.kl),
+        "top1": or_none(patched.top1),
+        "unpatched_kl": or_none(unpatched.kl),
+        "unpatched_top1": or_none(unpatched.top1),
         "conditioning": vars(conditioning([patched])),
     }
     if arrays.generation is not None:
@@ -64,11 +63,11 @@ def _worst(prompts: Sequence[Arrays]) -> dict[str, Any]:
     for name in prompts[0].runs:
         pick = np.fmin if name in NULLS else np.fmax
         errors = [arrays.runs[name].relative_error for arrays in prompts]
-        found["relative_error"][name] = number_or_none(pick.reduce(errors))
+        found["relative_error"][name] = or_none(pick.reduce(errors))
 
     def over_prompts(pick: Any, values: Sequence[np.ndarray | None]) -> float | None:
         there = [value for value in values if value is not None]
-        return number_or_none(pick(there)) if there else None
+        return or_none(pick(there)) if there else None
 
     patched = [arrays.compared.patched for arrays in prompts]
     found["kl"] = over_prompts(np.max, [run.kl for run in patched])
