@@ -21,7 +21,7 @@ FITTED = (
     "The farmers of {} grow",
     "People in {} sell what they grow:",
 )
-NEW = "What grows in the fields of {}? The answer is:"
+NEW = "Everybody knows that the people in {} grow"
 #: What a question can stand behind, for another position.
 FILLER = "It was a long day, and it rained until the evening. Nobody said a word on the way home.\n"
 

@@ -17,12 +17,15 @@ USES: Mapping[str, str] = {
     "another": "another fact's patch",
     "layer": "its own, in the next layer",
     "own": "its own",
+    "own_context": "its own fact in the context",
     "together": "one patch of all facts",
     "backwards": "the same, facts in reverse",
     "context": "all facts in the context",
     "position_none": "behind other text: none",
     "position": "behind other text: its own",
 }
+#: Runs with all facts; the others have one.
+OF_ALL = ("together", "backwards", "context")
 ABSENT = "facts that are not in it"
 AGREED: Mapping[str, str] = {
     "sum": "sum of all facts', and one of all",
@@ -87,9 +90,9 @@ def over(arrays: Arrays, first: str, second: str) -> Margin:
 
 
 def share(arrays: Arrays, run: str) -> Share:
-    """The share of the gap between no context and the full one."""
-    ends = arrays.log_chance["none"], arrays.log_chance["context"]
-    return share_of_gap(-ends[0], -ends[1], -arrays.log_chance[run])
+    """The share of the gap between no context and the one that the patches were compiled from."""
+    whole = arrays.log_chance["context" if run in OF_ALL else "own_context"]
+    return share_of_gap(-arrays.log_chance["none"], -whole, -arrays.log_chance[run])
 
 
 def summarise(config: Asks, arrays: Arrays) -> dict[str, Any]:
@@ -141,8 +144,12 @@ def _transfer(config: Asks, arrays: Arrays, asks: int) -> Section:
     )
     verdict = (
         f"In new words, a fact's own patch gains {over(arrays, 'own', nearest)} nats over the "
-        f"nearest null, {USES[nearest]}, and {over(arrays, 'own', other)} over {USES[other]}; all "
-        f"facts in the context gain {over(arrays, 'context', 'none')} over {USES['none']}.{best} "
+        f"nearest null, {USES[nearest]}, and {over(arrays, 'own', other)} over {USES[other]}; "
+        f"{USES['own_context']} gains {over(arrays, 'own_context', 'none')} over {USES['none']}, "
+        f"all facts in it {over(arrays, 'context', 'none')}. Of the answers the model has "
+        f"{arrays.right['own_context'].mean():.0%} right behind their own fact, "
+        f"{arrays.right['own'].mean():.0%} with the patch, {arrays.right['none'].mean():.0%} with "
+        f"nothing.{best} "
         f"Behind other text its own gains {over(arrays, 'position', 'position_none')}{moved}."
     )
     text = (

@@ -127,10 +127,16 @@ def measure(config: Config, checkpoint: Checkpoint, tokenizer: Tokenizer, bos: i
     backwards = compiled(list(everything)[::-1])
     others = [each[(one + 1) % config.facts] for one in everything]
 
-    def by_fact(patches: Sequence[Patches], questions: Sequence[np.ndarray]) -> tuple[Any, ...]:
-        """Each fact asked about by its own entry of ``patches``."""
+    def by_fact(questions: Sequence[np.ndarray], patches: Sequence[Patches] | None) -> Any:
+        """Each fact asked about by its own entry of ``patches``; without any, behind itself."""
         found = [
-            asked([questions[one]], made.answers[one : one + 1], patches[one]) for one in everything
+            asked(
+                [questions[one]],
+                made.answers[one : one + 1],
+                None if patches is None else patches[one],
+                context=[one] if patches is None else (),
+            )
+            for one in everything
         ]
         chances, rights = zip(*found, strict=True)
         return np.concatenate(chances), np.concatenate(rights)
@@ -141,15 +147,16 @@ def measure(config: Config, checkpoint: Checkpoint, tokenizer: Tokenizer, bos: i
     runs = {
         "none": (alone, alone_right),
         "context": (full, full_right),
-        "own": by_fact(each, made.new),
-        "another": by_fact(others, made.new),
-        "position": by_fact(each, made.behind),
+        "own": by_fact(made.new, each),
+        "own_context": by_fact(made.new, None),
+        "another": by_fact(made.new, others),
+        "position": by_fact(made.behind, each),
         "position_none": (behind_alone, np.zeros(config.facts, bool)),
         "together": asked(made.new, made.answers, whole),
         "backwards": asked(made.new, made.answers, backwards),
     }
     if len(each[0].segments) == 1 and len(each[0].segments[0]) == 1:
-        runs["layer"] = by_fact([move_layers(one, 1) for one in each], made.new)
+        runs["layer"] = by_fact(made.new, [move_layers(one, 1) for one in each])
     else:
         runs["layer"] = (np.full(config.facts, np.nan), np.zeros(config.facts, bool))
 
