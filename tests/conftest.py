@@ -104,25 +104,26 @@ OWN_COMMANDS = {
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Of a test marked ``wide(n)`` every n-th variant is run by default, the others when slow.
+    """Of a test marked ``wide(n)`` one variant of n is run by default, the others when slow.
 
     So are the tests of a fixture ``whole_run``, which runs a whole experiment. What stands on the
     core is set apart only where nobody names a file or a folder of it.
     """
-    seen = collections.Counter()
     here = Path(__file__).parent
     named = [Path(one.partition("::")[0]).resolve() for one in config.args]
     set_apart = any(here.is_relative_to(path) for path in named)
     # The default (pyproject.toml) leaves ``further`` out; who asks for other marks names them.
     set_apart |= not config.option.markexpr.startswith("not (further")
+    tests = collections.defaultdict(list)
     for item in items:
         if "whole_run" in item.fixturenames:
             item.add_marker(pytest.mark.slow)
-        if (wide := item.get_closest_marker("wide")) is not None:
-            name = (item.path, item.cls, item.originalname)
-            if seen[name] % wide.args[0]:
-                item.add_marker(pytest.mark.slow)
-            seen[name] += 1
+        if item.get_closest_marker("wide") is not None:
+            tests[item.path, item.cls, item.originalname].append(item)
+    for variants in tests.values():
+        for item in variants_left_out(variants):
+            item.add_marker(pytest.mark.slow)
+    for item in items:
         marks = {mark.name for mark in item.iter_markers()}
         if set_apart and not OWN_COMMANDS & marks:
             where = item.path.as_posix().removeprefix(f"{here.as_posix()}/")
@@ -130,6 +131,25 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.live)
             elif where.startswith(FURTHER):
                 item.add_marker(pytest.mark.further)
+
+
+def variants_left_out(variants):
+    """All but one of n variants of a test: those that stay have as many values as can be.
+
+    Every n-th would not do: where n is a multiple of the number of values of an argument, it always
+    has the same one.
+    """
+    (every,) = variants[0].get_closest_marker("wide").args
+    values = [
+        {(name, repr(value)) for name, value in item.callspec.params.items()} for item in variants
+    ]
+    left, unseen = list(range(len(variants))), set().union(*values)
+    for _ in range(-(-len(variants) // every)):
+        # What is newest; of those, what stands n apart.
+        taken = min(left, key=lambda one: (-len(values[one] & unseen), one % every, one))
+        left.remove(taken)
+        unseen = unseen - values[taken] or set().union(*values)
+    return [variants[one] for one in left]
 
 
 #: Linux lets a process map 65,530 regions of memory, and XLA ends the process where it gets no

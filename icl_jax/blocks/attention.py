@@ -27,7 +27,7 @@ from icl_jax.blocks.memory import KeyValues, append, empty_keys, sees_memory
 from icl_jax.blocks.rotary import Rotary, rotate, tempered
 from icl_jax.blocks.views import Slots
 from icl_jax.dims import Array
-from icl_jax.kernels.attention import Sees, mask
+from icl_jax.kernels.attention import Sees, mask, of_rows
 
 _INTO_HEADS = nn.initializers.variance_scaling(
     1.0, "fan_in", "truncated_normal", in_axis=0, out_axis=(1, 2)
@@ -64,13 +64,14 @@ class Projected(NamedTuple):
     """A whole sequence in heads, and the kernels that put it there.
 
     Attributes:
-      query_TAF: (T, A, F), turned and scaled: scores are products with keys.
+      query_MAF: (M, A, F), of all T rows or of some, turned and scaled: scores are products with
+        keys.
       key_TGF: (T, G, F).
       value_TGF: (T, G, F).
       kernels: of the layer.
     """
 
-    query_TAF: Array
+    query_MAF: Array
     key_TGF: Array
     value_TGF: Array
     kernels: Kernels
@@ -287,11 +288,16 @@ class Attention(ContextualLayer):
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
+        rows_M: Array | None = None,
     ) -> tuple[Array, Array]:
         """The layer's sum, opened: who is read how much, and what each passes on.
 
+        Args:
+          stream_TD, positions_T, present_T: as in ``__call__``.
+          rows_M: (M,), the places of the rows that read; all of them, M = T, when left out.
+
         Returns:
-          Weights (A, T, T), row t reading column j, and ``value_aj W_out,a`` (A, T, D):
+          Weights (A, M, T), row t reading column j, and ``value_aj W_out,a`` (A, T, D):
           ``sum_aj weights[a, t, j] passed[a, j]``, plus the output bias, is the output at t.
 
         Raises:
@@ -302,28 +308,37 @@ class Attention(ContextualLayer):
                 f"{type(self).__name__}.parts: with output_gate=True what a token passes on "
                 "depends on who reads it; the layer is not a sum over heads and tokens."
             )
-        length = stream_TD.shape[0]
-        found = self.projected(stream_TD, positions_T)
-        sees_TT = mask(self.sees(positions_T, present_T), length, length)
+        found = self.projected(stream_TD, positions_T, rows_M)
+        sees = of_rows(self.sees(positions_T, present_T), rows_M)
         passed_ATD = jnp.einsum(
             "taf,afd->atd",
             per_query_head(found.value_TGF, self.num_heads),
             found.kernels.out_AFD.astype(found.value_TGF.dtype),
             precision=jax.lax.Precision.HIGHEST,
         )
-        return self.weigh(self.scored(found, positions_T), sees_TT), passed_ATD
+        scores_AMT = self.scored(found, sees)
+        return self.weigh(scores_AMT, mask(sees, *scores_AMT.shape[1:])), passed_ATD
 
-    def raw_scores(self, stream_TD: Array, *, positions_T: Array | None = None) -> Array:
-        """What ``weigh`` is given, (A, T, T): before mask, cap, sinks and softmax."""
-        return self.scored(self.projected(stream_TD, positions_T), positions_T)
+    def raw_scores(
+        self,
+        stream_TD: Array,
+        *,
+        positions_T: Array | None = None,
+        rows_M: Array | None = None,
+    ) -> Array:
+        """What ``weigh`` is given, (A, M, T): before mask, cap, sinks and softmax."""
+        sees = of_rows(self.sees(positions_T, None), rows_M)
+        return self.scored(self.projected(stream_TD, positions_T, rows_M), sees)
 
-    def scored(self, projected: Projected, positions_T: Array | None) -> Array:
-        """The same of what is in heads already, (A, T, T)."""
-        del positions_T  # Of layers whose scores fall with the distance.
-        return scores(projected.query_TAF, projected.key_TGF)
+    def scored(self, projected: Projected, sees: Sees) -> Array:
+        """The same of what is in heads already, (A, M, T)."""
+        del sees  # Of layers whose scores fall with the distance.
+        return scores(projected.query_MAF, projected.key_TGF)
 
-    def projected(self, stream_TD: Array, positions_T: Array | None) -> Projected:
-        """Queries, keys and values of a whole sequence (T, D).
+    def projected(
+        self, stream_TD: Array, positions_T: Array | None, rows_M: Array | None = None
+    ) -> Projected:
+        """Keys and values of a whole sequence (T, D), and the queries of ``rows_M``, or of all.
 
         Raises:
           ValueError: a sequence of another rank.
@@ -332,7 +347,8 @@ class Attention(ContextualLayer):
         kernels = self._kernels(stream_TD.shape[-1])
         if positions_T is None:
             positions_T = jnp.arange(stream_TD.shape[0], dtype=jnp.int32)
-        return Projected(*self._project(stream_TD, positions_T, kernels), kernels)
+        found = Projected(*self._project(stream_TD, positions_T, kernels), kernels)
+        return found if rows_M is None else found._replace(query_MAF=found.query_MAF[rows_M])
 
     def sees(self, positions_T: Array | None, present_T: Array | None) -> Sees:
         """What the rows of a whole sequence see; absent ones still see themselves."""

@@ -53,13 +53,12 @@ def attention_steps(
     Raises:
       ValueError: a sequence of another rank.
     """
-    length = stream_TD.shape[0]
-    found = layer.projected(stream_TD, positions_T)
-    scores_ATT = layer.scored(found, positions_T)
-    weights_ATT = layer.weigh(scores_ATT, mask(layer.sees(positions_T, None), length, length))
+    found, sees = layer.projected(stream_TD, positions_T), layer.sees(positions_T, None)
+    scores_ATT = layer.scored(found, sees)
+    weights_ATT = layer.weigh(scores_ATT, mask(sees, *scores_ATT.shape[1:]))
     heads_TAF = weighted_sum(weights_ATT, found.value_TGF)
     return AttentionSteps(
-        query_TAF=found.query_TAF,
+        query_TAF=found.query_MAF,
         key_TGF=found.key_TGF,
         value_TGF=found.value_TGF,
         scores_ATT=scores_ATT,

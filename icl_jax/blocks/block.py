@@ -198,24 +198,27 @@ class Block(nn.Module):
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
+        rows_M: Array | None = None,
     ) -> tuple[Array, Array, tuple[Array, Array]]:
         """The contextual layer's sum over heads and tokens, opened (attention only).
 
         Returns:
-          Weights (A, T, T), what each head passes on from each token (A, T, D), and what norms
-          between here and the MLP read: the sum (T, D), and the residual stream with it (T, D).
+          Weights (A, M, T) of the rows in these places (all T when left out), what each head passes
+          on from each token (A, T, D), and what norms between here and the MLP read: the sum, and
+          the residual stream with it, each (T, D).
 
         Raises:
           TypeError: the contextual layer is no such sum.
         """
         layer = self._sum("parts")
         read_TD = self._read(stream_TD)
-        weights_ATT, passed_ATD = layer.parts(read_TD, positions_T=positions_T, present_T=present_T)
-        mixed_TD = layer(read_TD, positions_T=positions_T, present_T=present_T)
+        places: dict[str, Any] = {"positions_T": positions_T, "present_T": present_T}
+        weights_AMT, passed_ATD = layer.parts(read_TD, **places, rows_M=rows_M)
+        mixed_TD = layer(read_TD, **places)
         if not self.wired.adds_mixed:
-            return weights_ATT, passed_ATD, (mixed_TD, mixed_TD)
+            return weights_AMT, passed_ATD, (mixed_TD, mixed_TD)
         skipped_TD = self.norm_1_out(mixed_TD) if self.wired.norms_mixed else mixed_TD
-        return weights_ATT, passed_ATD, (mixed_TD, stream_TD + skipped_TD)
+        return weights_AMT, passed_ATD, (mixed_TD, stream_TD + skipped_TD)
 
     def sink_weights(
         self,
@@ -223,21 +226,22 @@ class Block(nn.Module):
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
+        rows_M: Array | None = None,
     ) -> Array:
-        """What each head of the contextual layer gives to its sink at each position, (A, T)."""
+        """What each head of the contextual layer gives to its sink at each row, (A, M)."""
         return self.contextual_layer.sink_weights(
-            self._read(stream_TD), positions_T=positions_T, present_T=present_T
+            self._read(stream_TD), positions_T=positions_T, present_T=present_T, rows_M=rows_M
         )
 
-    def scores(self, stream_TD: Array) -> tuple[Array, Array]:
-        """What attention reads (T, D), and its scores before mask, cap and softmax (A, T, T).
+    def scores(self, stream_TD: Array, rows_M: Array | None = None) -> tuple[Array, Array]:
+        """What attention reads (T, D), and its scores before mask, cap and softmax (A, M, T).
 
         Raises:
           TypeError: the contextual layer is no attention.
         """
         layer = self._sum("scores")
         read_TD = self._read(stream_TD)
-        return read_TD, layer.raw_scores(read_TD)
+        return read_TD, layer.raw_scores(read_TD, rows_M=rows_M)
 
     def attention_steps(
         self, stream_TD: Array, *, positions_T: Array | None = None

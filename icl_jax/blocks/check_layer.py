@@ -32,12 +32,14 @@ def check_layer(
       layer: an unbound layer.
       width: D.
       length: T, of the sequences.
-      params: its parameters; drawn when left out.
+      params: its parameters; when left out, drawn and moved, as what begins with zeros hides much.
       key: of the random numbers.
 
     Raises:
-      ValueError: listing what does not hold: absent positions that matter (``present_T``), a causal
-        layer that looks ahead, prefixes, suffixes or extensions that differ from truncated runs,
+      ValueError: parameters with which the layer says nothing but zeros, which shows nothing; or a
+        list of what does not hold: absent positions that matter (``present_T``), a causal
+        layer that looks ahead, prefixes, suffixes or extensions (padded ones, too) that differ
+        from truncated runs,
         weights that do not add up to 1 (with a sink's) where the layer says that they do, or a sum
         that ``parts`` does not open.
       TypeError: no PRNG key.
@@ -50,7 +52,7 @@ def check_layer(
     keys = jax.random.split(key, 2)
     stream_TD = jax.random.normal(keys[0], (length, width))
     if params is None:
-        params = layer.init(keys[1], stream_TD).get("params", {})
+        params = _drawn(layer, keys[1], stream_TD)
 
     def ask(method: str | None, *args: Any, **kwargs: Any) -> Any:
         return layer.apply({"params": params}, *args, method=method, **kwargs)
@@ -73,6 +75,11 @@ def _errors(layer: ContextualLayer, ask: Any, stream_TD: Array) -> Iterator[tupl
     length = stream_TD.shape[0]
     positions_T = jnp.arange(length, dtype=jnp.int32)
     whole_TD = ask(None, stream_TD)
+    if not np.any(np.asarray(whole_TD)):
+        raise ValueError(
+            f"check_layer: with these params {type(layer).__name__} gives zeros only, whatever it "
+            "reads. Give others, which no kernel of zeros is among."
+        )
 
     there = jnp.array([t for t in range(length) if t not in (1, length - 2)])
     present_T = jnp.zeros(length, bool).at[there].set(True)
@@ -101,6 +108,10 @@ def _errors(layer: ContextualLayer, ask: Any, stream_TD: Array) -> Iterator[tupl
             "extend (a sequence in two pieces)",
             _error(_extended(layer, ask, stream_TD, positions_T), whole_TD),
         )
+        yield (
+            "extend (padding behind a prompt must not matter)",
+            _error(_padded(layer, ask, stream_TD, positions_T), whole_TD),
+        )
     if layer.is_sum:
         weights_ATT, passed_ATD = ask("parts", stream_TD)
         if layer.normalised:
@@ -124,6 +135,34 @@ def _extended(layer: ContextualLayer, ask: Any, stream_TD: Array, positions_T: A
         (out_MD,), (memory,) = ask("extend", (stream_TD[start:stop],), (memory,), (slots,))
         outputs.append(out_MD)
     return jnp.concatenate(outputs)
+
+
+def _padded(layer: ContextualLayer, ask: Any, stream_TD: Array, positions_T: Array) -> Array:
+    """The same, the first piece padded behind to a bucket, as generation reads prompts."""
+    length, width = stream_TD.shape
+    cut = length // 2
+    slots: Slots = free_slots(length + 2)
+    memory = layer.empty_memory(length + 2, width, stream_TD.dtype)
+    # What pads a prompt is its last token again.
+    places = np.minimum(np.arange(cut + 2), cut - 1)
+    slots = occupy(slots, 0, positions_T[places], jnp.arange(cut + 2) < cut)
+    (first_MD,), (memory,) = ask("extend", (stream_TD[places],), (memory,), (slots,))
+    slots = occupy(slots, cut + 2, positions_T[cut:])
+    (rest_MD,), _ = ask("extend", (stream_TD[cut:],), (memory,), (slots,))
+    return jnp.concatenate([first_MD[:cut], rest_MD])
+
+
+def _drawn(layer: ContextualLayer, key: Array, stream_TD: Array) -> Params:
+    """Parameters of a layer, none of them zero or one throughout."""
+    keys = jax.random.split(key)
+    params = layer.init(keys[0], stream_TD).get("params", {})
+    leaves, tree = jax.tree.flatten(params)
+    noises = jax.random.split(keys[1], max(len(leaves), 1))
+    moved = [
+        leaf + 0.1 * jax.random.normal(noise, leaf.shape, leaf.dtype)
+        for leaf, noise in zip(leaves, noises[: len(leaves)], strict=True)
+    ]
+    return jax.tree.unflatten(tree, moved)
 
 
 def _error(got: Array, want: Array) -> float:

@@ -75,13 +75,14 @@ class ContextualLayer(nn.Module):
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
+        rows_M: Array | None = None,
     ) -> Array:
-        """What each head of each position gives to the sink, (A, T); arguments as in ``__call__``.
+        """What each head of each row gives to the sink, (A, M); arguments as in ``parts``.
 
         Raises:
           TypeError: the layer has no sink.
         """
-        del stream_TD, positions_T, present_T
+        del stream_TD, positions_T, present_T, rows_M
         raise TypeError(f"{type(self).__name__} has no sink.")
 
     def mix(self, read: Any, view: View) -> tuple[Any, tuple[Any, ...] | None]:

@@ -211,9 +211,11 @@ class FlaxBlock:
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
+        rows_M: Array | None = None,
     ) -> tuple[Array, Array, tuple[Array, Array]]:
         """See ``Block.parts``."""
-        return self._apply(params, "parts", stream_TD, positions_T=positions_T, present_T=present_T)
+        places = {"positions_T": positions_T, "present_T": present_T, "rows_M": rows_M}
+        return self._apply(params, "parts", stream_TD, **places)
 
     def sink_weights(
         self,
@@ -222,15 +224,17 @@ class FlaxBlock:
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
+        rows_M: Array | None = None,
     ) -> Array:
         """See ``Block.sink_weights``."""
-        return self._apply(
-            params, "sink_weights", stream_TD, positions_T=positions_T, present_T=present_T
-        )
+        places = {"positions_T": positions_T, "present_T": present_T, "rows_M": rows_M}
+        return self._apply(params, "sink_weights", stream_TD, **places)
 
-    def scores(self, params: Params, stream_TD: Array) -> tuple[Array, Array]:
+    def scores(
+        self, params: Params, stream_TD: Array, rows_M: Array | None = None
+    ) -> tuple[Array, Array]:
         """See ``Block.scores``."""
-        return self._apply(params, "scores", stream_TD)
+        return self._apply(params, "scores", stream_TD, rows_M)
 
     def to_mlp_input(
         self, params: Params, changes_ND: Array, references: tuple[Array, Array]

@@ -10,7 +10,7 @@ from icl_jax import checks
 from icl_jax.blocks.attention import Attention, Projected
 from icl_jax.blocks.heads import per_query_head, row_scores, soft_capped
 from icl_jax.dims import Array, accumulator
-from icl_jax.kernels.attention import Sees, attend, gaps, mask, merge, sloped
+from icl_jax.kernels.attention import Sees, attend, gaps, mask, merge, of_rows, sloped
 
 
 class SoftmaxAttention(Attention):
@@ -62,12 +62,12 @@ class SoftmaxAttention(Attention):
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
+        rows_M: Array | None = None,
     ) -> Array:
-        """See ``ContextualLayer``; (A, T)."""
-        length = stream_TD.shape[0]
-        scores_ATT = self.raw_scores(stream_TD, positions_T=positions_T)
-        sees_TT = mask(self.sees(positions_T, present_T), length, length)
-        return self._softmax(scores_ATT, sees_TT)[1]
+        """See ``ContextualLayer``; (A, M)."""
+        scores_AMT = self.raw_scores(stream_TD, positions_T=positions_T, rows_M=rows_M)
+        sees = of_rows(self.sees(positions_T, present_T), rows_M)
+        return self._softmax(scores_AMT, mask(sees, *scores_AMT.shape[1:]))[1]
 
     def _softmax(self, scores_AMT: Array, sees_MT: Array) -> tuple[Array, Array]:
         """Weights (A, M, T), and those of the sinks (A, M); zero without."""
@@ -101,14 +101,13 @@ class SoftmaxAttention(Attention):
         before_M = attend(query_MAF, *context, before, **self._options(query_MAF))
         return merge(*before_M, own_value_MAF, own_scores_AM)[0]
 
-    def scored(self, projected: Projected, positions_T: Array | None) -> Array:
+    def scored(self, projected: Projected, sees: Sees) -> Array:
         """See ``Attention``; slopes make them fall with the distance."""
-        scores_ATT = super().scored(projected, positions_T)
-        slopes_A = self._slopes(scores_ATT.dtype)
+        scores_AMT = super().scored(projected, sees)
+        slopes_A = self._slopes(scores_AMT.dtype)
         if slopes_A is None:
-            return scores_ATT
-        length = scores_ATT.shape[-1]
-        return sloped(scores_ATT, gaps(self.sees(positions_T, None), length, length), slopes_A)
+            return scores_AMT
+        return sloped(scores_AMT, gaps(sees, *scores_AMT.shape[1:]), slopes_A)
 
     def _options(self, query_MAF: Array) -> dict[str, Any]:
         """What ``attend`` is told of this layer."""

@@ -9,7 +9,7 @@ so the sum is the same one. No gradients, no heuristics: the contributions add u
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -129,8 +129,9 @@ class AttentionBlock(ContextualBlock, Protocol):
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
+        rows_M: Array | None = None,
     ) -> Array:
-        """The sink's weights (A, T), where there is one."""
+        """The sink's weights (A, M), where there is one."""
 
     @property
     def has_norm(self) -> bool:
@@ -143,9 +144,10 @@ class AttentionBlock(ContextualBlock, Protocol):
         *,
         positions_T: Array | None = None,
         present_T: Array | None = None,
+        rows_M: Array | None = None,
     ) -> tuple[Array, Array, tuple[Array, Array]]:
-        """Weights (A, T, T), what is passed on (A, T, D), and what norms read: the sum, and the
-        residual stream with it, each (T, D)."""
+        """Of the rows in these places the weights (A, M, T); what is passed on (A, T, D); and what
+        norms read: the sum, and the residual stream with it, each (T, D)."""
 
     def to_mlp_input(
         self, params: Params, changes_ND: Array, references: tuple[Array, Array]
@@ -244,9 +246,11 @@ def attribute_block(
         positions_T=positions_T[kept_K],
         present_T=present_K,
     )
-    weights_ATT, passed_ATD, (mixed_TD, residual_TD) = block.parts(
-        params, stream_TD, positions_T=positions_T, present_T=present_T
-    )
+    # Nobody is asked how the other rows read: the memory is linear in the context.
+    rows_X = jnp.arange(kept_K.shape[0], dtype=jnp.int32) if rows_X is None else rows_X
+    places: dict[str, Any] = {"positions_T": positions_T, "present_T": present_T}
+    places["rows_M"] = kept_K[rows_X]
+    weights_AXT, passed_ATD, (mixed_TD, residual_TD) = block.parts(params, stream_TD, **places)
     normalised = block.normalised
     if normalised is None:
         raise ValueError(
@@ -254,27 +258,22 @@ def attribute_block(
             "and the split depends on it. Define the property normalised in the layer (True for a "
             "softmax), and ask check_layer whether it is so."
         )
-    sink_AT = None
-    if block.has_sink:
-        sink_AT = block.sink_weights(
-            params, stream_TD, positions_T=positions_T, present_T=present_T
-        )
+    sink_AX = block.sink_weights(params, stream_TD, **places) if block.has_sink else None
     kept_T = jnp.zeros(stream_TD.shape[0], bool).at[kept_K].set(True)
 
     is_input = of == "mlp_input"
     to_part = block.to_mlp_input if is_input else block.to_residual
     has_norm = block.has_norm if is_input else block.norms_residual
 
-    def one(position: Array, kept_D: Array, full_D: Array) -> Attribution:
+    def one(
+        weights_AT: Array, sink_A: Array | None, sums: tuple[Array, Array], *ends: Array
+    ) -> Attribution:
+        kept_D, full_D = ends
         changes_ATD = attention_contributions(
-            weights_ATT[:, position],
-            passed_ATD,
-            kept_T,
-            normalised=normalised,
-            sink_A=None if sink_AT is None else sink_AT[:, position],
+            weights_AT, passed_ATD, kept_T, normalised=normalised, sink_A=sink_A
         )
         rows_ND = changes_ATD.reshape(-1, changes_ATD.shape[-1])
-        mapped_ND = to_part(params, rows_ND, (mixed_TD[position], residual_TD[position]))
+        mapped_ND = to_part(params, rows_ND, sums)
         contributions_ATD = mapped_ND.reshape(changes_ATD.shape)
         remainder_D = jnp.zeros_like(kept_D)
         if has_norm:
@@ -288,8 +287,10 @@ def attribute_block(
     else:
         assert kept.residual_TD is not None and full.residual_TD is not None  # It has a skip.
         sides = (kept.residual_TD, full.residual_TD[kept_K])
-    rows = (kept_K, *sides)
-    return jax.vmap(one)(*(rows if rows_X is None else jax.tree.map(lambda row: row[rows_X], rows)))
+    sums = (mixed_TD[places["rows_M"]], residual_TD[places["rows_M"]])
+    ends = (side_KD[rows_X] for side_KD in sides)
+    axes = (1, 1, 0, 0, 0)
+    return jax.vmap(one, in_axes=axes)(weights_AXT, sink_AX, sums, *ends)
 
 
 def _check_rows(rows_X: Array, count: int) -> None:

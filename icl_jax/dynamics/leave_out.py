@@ -73,14 +73,15 @@ def leave_out_block(
             f"{where}: the contextual layer does not say whether its weights add up to 1. Define "
             "the property normalised in it, or use leave_out_by_reruns."
         )
-    weights_ATT, passed_ATD, _ = block.parts(params, stream_TD)
-    weights_AT = weights_ATT[:, row].astype(passed_ATD.dtype)
+    rows_1 = jnp.asarray([row], jnp.int32)
+    weights_A1T, passed_ATD, _ = block.parts(params, stream_TD, rows_M=rows_1)
+    weights_AT = weights_A1T[:, 0].astype(passed_ATD.dtype)
     staying_NAT = jnp.where(groups_NT[:, None], jnp.zeros_like(weights_AT), weights_AT[None])
     if block.normalised:
         share_NA1 = jnp.sum(staying_NAT, axis=-1, keepdims=True)
         if block.has_sink:
-            sink_A = block.sink_weights(params, stream_TD)[:, row].astype(share_NA1.dtype)
-            share_NA1 = share_NA1 + sink_A[None, :, None]
+            sink_A1 = block.sink_weights(params, stream_TD, rows_M=rows_1)
+            share_NA1 = share_NA1 + sink_A1[None].astype(share_NA1.dtype)
         staying_NAT = staying_NAT / share_NA1
     highest = jax.lax.Precision.HIGHEST
     without_ND = jnp.einsum("nat,atd->nd", staying_NAT, passed_ATD, precision=highest)

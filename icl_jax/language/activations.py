@@ -91,17 +91,18 @@ def attend(
     def step(
         block: Any, layer: Params, state_TD: Array, _: None
     ) -> tuple[Array, tuple[Array, ...]]:
-        weights_ATT, passed_ATD, _ = block.parts(layer, state_TD)
-        weights_AT = weights_ATT[:, position]
+        rows_1 = jnp.asarray(position, jnp.int32)[None]
+        weights_A1T, passed_ATD, _ = block.parts(layer, state_TD, rows_M=rows_1)
+        weights_AT = weights_A1T[:, 0]
         output_D = jnp.einsum(
             "at,atd->d",
             weights_AT.astype(passed_ATD.dtype),
             passed_ATD,
             precision=jax.lax.Precision.HIGHEST,
         )
-        read_TD, scores_ATT = block.scores(layer, state_TD)
+        read_TD, scores_A1T = block.scores(layer, state_TD, rows_1)
         midpoint = block.contextual(layer, state_TD)
-        seen = (output_D, weights_AT, scores_ATT[:, position], read_TD)
+        seen = (output_D, weights_AT, scores_A1T[:, 0], read_TD)
         found = (*seen, midpoint.mlp_input_TD[position])
         return apply_block(block, layer, midpoint), found
 

@@ -131,8 +131,8 @@ def _group_updates(
                 **places,
             )
             one = jax.tree.map(lambda leaf: leaf[0], found)
-            weights_ATT = block.parts(layer, state_TD, **places)[0]
-            attention_T = jnp.sum(weights_ATT[:, kept_K[row]], axis=0)
+            weights_A1T = block.parts(layer, state_TD, **places, rows_M=kept_K[row][None])[0]
+            attention_T = jnp.sum(weights_A1T[:, 0], axis=0)
             attention_N = jnp.sum(
                 jnp.where(groups_NT, attention_T[None], jnp.zeros_like(attention_T[None])), axis=1
             )

@@ -10,6 +10,7 @@ from icl_jax.blocks.functional import functional
 from icl_jax.blocks.rotary import Rotary
 from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.blocks.stack import Stack, repeat
+from icl_jax.dynamics.attribution import attribute_block
 from icl_jax.dynamics.prefixes import prefix_pass
 from icl_jax.patches.extraction import stack_patches
 from icl_jax.stack.run import forward
@@ -22,6 +23,9 @@ PROGRAMS = {
     "open_loop": lambda *run: stack_patches(*run, loop="open"),
     "prefix_pass": lambda layers, stream_TD, _: (
         prefix_pass(layers, stream_TD[:-1], stream_TD[-1]).output_MD
+    ),
+    "attribute_block": lambda layers, stream_TD, kept_K: attribute_block(
+        *layers[0], stream_TD, kept_K, rows_X=jnp.array([KEPT - 1])
     ),
 }
 

@@ -71,7 +71,9 @@ def said(stack: Stack, params: Params, prompts: Prompt, *, count: int) -> Said:
         ) -> tuple[Array, tuple[Array, Array]]:
             found = attribute_block(block, layer, state_TD, jnp.asarray([last], jnp.int32))
             gram_XX = group_gram(jax.tree.map(lambda leaf: leaf[0], found), groups_NT)
-            attention_N = jnp.sum(jnp.abs(block.parts(layer, state_TD)[0][:, last, :last]), axis=0)
+            rows_1 = jnp.asarray([last], jnp.int32)
+            weights_A1T = block.parts(layer, state_TD, rows_M=rows_1)[0]
+            attention_N = jnp.sum(jnp.abs(weights_A1T[:, 0, :last]), axis=0)
             midpoint = block.contextual(layer, state_TD)
             return apply_block(block, layer, midpoint), (gram_XX, attention_N)
 

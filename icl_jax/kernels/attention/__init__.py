@@ -8,7 +8,7 @@ kernels of two platforms), ``api`` (which one is taken, and why another one is n
 from icl_jax.kernels.attention.api import accumulate, attend, explain, why_not
 from icl_jax.kernels.attention.products import scores, sloped, soft_capped, weighted_sum
 from icl_jax.kernels.attention.reference import merge
-from icl_jax.kernels.attention.shapes import Sees, gaps, mask
+from icl_jax.kernels.attention.shapes import Sees, gaps, mask, of_rows
 
 __all__ = [
     "Sees",
@@ -18,6 +18,7 @@ __all__ = [
     "gaps",
     "mask",
     "merge",
+    "of_rows",
     "scores",
     "sloped",
     "soft_capped",

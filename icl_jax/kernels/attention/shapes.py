@@ -165,6 +165,15 @@ def check(
             checks.floating(where, name, array)
 
 
+def of_rows(sees: Sees, rows_M: Array | np.ndarray | None) -> Sees:
+    """The record of some rows of a whole sequence, by their places in it; of all with None."""
+    if rows_M is None:
+        return sees
+    positions_T = sees.row_positions_M
+    positions_M = None if positions_T is None else jnp.asarray(positions_T)[rows_M]
+    return replace(sees, row_slots_M=rows_M, row_positions_M=positions_M)
+
+
 def gaps(sees: Sees, num_rows: int, num_columns: int) -> Array:
     """The ``distances`` (M, T) of a record with so many rows and columns."""
     return distances(filled(sees, num_rows, num_columns))
