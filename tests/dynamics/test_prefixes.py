@@ -89,8 +89,7 @@ class TestPrefixPass:
         want_MD = separately(run_of(model), *arguments[1:])
         assert_close(prefix_outputs_by_reruns(*arguments), want_MD, 80, condition=10)
 
-    @pytest.mark.slow
-    @pytest.mark.wide(6)
+    @pytest.mark.wide(2)
     @pytest.mark.parametrize("layer", ("attention_rotary", "state_space"))
     def test_full_midpoints_are_those_of_the_query_after_each_prefix(self, layer):
         model = model_of(layer, depth=2)

@@ -34,9 +34,7 @@ def by_hand(model, params, tokens_T, kept, row):
     return np.stack(shares), np.stack(remainders)
 
 
-@pytest.mark.slow
-@pytest.mark.wide(2)
-@pytest.mark.parametrize("name", ("rotary", "encoder"))
+@pytest.mark.parametrize("name", ("encoder", pytest.param("rotary", marks=pytest.mark.slow)))
 def test_a_batch_is_every_prompt_by_hand(name):
     model, params = MODELS[name], params_of(name, "float64")
     many = attribute(model, params, MANY, KEPT)

@@ -194,7 +194,6 @@ MIXED = LanguageModel(
 )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampling",
     (Sampling(), pytest.param(SAMPLED, marks=pytest.mark.slow)),
@@ -213,7 +212,6 @@ def test_states_are_memories_too(sampling):
     assert patched.relative_error_N.max() < eps("float32", 60, condition=20)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, sampling",
     (pytest.param("learned_positions", Sampling(), marks=pytest.mark.slow), ("sandwich", SAMPLED)),

@@ -9,8 +9,10 @@ context, the full one, the patch of another prompt's context, and an untrained l
 
     python -m experiments.reusable --workdir=runs/reusable
 
-About two minutes on 2 cores. Expected: ridge from 25 queries closes more than 80% of the gap in
-squared error on new queries, the thought vector none of it, another context's patch less than none.
+About two minutes on 2 cores. Expected: from 25 queries ridge and the exact solution close all of
+the gap in squared error on new queries (1.00; from one query 0.45, from two 0.93; at rank 1 already
+0.999), the thought vector none of it (-0.03), another context's patch less than none (-1.07). The
+cheap sum, which takes the queries for orthogonal, is off by five orders of magnitude.
 """
 
 from dataclasses import dataclass, field
