@@ -31,7 +31,7 @@ def undisturbed(tmp_path_factory):
 
 def assert_as_undisturbed(workdir, undisturbed):
     assert drive.results(workdir) == undisturbed
-    assert not drive.started_after_the_result(workdir)
+    assert not drive.done_twice(workdir)
 
 
 def test_sigkill_at_twenty_random_moments_changes_no_number_and_repeats_nothing(
@@ -45,6 +45,7 @@ def test_sigkill_at_twenty_random_moments_changes_no_number_and_repeats_nothing(
         if driver.poll() == 0:
             assert_as_undisturbed(workdir, undisturbed)
             shutil.rmtree(workdir)
+            drive.forget(workdir)
             driver = drive.start(workdir, "twelve", "--local.retries=20")
         time.sleep(generator.uniform(0.0, 0.8))
         victims = list(drive.workers(workdir))
