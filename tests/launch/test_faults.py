@@ -42,7 +42,9 @@ def test_sigkill_at_twenty_random_moments_changes_no_number_and_repeats_nothing(
     driver = drive.start(workdir, "twelve", "--local.retries=20")
     while kills < 20:
         # Nothing left to kill: from the start again, with what was found so far checked.
-        if driver.poll() == 0:
+        code = driver.poll()
+        assert code in (None, 0), drive.output(workdir)
+        if code == 0:
             assert_as_undisturbed(workdir, undisturbed)
             shutil.rmtree(workdir)
             drive.forget(workdir)
