@@ -5,21 +5,22 @@ resumed cuts its metrics back to the checkpoint and then writes the same again, 
 anything that the record does not. A tracker is any object with ``log`` and ``close``.
 """
 
-import contextlib
 import importlib.util
-import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from experiments.tools.flags import UsageError
 from icl_jax.training.loop import METRICS
 from icl_jax.training.metrics import read_rows
+from launch.harmless import Harmless
 
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 #: Of trackers that group runs, the group.
 PROJECT = "icl_jax"
+#: What it means that a tracker misses something.
+_SO = "the run's own files have all"
 _PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio"}
 
 
@@ -133,7 +134,7 @@ class Mirror:
         self._trackers: Sequence[Tracker] | None = None
         self._every = every
         self._sent: dict[tuple[Path, int], int] = {}  # Of a file, to which tracker: steps.
-        self._said: set[str] = set()
+        self._harmless = Harmless("launch.trackers")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -144,10 +145,10 @@ class Mirror:
     def __exit__(self, *error: object) -> None:
         self._stop.set()
         self._thread.join()
-        with self._unharmed("the last metrics were not copied"):
+        with self._harmless("the last metrics were not copied", _SO):
             self.copy()
         for tracker in self._trackers or ():
-            with self._unharmed(f"{type(tracker).__name__} was not closed"):
+            with self._harmless(f"{type(tracker).__name__} was not closed", _SO):
                 tracker.close()
 
     def copy(self) -> None:
@@ -161,7 +162,7 @@ class Mirror:
             where = path.parent.relative_to(self._folder)
             prefix = "" if where == Path() else f"{where.as_posix()}/"
             for index, tracker in enumerate(self._trackers):
-                with self._unharmed(f"{type(tracker).__name__} did not take all metrics"):
+                with self._harmless(f"{type(tracker).__name__} did not take all metrics", _SO):
                     for row in rows:
                         step = int(row["step"])
                         if step <= self._sent.get((path, index), 0):
@@ -172,16 +173,5 @@ class Mirror:
 
     def _watch(self) -> None:
         while not self._stop.wait(self._every):
-            with self._unharmed("metrics were not copied"):
+            with self._harmless("metrics were not copied", _SO):
                 self.copy()
-
-    @contextlib.contextmanager
-    def _unharmed(self, what: str) -> Iterator[None]:
-        """Prints what a tracker raises, the same once: a look follows every few seconds."""
-        try:
-            yield
-        except Exception as error:
-            said = f"{what} ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
-            if said not in self._said:
-                self._said.add(said)
-                print(f"launch.trackers: {said}; the run's own files have all.", file=sys.stderr)
