@@ -40,13 +40,15 @@ from launch.chips import FLOAT32_SLOWDOWN, Chip, chip_of, devices_of
 from launch.hlo import Program
 from launch.programs import PROGRAMS, Call, Sizes
 
-#: What an experiment spends its time in, for those who name the experiment.
+#: Experiments that spend their time in one of the programs, for those who name the experiment.
 OF_EXPERIMENTS = {
     "checkpoint": "patches",
     "descent": "fleet",
     "language_model": "training",
     "real": "patches",
 }
+#: All that can be named, in words.
+NAMES = ", ".join([*PROGRAMS, *(f"{name} ({program})" for name, program in OF_EXPERIMENTS.items())])
 DOES_NOT_FIT = 3
 
 
@@ -54,7 +56,7 @@ DOES_NOT_FIT = 3
 class Config:
     """Which program, of which size, on what."""
 
-    experiment: str = option("", f"of {', '.join(PROGRAMS)}, or an experiment's name")
+    experiment: str = option("", f"of {NAMES}")
     topology: str = option("v5e:2x2", "the slice, such as v5e:16x16 or v5p:2x2x1")
     model: str = option("gemma-3-1b", "a shape of launch.shapes, or the folder of a config.json")
     dtype: str = option("bfloat16", "of parameters and arithmetic: bfloat16 or float32")
@@ -71,8 +73,13 @@ class Config:
     def __post_init__(self) -> None:
         if self.experiment and self.program not in PROGRAMS:
             raise ValueError(
-                f"experiment must be one of {', '.join([*PROGRAMS, *OF_EXPERIMENTS])}, got "
-                f"{self.experiment!r}."
+                f"experiment must be one of {NAMES}, got {self.experiment!r}. Of another, name the "
+                "program that it spends its time in."
+            )
+        if self.program == "prefixes" and self.prompts != 1:
+            raise ValueError(
+                f"prompts must be 1 with prefixes, which are those of one prompt, got "
+                f"{self.prompts}. Leave --prompts out, and take its time as often."
             )
         if self.dtype not in ("bfloat16", "float32"):
             raise ValueError(f"dtype must be bfloat16 or float32, got {self.dtype!r}.")
@@ -444,7 +451,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         config: Config = parsed.config
         if not config.experiment:
-            raise UsageError(f"--experiment=NAME is missing: one of {', '.join(PROGRAMS)}.")
+            raise UsageError(f"--experiment=NAME is missing: one of {NAMES}.")
         mesh = parsed.machine.mesh or f"data:{len(devices_of(config.topology))}"
         plan = make_plan(config.program, config.sizes, config.topology, mesh)
         show(plan, chip_of(config.topology), config.price, console)

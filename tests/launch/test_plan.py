@@ -1,6 +1,7 @@
 """Plans: what is read of a compiled program, and what is said of one that does not fit."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import rich.console
 
+from experiments import EXPERIMENTS
 from experiments.tools.conduct import provenance
 from experiments.tools.flags import UsageError, parse
 from icl_jax.sharding import make_mesh
@@ -271,9 +273,23 @@ def test_what_cannot_be_planned_is_refused_with_what_to_write():
             chip_of(text)
     with pytest.raises(UsageError, match="experiment must be one of full, patches"):
         parse(plan.Config, ["plan", "--experiment=nothing"])
+    with pytest.raises(UsageError, match=r"real \(patches\), got 'garg'. Of another, name the"):
+        parse(plan.Config, ["plan", "--experiment=garg"])
+    with pytest.raises(UsageError, match="prompts must be 1 with prefixes, .* got 4"):
+        parse(plan.Config, ["plan", "--experiment=prefixes", "--prompts=4"])
     with pytest.raises(UsageError, match="--model=nothing: must be one of gemma-3-1b"):
         model_of("nothing")
     assert plan.Config(experiment="experiments.checkpoint").program == "patches"
+
+
+def test_the_page_names_every_experiment_that_can_be_planned():
+    (told,) = [
+        line for line in plan_table.PAGE.read_text().splitlines() if "in one of them:" in line
+    ]
+    named = told.partition("in one of them:")[2].partition(". ")[0]
+    assert set(re.findall("`([a-z_]+)`", named)) == set(plan.OF_EXPERIMENTS)
+    assert plan.OF_EXPERIMENTS.keys() <= EXPERIMENTS.keys()
+    assert set(plan.OF_EXPERIMENTS.values()) <= PROGRAMS.keys()
 
 
 @pytest.mark.parametrize(("name", "billions"), [("gemma-3-1b", 1.0), ("gemma-3-27b", 27.0)])
