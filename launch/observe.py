@@ -21,11 +21,14 @@ from etils import epath
 from icl_jax.compilations import Compilations, count_compilations
 from icl_jax.training.loop import METRICS
 from launch.chips import chip_of_kind
+from launch.harmless import Harmless
 from launch.layout import Layout, is_remote
 from launch.roofline import least_seconds, training_step
 
 #: Seconds between observations.
 EVERY = 10.0
+#: What it means that a line of them is missing.
+_SO = "its result does not need that"
 
 
 class Observer:
@@ -56,6 +59,7 @@ class Observer:
         self._start = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._harmless = Harmless("launch.observe")
         self._stack = contextlib.ExitStack()
         self._steps = 0, self._start  # At the last observation.
         # Programs that were compiled when a step was read last, and its least seconds.
@@ -76,12 +80,13 @@ class Observer:
 
     def ended(self, code: int) -> None:
         """Notes the end, before the result is written."""
-        with contextlib.suppress(OSError):  # A full disk must not hide how the run ended.
+        # A full disk, or a bucket in trouble, must not hide how the run ended.
+        with self._harmless("the end of the attempt was not noted", _SO):
             self._append({"event": "ended", "code": code, **self._state()})
 
     def _watch(self) -> None:
         while not self._stop.wait(self._every):
-            with contextlib.suppress(OSError):
+            with self._harmless("the run was not observed", _SO):
                 self._append({"event": "observed", **self._state()})
 
     def _state(self) -> dict[str, Any]:

@@ -11,12 +11,10 @@ from experiments.tools.conduct import measurements, on_device, provenance
 from experiments.tools.fields import shown
 from icl_jax.records import read_plain
 from launch.layout import Layout
-from launch.table import SweepTable, is_number
+from launch.table import READERS, SweepTable, is_number
 
 #: So many values of an axis are listed; of more, the ends.
 _MOST_VALUES = 12
-#: Folders are read side by side: those of a bucket are slow one by one.
-_READERS = 32
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def footer(layout: Layout, table: SweepTable, command: str) -> str:
       table: its results.
       command: what the page is written by.
     """
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         asked = list(pool.map(lambda row: origin(layout, row["id"]), table.rows))
     found = [one for one in asked if one is not None]
     commit = provenance()["commit"]

@@ -40,13 +40,15 @@ from launch.chips import FLOAT32_SLOWDOWN, Chip, chip_of, devices_of
 from launch.hlo import Program
 from launch.programs import PROGRAMS, Call, Sizes
 
-#: What an experiment spends its time in, for those who name the experiment.
+#: Experiments that spend their time in one of the programs, for those who name the experiment.
 OF_EXPERIMENTS = {
     "checkpoint": "patches",
     "descent": "fleet",
     "language_model": "training",
     "real": "patches",
 }
+#: All that can be named, in words.
+NAMES = ", ".join([*PROGRAMS, *(f"{name} ({program})" for name, program in OF_EXPERIMENTS.items())])
 DOES_NOT_FIT = 3
 
 
@@ -54,7 +56,7 @@ DOES_NOT_FIT = 3
 class Config:
     """Which program, of which size, on what."""
 
-    experiment: str = option("", f"of {', '.join(PROGRAMS)}, or an experiment's name")
+    experiment: str = option("", f"of {NAMES}")
     topology: str = option("v5e:2x2", "the slice, such as v5e:16x16 or v5p:2x2x1")
     model: str = option("gemma-3-1b", "a shape of launch.shapes, or the folder of a config.json")
     dtype: str = option("bfloat16", "of parameters and arithmetic: bfloat16 or float32")
@@ -71,8 +73,13 @@ class Config:
     def __post_init__(self) -> None:
         if self.experiment and self.program not in PROGRAMS:
             raise ValueError(
-                f"experiment must be one of {', '.join([*PROGRAMS, *OF_EXPERIMENTS])}, got "
-                f"{self.experiment!r}."
+                f"experiment must be one of {NAMES}, got {self.experiment!r}. Of another, name the "
+                "program that it spends its time in."
+            )
+        if self.program == "prefixes" and self.prompts != 1:
+            raise ValueError(
+                f"prompts must be 1 with prefixes, which are those of one prompt, got "
+                f"{self.prompts}. Leave --prompts out, and take its time as often."
             )
         if self.dtype not in ("bfloat16", "float32"):
             raise ValueError(f"dtype must be bfloat16 or float32, got {self.dtype!r}.")
@@ -240,10 +247,11 @@ def read_plan(compiled: Any, text: str, chip: Chip, dtype: str) -> dict[str, Any
     }
 
 
-#: How versions of the compiler say how much was asked for.
+#: How versions of the compiler say how much was asked for; of vmem, a program's scratch on the
+#: chip itself, they speak in the same words.
 _FORMS = (
-    r"[Uu]sed ([0-9.]+)([BKMGT])\w* of [0-9.]+[BKMGT]",
-    r"\(([0-9.]+)([BKMGT])\w*\) exceeds available",
+    r"[Uu]sed ([0-9.]+)([BKMGT])\w* of [0-9.]+[BKMGT]\w* (?i:hbm)",
+    r"\(([0-9.]+)([BKMGT])\w*\) exceeds available (?i:hbm)",
 )
 _UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -258,36 +266,60 @@ def _needed(error: str) -> int | None:
     return None
 
 
+#: Programs whose positions chips share where the mesh has an axis ``context``.
+_OVER_CONTEXT = ("full", "patches", "prefixes")
+
+
 def alternatives(config: Config, mesh: str) -> Iterator[tuple[Sizes, str, str]]:
     """Other sizes and meshes, what is tried first standing first, and what each changes."""
     sizes = config.sizes
     count = math.prod(mesh_axes(mesh).values())
-    for model in (2**i for i in range(count.bit_length())):
-        data = count // model
-        if data * model != count or sizes.prompts % data:
+    # Tasks of a fleet are divided over every axis: to it all meshes are the same.
+    for model in (2**i for i in range(count.bit_length() if config.program != "fleet" else 0)):
+        # Chips that get no prompt share the positions of one.
+        data = math.gcd(count // model, sizes.prompts)
+        context = count // model // data
+        if data * context * model != count:
             continue
-        parts = {"data": data, "model": model}
+        if context > 1 and (config.program not in _OVER_CONTEXT or sizes.length % context):
+            continue
+        parts = {"data": data, "context": context, "model": model}
         text = ",".join(f"{name}:{size}" for name, size in parts.items() if size > 1) or "data:1"
-        if mesh_axes(text) != {k: v for k, v in mesh_axes(mesh).items() if v > 1}:
+        if _divided(text) != _divided(mesh):
             yield sizes, text, f"--mesh={text}"
     if config.program == "training" and not sizes.remat:
         yield dataclasses.replace(sizes, remat=True), mesh, "--remat"
     shorter = bucket(max(sizes.length // 2, 1))
     if config.program != "fleet" and sizes.length > 256:
         yield dataclasses.replace(sizes, length=shorter), mesh, f"--length={shorter}"
-    data = mesh_axes(mesh).get("data", 1)
+    if config.program == "fleet" and sizes.rates > 1:
+        yield (
+            dataclasses.replace(sizes, rates=sizes.rates // 2),
+            mesh,
+            f"--rates={sizes.rates // 2}",
+        )
+    data = count if config.program == "fleet" else mesh_axes(mesh).get("data", 1)
     if sizes.prompts > data:
         fewer = max(sizes.prompts // 2, data)
         yield dataclasses.replace(sizes, prompts=fewer), mesh, f"--prompts={fewer}"
 
 
+def _divided(mesh: str) -> frozenset[tuple[str, int]]:
+    """What a mesh divides, however it is written."""
+    return frozenset((name, size) for name, size in mesh_axes(mesh).items() if size > 1)
+
+
 def advice(plan: Plan) -> str:
     """What to change in a plan that does not fit."""
     axes = mesh_axes(plan.mesh)
+    if plan.program == "fleet":  # Its weights are whole everywhere, and each axis has tasks.
+        return "Change: fewer --prompts or --rates, or a larger slice. --search tries the first."
     told = ["a mesh with a larger axis 'model' (each chip then has less of the weights)"]
+    if plan.program in _OVER_CONTEXT and plan.sizes.prompts < math.prod(axes.values()):
+        told.append("an axis 'context' (chips share the positions of a prompt)")
     if axes.get("data", 1) < plan.sizes.prompts:
         told.append("a larger axis 'data' or fewer --prompts (fewer prompts on each chip)")
-    if plan.program != "fleet":
+    if plan.sizes.length > 256:
         told.append(f"a shorter bucket (--length={bucket(max(plan.sizes.length // 2, 1))})")
     if plan.program == "training" and not plan.sizes.remat:
         told.append("--remat (layers are computed again in the gradient)")
@@ -337,29 +369,74 @@ def show(plan: Plan, chip: Chip, price: float, console: rich.console.Console) ->
         console.print(f"  and {len(plan.collectives) - 12} smaller ones: {size(rest)}")
 
 
-def search(config: Config, mesh: str, console: rich.console.Console) -> list[Plan]:
-    """Plans of the alternatives, and a table of them."""
+def search(config: Config, first: Plan, console: rich.console.Console) -> list[Plan]:
+    """Plans of the alternatives, then of the best one's, and a table of them.
+
+    Args:
+      config: what was asked for.
+      first: its plan.
+      console: where the table goes.
+    """
     chip = chip_of(config.topology)
-    found = []
+    found: list[Plan] = []
+    told = {_key(first.sizes, first.mesh): ""}
     table = Table("change", "fits", "per chip", "at least", "bound by")
-    for sizes, other, change in alternatives(config, mesh):
-        plan = make_plan(config.program, sizes, config.topology, other)
-        found.append(plan)
-        seconds = f"{1e3 * plan.seconds[0]:.3g} ms" if plan.parts else ""
-        used = f"{size(plan.needed)} of {size(chip.capacity)}"
-        bound = plan.bound if plan.parts else ""
-        table.add_row(change, "yes" if plan.fits else "no", used, seconds, bound)
+    for turn in range(2):  # What fits often takes two changes.
+        base = _nearest([first, *found])
+        here = dataclasses.replace(config, **vars(base.sizes))
+        for sizes, mesh, change in alternatives(here, base.mesh):
+            # From what fits as asked, less of it leads nowhere.
+            less = turn > 0 and base.fits and _work(sizes) < _work(base.sizes)
+            key = _key(sizes, mesh)
+            if less or key in told:
+                continue
+            told[key] = f"{told[_key(base.sizes, base.mesh)]} {change}".strip()
+            try:
+                plan = make_plan(config.program, sizes, config.topology, mesh)
+            except (ValueError, jax.errors.JaxRuntimeError) as error:
+                # It was not asked for: what the compiler cannot do must not hide the others.
+                why = " ".join(str(error).split())[:60]
+                table.add_row(told[key], "no", f"not compiled: {why}", "", "")
+                continue
+            found.append(plan)
+            seconds = f"{1e3 * plan.seconds[0]:.3g} ms" if plan.parts else ""
+            used = f"{size(plan.needed)} of {size(chip.capacity)}"
+            bound = plan.bound if plan.parts else ""
+            table.add_row(told[key], "yes" if plan.fits else "no", used, seconds, bound)
     console.print(table)
-    same = [plan for plan in found if plan.fits and plan.sizes == config.sizes]
-    best = min(same or [plan for plan in found if plan.fits], key=lambda p: p.seconds, default=None)
-    if best is not None:
+    best = _best([first, *found])
+    if best is None:
+        console.print("None of these fits.", highlight=False)
+    else:
+        rates = f" --rates={best.sizes.rates}" if config.program == "fleet" else ""
         console.print(
             f"Quickest that fits: --mesh={best.mesh} --prompts={best.sizes.prompts} "
-            f"--length={best.sizes.length}{' --remat' if best.sizes.remat else ''}.",
+            f"--length={best.sizes.length}{rates}{' --remat' if best.sizes.remat else ''}.",
             highlight=False,
             soft_wrap=True,
         )
     return found
+
+
+def _key(sizes: Sizes, mesh: str) -> tuple[Sizes, frozenset[tuple[str, int]]]:
+    return sizes, _divided(mesh)
+
+
+def _work(sizes: Sizes) -> int:
+    """How much is asked for: a shorter bucket is no quicker way to the same."""
+    return sizes.prompts * sizes.length * sizes.rates
+
+
+def _best(plans: Sequence[Plan]) -> Plan | None:
+    """Of those that fit the one that does most, and of these the quickest."""
+    fitting = [plan for plan in plans if plan.fits]
+    return min(fitting, key=lambda plan: (-_work(plan.sizes), plan.seconds), default=None)
+
+
+def _nearest(plans: Sequence[Plan]) -> Plan:
+    """The best that does all that the first was asked for, or what lacks least room for it."""
+    whole = [plan for plan in plans if _work(plan.sizes) == _work(plans[0].sizes)]
+    return _best(whole) or min(whole, key=lambda plan: plan.needed)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -374,11 +451,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         config: Config = parsed.config
         if not config.experiment:
-            raise UsageError(f"--experiment=NAME is missing: one of {', '.join(PROGRAMS)}.")
+            raise UsageError(f"--experiment=NAME is missing: one of {NAMES}.")
         mesh = parsed.machine.mesh or f"data:{len(devices_of(config.topology))}"
         plan = make_plan(config.program, config.sizes, config.topology, mesh)
         show(plan, chip_of(config.topology), config.price, console)
-        plans = [plan, *(search(config, mesh, console) if config.search else ())]
+        plans = [plan, *(search(config, plan, console) if config.search else ())]
         if config.json:
             with open(config.json, "w") as file:
                 json.dump([dataclasses.asdict(one) for one in plans], file, indent=1)

@@ -4,6 +4,9 @@ Experiments write ordinary files. Where the sweep is in a bucket, a run works in
 machine; what it has is kept in one object, ``runs/ID.tar``, written now and then, and when it ends
 well its files are uploaded and the object is deleted. One object, because it is there as a whole or
 not at all: a machine that is lost in the middle of an upload leaves the one before.
+
+A bucket has troubles that pass. Copies meanwhile, and what is tidied up behind a finished run, may
+fail; what an attempt found, or leaves for the next, must arrive, or the attempt fails.
 """
 
 import contextlib
@@ -18,6 +21,7 @@ from pathlib import Path
 
 from etils import epath
 
+from launch.harmless import Harmless
 from launch.layout import Layout, is_remote
 
 #: Seconds between two copies of a run's folder.
@@ -46,7 +50,10 @@ def folder(layout: Layout, name: str, *, copy_every: float = COPY_EVERY) -> Iter
             ended.set()
             copier.join()
             if (local / _PUBLISHED).exists():
-                _archive(remote).unlink(missing_ok=True)
+                with Harmless("launch.staging")(
+                    f"{_archive(remote)} was not deleted", "nothing needs it any more"
+                ):
+                    _archive(remote).unlink(missing_ok=True)
             else:
                 _pack(local, _archive(remote))
 
@@ -75,8 +82,12 @@ def log(layout: Layout, name: str) -> Iterator[None]:
                 os.dup2(saved, number)
                 os.close(saved)
             file.seek(0)
-            path = layout.log(name)
-            path.write_bytes((path.read_bytes() if path.exists() else b"") + file.read())
+            printed, arrived, path = file.read(), False, layout.log(name)
+            with Harmless("launch.staging")(f"{path} was not written", "it is printed here"):
+                path.write_bytes((path.read_bytes() if path.exists() else b"") + printed)
+                arrived = True
+            if not arrived:
+                print(printed.decode(errors="replace"), end="", file=sys.stderr)
 
 
 def publish(local: Path, layout: Layout, name: str) -> None:
@@ -109,7 +120,8 @@ def _pack(local: Path, archive: epath.Path) -> None:
 
 
 def _copy(local: Path, remote: epath.Path, ended: threading.Event, every: float) -> None:
+    harmless = Harmless("launch.staging")
     while not ended.wait(every):
-        # A file may vanish while it is read; then the copy before this one stays.
-        with contextlib.suppress(OSError):
-            _pack(local, _archive(remote))
+        with harmless("the run's folder was not copied", "the copy before this one stays"):
+            with contextlib.suppress(FileNotFoundError):  # A file may vanish while it is read.
+                _pack(local, _archive(remote))

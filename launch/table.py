@@ -1,6 +1,7 @@
 """What a sweep found, as one table: a row per result, a column per swept setting and number."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,8 @@ from launch.layout import Layout
 
 #: Columns that every table has.
 FIXED = ("id", "experiment")
+#: Files are read side by side: those of a bucket are slow one by one.
+READERS = 32
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ def gather(layout: Layout) -> SweepTable:
     Raises:
       FileNotFoundError: there are none.
     """
-    results = [layout.load_result(name) for name in sorted(layout.done())]
+    with ThreadPoolExecutor(READERS) as pool:
+        results = list(pool.map(layout.load_result, sorted(layout.done())))
     if not results:
         raise FileNotFoundError(f"{layout.root} has no results. Run launch.sweep first.")
     configs = [_flat(result["config"]) for result in results]

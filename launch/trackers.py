@@ -5,7 +5,6 @@ resumed cuts its metrics back to the checkpoint and then writes the same again, 
 anything that the record does not. A tracker is any object with ``log`` and ``close``.
 """
 
-import contextlib
 import importlib.util
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +14,13 @@ from typing import Any, Literal, Protocol
 from experiments.tools.flags import UsageError
 from icl_jax.training.loop import METRICS
 from icl_jax.training.metrics import read_rows
+from launch.harmless import Harmless
 
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 #: Of trackers that group runs, the group.
 PROJECT = "icl_jax"
+#: What it means that a tracker misses something.
+_SO = "the run's own files have all"
 _PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio"}
 
 
@@ -112,7 +114,8 @@ class Mirror:
     """Copies the metrics of all trainings in a folder to trackers, while they grow.
 
     A context manager; what was written until the end of the block arrives. A training in a
-    subfolder has its name before its metrics'.
+    subfolder has its name before its metrics'. Trackers speak to other people's servers: what one
+    raises is printed, and costs the run nothing. While the run goes on the next look tries again.
     """
 
     def __init__(
@@ -130,7 +133,8 @@ class Mirror:
         self._make = trackers
         self._trackers: Sequence[Tracker] | None = None
         self._every = every
-        self._sent: dict[Path, int] = {}
+        self._sent: dict[tuple[Path, int], int] = {}  # Of a file, to which tracker: steps.
+        self._harmless = Harmless("launch.trackers")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -141,29 +145,33 @@ class Mirror:
     def __exit__(self, *error: object) -> None:
         self._stop.set()
         self._thread.join()
-        with contextlib.suppress(OSError):  # The record is elsewhere; a copy may be lost.
+        with self._harmless("the last metrics were not copied", _SO):
             self.copy()
         for tracker in self._trackers or ():
-            tracker.close()
+            with self._harmless(f"{type(tracker).__name__} was not closed", _SO):
+                tracker.close()
 
     def copy(self) -> None:
-        """Sends what is new."""
+        """Sends what is new, to each tracker what it does not have."""
         for path in sorted(self._folder.rglob(METRICS)):
-            rows = [row for row in read_rows(path) if row["step"] > self._sent.get(path, 0)]
+            rows = read_rows(path)
             if not rows:
                 continue
             if self._trackers is None:
                 self._trackers = self._make()
             where = path.parent.relative_to(self._folder)
             prefix = "" if where == Path() else f"{where.as_posix()}/"
-            for row in rows:
-                step = int(row["step"])
-                values = {f"{prefix}{n}": float(v) for n, v in row.items() if n != "step"}
-                for tracker in self._trackers:
-                    tracker.log(step, values)
-                self._sent[path] = step
+            for index, tracker in enumerate(self._trackers):
+                with self._harmless(f"{type(tracker).__name__} did not take all metrics", _SO):
+                    for row in rows:
+                        step = int(row["step"])
+                        if step <= self._sent.get((path, index), 0):
+                            continue
+                        values = {f"{prefix}{n}": float(v) for n, v in row.items() if n != "step"}
+                        tracker.log(step, values)
+                        self._sent[path, index] = step
 
     def _watch(self) -> None:
         while not self._stop.wait(self._every):
-            with contextlib.suppress(OSError):
+            with self._harmless("metrics were not copied", _SO):
                 self.copy()

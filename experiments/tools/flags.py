@@ -121,6 +121,13 @@ def _launch(
                 "--workdir=DIR is missing: the folder for records and figures, for example "
                 f"--workdir=runs/{name}."
             )
+        # Before anything is loaded or computed: records are files, and so is a process's log.
+        if "://" in str(parsed.workdir):
+            raise UsageError(
+                f"--workdir={parsed.workdir}: an experiment writes to a local folder. Give one, or "
+                "run it as a sweep, whose results are copied to a bucket: python -m launch.sweep "
+                "--sweep=MODULE:FUNCTION --workdir=gs://BUCKET/FOLDER."
+            )
     except UsageError as error:
         _fail(name, error, 2)
 

@@ -42,7 +42,8 @@ def open_run(
 
     Raises:
       WorkdirError (a ValueError): the folder belongs to another experiment or configuration, is a
-        file, cannot be written, is in use by another process, or holds something that is no run.
+        file or in a bucket, cannot be written, is in use by another process, or holds something
+        that is no run.
       TypeError: ``workdir`` is no path.
     """
     run = Run(_folder(workdir))
@@ -67,6 +68,11 @@ def _folder(workdir: Any) -> Path:
     if not isinstance(workdir, str | os.PathLike):
         raise TypeError(
             f"open_run: workdir must be the path of a folder, got {workdir!r}. Choose a --workdir."
+        )
+    if "://" in os.fspath(workdir):  # As a ``Path`` it would be a local folder named gs:.
+        raise WorkdirError(
+            f"workdir {os.fspath(workdir)!r} is a bucket's, and records are local files. Choose a "
+            "local --workdir; launch.sweep copies what runs leave to a bucket."
         )
     folder = Path(workdir)
     if "\0" in str(folder):

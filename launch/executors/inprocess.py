@@ -9,13 +9,16 @@ ends soon enough, and starts no other; the same command does the rest.
 """
 
 import concurrent.futures
+import contextlib
 import functools
 import json
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -38,6 +41,11 @@ from launch.task import Batch, Task, Watcher
 from launch.worker import scalars
 
 Found = TypeVar("Found")
+
+#: Seconds before runs that another process has are looked at again.
+_PAUSE = 1.0
+#: Files that a process has open beside the locks of its runs.
+_OTHER_FILES = 256
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,12 @@ class Group:
             found[name] = np.asarray(column, dtype)
         return found
 
+    def only(self, indices: Sequence[int]) -> "Group":
+        """Some of the runs."""
+        return Group(
+            self.program, [self.tasks[i] for i in indices], [self.configs[i] for i in indices]
+        )
+
 
 @dataclass(frozen=True)
 class InProcess:
@@ -96,6 +110,9 @@ class InProcess:
     def execute(self, batch: Batch, watcher: Watcher) -> None:
         """Runs everything, program by program; what a program found is saved when it ends.
 
+        A run that another process has is left to it: its result is waited for, and what that
+        process gives up without one is done here.
+
         Raises:
           UsageError: an experiment offers no program, or the workdir is a bucket's.
           SystemExit: 42 or 130, when the driver was asked to stop; what was found is saved.
@@ -106,10 +123,21 @@ class InProcess:
             )
         jax.config.update("jax_enable_x64", True)  # As every experiment does.
         with asked_to_stop() as asked:
-            for group in self._groups(batch):
-                if asked:
-                    raise SystemExit(asked[0])
-                self._run(group, watcher, asked)
+            groups, told = self._groups(batch), set[str]()
+            while groups:
+                taken = []
+                for group in groups:
+                    if asked:
+                        raise SystemExit(asked[0])
+                    if (left := self._run(group, watcher, asked)).tasks:
+                        taken.append(left)
+                groups = taken
+                for task in (task for group in groups for task in group.tasks):
+                    if task.id not in told:  # Once: it is asked every second.
+                        told.add(task.id)
+                        watcher.again(task, "run by another process")
+                if groups:
+                    _pause(asked)
 
     def _groups(self, batch: Batch) -> list[Group]:
         """Runs by program, in the order of their first, at most ``at_once`` in each."""
@@ -127,27 +155,43 @@ class InProcess:
             _, tasks, configs = found.setdefault(key, (program, [], []))
             tasks.append(task)
             configs.append(config)
-        most = self.options.at_once
+        most = min(self.options.at_once, _most_locks(self.options.at_once))
         return [
             Group(program, tasks[i : i + most], configs[i : i + most])
             for program, tasks, configs in found.values()
             for i in range(0, len(tasks), most)
         ]
 
-    def _run(self, group: Group, watcher: Watcher, asked: Sequence[int]) -> None:
+    def _run(self, group: Group, watcher: Watcher, asked: Sequence[int]) -> Group:
+        """Does what of a group is not done and is free; what another process has comes back."""
+        taken: list[int] = []
+        with contextlib.ExitStack() as held:
+            ours: list[int] = []
+            for index, task in enumerate(group.tasks):
+                with contextlib.ExitStack() as stack:
+                    if not stack.enter_context(lifeline.locked(_lock(task))):
+                        taken.append(index)
+                    # After the lock: whoever held it before may have finished.
+                    elif task.layout.result(task.id).exists():
+                        watcher.done(task)
+                    else:
+                        ours.append(index)
+                        held.enter_context(stack.pop_all())
+            if ours:
+                self._run_locked(group.only(ours), watcher, asked)
+        return group.only(taken)
+
+    def _run_locked(self, group: Group, watcher: Watcher, asked: Sequence[int]) -> None:
         for task in group.tasks:
             watcher.started(task)
         work = functools.partial(measure, group.program, group.configs[0], group.values())
         with count_compilations() as compilations:
             arrays = _unless_asked(work, asked, self.options.grace)
-        watcher.note(f"one program, {len(group.tasks)} runs: {compilations}")
+        runs = f"{len(group.tasks)} run{'' if len(group.tasks) == 1 else 's'}"
+        watcher.note(f"one program, {runs}: {compilations}")
         for index, (task, config) in enumerate(zip(group.tasks, group.configs, strict=True)):
             own = {name: array[index] for name, array in arrays.items()}
-            with lifeline.locked(task.layout.log(task.id, "lock")) as free:
-                if not free:
-                    watcher.failed(task, "run by another process")
-                    continue
-                why = _save(task, config, own)
+            why = _save(task, config, own)
             if why is None:
                 watcher.done(task)
             else:
@@ -179,6 +223,32 @@ def measure(
 
     found = jax.jit(jax.vmap(one))(shard_tasks(filled, mesh))
     return {name: np.asarray(leaf)[:count] for name, leaf in found.items()}
+
+
+def _lock(task: Task) -> Path:
+    return Path(task.layout.log(task.id, "lock"))
+
+
+def _most_locks(wanted: int) -> int:
+    """How many runs can be locked at once: each is an open file, and a system limits those.
+
+    A process may raise its limit, up to one that it may not.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    infinite = resource.RLIM_INFINITY
+    if soft != infinite and soft < wanted + _OTHER_FILES:
+        more = wanted + _OTHER_FILES if hard == infinite else min(wanted + _OTHER_FILES, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+            soft = more
+    return wanted if soft == infinite else max(1, soft - _OTHER_FILES)
+
+
+def _pause(asked: Sequence[int]) -> None:
+    """Lets another process work, unless this one is asked to stop."""
+    until = time.monotonic() + _PAUSE
+    while not asked and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 def _unless_asked(work: Callable[[], Found], asked: Sequence[int], grace: float) -> Found:

@@ -34,6 +34,17 @@ def test_run_gets_the_configuration_and_float64(capsys):
     assert seen == [(Config(rate=2.0), Path("x"), True)]
 
 
+def test_a_workdir_in_a_bucket_is_refused_before_anything_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for options in ({}, {"needs_workdir": False}):
+        run = raising(AssertionError("it was run"))
+        code, _, err = outcome(capsys, "--workdir=gs://bucket/x", run=run, **options)
+        assert code == 2 and err.count("\n") == 1
+        assert err.startswith("descent: error: --workdir=gs://bucket/x: ")
+        assert "local folder" in err and "python -m launch.sweep" in err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_workdir_of_another_configuration_is_refused_in_one_line(capsys, tmp_path):
     def run(config, workdir):
         open_run(workdir, config, experiment="descent")

@@ -5,12 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 #: However slow the machine is, nothing here takes so long unless it hangs.
 PATIENCE = 600.0
+#: Workdir -> id -> a result's file when it was first seen, and who looks.
+_FIRST, _LOOKING, _LOCK = {}, {}, threading.Lock()
 
 
 def start(workdir, sweep, *flags, address=None, environment=None):
@@ -22,13 +25,17 @@ def start(workdir, sweep, *flags, address=None, environment=None):
     function = sweep if ":" in sweep else f"tests.launch.trivial:{sweep}"
     command = [sys.executable, "-m", "launch.sweep", f"--sweep={function}"]
     with open(f"{workdir}.driver.log", "ab") as log:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*command, f"--workdir={address or workdir}", *flags],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
             stdout=log,
             stderr=log,
         )
+    thread = threading.Thread(target=_look_while, args=(process, workdir), daemon=True)
+    thread.start()
+    _LOOKING.setdefault(str(workdir), []).append(thread)
+    return process
 
 
 def finish(workdir, sweep, *flags, code=0, **where):
@@ -75,15 +82,54 @@ def attempts(workdir):
     }
 
 
-def started_after_the_result(workdir):
-    """Runs that were started although they were done."""
-    times = {p.stem: p.stat().st_mtime for p in (Path(workdir) / "results").glob("[!.]*.json")}
-    return [
+def look(workdir):
+    """Remembers each result that is there as it was when it was first seen."""
+    with _LOCK:
+        first = _FIRST.setdefault(str(workdir), {})
+        for name, stat in _stats(workdir).items():
+            first.setdefault(name, stat)
+
+
+def done_twice(workdir):
+    """Runs that were started or whose result was written again although they were done.
+
+    As far as was looked: ``start`` looks as long as its driver runs.
+    """
+    look(workdir)
+    first, now = _FIRST[str(workdir)], _stats(workdir)
+    written = {name for name in first if _version(now.get(name)) != _version(first[name])}
+    started = {
         name
         for name, log in events(workdir).items()
         for event in log
-        if event["event"] == "started" and event["time"] > times.get(name, float("inf"))
-    ]
+        if event["event"] == "started" and name in first and event["time"] > first[name].st_mtime
+    }
+    return sorted(written | started)
+
+
+def forget(workdir):
+    """For a workdir that begins anew; its drivers have ended."""
+    for thread in _LOOKING.pop(str(workdir), ()):
+        thread.join(PATIENCE)
+    _FIRST.pop(str(workdir), None)
+
+
+def _stats(workdir):
+    found = {}
+    for path in (Path(workdir) / "results").glob("[!.]*.json"):
+        found[path.stem] = path.stat()
+    return found
+
+
+def _version(stat):
+    """What changes when a file is written again, even with the same bytes."""
+    return stat and (stat.st_ino, stat.st_mtime_ns)
+
+
+def _look_while(process, workdir):
+    while process.poll() is None:
+        look(workdir)
+        time.sleep(0.05)
 
 
 def workers(workdir):

@@ -7,7 +7,7 @@ import threading
 import fsspec
 import pytest
 
-from launch import staging
+from launch import observe, staging, worker
 from launch.layout import Layout
 from launch.observe import read_events
 from tests.launch import drive
@@ -68,6 +68,92 @@ def test_a_machine_that_is_lost_leaves_the_last_copy(buckets):
         drive.wait_until(archive.exists)
         drive.wait_until(lambda: "./step0" in names(archive))
     assert threading.active_count() < 100
+
+
+@pytest.fixture
+def trouble(buckets, monkeypatch):
+    """Endings of names that the bucket neither writes nor deletes, and how often it was asked."""
+    endings, asked = set(), []
+
+    def troubled(method, writes):
+        def guarded(self, path, *more, **options):
+            if writes(*more, **options) and str(path).endswith(tuple(endings)):
+                asked.append(str(path))
+                raise RuntimeError("429: slow down")  # Not an OSError, as buckets have their own.
+            return method(self, path, *more, **options)
+
+        return guarded
+
+    writes = lambda mode="rb", *_, **__: "r" not in mode  # noqa: E731
+    monkeypatch.setattr(Bucket, "_open", troubled(Bucket._open, writes))
+    monkeypatch.setattr(Bucket, "rm", troubled(Bucket.rm, lambda *_, **__: True))
+    return endings, asked
+
+
+def test_copies_go_on_when_the_bucket_s_trouble_is_over(buckets, trouble, capsys):
+    endings, asked = trouble
+    endings.add(".tar")
+    archive = buckets / "bucket" / "sweep" / "runs" / "r.tar"
+    with staging.folder(Layout("gs://bucket/sweep"), "r", copy_every=0.05) as local:
+        local.mkdir()
+        (local / "step0").touch()
+        drive.wait_until(lambda: len(asked) > 2)
+        assert not archive.exists()
+        endings.clear()
+        drive.wait_until(lambda: archive.exists() and "./step0" in names(archive))
+    shown = capsys.readouterr().err
+    assert shown == (
+        "launch.staging: the run's folder was not copied (RuntimeError: 429: slow down); the copy "
+        "before this one stays.\n"
+    )
+
+
+def test_what_an_attempt_leaves_for_the_next_must_arrive(buckets, trouble):
+    endings, _ = trouble
+    with pytest.raises(RuntimeError, match="slow down"):
+        with staging.folder(Layout("gs://bucket/sweep"), "r") as local:
+            local.mkdir()
+            endings.add(".tar")
+
+
+#: A run of ``trivial`` in a bucket.
+WORKER = ["worker", "gs://bucket/sweep", "r", "tests.launch.trivial", "--number=3"]
+
+
+def test_a_finished_run_needs_neither_its_log_nor_its_events(buckets, trouble, capfd, monkeypatch):
+    endings, asked = trouble
+    noted = observe.Observer.__enter__
+
+    def then_trouble(observer):
+        entered = noted(observer)
+        endings.update((".jsonl", ".log", ".tar"))
+        return entered
+
+    monkeypatch.setattr(observe.Observer, "__enter__", then_trouble)
+    assert worker.main(WORKER) == 0
+    assert drive.results(buckets / "bucket" / "sweep")["r"]["summary"]["square"] == 9.0
+    assert {path.rpartition("r.")[2] for path in asked} == {"jsonl", "log", "tar"}
+    shown = capfd.readouterr().err
+    assert "the end of the attempt was not noted (RuntimeError: 429: slow down)" in shown
+    assert "runs/r.tar was not deleted" in shown and "logs/r.log was not written" in shown
+
+
+def test_a_log_that_cannot_be_written_is_printed(buckets, trouble, capfd):
+    trouble[0].add(".log")
+    with staging.log(Layout("gs://bucket/sweep"), "r"):
+        os.write(1, b"what the run said\n")
+    assert capfd.readouterr().err.endswith("it is printed here.\nwhat the run said\n")
+
+
+@pytest.mark.parametrize("ending", ["summary.json", "r.json"])
+def test_a_run_whose_files_or_result_do_not_arrive_has_failed(buckets, trouble, ending):
+    trouble[0].add(ending)
+    with pytest.raises(RuntimeError, match="slow down"):
+        worker.main(WORKER)
+    assert not drive.results(buckets / "bucket" / "sweep")
+    trouble[0].clear()
+    assert worker.main(WORKER) == 0
+    assert list(drive.results(buckets / "bucket" / "sweep")) == ["r"]
 
 
 def names(archive):

@@ -5,6 +5,7 @@ import html
 import io
 import json
 import re
+import threading
 
 import pytest
 import rich.console
@@ -68,6 +69,18 @@ def test_the_columns_are_what_differs_and_what_was_found(sweep):
     assert table.numbers == ["loss", "steps", "name", "is_edge"]
     assert [row["id"] for row in table.rows] == ["d-00", "d-01", "d-10", "d-11", "d-20", "d-21"]
     assert table.cells()[1] == ["d-01", "experiments.descent", 0.01, 1, 1.01, 7, "adam", False]
+
+
+def test_results_are_read_side_by_side_and_stay_in_order(sweep, monkeypatch):
+    rows = gather(sweep).rows
+    load, together = Layout.load_result, threading.Barrier(2)
+
+    def waiting(layout, name):
+        together.wait(60)  # For another reader: one by one nobody comes.
+        return load(layout, name)
+
+    monkeypatch.setattr(Layout, "load_result", waiting)
+    assert len(rows) % 2 == 0 and gather(sweep).rows == rows
 
 
 def test_results_of_several_experiments_leave_gaps(sweep):

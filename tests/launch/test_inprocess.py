@@ -4,6 +4,8 @@ import io
 import json
 import signal
 import subprocess
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ import rich.console
 from experiments.tools.flags import UsageError
 from experiments.tools.one_program import OneProgram
 from icl_jax.records import Run
-from launch import sweep
+from launch import lifeline, sweep
 from launch.combinators import grid, product, seeds
 from launch.configuration import configurations, identify
 from launch.executors import inprocess
@@ -120,6 +122,81 @@ def test_an_experiment_that_offers_no_program_is_refused(tmp_path):
         inprocess.Options(at_once=0)
     with pytest.raises(ValueError, match="inprocess: grace must be at least 0, got -1"):
         inprocess.Options(grace=-1)
+
+
+class Told:
+    """A watcher that remembers."""
+
+    def __init__(self):
+        self.all = []
+
+    def __getattr__(self, name):
+        return lambda task, *why: self.all.append((name, getattr(task, "id", task), *why))
+
+    def of(self, name):
+        return [entry[1:] for entry in self.all if entry[0] == name]
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """How many runs each program measured."""
+    counts, measure = [], inprocess.measure
+
+    def counting(program, config, values):
+        counts.append(len(values["number"]))
+        return measure(program, config, values)
+
+    monkeypatch.setattr(inprocess, "measure", counting)
+    return counts
+
+
+def tasks_of(workdir, numbers):
+    sweep = configurations("tests.launch.pure", grid({"number": numbers}))
+    return [Task(run, str(workdir)) for run in identify(sweep)]
+
+
+def test_what_another_driver_did_meanwhile_is_not_measured_again(tmp_path, measured):
+    tasks, told = tasks_of(tmp_path, (0.1, 0.2, 0.3)), Told()
+    tasks[1].layout.save_result(tasks[1].id, {"by": "another"})
+    inprocess.make(inprocess.Options()).execute(Batch("x", None, str(tmp_path), tasks), told)
+    assert measured == [2] and drive.results(tmp_path)[tasks[1].id] == {"by": "another"}
+    assert sorted(told.of("done")) == sorted((task.id,) for task in tasks)
+    assert not told.of("failed")
+
+
+def test_a_run_that_another_process_has_is_waited_for_and_done_where_it_leaves_no_result(
+    tmp_path, measured, monkeypatch
+):
+    monkeypatch.setattr(inprocess, "_PAUSE", 0.05)
+    tasks, told = tasks_of(tmp_path, (0.1, 0.2, 0.3)), Told()
+    first, second, _ = (task.id for task in tasks)
+    held = [lifeline.locked(inprocess._lock(task)) for task in tasks[:2]]
+    assert all(lock.__enter__() for lock in held)
+
+    def elsewhere():
+        drive.wait_until(lambda: len(told.of("again")) == 2)
+        time.sleep(0.3)
+        tasks[0].layout.save_result(first, {"by": "another"})
+        for lock in held:
+            lock.__exit__(None, None, None)
+
+    other = threading.Thread(target=elsewhere)
+    other.start()
+    inprocess.make(inprocess.Options()).execute(Batch("x", None, str(tmp_path), tasks), told)
+    other.join()
+    assert measured == [1, 1]
+    assert told.of("again") == [(name, "run by another process") for name in (first, second)]
+    assert drive.results(tmp_path)[first] == {"by": "another"}
+    assert drive.results(tmp_path).keys() == {task.id for task in tasks}
+    assert len(told.of("done")) == 3 and not told.of("failed")
+
+
+def test_as_many_runs_are_locked_as_the_system_allows_files(monkeypatch):
+    monkeypatch.setattr(inprocess.resource, "getrlimit", lambda which: (300, 400))
+    raised = []
+    monkeypatch.setattr(inprocess.resource, "setrlimit", lambda which, to: raised.append(to))
+    assert inprocess._most_locks(10) == 44 and raised == []
+    assert inprocess._most_locks(1024) == 144 and raised == [(400, 400)]
 
 
 def test_runs_are_divided_over_the_devices_and_the_last_share_is_filled_up():

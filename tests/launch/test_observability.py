@@ -15,7 +15,7 @@ from experiments.tools.flags import UsageError, parse
 from icl_jax.compilations import count_compilations
 from icl_jax.training.loop import train
 from icl_jax.training.metrics import append_rows, keep_rows
-from launch import chips, costs, sweep, trackers
+from launch import chips, costs, sweep, trackers, worker
 from launch.chips import CHIPS, Chip, chip_of_kind
 from launch.configuration import configurations, experiment_module, identify
 from launch.layout import Layout
@@ -208,6 +208,49 @@ def test_metrics_are_copied_once_and_in_order_each_training_under_its_name(tmp_p
         (3, {"loss": 1.0 / 3}),
     ]
     assert recorder.closed and made == [1]
+
+
+class Broken(Recorder):
+    """Takes some steps, then nothing, and cannot be closed."""
+
+    def log(self, step, values):
+        if step > 2:
+            raise RuntimeError("no network\nat all")
+        super().log(step, values)
+
+    def close(self):
+        raise ConnectionError("nor now")
+
+
+def test_a_tracker_that_raises_costs_neither_the_run_nor_another_tracker(tmp_path, capsys):
+    broken, recorder = Broken(), Recorder()
+    append_rows(tmp_path / "metrics.jsonl", rows(1, 4))
+    with Mirror(tmp_path, lambda: [broken, recorder], every=0.01):
+        drive.wait_until(lambda: len(recorder.seen) == 4)
+        append_rows(tmp_path / "metrics.jsonl", rows(5, 5))
+    assert [step for step, _ in broken.seen] == [1, 2]
+    assert [step for step, _ in recorder.seen] == [1, 2, 3, 4, 5] and recorder.closed
+    assert capsys.readouterr().err.splitlines() == [
+        "launch.trackers: Broken did not take all metrics (RuntimeError: no network at all); the "
+        "run's own files have all.",
+        "launch.trackers: Broken was not closed (ConnectionError: nor now); the run's own files "
+        "have all.",
+    ]
+
+
+def test_a_run_whose_tracker_raises_has_its_result(tmp_path, monkeypatch, capsys):
+    def broken(*about):
+        raise RuntimeError("no such project")
+
+    monkeypatch.setattr(worker, "make_tracker", broken)
+    (only,) = identify(configurations("tests.launch.trivial", [{"number": 3}]))
+    task = Task(only, str(tmp_path), ("wandb",))
+    folder = tmp_path / "runs" / only.id / "process-0"  # A new run may have what logs there.
+    folder.mkdir(parents=True)
+    append_rows(folder / "metrics.jsonl", rows(1, 1))
+    assert worker.main(["worker", *task.command()[3:]]) == 0
+    assert drive.results(tmp_path)[only.id]["summary"]["square"] == 9.0
+    assert "RuntimeError: no such project" in capsys.readouterr().err
 
 
 def scalars_of(folder):

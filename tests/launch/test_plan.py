@@ -1,6 +1,7 @@
 """Plans: what is read of a compiled program, and what is said of one that does not fit."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import rich.console
 
+from experiments import EXPERIMENTS
 from experiments.tools.conduct import provenance
 from experiments.tools.flags import UsageError, parse
 from icl_jax.sharding import make_mesh
@@ -147,6 +149,11 @@ def test_the_compilers_word_for_too_much_is_read():
     )
     assert plan._needed(text) == int(38.15 * 2**30)
     assert plan._needed("INVALID_ARGUMENT: something else") is None
+    # What a kernel has on the chip itself is another memory.
+    vmem = "Ran out of memory in memory space vmem. Used 20.50M of 16.00M vmem."
+    assert plan._needed(vmem) is None
+    assert plan._needed(f"{vmem} Used 17.00G of 15.75G hbm.") == 17 * 2**30
+    assert plan._needed("out of memory: (20.5M) exceeds available VMEM (16M)") is None
 
 
 def test_a_plan_that_does_not_fit_says_what_to_change():
@@ -165,15 +172,124 @@ def test_the_search_tries_other_meshes_remat_shorter_buckets_and_fewer_prompts()
     assert changes == ["--mesh=data:4", "--mesh=model:4", "--remat", "--length=1024", "--prompts=2"]
 
 
+def test_chips_without_a_prompt_share_the_positions_of_one():
+    def changes(mesh, **options):
+        return [c for _, _, c in plan.alternatives(plan.Config(**options), mesh) if "mesh" in c]
+
+    long = {"experiment": "patches", "length": 8192}
+    assert changes("data:4", **long) == [
+        "--mesh=context:4",
+        "--mesh=context:2,model:2",
+        "--mesh=model:4",
+    ]
+    assert changes("model:8", **long, prompts=2)[:2] == [
+        "--mesh=data:2,context:4",
+        "--mesh=data:2,context:2,model:2",
+    ]
+    # Texts of a training are drawn on every chip, and a fleet's tasks are on all axes anyway.
+    assert changes("data:4", experiment="training") == ["--mesh=model:4"]
+    assert changes("data:4", experiment="fleet", prompts=4) == []
+
+
+def test_a_fleet_is_not_told_to_divide_weights_that_are_whole():
+    fleet = plan.Plan("fleet", "v5e:2x2", "data:4", Sizes(prompts=8), False, 20 * 2**30, {})
+    assert "model" not in plan.advice(fleet) and "--rates" in plan.advice(fleet)
+    config = plan.Config(experiment="fleet", prompts=8, rates=8)
+    assert [c for _, _, c in plan.alternatives(config, "data:4")] == ["--rates=4", "--prompts=4"]
+
+
+def searched(monkeypatch, needed, **options):
+    """What a search prints and makes, where ``needed(sizes, axes)`` says GiB; 1 s for 2^11 tokens.
+
+    None of ``needed``: the compiler cannot do it.
+    """
+
+    def fake(program, sizes, topology, mesh):
+        gibibytes = needed(sizes, plan.mesh_axes(mesh))
+        if gibibytes is None:
+            raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: not yet")
+        nbytes = int(gibibytes * 2**30)
+        seconds = sizes.prompts * sizes.length / 2**11 * (1.3 if sizes.remat else 1.0)
+        parts = {"arguments": nbytes}
+        fits = nbytes <= CHIPS["v5e"].capacity
+        numbers = {"compute": seconds, "network": 9.0 * ("model" in mesh)}
+        return plan.Plan(program, topology, mesh, sizes, fits, nbytes, parts, **numbers)
+
+    monkeypatch.setattr(plan, "make_plan", fake)
+    config = plan.Config(topology="v5e:2x2", **options)
+    console = rich.console.Console(record=True, width=200)
+    first = fake(config.program, config.sizes, config.topology, "data:4")
+    found = plan.search(config, first, console)
+    keys = [plan._key(one.sizes, one.mesh) for one in (first, *found)]
+    assert len(set(keys)) == len(keys)
+    return console.export_text()
+
+
+TRAINED = {"experiment": "training", "prompts": 4, "length": 2048}
+
+
+def test_the_search_goes_on_from_what_lacked_least(monkeypatch):
+    def needed(sizes, axes):
+        return 40 / axes.get("model", 1) ** 0.5 - 8 * sizes.remat
+
+    shown = searched(monkeypatch, needed, **TRAINED)
+    assert "--mesh=model:4 --remat" in shown and "12 GiB of 16 GiB" in shown
+    assert "Quickest that fits: --mesh=model:4 --prompts=4 --length=2048 --remat." in shown
+
+
+def test_what_does_all_that_was_asked_for_comes_before_what_is_quicker_and_does_less(monkeypatch):
+    # Everything fits: the plan that was asked for is the quickest, though half of it is quicker.
+    shown = searched(monkeypatch, lambda sizes, axes: 1, **TRAINED)
+    assert "Quickest that fits: --mesh=data:4 --prompts=4 --length=2048." in shown
+    # Only half of it fits.
+    shown = searched(monkeypatch, lambda sizes, axes: sizes.length / 100, **TRAINED)
+    assert "Quickest that fits: --mesh=data:4 --prompts=4 --length=1024." in shown
+
+
+def test_a_search_that_finds_nothing_says_so_and_what_cannot_be_compiled_hides_nothing(monkeypatch):
+    def needed(sizes, axes):
+        return None if "context" in axes else 100
+
+    shown = searched(monkeypatch, needed, experiment="patches", length=8192)
+    assert "None of these fits." in shown and "Quickest" not in shown
+    assert "not compiled: UNIMPLEMENTED: not yet" in shown and "--mesh=model:4" in shown
+
+
+def test_the_cost_is_that_of_all_chips_for_as_long_as_it_takes_at_least():
+    numbers = {"compute": 1.8, "memory": 0.4}
+    sizes = Sizes(prompts=4)
+    made = plan.Plan("full", "v5e:2x2", "data:4", sizes, True, 1, {"arguments": 1}, **numbers)
+    console = rich.console.Console(record=True, width=200)
+    # 1,000 runs of 1.8 s are half an hour, on four chips at 1.20 an hour.
+    plan.show(made, CHIPS["v5e"], 1.20, console)
+    assert "at least 2.4 " in console.export_text(clear=False)
+    plan.show(made, CHIPS["v5e"], 0.0, console)
+    assert console.export_text().count("cost of 1,000 runs") == 1
+
+
 def test_what_cannot_be_planned_is_refused_with_what_to_write():
     for text in ("v5e", "v9:2x2", "v5e:2x2x1", "v5e:ax2"):
         with pytest.raises(UsageError, match="--topology="):
             chip_of(text)
     with pytest.raises(UsageError, match="experiment must be one of full, patches"):
         parse(plan.Config, ["plan", "--experiment=nothing"])
+    with pytest.raises(UsageError, match=r"real \(patches\), got 'garg'. Of another, name the"):
+        parse(plan.Config, ["plan", "--experiment=garg"])
+    with pytest.raises(UsageError, match="prompts must be 1 with prefixes, .* got 4"):
+        parse(plan.Config, ["plan", "--experiment=prefixes", "--prompts=4"])
     with pytest.raises(UsageError, match="--model=nothing: must be one of gemma-3-1b"):
         model_of("nothing")
     assert plan.Config(experiment="experiments.checkpoint").program == "patches"
+
+
+def test_the_page_names_every_experiment_that_can_be_planned():
+    (told,) = [
+        line for line in plan_table.PAGE.read_text().splitlines() if "in one of them:" in line
+    ]
+    named = told.partition("in one of them:")[2].partition(". ")[0]
+    assert set(re.findall("`([a-z_]+)`", named)) == set(plan.OF_EXPERIMENTS)
+    assert plan.OF_EXPERIMENTS.keys() <= EXPERIMENTS.keys()
+    assert set(plan.OF_EXPERIMENTS.values()) <= PROGRAMS.keys()
 
 
 @pytest.mark.parametrize(("name", "billions"), [("gemma-3-1b", 1.0), ("gemma-3-27b", 27.0)])

@@ -123,7 +123,7 @@ def test_a_driver_asked_to_stop_lets_its_runs_save_and_exits_with_42(two_nodes, 
     drive.finish(workdir, "twelve_slow", *flags, environment=CLUSTER)
     found = {r["config"]["number"]: r["summary"]["square"] for r in drive.results(workdir).values()}
     assert found == {n: sum((n + step) ** 2 / 4 for step in range(4)) for n in range(20, 32)}
-    assert not drive.started_after_the_result(workdir)
+    assert not drive.done_twice(workdir)
 
 
 def test_a_sweep_survives_the_loss_of_a_node(two_nodes, tmp_path):
@@ -143,6 +143,6 @@ def test_a_sweep_survives_the_loss_of_a_node(two_nodes, tmp_path):
     found = {r["config"]["number"]: r["summary"]["square"] for r in drive.results(workdir).values()}
     assert found == {n: sum((n + step) ** 2 / 4 for step in range(4)) for n in range(100, 124)}
     assert max(drive.attempts(workdir).values()) == 2
-    assert not drive.started_after_the_result(workdir)
+    assert not drive.done_twice(workdir)
     drive.finish(workdir, "twenty_four_steps", *flags, environment=CLUSTER)
     assert "24 runs, 24 done, 0 to do" in drive.output(workdir)

@@ -73,7 +73,7 @@ def assert_undisturbed(workdir):
     assert {r["config"]["number"]: r["summary"]["square"] for r in done} == {
         number: square(number) for number in range(100, 124)
     }
-    assert not drive.started_after_the_result(workdir)
+    assert not drive.done_twice(workdir)
 
 
 def in_the_middle(workdir):
@@ -117,4 +117,4 @@ def test_a_driver_asked_to_stop_lets_its_jobs_save_and_exits_with_42(tmp_path):
     assert f"12 runs, {len(done)} done, {12 - len(done)} to do" in shown
     found = {r["config"]["number"]: r["summary"]["square"] for r in drive.results(workdir).values()}
     assert found == {number: square(number) for number in range(20, 32)}
-    assert not drive.started_after_the_result(workdir)
+    assert not drive.done_twice(workdir)

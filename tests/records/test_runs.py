@@ -7,6 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from icl_jax.records import Run, WorkdirError
 from tests.records.opening import Config, Inner, open_here
@@ -97,6 +98,14 @@ def test_what_is_no_path_is_no_workdir(tmp_path):
             open_here(bad)
     with pytest.raises(WorkdirError, match=r"workdir '.*a\\x00b' has a NUL in it. Choose another"):
         open_here(f"{tmp_path}/a\0b")
+
+
+def test_a_bucket_is_no_workdir(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for bad in ("gs://bucket/run", epath.Path("gs://bucket/run")):
+        with pytest.raises(WorkdirError, match="'gs://bucket/run' is a bucket's.* launch.sweep"):
+            open_here(bad)
+    assert os.listdir(tmp_path) == []
 
 
 def test_somebody_elses_folder_is_left_alone(tmp_path):
