@@ -67,13 +67,13 @@ _PROMPTS = [f"{dtype}/{index:04d}" for dtype in Checked().dtype for index in ran
 ROUNDINGS = {
     *keys("equivalence", "arrays.npz", ("float32", "float64"), _CASES, ("patched", "open_loop")),
     *keys("equivalence", "arrays.npz", "layers", LAYERS, ("patched", "open_loop")),
-    *keys("attribution", "arrays.npz", MODELS, ("additivity_error", "remainder")),
+    *keys("attribution", "arrays.npz", MODELS, "additivity_error"),
     *keys("prompt_page", "arrays.npz", "patched_error"),
     *(
         key
         for file in _PROMPTS
         for key in (
-            *keys("checkpoint", f"{file}.npz", ("patched", "scale"), ("relative_error", "kl")),
+            *keys("checkpoint", f"{file}.npz", "patched", ("relative_error", "kl")),
             *keys("checkpoint", f"{file}.generated4.npz", "generation", ("relative_error", "kl")),
         )
     ),
