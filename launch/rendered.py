@@ -23,6 +23,16 @@ TPUS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "v6e": ("tpu-v6e-slice", ("1x1", "2x2", "2x4")),
 }
 
+#: Slices of several hosts with four chips each: the shapes, or how many chips those of three axes
+#: may have. Source: as above.
+_MANY: Mapping[str, tuple[str, ...] | int] = {
+    "v4": 4096,
+    "v5e": ("4x4", "4x8", "8x8", "8x16", "16x16"),
+    "v5p": 6144,
+    "v6e": ("4x4", "4x8", "8x8", "8x16", "16x16"),
+}
+_CHIPS_OF_A_HOST = 4
+
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,48}[a-z0-9])?")
 
 
@@ -35,12 +45,16 @@ def check_name(where: str, name: str) -> None:
         )
 
 
-def split_topology(where: str, topology: str) -> tuple[str, str]:
+def split_topology(where: str, topology: str, *, several: bool = False) -> tuple[str, str]:
     """``"v5e:2x2"`` -> ``("v5e", "2x2")``.
 
+    Args:
+      where: whose option it is.
+      topology: of a slice.
+      several: whether the slice may have several hosts.
+
     Raises:
-      ValueError: another form, another generation, or more than one host: a run of a sweep uses
-        one process.
+      ValueError: another form, another generation, no such slice, or more hosts than may be.
     """
     generation, _, shape = topology.partition(":")
     if generation not in TPUS:
@@ -49,12 +63,43 @@ def split_topology(where: str, topology: str) -> tuple[str, str]:
             f"{', '.join(TPUS)}, got {topology!r}."
         )
     shapes = TPUS[generation][1]
-    if shape not in shapes:
+    if shape in shapes:
+        return generation, shape
+    one, many = " or ".join(shapes), _MANY[generation]
+    exists = shape in many if isinstance(many, tuple) else _is_of_cubes(shape, many)
+    if not exists:
+        more = (
+            ", ".join(many)
+            if isinstance(many, tuple)
+            else f"2x2x2, 2x2x4, 2x4x4 or sides in fours that do not fall, up to {many} chips"
+        )
         raise ValueError(
-            f"{where}: a run of a sweep uses one host, so {generation} can be "
-            f"{' or '.join(shapes)}, got {shape!r}. Raise shards to use more hosts."
+            f"{where}: there is no slice {topology!r}: on one host {generation} can be {one}, on "
+            f"several {more}."
+        )
+    if not several:
+        raise ValueError(
+            f"{where}: a run uses one host here, so {generation} can be {one}, got {shape!r}. "
+            "Raise shards to use more hosts, or take --executor=gke, whose runs may have several."
         )
     return generation, shape
+
+
+def _is_of_cubes(shape: str, most: int) -> bool:
+    """Whether a shape of three axes is that of a slice of several hosts."""
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", shape):
+        return False
+    sides = [int(side) for side in shape.split("x")]
+    if sides in ([2, 2, 2], [2, 2, 4], [2, 4, 4]):
+        return True
+    fours = all(side % 4 == 0 for side in sides)
+    return fours and sides == sorted(sides) and num_chips(shape) <= most
+
+
+def num_hosts(topology: str) -> int:
+    """Hosts of a slice that ``split_topology`` takes: ``"v5e:16x16"`` has 64."""
+    generation, _, shape = topology.partition(":")
+    return 1 if shape in TPUS[generation][1] else num_chips(shape) // _CHIPS_OF_A_HOST
 
 
 def num_chips(shape: str) -> int:
@@ -106,15 +151,20 @@ def to_yaml(*documents: Mapping[str, Any]) -> str:
 
 def check_batch(where: str, batch: Batch) -> None:
     """UsageError where other machines could not run it."""
-    if batch.shard is not None:
-        raise UsageError(
-            f"--executor={where}: leave --shard out; --{where.replace('-', '_')}.shards divides "
-            "the sweep between machines."
-        )
+    check_whole(where, batch)
     if not is_remote(batch.workdir):
         raise UsageError(
             f"--executor={where}: --workdir={batch.workdir} must be an address that every machine "
             "reaches, such as gs://BUCKET/FOLDER."
+        )
+
+
+def check_whole(where: str, batch: Batch) -> None:
+    """UsageError where it is only a part of the sweep."""
+    if batch.shard is not None:
+        raise UsageError(
+            f"--executor={where}: leave --shard out; --{where.replace('-', '_')}.shards divides "
+            "the sweep between machines."
         )
 
 

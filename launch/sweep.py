@@ -88,7 +88,10 @@ def main(argv: Sequence[str] | None = None, console: rich.console.Console | None
             jax.config.update("jax_platforms", "cpu")
         machine = parsed.machine
         if machine.distributed is not None:
-            raise UsageError("--distributed: a run of a sweep is one process. Leave it out.")
+            raise UsageError(
+                "--distributed: a run of a sweep is one process here. Leave it out; on several "
+                "hosts it runs with --executor=gke and a --gke.topology that has them."
+            )
         if machine.mesh is not None:
             _check_mesh(machine.mesh, config.executor)
         return _sweep(config, str(parsed.workdir), machine.mesh, console)

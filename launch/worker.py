@@ -6,6 +6,9 @@ It runs the experiment as ``python -m EXPERIMENT --workdir=WORKDIR/runs/ID --fla
 around it: takes the run's lock, notes when it starts and ends, watches memory, steps and
 compilations meanwhile, and writes the run's result when the experiment ended well.
 
+With --distributed among the flags this is one of several processes, which all run this command and
+share the folder: the first one takes the lock, watches and writes for all, and all end alike.
+
 Exit codes: the experiment's own, and 42 (preempted, run it again), 74 (the disk is full), 75
 (another process has this run).
 """
@@ -23,7 +26,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from experiments.tools.flags import UsageError, parse
+from experiments.tools.processes import (
+    LostPeerError,
+    MachineError,
+    is_first,
+    joined,
+    of_the_first,
+    part,
+)
 from icl_jax.records import plain
 from icl_jax.training.preemption import exit_on_sigterm
 from launch import lifeline, staging
@@ -46,9 +59,12 @@ def main(argv: Sequence[str]) -> int:
     workdir, name, experiment, *flags = words
     if PARENT in os.environ:
         lifeline.die_with(int(os.environ.pop(PARENT)))
+    layout = Layout(workdir)
     try:
         with exit_on_sigterm():
-            return _guarded(Layout(workdir), name, experiment, flags, track)
+            if any(_is_distributed(flag) for flag in flags):
+                return _together(layout, name, experiment, flags, track)
+            return _guarded(layout, name, experiment, flags, track)
     except OSError as error:
         if not _is_disk_full(error):
             raise
@@ -63,18 +79,60 @@ def _is_track(word: str) -> bool:
     return word.startswith("--track=")
 
 
+def _is_distributed(word: str) -> bool:
+    return word.lstrip("-").partition("=")[0] == "distributed"
+
+
+def _together(
+    layout: Layout, name: str, experiment: str, flags: list[str], track: Sequence[str]
+) -> int:
+    """As ``_guarded``, in each of several processes."""
+    which = parse(experiment_module(experiment).Config, [experiment, *flags]).machine.distributed
+    if which is None:
+        return _guarded(layout, name, experiment, flags, track)
+    if is_remote(layout.workdir):
+        raise UsageError(
+            f"--distributed: the processes of a run write into one folder, which {layout.workdir} "
+            "is not. Take a workdir on a disk that all of them mount."
+        )
+    try:
+        with joined(which, None):
+            try:
+                code = _guarded(layout, name, experiment, flags, track)
+            except jax.errors.JaxRuntimeError:
+                raise
+            except Exception as error:  # The others are told before this one is gone.
+                traceback.print_exc()
+                code = DISK_FULL if _is_disk_full(error) else 1
+            if code := part(code):
+                raise SystemExit(code)  # Past the farewell, to which others may not come.
+        return 0
+    except MachineError as error:
+        print(f"launch.worker: error: {error}", file=sys.stderr, flush=True)
+        if isinstance(error.__cause__, ValueError):
+            return 2
+        os.abort()  # The others did not come in time, which is no mistake: as when one is lost.
+    except LostPeerError as error:
+        print(f"launch.worker: error: {error}", file=sys.stderr, flush=True)
+        os.abort()
+
+
 def _guarded(
     layout: Layout, name: str, experiment: str, flags: list[str], track: Sequence[str]
 ) -> int:
     with contextlib.ExitStack() as stack:
-        if not is_remote(layout.workdir):
-            if not stack.enter_context(lifeline.locked(Path(layout.log(name, "lock")))):
-                return ELSEWHERE
+        first, has_it = is_first(), True
+        if first and not is_remote(layout.workdir):
+            has_it = stack.enter_context(lifeline.locked(Path(layout.log(name, "lock"))))
         # After the lock: whoever held it before may have finished.
-        if layout.result(name).exists():
-            return 0
+        state = "taken" if not has_it else "done" if layout.result(name).exists() else "to do"
+        state = of_the_first("state", state)
+        if state != "to do":
+            return 0 if state == "done" else ELSEWHERE
         stack.enter_context(staging.log(layout, name))
         folder = stack.enter_context(staging.folder(layout, name))
+        if not first:
+            return _run(experiment, folder, flags)
         config = parse(experiment_module(experiment).Config, [experiment, *flags]).config
         observer = stack.enter_context(
             Observer(layout, name, folder, tokens_per_step=tokens_per_step(config))

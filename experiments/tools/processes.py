@@ -10,6 +10,9 @@ from typing import IO, Any
 
 import jax
 import jax.numpy as jnp
+
+# The service between processes has no public name, and its values are wanted before devices are.
+from jax._src import distributed
 from jax.sharding import Mesh, PartitionSpec
 
 from icl_jax.records import PROCESS_LOG
@@ -54,10 +57,32 @@ _LOST = (
 def joined(which: Distributed, workdir: Path | None) -> Iterator[None]:
     """In the block this process computes with the others, and writes its own log.
 
+    Inside another such block it has met them already, and only the log is new.
+
     Raises:
       MachineError: they do not find each other.
       LostPeerError: one of them is gone.
     """
+    with contextlib.ExitStack() as stack:
+        if not jax.distributed.is_initialized():
+            stack.enter_context(_met(which))
+        if workdir is not None:
+            stack.enter_context(_logged(workdir))
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            if any(word in str(error) for word in _LOST):
+                raise LostPeerError(
+                    f"another of the {_together().num_processes} processes is gone "
+                    f"({' '.join(str(error).split())[:200]}). Start all of them again: they go on "
+                    "from the last checkpoint."
+                ) from error
+            raise
+
+
+@contextlib.contextmanager
+def _met(which: Distributed) -> Iterator[None]:
+    """In the block the processes know each other; they part when it ends well."""
     # On CPUs; elsewhere the devices have a network of their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # SIGTERM is ours: a training saves, and ends with the code that is started again.
@@ -74,20 +99,53 @@ def joined(which: Distributed, workdir: Path | None) -> Iterator[None]:
             f"--distributed: {' '.join(str(error).split())[:300]} Where no slice, GKE or SLURM "
             "says who is who, give --coordinator=HOST:PORT --process=I --processes=N."
         ) from error
-    with contextlib.ExitStack() as stack:
-        if workdir is not None:
-            stack.enter_context(_logged(workdir))
-        try:
-            yield
-        except jax.errors.JaxRuntimeError as error:
-            if any(word in str(error) for word in _LOST):
-                raise LostPeerError(
-                    f"another of the {jax.process_count()} processes is gone "
-                    f"({' '.join(str(error).split())[:200]}). Start all of them again: they go on "
-                    "from the last checkpoint."
-                ) from error
-            raise
+    yield
     jax.distributed.shutdown()
+
+
+def _together() -> Any:
+    """What JAX knows of the processes of this program, before it looks for any device."""
+    return distributed.global_state
+
+
+def is_first() -> bool:
+    """Whether this is the only process, or the first of several; starts no device."""
+    return not jax.distributed.is_initialized() or _together().process_id == 0
+
+
+def of_the_first(what: str, answer: str) -> str:
+    """The first process' answer, in all of them: each asks once for each ``what``.
+
+    The service between the processes carries it. Devices need not be chosen yet, and one process
+    may ask while another still computes, or fails.
+    """
+    if not jax.distributed.is_initialized():
+        return answer
+    client, key = _together().client, f"icl_jax/{what}"
+    if is_first():
+        client.key_value_set(key, answer)
+        return answer
+    while True:
+        try:
+            return str(client.blocking_key_value_get(key, 1000))
+        except jax.errors.JaxRuntimeError as error:  # Now and then signals have to be heard.
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+
+
+def part(code: int, seconds: float = 10.0) -> int:
+    """Before a process ends: the exit code that it should have.
+
+    One that ended well ends as the first one did, which writes what all have found. They wait for
+    each other as long as ``seconds``, so that who asks the first one finds it.
+    """
+    if not jax.distributed.is_initialized():
+        return code
+    if is_first() or not code:
+        code = int(of_the_first("exit code", str(code)))
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # Some compute on, or are gone.
+        _together().client.wait_at_barrier("icl_jax/parting", round(1000 * seconds))
+    return code
 
 
 @contextlib.contextmanager

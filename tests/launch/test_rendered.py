@@ -17,12 +17,14 @@ import rich.console
 import yaml
 
 from experiments.tools.flags import UsageError, parse
+from experiments.tools.processes import Distributed
 from launch import sweep
-from launch.configuration import identify, load_sweep, shard_of
+from launch.configuration import identify, load_sweep, run_id, shard_of
 from launch.outcomes import PREEMPTED
 from launch.progress import Progress
-from launch.rendered import num_chips, shell, split_topology
+from launch.rendered import num_chips, num_hosts, shell, split_topology
 from launch.task import Batch, Task
+from tests.launch import trivial
 
 GOLDEN = Path(__file__).parent / "golden"
 WORKDIR = "gs://bucket/my sweep"
@@ -41,6 +43,20 @@ CASES = {
     "gke_v6e": ("--executor=gke", "--gke.image=icl-jax", "--gke.topology=v6e:2x2"),
     "gke_v5p": ("--executor=gke", "--gke.image=icl-jax", "--gke.topology=v5p:2x2x1"),
     "gke_v4": ("--executor=gke", "--gke.image=icl-jax", "--gke.topology=v4:2x2x1"),
+    "gke_v5e_hosts": (
+        "--executor=gke",
+        "--gke.image=icl-jax",
+        "--gke.topology=v5e:4x4",
+        "--gke.claim=sweeps",
+    ),
+    "gke_v5e_256": (
+        "--executor=gke",
+        "--gke.image=icl-jax",
+        "--gke.topology=v5e:16x16",
+        "--gke.claim=lab",
+        "--gke.mount=/mnt/lab",
+        "--gke.retries=9",
+    ),
     "tpu_vm_v6e": (
         "--executor=tpu-vm",
         "--tpu_vm.topology=v6e:2x2",
@@ -69,10 +85,16 @@ CASES = {
     ),
 }
 
+#: The volume of what runs on several hosts, and the mesh.
+ON_VOLUMES = {
+    "gke_v5e_hosts": ("/sweeps/my sweep", None),
+    "gke_v5e_256": ("/mnt/lab/mine", "data:16,model:16"),
+}
 
-def batch(workdir=WORKDIR, shard=None, swept="tests.launch.trivial:three"):
-    tasks = [Task(run, workdir) for run in identify(load_sweep(swept))]
-    return Batch(swept, shard, workdir, tasks)
+
+def batch(workdir=WORKDIR, mesh=None, shard=None, swept="tests.launch.trivial:three"):
+    tasks = [Task(run, workdir, mesh=mesh) for run in identify(load_sweep(swept))]
+    return Batch(swept, shard, workdir, tasks, mesh=mesh)
 
 
 def executor(*flags):
@@ -80,12 +102,12 @@ def executor(*flags):
 
 
 def files(name):
-    return executor(*CASES[name]).files(batch())
+    return executor(*CASES[name]).files(batch(*ON_VOLUMES.get(name, ())))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_text_is_that_of_the_golden_file(name):
-    text = executor(*CASES[name]).describe(batch())
+    text = executor(*CASES[name]).describe(batch(*ON_VOLUMES.get(name, ())))
     path = GOLDEN / f"{name}.txt"
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(text)
@@ -125,7 +147,7 @@ def test_one_program_describes_its_runs_as_in_the_golden_file():
     assert text + "\n" == path.read_text()
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("gke")])
+@pytest.mark.parametrize("name", [n for n in CASES if n.startswith("gke") and n not in ON_VOLUMES])
 def test_a_jobset_s_driver_is_a_command_that_this_program_takes(name):
     (document,) = yaml.safe_load_all(files(name)["jobset.yaml"])
     (replicated,) = document["spec"]["replicatedJobs"]
@@ -133,6 +155,47 @@ def test_a_jobset_s_driver_is_a_command_that_this_program_takes(name):
     (container,) = job["template"]["spec"]["containers"]
     assert_runs_shards(container["command"], job["completions"], "$(JOB_COMPLETION_INDEX)")
     assert job["template"]["spec"]["restartPolicy"] == "Never"  # Else there is no failure policy.
+
+
+@pytest.mark.parametrize(
+    ("name", "hosts"), [("gke_v5e_hosts", 4), ("gke_v5e_256", 64)], ids=lambda value: str(value)
+)
+def test_every_run_on_several_hosts_is_a_jobset_with_a_pod_for_each(name, hosts):
+    documents = list(yaml.safe_load_all(files(name)["jobset.yaml"]))
+    workdir, mesh = ON_VOLUMES[name]
+    tasks = batch(workdir, mesh).tasks
+    assert len({document["metadata"]["name"] for document in documents}) == len(tasks)
+    for document, task in zip(documents, tasks, strict=True):
+        (replicated,) = document["spec"]["replicatedJobs"]
+        job = replicated["template"]["spec"]
+        assert job["completions"] == job["parallelism"] == hosts
+        pod = job["template"]["spec"]
+        (container,) = pod["containers"]
+        assert container["resources"] == {"limits": {"google.com/tpu": 4}}
+        # The command of the run, in each of its processes.
+        python, flag, module, *words = container["command"]
+        assert (python, flag, module) == ("python", "-m", "launch.worker")
+        assert words[:3] == [workdir, task.id, "tests.launch.trivial"]
+        parsed = parse(trivial.Config, ["trivial", *words[3:]])
+        assert run_id(words[2], parsed.config) == task.id
+        assert parsed.machine.mesh == mesh and parsed.machine.distributed == Distributed()
+        (mounted,), (volume,) = container["volumeMounts"], pod["volumes"]
+        assert mounted["name"] == volume["name"] and workdir.startswith(mounted["mountPath"])
+        # The longest name of a pod is one that Kubernetes takes.
+        assert len(f"{document['metadata']['name']}-run-0-{hosts - 1}-abcde") <= 63
+
+
+def test_the_hosts_of_a_slice_need_a_folder_and_a_mesh_of_all_chips():
+    several = ("--executor=gke", "--gke.image=i", "--gke.topology=v5e:4x4")
+    with pytest.raises(UsageError, match="4 hosts of v5e:4x4 .* --gke.claim=CLAIM is missing"):
+        executor(*several).describe(batch("/sweeps/x"))
+    for workdir in (WORKDIR, "/tmp/x", "/sweeps/../tmp"):
+        with pytest.raises(UsageError, match="must be a folder in --gke.mount=/sweeps"):
+            executor(*several, "--gke.claim=c").describe(batch(workdir))
+    with pytest.raises(UsageError, match="--mesh=data:4: all 16 chips of v5e:4x4 take part"):
+        executor(*several, "--gke.claim=c").describe(batch("/sweeps/x", "data:4"))
+    with pytest.raises(UsageError, match="leave --shard out"):
+        executor(*several, "--gke.claim=c").describe(batch("/sweeps/x", shard="0/2"))
 
 
 def assert_runs_shards(command, count, variable):
@@ -251,11 +314,15 @@ def test_other_machines_need_a_bucket_and_divide_the_sweep_themselves(name):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--gke.topology=v5e:4x4", "one host, so v5e can be 1x1 or 2x2 or 2x4, got '4x4'"),
+        ("--gke.topology=v5e:4x2", "no slice 'v5e:4x2': .* 1x1 or 2x2 or 2x4, on several 4x4, 4x8"),
+        ("--gke.topology=v5p:4x8x4", "no slice 'v5p:4x8x4': .* up to 6144 chips"),
+        ("--gke.topology=v4:16x16x20", "no slice 'v4:16x16x20'"),
+        ("--gke.topology=v5p:2x2", "no slice 'v5p:2x2'"),
         ("--gke.topology=v7:2x2", "must be GENERATION:SHAPE, .* got 'v7:2x2'"),
         ("--gke.name=My_Sweep", "name must consist of a-z, 0-9 and -"),
         ("--gke.shards=0", "gke: shards must be at least 1, got 0"),
-        ("--tpu_vm.topology=v5p:2x2x2", "Raise shards to use more hosts"),
+        ("--tpu_vm.topology=v5p:2x2x2", "Raise shards .* or take --executor=gke"),
+        ("--tpu_vm.topology=v5e:4x4", "one host here, so v5e can be 1x1 or 2x2 or 2x4, got '4x4'"),
         ("--ray.resource=TPU", "resource must be NAME:AMOUNT"),
         ("--slurm.more=account", "more must be NAME=VALUE"),
         ("--slurm.minutes=0", "slurm: minutes must be at least 1, got 0"),
@@ -264,6 +331,19 @@ def test_other_machines_need_a_bucket_and_divide_the_sweep_themselves(name):
 def test_options_that_make_no_sense_are_refused(flag, message):
     with pytest.raises(UsageError, match=message):
         parse(sweep.Config, ["sweep", flag])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--gke.shards=2",), "on v5e:4x4 every run has a JobSet of its own, got shards=2"),
+        ((f"--gke.name={'a' * 40}",), "name must be at most 29 long where runs have several"),
+        (("--gke.gpus=1",), "a TPU slice or GPUs"),
+    ],
+)
+def test_so_are_those_that_several_hosts_cannot_have(flags, message):
+    with pytest.raises(UsageError, match=message):
+        parse(sweep.Config, ["sweep", "--gke.topology=v5e:4x4", *flags])
 
 
 def test_a_rendered_sweep_is_written_into_the_bucket(tmp_path, monkeypatch):
@@ -286,6 +366,10 @@ def test_words_with_variables_are_quoted_so_that_the_shell_expands_them():
     assert shell(["a b", "--x=@/2"], **{"@": "$S"}) == "'a b' \"--x=$S/2\""
     assert num_chips("2x2x1") == 4
     assert split_topology("x", "v6e:2x4") == ("v6e", "2x4")
+    slices = {"v6e:2x4": 1, "v5e:16x16": 64, "v4:2x2x2": 2, "v5p:4x4x8": 32, "v5p:16x16x24": 1536}
+    for topology, hosts in slices.items():
+        split_topology("x", topology, several=True)
+        assert num_hosts(topology) == hosts
 
 
 def test_progress_of_what_is_handed_over_counts_nothing():
@@ -322,7 +406,15 @@ XPK = Path(os.environ.get("XPK_PYTHON", sys.executable)).with_name("xpk")
 
 @pytest.mark.engines
 @pytest.mark.parametrize(
-    ("name", "slice_of"), [("gke_v4", "v4-8"), ("gke_v5p", "v5p-8"), ("gke_v6e", "v6e-4")]
+    ("name", "slice_of"),
+    [
+        ("gke_v4", "v4-8"),
+        ("gke_v5p", "v5p-8"),
+        ("gke_v6e", "v6e-4"),
+        # Of v5e it knows no slice on one host: its 2x4 is two hosts of four chips.
+        ("gke_v5e_hosts", "v5litepod-16"),
+        ("gke_v5e_256", "v5litepod-256"),
+    ],
 )
 def test_a_pod_is_placed_as_xpk_places_its_own(name, slice_of, tmp_path):
     """Its dry run, where it is installed; XPK_PYTHON names a Python that has it beside itself."""
@@ -333,22 +425,29 @@ def test_a_pod_is_placed_as_xpk_places_its_own(name, slice_of, tmp_path):
         f"{XPK} workload create --dry-run --skip-validation --workload=sweep --cluster=mine "
         f"--project=mine --zone=us-east5-b --tpu-type={slice_of} --docker-image=icl-jax "
         f"--command=true --no-dependency-auto-download --output-manifest-file={manifest} "
-        f"--restart-on-exit-codes={PREEMPTED}"
+        f"--restart-on-exit-codes={PREEMPTED} --max-restarts=9"
     )
     here = {**os.environ, "HOME": str(tmp_path), "PATH": f"{XPK.parent}:{os.environ['PATH']}"}
     done = subprocess.run(
         shlex.split(command), capture_output=True, text=True, cwd=tmp_path, env=here
     )
     assert manifest.exists(), done.stdout + done.stderr
-    theirs, ours = (
-        yaml.safe_load(text) for text in (manifest.read_text(), files(name)["jobset.yaml"])
-    )
+    theirs = yaml.safe_load(manifest.read_text())
+    ours = next(yaml.safe_load_all(files(name)["jobset.yaml"]))  # Others are as the first.
     assert ours["apiVersion"] == theirs["apiVersion"] and ours["kind"] == theirs["kind"]
     (job,), (their_job,) = (
         [one["template"]["spec"] for one in document["spec"]["replicatedJobs"]]
         for document in (ours, theirs)
     )
-    assert their_job["completions"] == 1  # One host, as for a shard of ours.
+    for field in ("completions", "parallelism"):
+        assert job[field] == their_job[field], field
+    if name in ON_VOLUMES:  # Its pods have the slice for themselves, and one that is lost ends all.
+        assert ours["metadata"]["annotations"] == theirs["metadata"]["annotations"]
+        assert job["backoffLimit"] == their_job["backoffLimit"] == 0
+        assert ours["spec"]["failurePolicy"]["rules"] == theirs["spec"]["failurePolicy"]["rules"]
+    if name == "gke_v5e_256":
+        policies = [document["spec"]["failurePolicy"] for document in (ours, theirs)]
+        assert policies[0] == policies[1]
     pod, their_pod = (one["template"]["spec"] for one in (job, their_job))
     for field in ("nodeSelector", "tolerations", "restartPolicy"):
         assert pod[field] == their_pod[field], field
