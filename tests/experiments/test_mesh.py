@@ -53,6 +53,8 @@ CONDITION = {
         [
             *keys("composition", "arrays.npz", MODELS, "used", COMPILED),
             *keys("composition", "arrays.npz", MODELS, ("stacked", "averaged", "missing", "read")),
+            # The cosine of two such patches: seen to be off by 2.3e-5 of itself.
+            *keys("composition", "arrays.npz", MODELS, "agreed", "another"),
             *keys("real_composition", "arrays.npz", ("stacked", "averaged", "missing")),
         ],
         10.0,
