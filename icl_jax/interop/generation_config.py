@@ -56,7 +56,26 @@ _OTHERS: dict[str, Any] = {
     "force_words_ids": None,
     "token_healing": False,
     "num_return_sequences": 1,
+    "early_stopping": False,
+    "max_time": None,
+    "renormalize_logits": False,
 }
+
+#: Fields of ``GenerationConfig``, and what chooses no token: where it is run, what is handed back
+#: beside the text, and helpers that write the same text sooner.
+_READ = (
+    "do_sample temperature top_k top_p min_p repetition_penalty max_new_tokens "
+    "eos_token_id bos_token_id pad_token_id"
+).split()
+_HARMLESS = (
+    "decoder_start_token_id use_mtp use_cache cache_implementation cache_config max_cache_len "
+    "remove_invalid_values output_attentions output_hidden_states output_scores output_logits "
+    "return_dict_in_generate return_legacy_cache is_assistant num_assistant_tokens "
+    "num_assistant_tokens_schedule assistant_confidence_threshold prompt_lookup_num_tokens "
+    "max_matching_ngram_size assistant_early_exit assistant_lookbehind target_lookbehind "
+    "assistant_ensemble_weight speculation_type compile_config disable_compile "
+    "continuous_batching_config low_memory prefill_chunk_size transformers_version"
+).split()
 
 
 @dataclass(frozen=True)
@@ -74,7 +93,8 @@ class GenerationConfig:
       eos_ids: of the tokens that end a text; empty for none.
       bos_id: of the token that begins one.
       pad_id: of the token that fills batches.
-      others: name and value of each further setting that changes what is written, in order.
+      others: name and value of each further setting that changes what is written, in order; and of
+        each that is not known here, which may.
     """
 
     do_sample: bool = False
@@ -144,14 +164,17 @@ def read_generation_config(folder: str | Path) -> GenerationConfig:
     options = model
     if (folder / GENERATION).exists():
         options = Options(optional_json(folder / GENERATION), str(folder / GENERATION))
-    named = {"temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens"}
-    others = [name for name in (*_DRAWING, *_OTHERS) if name not in named and options.has(name)]
+    names = [*_DRAWING, *_OTHERS]
+    if options is not model:  # Whose other options are those of the model.
+        known = {*names, *_HARMLESS}
+        names += [name for name in options.config if name not in known and name[0:1] != "_"]
+    others = [name for name in names if name not in _READ and options.has(name)]
     return GenerationConfig(
         do_sample=options.boolean("do_sample", default=False),
         temperature=_positive(options, "temperature"),
         top_k=_whole(options, "top_k"),
         top_p=_positive(options, "top_p", most=1.0),
-        min_p=options.optional_number("min_p"),
+        min_p=_positive(options, "min_p", most=1.0),
         repetition_penalty=_penalty(options),
         max_new_tokens=_whole(options, "max_new_tokens"),
         eos_ids=_ids(options if options.has("eos_token_id") else model, "eos_token_id"),

@@ -43,7 +43,7 @@ from icl_jax.stack.sites import Edits
 
 #: Settings of generation_config.json that the arguments of ``generate`` replace.
 _LENGTH = ("max_new_tokens", "max_length")
-_SAMPLING = ("do_sample", "temperature", "top_k", "top_p")
+_SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
 def load(
@@ -131,10 +131,12 @@ class Pretrained:
     def sampling(self) -> Sampling:
         """How its makers mean tokens to be drawn; to be given to ``generate``."""
         config = self.checkpoint.generation
+        penalty = config.repetition_penalty or 1.0
         if not config.do_sample:
-            return GREEDY
+            return Sampling(repetition_penalty=penalty)
         temperature = 1.0 if config.temperature is None else config.temperature
-        return Sampling(temperature, config.top_k or None, config.top_p or None)
+        least = config.min_p or None
+        return Sampling(temperature, config.top_k or None, config.top_p or None, least, penalty)
 
     @property
     def stop(self) -> tuple[int, ...]:
@@ -289,27 +291,22 @@ class Pretrained:
         _, _, kept = self._removal("generate", made, None, None)
         patched = patched_generate(*run[:3], kept, num_tokens, output=output, **drawn)
         full = generate(*run, progress=progress, **drawn)
-        if not isinstance(made, list):
+        left = [one.tokens[one.kept] for one in several]
+        if isinstance(made, list):
+            alone = generate(*run[:2], left, num_tokens, positions_T=kept, **drawn)
+        else:
+            alone = [generate(*run[:2], left[0], num_tokens, positions_T=kept, **drawn)]
             patched, full = [patched], [full]
-        found = []
-        for number, one in enumerate(several):
-            own = key if key is None or made is one else jax.random.fold_in(key, number)
-            alone_N = generate(
-                *run[:2],
-                one.tokens[one.kept],
-                num_tokens,
-                positions_T=one.kept,
-                **{**drawn, "key": own},
+        found = [
+            Generated(
+                self._written(full_N),
+                self._written(one.tokens_N),
+                self._written(alone_N),
+                one,
+                not_applied=ignored,
             )
-            found.append(
-                Generated(
-                    self._written(full[number]),
-                    self._written(patched[number].tokens_N),
-                    self._written(alone_N),
-                    patched[number],
-                    not_applied=ignored,
-                )
-            )
+            for full_N, one, alone_N in zip(full, patched, alone, strict=True)
+        ]
         return found if isinstance(made, list) else found[0]
 
     def observe(

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from icl_jax.blocks.attention import Attention
 from icl_jax.blocks.block import Block
 from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.dynamics.attribution import Attribution, attention_contributions, attribute_block
@@ -296,12 +297,13 @@ class TestErrors:
             attribute_block(block, params, self.stream_TD, [5])
 
     def test_a_layer_of_ones_own_is_exact_where_it_says_what_its_sum_is(self):
-        class Cooler(SoftmaxAttention):
-            def weigh(self, scores_AMT, sees_MT):
-                return super().weigh(scores_AMT / 3, sees_MT)
+        class Cooler(Attention):  # None of the library's classes that weigh.
+            normalised = True
 
-            def mixed(self, query_MAF, key_TGF, value_TGF, sees):
-                return super().mixed(query_MAF / 3, key_TGF, value_TGF, sees)
+            def weigh(self, scores_AMT, sees_MT):
+                seen_AMT = jnp.where(sees_MT, scores_AMT / 3, -jnp.inf)
+                powers_AMT = jnp.exp(seen_AMT - seen_AMT.max(axis=-1, keepdims=True))
+                return powers_AMT / powers_AMT.sum(axis=-1, keepdims=True)
 
         model = make_model(Block(Cooler(num_heads=2), MLPS["dense_bias"], "skip", "none"))
         run = (model.blocks[0], model.block_params[0], self.stream_TD)

@@ -31,3 +31,19 @@ def test_no_experiment_takes_a_count_that_it_cannot_run():
         if hasattr(module, "another_prompts") or hasattr(module, "bootstrap_mean"):
             with pytest.raises(UsageError, match="--num_prompts=1.*no other prompt for a null"):
                 parse(module.Config, ["x", "--num_prompts=1"])
+
+
+def test_no_experiment_searches_rates_that_are_no_grid():
+    searching = [
+        module
+        for module in programs().values()
+        if "num_rates" in [item.name for item in items(module.Config())]
+    ]
+    assert len(searching) >= 4
+    for module in searching:
+        with pytest.raises(UsageError, match="num_rates must be at least 3, got 2"):
+            parse(module.Config, ["x", "--num_rates=2"])
+        for lowest in (2.0, 1.0):
+            wording = f"highest_rate=1.0 must be above lowest_rate={lowest}"
+            with pytest.raises(UsageError, match=wording):
+                parse(module.Config, ["x", f"--lowest_rate={lowest}", "--highest_rate=1.0"])

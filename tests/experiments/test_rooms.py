@@ -36,6 +36,34 @@ def test_rooms_import_themselves_and_the_tools_and_the_tools_no_room(path):
     assert rooms(imports(path.read_text())) <= {own, "tools"}
 
 
+#: What the folder of an experiment may have: its run, the sides it compares, its report; and where
+#: the run gets long, what it measures and the record of that.
+FILES = {"__init__.py", "run.py", "sides.py", "report.py", "measure.py", "arrays.py"}
+#: And what is in a folder beside them.
+FURTHER = {
+    "checkpoint": {"export.py": "weights on disk", "layers.py": "one by one", "tiny.py": "a model"},
+    "composition": {"facts.py": "what texts say"},
+    "demonstrations": {"learned.py": "what is chosen by", "prompts.py": "what is asked"},
+    "kept": {"pairs.py": "of a task", "tasks.py": "what is asked"},
+    "prompt_page": {"page.py": "a page to click on", "page.js": "its program"},
+    "real": {"prompts.py": "what is asked"},
+    "sorting": {"model.py": "by hand", "page.py": "a page to click on", "page.js": "its program"},
+}
+FOLDERS = sorted(path.parent for path in ROOT.glob("*/*/run.py"))
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_folder_of_an_experiment_has_the_usual_files(folder):
+    assert folder / "run.py" in {source(name) for name in EXPERIMENTS}
+    files = {path.name for path in folder.iterdir() if path.is_file()}
+    assert {"__init__.py", "run.py"} <= files <= FILES | set(FURTHER.get(folder.name, {}))
+
+
+def test_no_further_file_is_listed_that_is_not_there():
+    there = {(folder.name, path.name) for folder in FOLDERS for path in folder.iterdir()}
+    assert {(name, file) for name, files in FURTHER.items() for file in files} <= there
+
+
 LAUNCH = sorted((ROOT.parent / "launch").rglob("*.py"))
 #: What can be planned is named in one file, so one file changes with a room.
 DOOR = ROOT.parent / "launch/programs.py"

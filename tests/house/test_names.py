@@ -83,7 +83,8 @@ def test_the_import_takes_little_more_than_that_of_jax():
     assert seconds["first"] < 1.3 * seconds["jax"]
 
 
-SOURCES = {path: path.read_text() for path in Path(icl_jax.__file__).parent.rglob("*.py")}
+ROOM = Path(icl_jax.__file__).parent
+SOURCES = {path: path.read_text() for path in ROOM.rglob("*.py")}
 
 
 def test_hidden_are_the_activations_of_an_mlp_and_nothing_else():
@@ -94,6 +95,48 @@ def test_hidden_are_the_activations_of_an_mlp_and_nothing_else():
 def test_an_output_norm_is_the_norm_behind_an_mlp_and_no_wiring():
     assert "output_norm" not in WIRINGS
     assert inspect.isfunction(FlaxBlock.output_norm)
+
+
+def test_the_plain_forward_pass_does_not_live_in_the_bank():
+    defined = [path for path, text in SOURCES.items() if re.search(r"^def forward\(", text, re.M)]
+    assert [str(path.relative_to(ROOM)) for path in defined] == ["stack/run.py"]
+    assert icl_jax.forward.__module__ == "icl_jax.stack.run"
+    assert "stack.run" not in SOURCES[ROOM / "patches/bank.py"]
+
+
+def classes_with(field):
+    """The classes of the library and what stands around it that declare a field."""
+    folders = [ROOM, *(ROOM.parent / name for name in ("experiments", "launch"))]
+    return {
+        node.name
+        for folder in folders
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+        for part in node.body
+        if isinstance(part, ast.AnnAssign) and ast.unparse(part.target) == field
+    }
+
+
+@pytest.mark.parametrize("field", ["schedule", "warmup_steps", "gradient_clip"])
+def test_an_optimiser_is_described_in_one_place(field):
+    assert classes_with(field) == {"OptimizerConfig"}
+
+
+def test_which_kernels_read_z_is_said_by_the_mlps_alone():
+    mlps = {"blocks/feedforward.py", "blocks/experts.py"}
+    # A block asks its MLP; another asks for any block that can say it.
+    hand_on = {"blocks/flax_block.py", "descent/parameters.py"}
+    defining, naming = set(), set()
+    for path, text in SOURCES.items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and node.name == "input_kernels":
+                defining.add(str(path.relative_to(ROOM)))
+            if isinstance(node, ast.Tuple | ast.List | ast.Set):
+                names = {one.value for one in node.elts if isinstance(one, ast.Constant)}
+                if {"gate", "up"} <= names:
+                    naming.add(str(path.relative_to(ROOM)))
+    assert defining == mlps | hand_on and naming == mlps
 
 
 def test_oracles_do_not_live_in_descent():

@@ -38,7 +38,7 @@ from tests import helpers, test_layering, test_readme
 from tests.blocks import test_layers
 from tests.browser import reports, test_reports
 from tests.docs import test_examples
-from tests.experiments import test_counts, test_rooms
+from tests.experiments import small, test_counts, test_mesh, test_rooms
 from tests.house import test_keys, test_names
 from tests.interop import test_exactness, test_family_options, test_parity, test_registry
 from tests.kernels.product import test_product
@@ -288,6 +288,20 @@ def test_an_experiment_is_a_file_of_a_room_its_name_and_two_rows(put, tmp_path, 
     monkeypatch.setattr(test_reports, "COMMANDS", reports.commands(Path("folder")))
     test_reports.test_every_experiment_has_a_report_to_look_at()
     test_reports.test_its_command_can_be_typed("dummy")
+
+    with pytest.raises(AssertionError):
+        test_mesh.test_every_experiment_is_run_or_named_with_a_reason()
+    runs = small.experiments
+    quick = module, module.Config(num_tries=2)
+    monkeypatch.setattr(small, "experiments", lambda folder: {**runs(folder), "dummy": quick})
+    monkeypatch.setattr(small, "NAMES", tuple(small.experiments(tmp_path)))
+    test_mesh.test_every_experiment_is_run_or_named_with_a_reason()
+    small.run("dummy", tmp_path, tmp_path / "one")
+    other = test_mesh.unmeasured(tmp_path / "one", tmp_path / "again")
+    small.run("dummy", tmp_path, other)
+    (name,) = (str(path.relative_to(other)) for path in test_mesh.files(other))
+    arrays = [test_mesh.arrays(folder, name) for folder in (tmp_path / "one", other)]
+    test_mesh.assert_equal(name, *arrays)
 
     workdir = tmp_path / "run"
     command = ["dummy", f"--workdir={workdir}", "--quick", "--number=3"]

@@ -1,5 +1,6 @@
 """What an installation holds: the library alone, its types, its licence and its description."""
 
+import ast
 import email
 import re
 import shutil
@@ -50,6 +51,32 @@ def test_its_metadata_says_what_it_is(wheel):
     assert all("https://arxiv.org/abs/" in url for url in about.get_all("Project-URL"))
     licence = path.replace("METADATA", "licenses/LICENSE")
     assert b"Apache License\n" in wheel.read(licence)
+
+
+#: Where a module is of a distribution with another name.
+DISTRIBUTIONS = {"absl": "absl-py", "orbax": "orbax-checkpoint", "sklearn": "scikit-learn"}
+
+
+def imported():
+    """The modules of others that the library imports, whenever it does."""
+    found = set()
+    for path in ROOT.glob("icl_jax/**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(node.module.split(".")[0])
+    return found - {"icl_jax"} - set(sys.stdlib_module_names)
+
+
+def test_everything_that_is_imported_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *extras["experiments"], *extras["huggingface"]]
+    declared = {re.match(r"[\w-]+", line)[0] for line in lines}
+    wanted = {DISTRIBUTIONS.get(name, name) for name in imported()}
+    assert {"jax", "treescope"} <= wanted
+    assert not wanted - declared
 
 
 def test_the_citation_is_of_this_version():

@@ -6,6 +6,8 @@ import shutil
 import pytest
 
 from icl_jax.interop.generation_config import (
+    _DRAWING,
+    _OTHERS,
     GenerationConfig,
     read_generation_config,
     stop_tokens,
@@ -66,10 +68,33 @@ def test_what_is_not_applied_is_named_and_what_does_nothing_is_not(tmp_path):
     assert greedy.ignored() == ("repetition_penalty = 1.05", "no_repeat_ngram_size = 3")
 
 
+def test_what_is_not_known_is_named_and_what_chooses_no_token_is_not(tmp_path):
+    harmless = {"use_cache": True, "_from_model_config": True, "output_scores": True}
+    found = written(tmp_path, **harmless, of_tomorrow=0.5, of_yesterday=None, min_p=0.1)
+    assert found.others == (
+        ("typical_p", 1.0),
+        ("no_repeat_ngram_size", 3),
+        ("of_tomorrow", 0.5),
+    )
+    applied = ("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    assert found.ignored(applied) == ("no_repeat_ngram_size = 3", "of_tomorrow = 0.5")
+
+
+def test_every_setting_of_transformers_is_known(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    settings = dict.fromkeys(vars(transformers.GenerationConfig()), 1)
+    model = {name: None for name in ("eos_token_id", "bos_token_id", "pad_token_id", "do_sample")}
+    given = dict.fromkeys(GIVEN) | settings | model
+    others = dict(written(tmp_path, **given).others)
+    assert len(others) > 20 and set(others) <= {*_DRAWING, *_OTHERS}
+
+
 def test_without_the_file_the_configuration_of_the_model_counts(tmp_path):
     assert read_generation_config(tmp_path) == GenerationConfig()
     (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 3, "temperature": 0.5}))
     assert read_generation_config(tmp_path) == GenerationConfig(eos_ids=(3,), temperature=0.5)
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8, "min_length": 2}))
+    assert read_generation_config(tmp_path).others == (("min_length", 2),)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +103,7 @@ def test_without_the_file_the_configuration_of_the_model_counts(tmp_path):
         ("temperature", -1.0, "temperature = -1.0 is not supported; supported: 0 or more"),
         ("temperature", "hot", 'temperature must be a finite number, got "hot"'),
         ("top_p", 1.5, "top_p = 1.5 is not supported; supported: 0 to 1.0"),
+        ("min_p", 1.5, "min_p = 1.5 is not supported; supported: 0 to 1.0"),
         ("top_k", 2.5, "top_k must be a whole number of 32 bits, got 2.5"),
         ("do_sample", "yes", 'do_sample must be true or false, got "yes"'),
         ("eos_token_id", [1.5], r"eos_token_id must be token ids, whole .*, got \[1.5\]"),

@@ -16,6 +16,7 @@ from icl_jax.blocks.softmax_attention import SoftmaxAttention
 from icl_jax.language import writing
 from icl_jax.language.batch import pad_prompts
 from icl_jax.language.generation import generate, patched_generate, token_agreement
+from icl_jax.language.loop import CHUNK
 from icl_jax.language.prompt import full_logits, patched_logits
 from icl_jax.language.sampling import Sampling, draw_token
 from tests.helpers import eps, equations, normal, random_params, relative_error
@@ -245,10 +246,20 @@ def test_every_prompt_of_a_batch_stops_for_itself():
         np.testing.assert_array_equal(short, full[: ends[0] + 1])
 
 
-def test_progress_is_told_of_every_token():
-    told = []
-    generate(MODELS["rotary"], params_of("rotary"), TOKENS, 3, progress=lambda: told.append(1))
-    assert len(told) == 3
+def test_progress_is_told_of_every_token_and_changes_none():
+    count = 2 * CHUNK + 8
+    model, params = MODELS["rotary"], params_of("rotary")
+    run = (model, params, TOKENS, count)
+    drawn = {"sampling": Sampling(temperature=1.0), "key": jax.random.key(5)}
+    written = generate(*run, **drawn)
+    _, first = np.unique(written, return_index=True)
+    # A token that comes up first inside the second chunk.
+    end = int(next(place for place in np.sort(first) if CHUNK < place < 2 * CHUNK - 1))
+    for stop, length in (((), count), ({int(written[end])}, end + 1)):
+        told = []
+        shown = generate(*run, stop=stop, progress=lambda told=told: told.append(1), **drawn)
+        np.testing.assert_array_equal(shown, written[:length])
+        assert len(told) == length
 
 
 def test_agreement_counts_what_is_missing():

@@ -132,6 +132,24 @@ def test_three_runs_write_and_two_of_them_the_same(model):
     assert "patched, without:" in repr(found) and "(100% of the tokens)" in repr(found)
 
 
+def test_several_prompts_draw_what_each_of_them_draws(model):
+    prompts = model.prompt([CONTEXT + QUESTION, CONTEXT + "Where?"], remove=[CONTEXT, CONTEXT])
+    drawn = {"sampling": Sampling(1.0, top_k=20), "stop": ()}
+    key = jax.random.key(3)
+    for number, written in enumerate(model.generate(prompts, 4, key=key, **drawn)):
+        one = prompts[number]
+        alone_N = generate(
+            model.model,
+            model.params,
+            one.tokens[one.kept],
+            4,
+            positions_T=one.kept,
+            key=jax.random.fold_in(key, number),
+            **drawn,
+        )
+        np.testing.assert_array_equal(written.alone.tokens_N, alone_N)
+
+
 @pytest.mark.slow
 def test_several_prompts_are_answered_one_by_one(model):
     texts = [CONTEXT + QUESTION, CONTEXT + "Where?"]
@@ -198,11 +216,32 @@ def test_settings_that_are_not_applied_are_said(llama):
     tokens = [3, 1, 4, 1, 5]
     every = ("do_sample = True", "temperature = 0.6", "top_k = 20", "repetition_penalty = 1.1")
     assert llama.generate(tokens, 2).not_applied == every
-    assert llama.sampling == Sampling(0.6, 20)
-    drawn = llama.generate(tokens, 2, sampling=llama.sampling, key=jax.random.key(0))
-    assert drawn.not_applied == ("repetition_penalty = 1.1",)
+    assert llama.sampling == Sampling(0.6, 20, repetition_penalty=1.1)
+    drawn = {"sampling": llama.sampling, "key": jax.random.key(0)}
+    assert llama.generate(tokens, 2, **drawn).not_applied == ()
+    # All of them are replaced by one's own.
+    assert llama.generate(tokens, 2, sampling=Sampling(repetition_penalty=1.2)).not_applied == ()
     for shown in (repr(llama), repr(llama.generate(tokens, 2))):
         assert "generation_config.json, not applied: do_sample = True, temperature" in shown
+
+
+def test_what_the_makers_mean_is_how_it_writes(llama):
+    greedy = GenerationConfig(repetition_penalty=1.3, temperature=0.7)
+    found = dataclasses.replace(llama.checkpoint, generation=greedy)
+    mild = dataclasses.replace(llama, checkpoint=found)
+    assert mild.sampling == Sampling(repetition_penalty=1.3)
+    every = GenerationConfig(True, 0.7, 20, 0.9, 0.05, 1.3, others=(("of_tomorrow", 1),))
+    found = dataclasses.replace(llama.checkpoint, generation=every)
+    wild = dataclasses.replace(llama, checkpoint=found)
+    assert wild.sampling == Sampling(0.7, 20, 0.9, 0.05, 1.3)
+    again = wild.generate([3, 1, 4], 1, sampling=wild.sampling, key=jax.random.key(0))
+    assert again.not_applied == ("of_tomorrow = 1",)
+    tokens = [3, 1, 4, 1, 5]
+    written = mild.generate(tokens, 8, sampling=mild.sampling)
+    expected = generate(llama.model, llama.params, tokens, 8, sampling=mild.sampling)
+    np.testing.assert_array_equal(written.full.tokens_N, expected)
+    assert not written.not_applied
+    assert written.text != mild.generate(tokens, 8).text
 
 
 def test_what_ends_a_text_ends_it(model):

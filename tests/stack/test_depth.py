@@ -45,10 +45,18 @@ WALKS = {
 @pytest.mark.parametrize("walk", WALKS)
 @pytest.mark.parametrize(
     ("few", "many"),
-    (("L" * 4, "L" * 32), ("LLLLLG" * 2, "LLLLLG" * 5), ("M" * 4, "M" * 32)),
-    ids=("equal", "five_to_one", "mixture"),
+    (
+        ("L" * 4, "L" * 32),
+        ("LLLLLG" * 2, "LLLLLG" * 5),
+        ("M" * 4, "M" * 32),
+        ("G" + "L" * 4, "G" + "L" * 31),
+        ("LLLLLG" * 2 + "LL", "LLLLLG" * 4 + "LL"),
+    ),
+    ids=("equal", "five_to_one", "mixture", "another_first", "gemma_3_with_its_tail"),
 )
 def test_the_size_of_a_program_does_not_depend_on_the_depth(walk, few, many):
-    shallow, deep = (counted(jax.make_jaxpr(WALKS[walk])(model_of(one))) for one in (few, many))
+    models = [model_of(one) for one in (few, many)]
+    assert len(models[0].designs) == len(models[1].designs)  # A segment is a loop of its own.
+    shallow, deep = (counted(jax.make_jaxpr(WALKS[walk])(model)) for model in models)
     assert shallow == deep
     assert shallow["scan"] >= 1 and sum(shallow.values()) > 20
