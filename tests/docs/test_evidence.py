@@ -1,6 +1,10 @@
-"""README's numbers of two trained models are those of a run of it: docs/real.json."""
+"""README's numbers of two trained models are those of a run of it: docs/real.json.
+
+And those of the theory that are in it: the errors of SmolLM2's loops (the largest of the prompts).
+"""
 
 import json
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +67,21 @@ def test_the_numbers_of_two_trained_models_are_measured():
     assert len(shown) == len(wanted)
     for (title, *cells), (begins, want) in zip(shown, wanted.items(), strict=True):
         assert title.startswith(begins) and cells == want, (title, cells, want)
+
+
+def test_the_errors_of_open_loops_in_the_theory_are_measured():
+    summary = json.loads((ROOT / "docs/real.json").read_text())
+    found = summary["models"]["smollm2"]["exactness"]
+    text = (ROOT / "docs/theory.md").read_text()
+    rows = re.findall(r"^\| first token (?:kept|removed), 29 / 339 tokens \|(.+)\|$", text, re.M)
+    cells = [[cell.split("/") for cell in row.split("|")] for row in rows]
+    assert len(cells) == 2 and all(len(row) == 3 for row in cells)
+    for column, dtype in enumerate(DTYPES, start=1):
+        largest = max(float(one) for row in cells for one in row[column])
+        assert f"{largest:.1e}" == f"{found[dtype]['open']['auto']:.1e}", dtype
+    (said,) = re.findall(r"growth never comes in: below (\S+) in float32, 0 in bfloat16", text)
+    assert found["float32"]["closed"]["auto"] < float(said)
+    assert found["bfloat16"]["closed"]["auto"] == 0
 
 
 def test_no_policy_is_better_than_auto_in_the_run_that_is_shown():

@@ -88,6 +88,41 @@ def test_every_section_of_the_theory_has_a_link_into_the_reference_and_a_number(
         assert any(block.output for block in pages.blocks(body)), title
 
 
+LINK = re.compile(r"\[`(\w+)`\]\(api/[^)\s]*#icl_jax\.")
+
+
+def beside_formulas(body):
+    """The functions that are linked right before or behind a display formula, or in its row."""
+    prose = pages.BLOCK.sub("\n\ncode\n\n", body)
+    parts = re.split(r"\n\s*\n", prose)
+    formula = [part.lstrip().startswith("$$") for part in parts]
+    near = {
+        place + step
+        for place, is_one in enumerate(formula)
+        if is_one
+        for step in (-1, 0, 1)
+        if 0 <= place + step < len(parts)
+    }
+    rows = re.findall(r"^\|.*\$.*\|$", prose, re.MULTILINE)
+    linked = {
+        name for part in [*(parts[one] for one in near), *rows] for name in LINK.findall(part)
+    }
+    return {name for name in linked if name.islower()}
+
+
+def test_every_function_beside_a_formula_of_the_theory_is_run_in_its_section():
+    text = (DOCS / "theory.md").read_text()
+    found = set()
+    for body in re.split(r"(?m)^#{2,3} ", text):
+        code = "\n".join(block.code for block in pages.blocks(body))
+        wanted = beside_formulas(body)
+        missing = {name for name in wanted if not re.search(rf"\b{name}\(", code)}
+        assert not missing, (body.partition("\n")[0], missing)
+        found |= wanted
+    assert {"frobenius_inner", "covariance_patch", "preconditioned_step_weights"} <= found
+    assert len(found) > 20
+
+
 @pytest.mark.docs
 @pytest.mark.parametrize("page", WITH_CODE, ids=named)
 def test_a_page_prints_what_it_shows(page, tmp_path):
