@@ -80,11 +80,15 @@ def prepared(machine: Machine, workdir: Path | None = None) -> Iterator[None]:
         # A cache that cannot be written is slow, not wrong: JAX warns and goes on.
         jax.config.update("jax_compilation_cache_dir", str(machine.cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _SECONDS)
+    before = _platforms()
     _choose_platform(machine)
     with contextlib.ExitStack() as stack:
         mesh = machine.mesh
         if machine.distributed is not None:
             stack.enter_context(joined(machine.distributed, workdir))
+        # Not before the processes have met, which they cannot once JAX has its devices.
+        _check_platform(machine, before)
+        if machine.distributed is not None:
             mesh = mesh or f"data:{len(jax.devices())}"
         if mesh is not None:
             stack.enter_context(_shared(mesh))
@@ -114,14 +118,19 @@ def _choose_platform(machine: Machine) -> None:
             jax.config.update("jax_platforms", "cpu")
             _compile_in_a_hurry()
         return
-    found = _platforms()
     jax.config.update("jax_platforms", machine.platform)
+
+
+def _check_platform(machine: Machine, before: str | None) -> None:
+    """MachineError where the platform that was asked for is not there."""
+    if machine.platform == "auto":
+        return
     try:
         there = jax.default_backend()
     except RuntimeError:
         there = "none"
     if there != machine.platform:
-        jax.config.update("jax_platforms", found)
+        jax.config.update("jax_platforms", before)
         raise MachineError(
             f"--platform={machine.platform}: JAX finds no such device here (it finds {there}). "
             "Leave the flag out, or install JAX for it."
