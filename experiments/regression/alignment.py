@@ -201,7 +201,7 @@ def sections(config: Config, arrays: Arrays) -> list[Section]:
     titles = [f"{m}, block {layer}" for m in MODELS for layer in shown]
     rows = [
         (
-            f"block {layer}",
+            str(layer),
             summary["token_alignment"][layer],
             summary["untrained_token_alignment"][layer],
             summary["update_norms"][layer],
@@ -230,7 +230,7 @@ def sections(config: Config, arrays: Arrays) -> list[Section]:
             ),
             tables=[
                 Table(
-                    ("", "trained", "untrained", "|dW| trained", "|dW| untrained"),
+                    ("block, from 0", "trained", "untrained", "|dW| trained", "|dW| untrained"),
                     rows,
                     "Mean cosine between two positions, and the norm of the query's update.",
                 )

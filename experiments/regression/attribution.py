@@ -217,7 +217,7 @@ def sections(config: Config, arrays: Arrays) -> list[Section]:
                         [
                             Curve(
                                 model,
-                                np.arange(1, len(heads) + 1),
+                                np.arange(len(heads)),
                                 np.sort(heads)[::-1],
                                 role=roles[model],
                             )
@@ -226,7 +226,7 @@ def sections(config: Config, arrays: Arrays) -> list[Section]:
                                 ("untrained", summary["untrained_head_shares"]),
                             )
                         ],
-                        "head, largest share first",
+                        "head, largest share first, from 0",
                         "share of the update",
                     ),
                 ]

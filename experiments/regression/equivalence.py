@@ -295,8 +295,8 @@ def sections(config: Config, summary: Mapping[str, Any]) -> list[Section]:
         ),
         Section(
             "Is this about attention?",
-            "The same in float64 for one pre-norm block with each contextual layer: softmax "
-            "attention, linear attention, a diagonal state space and a gated recurrent cell.",
+            "The same in float64 for one pre-norm block with each contextual layer that the "
+            f"library has: {', '.join(LAYERS)}.",
             verdict="Whatever the layer, the relative error of a patched run is at most "
             f"{number(max(layers[n]['patched'] for n in LAYERS))}. "
             f"{_nearest({g: min(layers[n][g] for n in LAYERS) for g in NULLS})}",

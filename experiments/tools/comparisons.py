@@ -158,8 +158,11 @@ def summaries(comparisons: Mapping[str, Comparison]) -> dict[str, Any]:
     return {name: as_summary(comparison) for name, comparison in comparisons.items()}
 
 
-def table(comparisons: Mapping[str, Comparison], caption: str) -> Table:
-    """A row per measure: value, nulls, and the margin over the nearest of them."""
+def table(
+    comparisons: Mapping[str, Comparison], caption: str, called: Mapping[str, str] = NULLS
+) -> Table:
+    """A row per measure: value, nulls by what they are ``called``, and the margin over the nearest
+    of them."""
     names = list(dict.fromkeys(null for c in comparisons.values() for null in c.nulls))
     rows = []
     for name, found in summaries(comparisons).items():
@@ -171,7 +174,7 @@ def table(comparisons: Mapping[str, Comparison], caption: str) -> Table:
                 with_interval(found["margin"], found["margin_interval"]),
             )
         )
-    headings = [NULLS[name] for name in names]
+    headings = [called[name] for name in names]
     return Table(("measure", "value", *headings, "margin over the nearest null"), rows, caption)
 
 
@@ -181,23 +184,25 @@ def with_interval(value: float, interval: Sequence[float]) -> str:
     return f"{value:.3g} ({low:.3g} to {high:.3g})"
 
 
-def nearest_null(name: str, comparison: Comparison) -> str:
+def nearest_null(name: str, comparison: Comparison, called: Mapping[str, str] = NULLS) -> str:
     """The null that a measure's margin is over, and its value: ``untrained, 0.12``."""
     means = {null: float(found.mean) for null, found in comparison.nulls.items()}
-    null, value = nearest(name, means)
+    null, value = nearest(name, means, called)
     return f"{null}, {value:.3g}"
 
 
-def nearest(name: str, nulls: Mapping[str, float]) -> tuple[str, float]:
+def nearest(
+    name: str, nulls: Mapping[str, float], called: Mapping[str, str] = NULLS
+) -> tuple[str, float]:
     """Of a measure's nulls the one that is hardest to beat, as readers know it, and its value."""
     described = MEASURES[name]
     values = {null: nulls[null] for null in NULLS if null in nulls and null not in described.tied}
     pick = max if described.larger_is_closer else min
     null = pick(values, key=lambda null: values[null])
-    return NULLS[null], values[null]
+    return called[null], values[null]
 
 
-def verdict(comparisons: Mapping[str, Comparison]) -> str:
+def verdict(comparisons: Mapping[str, Comparison], called: Mapping[str, str] = NULLS) -> str:
     """Which measures say more than their nulls, by what margin, and which do not."""
     told: dict[str, list[str]] = {}
     for name, found in summaries(comparisons).items():
@@ -210,7 +215,7 @@ def verdict(comparisons: Mapping[str, Comparison]) -> str:
             kind = "Not to be told from the nearest null"
         told.setdefault(kind, []).append(
             f"{MEASURES[name].label} {found['value']:.3g} (nearest null: "
-            f"{nearest_null(name, comparisons[name])}; margin "
+            f"{nearest_null(name, comparisons[name], called)}; margin "
             f"{with_interval(found['margin'], found['margin_interval'])})"
         )
     return " ".join(f"{kind}: {'; '.join(measures)}." for kind, measures in told.items())

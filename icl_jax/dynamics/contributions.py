@@ -27,10 +27,10 @@ def contribution_update(
       >>> found = attribute_block(block, block_params, stream, [5])
       >>> one = jax.tree.map(lambda leaf: leaf[0], found)
       >>> kernel = block_params["mlp"]["layer_0"]["kernel"]
-      >>> update = contribution_update(one, 1, 2, kernel)  # head 1 reading token 2
+      >>> update = contribution_update(one, 0, 2, kernel)  # head 0 reading token 2
       >>> update.left_RD.shape, update.right_RH.shape
       ((1, 8), (1, 16))
-      >>> size = contribution_norms(one, kernel)[1, 2]
+      >>> size = contribution_norms(one, kernel)[0, 2]
       >>> bool(jnp.allclose(frobenius_norm(update), size, rtol=1e-4))
       True
     """

@@ -1,7 +1,7 @@
 """Patches of a whole stack: every kept position in every layer, made and applied.
 
-By induction over the layers: patch layer 1 so that its output on the kept positions equals its
-output with everything; then layer 2 reads the same input and only its contextual layer differs.
+By induction over the layers: patch layer 0 so that its output on the kept positions equals its
+output with everything; then layer 1 reads the same input and only its contextual layer differs.
 """
 
 import functools

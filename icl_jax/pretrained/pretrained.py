@@ -325,9 +325,17 @@ class Pretrained:
 
         Returns:
           An ``Observed``, or a list of them.
+
+        Raises:
+          ValueError: several prompts and a ``bank``, which is of one.
         """
         made = self.prompt(prompt, remove=remove, keep=keep)
         if isinstance(made, list):
+            if bank is not None:
+                raise ValueError(
+                    f"observe: bank is of one prompt, got {len(made)} prompts. Observe each with "
+                    "its own bank."
+                )
             return [self.observe(one, capture=capture, edit=edit) for one in made]
         found: Observed = observe(
             self.model, self.params, made.tokens, capture=capture, edit=edit, bank=bank

@@ -14,7 +14,7 @@ from experiments.language.checkpoint import measure as checkpoint_measure
 from experiments.language.checkpoint import report as checkpoint_report
 from experiments.language.checkpoint import run as checkpoint
 from experiments.language.checkpoint.arrays import Arrays, Compared, Exported, Written
-from experiments.language.checkpoint.export import earlier_export
+from experiments.language.checkpoint.export import all_exports
 from experiments.language.runs import LABELS
 from experiments.tools.arrays import flatten, rebuild
 from experiments.tools.flags import UsageError, launch
@@ -108,17 +108,18 @@ def test_generation_agrees(summary):
 
 
 def test_the_export_is_a_checkpoint_that_answers_alone(tiny, whole_run, summary):
-    assert summary["export"]["format"] == "checkpoint"
-    assert summary["export"]["logit_error"] < 1e-4 < summary["export"]["unpatched_logit_error"]
+    exported = summary["exports"]["checkpoint"]
+    assert exported["format"] == "checkpoint"
+    assert exported["logit_error"] < 1e-4 < exported["unpatched_logit_error"]
     # Exact for one position only, and said so.
-    assert summary["export"]["earlier_logit_error"] > 1e-4
-    assert 0 <= summary["export"]["following_agreement"] <= 1
+    assert exported["earlier_logit_error"] > 1e-4
+    assert 0 <= exported["following_agreement"] <= 1
     report = (whole_run / "report.html").read_text()
     assert "neither for earlier positions nor for what follows" in report
     assert "Of the next 12 greedy tokens" in report
-    exported = whole_run / summary["export"]["folder"]
+    folder = whole_run / exported["folder"]
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
-        path.name for path in exported.iterdir()
+        path.name for path in folder.iterdir()
     }
 
 
@@ -201,6 +202,7 @@ def test_a_killed_run_loses_one_prompt_at_most(tiny, whole_run, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # Of transformers and peft, of themselves.
 def test_another_export_or_a_longer_text_is_added_and_the_rest_kept(tiny, tmp_path, monkeypatch):
     plain = dataclasses.replace(config_of(tiny), generate=0, export="none", dtype=("float32",))
     checkpoint.run(plain, tmp_path / "run")
@@ -215,10 +217,15 @@ def test_another_export_or_a_longer_text_is_added_and_the_rest_kept(tiny, tmp_pa
     summary = checkpoint.run(
         dataclasses.replace(plain, export="checkpoint"), tmp_path / "run"
     ).summary
-    assert summary["export"]["format"] == "checkpoint"
+    assert set(summary["exports"]) == {"checkpoint"}
     assert summary["dtypes"]["float32"]["generation"]["tokens"] == 6
+    first = summary["exports"]["checkpoint"]
+    checkpoint.run(dataclasses.replace(plain, export="peft"), tmp_path / "run")
     summary = checkpoint.run(plain, tmp_path / "run").summary
-    assert summary["export"]["format"] == "checkpoint"
+    assert summary["exports"]["checkpoint"] == first
+    assert summary["exports"]["peft"]["folder"] == "adapter"
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "The context as a checkpoint" in page and "The context as an adapter" in page
     with pytest.raises(WorkdirError, match="loop: closed -> open"):
         checkpoint.run(dataclasses.replace(plain, loop="open"), tmp_path / "run")
 
@@ -291,10 +298,10 @@ def test_a_model_that_no_scale_patch_fits_is_measured_without(tiny, tmp_path):
     compared = checkpoint_measure.measure(config, pruned, prompts, 0)
     assert np.isnan(compared.scale.relative_error) and compared.patched.relative_error < 1e-5
     numbers = Arrays(compared, None)
-    found = checkpoint_report.summarise({}, ["nine"], {"float32": [numbers]}, None)
+    found = checkpoint_report.summarise({}, ["nine"], {"float32": [numbers]}, [])
     assert found["prompts"]["nine"]["relative_error"]["scale"] is None
     json.dumps(found, allow_nan=False)
-    sections = checkpoint_report.sections(["nine"], [(9, 2)], [], {"float32": [numbers]}, None)
+    sections = checkpoint_report.sections(["nine"], [(9, 2)], [], {"float32": [numbers]}, [])
     assert all("nan" not in section.text for section in sections)
 
 
@@ -345,10 +352,28 @@ def test_an_export_that_lacks_a_number_is_refused(name, tmp_path):
     missing = "other_logit_error" if name.startswith("transformers") else name
     said = rf"export-checkpoint.json: export: {missing}: missing.*Choose another --workdir"
     with pytest.raises(WorkdirError, match=said):
-        earlier_export(run)
+        all_exports(run)
     run.save_json("export-checkpoint.json", {**EXPORTED, "entropy": 1.0})
     with pytest.raises(WorkdirError, match="entropy: unknown"):
-        earlier_export(run)
+        all_exports(run)
+
+
+def test_every_export_into_a_folder_is_told(tmp_path):
+    run = Run(tmp_path)
+    assert all_exports(run) == []
+    adapter = {**EXPORTED, "format": "peft", "folder": "adapter", "peft_logit_error": 1e-6}
+    del adapter["transformers_logit_error"]
+    run.save_json("export-peft.json", adapter)
+    assert [one.told() for one in all_exports(run)] == [adapter]
+    run.save_json("export-checkpoint.json", EXPORTED)
+    found = all_exports(run)
+    assert [one.told() for one in found] == [EXPORTED, adapter]
+    compared = [checkpoint_report._export(one) for one in found]
+    assert [one.title for one in compared] == [
+        "The context as a checkpoint",
+        "The context as an adapter",
+    ]
+    assert [one.anchor for one in compared] == ["export-checkpoint", "export-peft"]
 
 
 def test_the_table_of_an_export_says_where_it_is_not_exact():

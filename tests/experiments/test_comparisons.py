@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.language.classification.report import CALLED
 from experiments.tools.comparisons import (
     Measured,
     against_best,
@@ -46,6 +47,15 @@ def test_a_verdict_says_of_every_measure_which_side_of_its_nulls_it_is_on():
     assert other.startswith("No closer than the nearest null: relative difference")
     assert "(nearest null: random update, 0." in other
     assert same.startswith("Not to be told from the nearest null: KL divergence (nats)")
+
+
+def test_a_null_has_the_same_name_in_table_and_verdict():
+    measured = {"kl": Measured(values(1.0), {"another": values(0.1)})}
+    found = compared(KEY, measured, (-1,))
+    assert "another task" in table(found, "").header and "null: another task," in verdict(found)
+    told = table(found, "", CALLED).header, verdict(found, CALLED)
+    assert "another prompt's" in told[0] and "null: another prompt's," in told[1]
+    assert "another task" not in f"{told}"
 
 
 def test_a_loss_is_told_beside_the_best_of_its_baselines_even_where_it_loses():

@@ -107,7 +107,7 @@ def test_what_was_measured_is_read_back_and_told(lora):
     told = summarise(about, found)
     assert told["runs"]["ridge"]["share"] == 0.75 and told["written"] == "adapter"
     assert told["runs"]["nothing"]["share"] == 0 and "seconds" not in told["runs"]["nothing"]
-    rival = "LoRA by descent, more seconds" if lora else "thought vector"
+    rival = "LoRA by descent, 10 times the seconds" if lora else "thought vector"
     assert f"{'less' if lora else 'more'} than the best rival, {rival}" in verdict(found.sides)
     kept, paid, tried = sections(about, found)
     assert len(kept.tables[0].rows) == (6 if lora else 4)
@@ -122,10 +122,14 @@ def test_what_was_measured_is_read_back_and_told(lora):
 def test_a_curve_of_descent_stands_beside_the_closed_forms_as_points():
     arrays = made()
     about = {"export": "none", "written": None}
-    _, paid, _ = sections(about, arrays)
+    kept, paid, _ = sections(about, arrays)
     assert "1.00 seconds and 3.50 MB the closed form has a KL divergence of 1.00" in paid.verdict
     assert "no context 4.00" in paid.verdict
     assert "with 7.00 MB, is as good after 3 times the seconds; its best is 0.500" in paid.verdict
+    rows = [label for label, *_ in paid.tables[0].rows if "LoRA" in label]
+    times = [f"LoRA by descent, {time} times the seconds" for time in ("0.25", "1", "3", "10")]
+    assert rows == times
+    assert [label for label, *_ in kept.tables[0].rows if "LoRA" in label] == [times[1], times[3]]
     shown = {"LoRA by descent", "compiled (closed form)", "thought vector", "no context"}
     assert shown <= set(texts(paid.figure))
     lora = arrays.sides.lora

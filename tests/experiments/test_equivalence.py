@@ -22,3 +22,8 @@ def test_both_verdicts_name_the_nearest_null(nearest):
         assert f"The nearest null is {nearest}, off by at least {number(0.2)} (" in section.verdict
         for other in set(equivalence.NULLS) - {nearest}:
             assert f"{other} {number(0.9)}" in section.verdict
+
+
+def test_every_layer_of_the_library_is_named():
+    section = equivalence.sections(*summary(**dict.fromkeys(equivalence.NULLS, 0.9)))[1]
+    assert ", ".join(equivalence.LAYERS) in section.text

@@ -137,14 +137,15 @@ def test_verdicts_name_the_nearest_null_as_tables_and_legends_do(unpatched, shuf
     told = f"by {number(1e-7)} at most (nearest null, at least: {LABELS[null]}, {number(least)})"
     assert f"off in float32 {told}" in exact.verdict
     columns = exact.tables[0].header
+    assert "" not in columns and columns[columns.index("top-1") - 1] == "open loop"
     assert columns[-2:] == (LABELS["unpatched"], LABELS["shuffled"])
     policy = columns.index("policy")
     assert {row[policy] for row in exact.tables[0].rows} == {LABELS["auto"], LABELS["scale"]}
     for label in (LABELS["auto"], LABELS["scale"], LABELS["unpatched"]):
         assert label in layers.figure
     assert f"({LABELS['unpatched']}: 25.0%; twice without a patch: 75.0%)" in texts.verdict
-    assert "0% with no context, 100% with it" in tasks.verdict
-    assert "no context" in tasks.tables[0].header
+    assert "unpatched 0%, 100% with it" in tasks.verdict
+    assert "unpatched" in tasks.tables[0].header
     moved = "7 tokens move the inputs by 0.200 of their length (shuffled tokens: 0.150)"
     assert moved in grown.verdict
     assert (

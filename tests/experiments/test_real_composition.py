@@ -120,6 +120,9 @@ def test_tiny_runs_report(folder, tmp_path, monkeypatch):
         demonstrations.Config.quick(), pool=4, asked=2, texts=2, length=32, players=3
     )
     outcome = demonstrations.run(small, tmp_path / "demonstrations")
+    tokens = outcome.sections[1]
+    assert LABELS["size"] in tokens.verdict
+    assert LABELS["size"] in {row[1] for row in tokens.tables[0].rows}
     assert len(outcome.sections) == 4 and (tmp_path / "demonstrations/report.html").exists()
 
 

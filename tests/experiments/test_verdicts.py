@@ -90,7 +90,9 @@ def test_descent_says_that_fine_tuning_an_untrained_learner_beats_the_trained_on
         "0.118 is worse than least squares, the best of 6 baselines, at 6.0e-14. Nearest of 5 "
         "nulls: untrained, fine-tuned (0.0131), which beats it."
     )
-    assert {"untrained, fine-tuned", "random update"} <= {row[0] for row in section.tables[0].rows}
+    (table,) = section.tables
+    assert {"untrained, fine-tuned", "random update"} <= {row[0] for row in table.rows}
+    assert f"{LOSSES['training'][0]}: the loss that" in table.caption
 
 
 def of(mean):
@@ -248,5 +250,8 @@ def test_blocks_stand_beside_random_updates_and_the_untrained_stack_in_words_and
     assert bare([tokens, blocks]) == []
     assert tokens.verdict.endswith("less than untrained (0.500).")
     assert blocks.verdict.endswith("less than random updates, the nearest null (0.300).")
+    (table,) = tokens.tables
+    assert table.header[0] == "block, from 0"
+    assert [row[0] for row in table.rows] == list(map(str, range(depth)))
     rows = {row[0]: row[1] for row in blocks.tables[0].rows}
     assert rows == pytest.approx({"trained": 0.1, "untrained": 0.1, "random updates": 0.3})

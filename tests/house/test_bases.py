@@ -6,16 +6,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-#: What is read by people: reports, pages and their scripts, documents, notebooks.
+#: What is read by people: reports, pages and their scripts, documents, notebooks, docstrings.
 PATTERNS = ("README.md", "docs/**/*.md", "docs/**/*.ipynb", "experiments/**/*.py",
-            "experiments/**/*.js")  # fmt: skip
-SHOWN = sorted(path for pattern in PATTERNS for path in ROOT.glob(pattern))
+            "experiments/**/*.js", "icl_jax/**/*.py", "launch/**/*.py")  # fmt: skip
+#: Formulas of the models' own configurations, which count as those do.
+THEIRS = ROOT / "icl_jax" / "interop" / "families"
+SHOWN = sorted(
+    path for pattern in PATTERNS for path in ROOT.glob(pattern) if THEIRS not in path.parents
+)
 #: One more than an index, or a range of them that begins at 1. (``L + 1`` is a size.)
 ONE_MORE = re.compile(
     r"\b(?:layer|block|head|strongest|depth)\)? \+ 1\b"
     r"|\b(?:[Ll]ayer|[Bb]lock|[Hh]ead|feature) \$?\{[^}]*\+ 1\}"
     r"|\b(?:layers?|blocks?|heads?), from 1\b"
-    r"|\branges?\(1, (?:depth|num_layers|num_heads|layers|heads)\b"
+    r"|\ba?ranges?\(1, (?:len\()?(?:depth|num_layers|num_heads|layers|heads)\b"
 )
 #: A name with its number: "Block 1" stands for the second one, so there is a "Block 0" beside it.
 NAMED = re.compile(r"\b(layer|block|head) ([01])\b", re.IGNORECASE)
@@ -44,6 +48,7 @@ def test_what_is_shown_counts_from_0(path):
         'name: "Block 1", "Block 2", "Block 3"',
         "<span>layer 1</span>",
         "axis.plot(range(1, depth + 1), change)",
+        "np.arange(1, len(heads) + 1)",
         'axis.set(xlabel="layer, from 1")',
         "headFeature = c => `head ${Math.floor(c / features) + 1}`",
     ],

@@ -324,6 +324,8 @@ def test_other_mistakes_say_what_to_do(model, llama, tmp_path):
         llama.generate("text", 3)
     with pytest.raises(ValueError, match="export: a folder holds one prompt"):
         model.export([CHAT, CHAT], tmp_path / "x", remove=[0, 0])
+    with pytest.raises(ValueError, match="observe: bank is of one prompt, got 2 prompts"):
+        model.observe([CHAT, CHAT], remove=[0, 0], bank=model.patches(CHAT, remove=0))
     with pytest.raises(ValueError, match="form must be one of 'checkpoint', 'peft'"):
         model.export(CHAT, tmp_path / "x", remove=0, form="lora")
     with pytest.raises(ValueError, match="run must be one of full, got 'patched'"):

@@ -33,20 +33,15 @@ from icl_jax.records import Run, WorkdirError
 FOLLOWING = 12
 
 ExportFormat = Literal["none", "peft", "checkpoint"]
+FORMS: tuple[ExportFormat, ...] = ("checkpoint", "peft")
 
 
 def export(
     form: ExportFormat, checkpoint: Checkpoint, prompt: Prompt, run: Run, output: OutputPolicy
-) -> Exported | None:
-    """Writes the weights into the run's folder and measures them; None without an export.
-
-    Raises:
-      WorkdirError: another version measured what is there.
-    """
-    if form == "none":
-        return None
-    if run.has(_file(form)):
-        return _read(run, form)
+) -> None:
+    """Writes the weights into the run's folder and measures them, where that is not yet done."""
+    if form == "none" or run.has(_file(form)):
+        return
     model, params = checkpoint.model, checkpoint.params
     folder = run.path("adapter" if form == "peft" else "checkpoint")
     shutil.rmtree(folder, ignore_errors=True)  # Half of an export that was killed.
@@ -83,7 +78,6 @@ def export(
     exported = Exported(form, folder.name, prompt.name, **numbers)
     run.save_json(_file(form), exported.told())
     note_measurement(run)
-    return exported
 
 
 def _following(checkpoint: Checkpoint, patched: Params, prompt: Prompt) -> dict[str, float | None]:
@@ -102,10 +96,13 @@ def _following(checkpoint: Checkpoint, patched: Params, prompt: Prompt) -> dict[
     }
 
 
-def earlier_export(run: Run) -> Exported | None:
-    """What an export of an earlier call into this folder gave; None for none."""
-    forms: tuple[ExportFormat, ...] = ("checkpoint", "peft")
-    return next((_read(run, form) for form in forms if run.has(_file(form))), None)
+def all_exports(run: Run) -> list[Exported]:
+    """What the exports of all calls into this folder gave.
+
+    Raises:
+      WorkdirError: another version measured what is there.
+    """
+    return [_read(run, form) for form in FORMS if run.has(_file(form))]
 
 
 def _read(run: Run, form: ExportFormat) -> Exported:

@@ -28,7 +28,7 @@ def summarise(
     about: Mapping[str, Any],
     names: Sequence[str],
     measured: Measured,
-    exported: Exported | None,
+    exported: Sequence[Exported],
 ) -> dict[str, Any]:
     """``prompts.NAME`` in the first precision, and the worst over all prompts in every one."""
     summary: dict[str, Any] = dict(about)
@@ -37,8 +37,8 @@ def summarise(
         name: _one_prompt(arrays) for name, arrays in zip(names, first, strict=True)
     }
     summary["dtypes"] = {dtype: _worst(prompts) for dtype, prompts in measured.items()}
-    if exported is not None:
-        summary["export"] = exported.told()
+    if exported:
+        summary["exports"] = {one.format: one.told() for one in exported}
     return summary
 
 
@@ -106,7 +106,7 @@ def sections(
     sizes: Sequence[tuple[int, int]],
     texts: Sequence[Mapping[str, str]],
     measured: Measured,
-    exported: Exported | None,
+    exported: Sequence[Exported],
 ) -> list[Section]:
     """The report: logits, layers, generated text, exported weights.
 
@@ -115,7 +115,7 @@ def sections(
       sizes: tokens of each prompt, and how many of them are kept.
       texts: of each prompt, what each run wrote; empty without generation.
       measured: dtype -> every prompt.
-      exported: the weights on disk, if there are any.
+      exported: the weights on disk, a section each.
     """
     found = [
         _logits(names, sizes, measured),
@@ -124,8 +124,7 @@ def sections(
     ]
     if texts:
         found.append(_texts(names, texts, measured))
-    if exported is not None:
-        found.append(_export(exported))
+    found += [_export(one) for one in exported]
     return found
 
 
@@ -259,8 +258,8 @@ def _export(exported: Exported) -> Section:
         asked = f"`{program}` was not asked: it is not installed (or the model has no head)."
     else:
         asked = f"`{program}` alone computes them to {number(error)}."
-    what = "a LoRA adapter of rank 1" if exported.format == "peft" else "a whole checkpoint"
-
+    adapter = exported.format == "peft"
+    what = "a LoRA adapter of rank 1" if adapter else "a whole checkpoint"
     rows = [
         (
             "this library",
@@ -283,7 +282,7 @@ def _export(exported: Exported) -> Section:
         f"same of the next {FOLLOWING} greedy tokens",
     )
     return Section(
-        "The context as a file",
+        f"The context as {'an adapter' if adapter else 'a checkpoint'}",
         f"The last position of `{exported.prompt}` as {what}, in `{exported.folder}`. "
         f"{asked} A file has one set of weights, made for the last kept token: it is exact for the "
         "next token, and neither for earlier positions nor for what follows.",
@@ -291,7 +290,7 @@ def _export(exported: Exported) -> Section:
         f"{number(exported.logit_error)}; {LABELS['unpatched']}, the original weights miss them "
         f"by {number(exported.unpatched_logit_error)}.{_reach(exported)}",
         tables=[Table(columns, rows)],
-        anchor="export",
+        anchor=f"export-{exported.format}",
     )
 
 

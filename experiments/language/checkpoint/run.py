@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.language.checkpoint.arrays import Arrays, Compared, Generation, Written
-from experiments.language.checkpoint.export import ExportFormat, earlier_export, export
+from experiments.language.checkpoint.export import ExportFormat, all_exports, export
 from experiments.language.checkpoint.measure import APPLIED, measure, measure_generation, names
 from experiments.language.checkpoint.report import sections, summarise
 from experiments.language.checkpoint.tiny import make_tiny
@@ -243,8 +243,8 @@ def run(config: Config, workdir: Path | None) -> Outcome | None:
     first, *others = config.dtype
     told = names(config, checkpoint)
     found = {first: measure_all(config, records, prompts, first, told, checkpoint)}
-    exported = export(config.export, checkpoint, prompts[0], records, config.output_patch)
-    exported = exported or earlier_export(records)
+    export(config.export, checkpoint, prompts[0], records, config.output_patch)
+    exported = all_exports(records)
     about: dict[str, Any] = {
         "checkpoint": config.checkpoint,
         "family": checkpoint.family,

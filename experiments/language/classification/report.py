@@ -43,6 +43,8 @@ RUNS: Mapping[str, str] = {
     "untrained_in_context": "untrained, in context",
     "untrained_descent": "untrained, fine-tuned",
 }
+#: Of one task are all prompts; null -> what tables, legends and verdicts call it.
+CALLED: Mapping[str, str] = {**NULLS, "another": "another prompt's"}
 NULL_RUNS = ("shuffled", "another", "random", "untrained_in_context", "untrained_descent")
 THE_NULLS = (
     "Nulls: the same architecture before any training, at its own best rate; descent on shuffled "
@@ -142,7 +144,7 @@ def sections(config: Any, arrays: Arrays) -> list[Section]:
             key,
             arrays.layers[walk].T,
             np.arange(first, first + arrays.layers[walk].shape[1]),
-            RUNS["descent"] if walk == "descent" else NULLS[walk],
+            RUNS["descent"] if walk == "descent" else CALLED[walk],
             "main" if walk == "descent" else "control",
         )
         for walk in (*WALKS, "untrained")
@@ -185,13 +187,14 @@ def sections(config: Any, arrays: Arrays) -> list[Section]:
         Section(
             "Distributions and attention: in context beside fine-tuned",
             "The model in context beside the model fine-tuned on the same demonstrations.",
-            verdict=verdict(comparisons),
+            verdict=verdict(comparisons, CALLED),
             tables=[
                 table(
                     comparisons,
                     "Means over prompts. Divergences have a scale: a model that hardly moves, as "
                     "the untrained one, is near to itself whatever is done to it; overlaps and "
                     f"cosines do not have that advantage. {THE_NULLS}",
+                    CALLED,
                 )
             ],
             anchor="measures",
@@ -218,6 +221,6 @@ def _layers_verdict(arrays: Arrays) -> str:
     nearest = max(means, key=lambda walk: float(means[walk].mean()))
     return (
         f"Above every null in {above} of {len(mine_L)} layers; over all layers "
-        f"{number(float(mine_L.mean()))}, the nearest null ({NULLS[nearest]}) "
+        f"{number(float(mine_L.mean()))}, the nearest null ({CALLED[nearest]}) "
         f"{number(float(means[nearest].mean()))}."
     )

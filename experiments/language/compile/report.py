@@ -22,8 +22,7 @@ LABELS = {
     "nothing": "no context",
     "thought": "thought vector",
     "ridge": "compiled (closed form)",
-    "lora_same": "LoRA by descent, the same seconds",
-    "lora_more": "LoRA by descent, more seconds",
+    "lora": "LoRA by descent",
 }
 
 
@@ -33,6 +32,19 @@ EXACT = (
     "least-squares fit to the calibration queries. (The files of `experiments.checkpoint` are "
     "exact for one prompt, and there for the next token alone.)"
 )
+
+
+def lora_label(time: float) -> str:
+    """LoRA by descent, at one time in seconds of the closed form."""
+    return f"{LABELS['lora']}, {time:g} times the seconds"
+
+
+def labels(sides: Sides) -> dict[str, str]:
+    """Run -> what tables and verdicts call it."""
+    if sides.lora is None:
+        return dict(LABELS)
+    same, more = lora_label(1), lora_label(sides.lora.times[-1])
+    return {**LABELS, "lora_same": same, "lora_more": more}
 
 
 def shares(sides: Sides) -> dict[str, Share]:
@@ -103,19 +115,19 @@ def verdict(sides: Sides) -> str:
     told = "" if clear else ", though their intervals overlap"
     return (
         f"On held-out queries the compiled weights take away {mine} of the KL divergence between "
-        f"no context and the full one: {word} the best rival, {LABELS[best]}, with "
+        f"no context and the full one: {word} the best rival, {labels(sides)[best]}, with "
         f"{rivals[best]}{told}."
     )
 
 
 def _kept(about: Mapping[str, Any], sides: Sides) -> Section:
-    kept = shares(sides)
+    kept, called = shares(sides), labels(sides)
     rows: list[tuple[Any, ...]] = []
     for name, run in sides.runs.items():
         cost = _cost(sides, run)
         rows.append(
             (
-                LABELS[name],
+                called[name],
                 "0" if run is sides.nothing else str(kept[name]),
                 float(run.kl.mean()),
                 f"{run.top1.mean():.0%}",
@@ -128,7 +140,8 @@ def _kept(about: Mapping[str, Any], sides: Sides) -> Section:
     caption = (
         f"{len(chosen.kl)} held-out queries; rank {chosen.rank}, ridge weight "
         f"{number(float(chosen.weight))}, chosen on others. Seconds are of the processor, without "
-        "compilation. LoRA's rate is the best of those tried, on the queries that chose the weight."
+        "compilation; times the seconds: of the compiled one. LoRA's rate is the best of those "
+        "tried, on the queries that chose the weight."
     )
     text = (
         "Every run answers the same queries without the context in front; the KL divergence is "
@@ -167,11 +180,10 @@ def _paid(sides: Sides) -> Section:
         lora = sides.lora
         for point, time in enumerate(lora.times):
             run = lora.at(point)
-            label = f"LoRA, {time:g} times the seconds"
-            rows.append((label, *_spent(run, lora.memory), float(run.kl.mean())))
+            rows.append((lora_label(time), *_spent(run, lora.memory), float(run.kl.mean())))
         spent += lora.path.seconds.tolist()
         lines.append(
-            Curve("LoRA by descent", lora.path.seconds, lora.path.kl.mean(axis=-1), role="second")
+            Curve(LABELS["lora"], lora.path.seconds, lora.path.kl.mean(axis=-1), role="second")
         )
         verdict += f" {_reached(lora, losses['ridge'])}"
     ends = [min(spent), max(spent)]
@@ -206,7 +218,7 @@ def _reached(lora: Lora, mine: float) -> str:
         else f"not as good in {lora.times[-1]:g} times the seconds"
     )
     return (
-        f"LoRA by descent, with {number(_megabytes(lora.memory))} MB, is {when}; its best is "
+        f"{LABELS['lora']}, with {number(_megabytes(lora.memory))} MB, is {when}; its best is "
         f"{number(float(losses[best]))}, after {lora.times[best]:g} times."
     )
 

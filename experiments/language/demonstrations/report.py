@@ -225,8 +225,7 @@ def _choosing(config: Asks, found: Found) -> Section:
 
 
 def _compressing(config: Asks, found: Found) -> Section:
-    names = {"size": "by the update", **{way: LABELS[way] for way in TOKEN_WAYS[1:]},
-             "random": "random tokens"}  # fmt: skip
+    names = {**{way: LABELS[way] for way in TOKEN_WAYS}, "random": "random tokens"}
     rows: list[tuple[Any, ...]] = []
     for task, arrays in found.items():
         for way, label in names.items():
@@ -241,7 +240,7 @@ def _compressing(config: Asks, found: Found) -> Section:
     best = max(TOKEN_WAYS[1:], key=lambda way: by_name[way].mean())
     other = margin(by_name[best], by_name["random"])
     verdict = (
-        f"With {config.shares[0]:.0%} of the tokens, those that carry most of the update are "
+        f"With {config.shares[0]:.0%} of the tokens, those with the {names['size']} are "
         f"{mine} nats better than random tokens; the best rival, {names[best]}, is {other} better."
     )
     columns = ("task", "tokens kept", *(f"{share:.0%}" for share in config.shares))

@@ -101,7 +101,7 @@ def _unpatched(generation: Generation) -> float:
 
 def _exactness(found: Found) -> Section:
     asked = ("model", "dtype", "tokens", "BOS", "loop", "policy")
-    columns = (*asked, "error", "growth", "", "top-1", *(LABELS[null] for null in NULLS))
+    columns = (*asked, "error", "growth", "open loop", "top-1", *(LABELS[null] for null in NULLS))
     rows = [
         (
             name,
@@ -251,7 +251,8 @@ def _tasks(found: Found) -> Section:
     ]
     keys = ("context", "patched", "nothing", "questions")
     rows = [(*where, *(one[key] for key in keys)) for *where, one in tasks]
-    columns = ("model", "dtype", "task", "context", LABELS["patched"], "no context", "questions")
+    ends = (LABELS["patched"], LABELS["unpatched"])
+    columns = ("model", "dtype", "task", "context", *ends, "questions")
     text = (
         "Demonstrations are the context; the question alone stays. Right is an answer whose first "
         "token is the most probable one."
@@ -265,7 +266,7 @@ def _tasks(found: Found) -> Section:
         text,
         verdict=f"Patches and context differ by {lost:.0f} right answers in all "
         f"{sum(one['questions'] for one in answers)}. The context gives the least to {task}: "
-        f"{least['nothing']:.0%} with no context, {least['context']:.0%} with it.",
+        f"{LABELS['unpatched']} {least['nothing']:.0%}, {least['context']:.0%} with it.",
         tables=[Table(columns, rows, caption)],
     )
 

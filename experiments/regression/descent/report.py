@@ -195,8 +195,8 @@ def losses_section(
                     (label, *(float(along(name)[point].mean()) for point in (half, -1)))
                     for name, (label, _) in LOSSES.items()
                 ],
-                f"Mean squared error of the query over {config.num_prompts} prompts; the training "
-                "loss is that of the examples, before each step.",
+                f"Mean squared error of the query over {config.num_prompts} prompts; "
+                f"{LOSSES['training'][0]}: the loss that descent makes smaller, before each step.",
             )
         ],
         anchor=f"descent-{examples}",
