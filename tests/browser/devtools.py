@@ -21,6 +21,19 @@ _KEYS = {
     "Tab": 9,
     "Enter": 13,
 }
+#: Of what a selector finds: how light a colour is, from 0 to 1; null where it is see-through.
+_LUMINANCES = """((selector, property) => [...document.querySelectorAll(selector)].map(e => {
+  const [red, green, blue, alpha = 1] = getComputedStyle(e)[property].match(/[\\d.]+/g).map(Number);
+  const linear = c => c <= 0.03928 * 255 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4;
+  return alpha < 1 ? null : 0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue);
+}))"""
+#: What would scroll, or is cut, in a box that is too narrow; nobody scrolls paper.
+_CUT = """[...document.querySelectorAll('body *')].filter(e => {
+  const style = getComputedStyle(e);
+  return e.clientWidth > 1 && e.scrollWidth > e.clientWidth + 1 && !e.closest('svg, select')
+    && (/auto|scroll|hidden|clip/.test(style.overflowX)
+      || e.matches('pre, .tokens, .card, #told, .bars .name, .plate, .wide'));
+}).map(e => `${e.tagName}.${e.className} ${e.textContent.slice(0, 40)}`)"""
 
 
 class Page:
@@ -83,7 +96,7 @@ class Page:
             mobile=phone,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.call("Emulation.setEmulatedMedia", media="", features=[scheme])
         self._loaded = False
         self.call("Page.navigate", url=Path(file).absolute().as_uri())
         while not self._loaded:
@@ -136,6 +149,17 @@ class Page:
         return self.js(
             "document.documentElement.scrollWidth - document.documentElement.clientWidth"
         )
+
+    def luminances(self, selector, colour):
+        """How light a colour of what a selector finds is: ``backgroundColor``, ``fill``."""
+        return self.js(f"{_LUMINANCES}({json.dumps(selector)}, {json.dumps(colour)})")
+
+    def cut_on_paper(self, width):
+        """What does not fit its box on a sheet of this width, in CSS pixels."""
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
+        self.call("Emulation.setEmulatedMedia", media="print", features=[])
+        return self.js(_CUT)
 
     def photograph(self, file, *, whole=True):
         """Writes a PNG of the page, or of what is in sight of it."""

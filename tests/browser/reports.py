@@ -37,7 +37,12 @@ QUICK: Mapping[str, Sequence[str]] = {
 }
 #: Those that are given the tiny model.
 OF_TINY: Mapping[str, Sequence[str]] = {
-    "checkpoint": ["--prompts={tiny}/prompts.jsonl", "--max_prompts=2", "--generate=4"],
+    "checkpoint": [
+        "--prompts={tiny}/prompts.jsonl",
+        "--max_prompts=2",
+        "--generate=4",
+        "--export=checkpoint",
+    ],
     "prompt_page": ["--text=Ada built the lighthouse in 1871. Who built it? It was built by"],
     "compile": ["--quick", "--context={tiny}/context.txt"],
     "classification": [

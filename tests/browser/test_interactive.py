@@ -63,6 +63,8 @@ def test_a_page_fits_its_window_and_asks_for_nothing(files, page, shots, name, v
         " return b.width && (b.left < -0.5 || b.right > innerWidth + 0.5); }).map(e => e.outerHTML)"
     )
     assert clipped == []
+    grounds = page.luminances("body, .tokens, .matrix", "backgroundColor")
+    assert all(one < 0.05 if view == "dark" else one > 0.9 for one in grounds)
     page.photograph(shots / f"{name}-{view}.png")
     quiet(page, files[name])
 
@@ -72,6 +74,7 @@ def test_a_page_can_be_printed(files, page, shots, name):
     page.open(files[name])
     page.print(shots / f"{name}.pdf")
     assert (shots / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    assert page.cut_on_paper(642) == []
 
 
 def test_tokens_tell_their_numbers_to_the_mouse_and_to_the_keys(files, page, shots):

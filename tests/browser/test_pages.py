@@ -17,6 +17,7 @@ import pytest
 
 from icl_jax.report.figures import Curve, Panel, curves, dots, heatmaps
 from icl_jax.report.page import Highlight, Section, Table, write_page
+from tests.browser.devtools import browser
 from tests.browser.paper import bare, sheets
 
 pytestmark = pytest.mark.browser
@@ -114,6 +115,12 @@ def page(request, synthetic):
     return request.param or synthetic
 
 
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory):
+    with browser(tmp_path_factory.mktemp("profile")) as one:
+        yield one
+
+
 def chromium(*arguments):
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
     command += ["--enable-logging=stderr", "--virtual-time-budget=8000", *map(str, arguments)]
@@ -169,6 +176,37 @@ def test_nothing_is_clipped_and_nothing_is_fetched(page, width, tmp_path):
     assert found["width"] == WIDTHS[width]
     assert found["clipped"] == [] and found["requests"] == []
     assert found["whole"] <= WIDTHS[width]
+
+
+def test_figures_are_light_in_the_light_and_dark_in_the_dark(page, tab):
+    # Cells of a matrix keep their colours, and so do the words in them.
+    words = ".plate svg text:not([style*='fill: #'])"
+    for dark in (False, True):
+        tab.open(page, width=WIDTHS["wide"], dark=dark)
+        grounds = tab.luminances("body, .plate", "backgroundColor")
+        assert all(one is not None and (one < 0.05 if dark else one > 0.9) for one in grounds)
+        letters = tab.luminances(words, "fill")
+        assert all(one > 0.25 if dark else one < 0.25 for one in letters)
+        assert letters or "<svg" not in page.read_text()
+
+
+def test_nothing_scrolls_on_paper(page, tab):
+    tab.open(page)
+    assert tab.cut_on_paper(WIDTHS["paper"]) == []
+
+
+def test_what_would_scroll_or_is_cut_on_paper_is_seen(tab, tmp_path):
+    cut = ("overflow: auto", "overflow: hidden; text-overflow: ellipsis", "")
+    whole = "white-space: pre-wrap; overflow-wrap: anywhere"
+    texts = [f"<pre style='{style}'>{'word' * 60}</pre>" for style in (*cut, whole)]
+    (tmp_path / "page.html").write_text("".join(texts))
+    tab.open(tmp_path / "page.html")
+    assert len(tab.cut_on_paper(WIDTHS["paper"])) == len(cut)
+
+
+def test_every_column_has_a_name(page):
+    names = re.findall(r"<th\b[^>]*>(.*?)</th>", page.read_text(), re.DOTALL)
+    assert [name for name in names if not name.strip()] == []
 
 
 def test_a_page_can_be_photographed_and_printed(page, tmp_path):
