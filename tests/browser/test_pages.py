@@ -187,7 +187,7 @@ def test_figures_are_light_in_the_light_and_dark_in_the_dark(page, tab):
         assert all(one is not None and (one < 0.05 if dark else one > 0.9) for one in grounds)
         letters = tab.luminances(words, "fill")
         assert all(one > 0.25 if dark else one < 0.25 for one in letters)
-        assert letters or "<svg" not in page.read_text()
+        assert letters or len(grounds) == 1  # A page to look into has no plates.
 
 
 def test_nothing_scrolls_on_paper(page, tab):
