@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from sklearn.tree import DecisionTreeRegressor
 
+from experiments.regression.garg import report
 from experiments.regression.garg import run as garg
 from experiments.regression.learner import predict, query_predictions, shot_predictions
 from experiments.tools.baselines import OWN, greedy_tree_losses
 from experiments.tools.oracles import oracle_losses
 from icl_jax.blocks.config import StackConfig, build_stack
+from icl_jax.report.looks import Looks
 from icl_jax.tasks.linear import LinearRegression
 from icl_jax.tasks.networks import TwoLayerNetwork
 from icl_jax.tasks.prompt import Prompt, prompt_tokens, sample_prompts
@@ -145,3 +147,10 @@ def test_settings_that_cannot_work_are_refused():
         garg.Config(shifts=("sheared",))
     with pytest.raises(ValueError, match="watch=True follows the last label alone"):
         dataclasses.replace(LEARNER, watch=True)
+
+
+def test_baselines_of_all_classes_can_be_told_apart_in_one_figure():
+    looks, config = Looks("test"), garg.Config()
+    for name in (*config.classes, *config.shifts):
+        for label, role in report._baselines(name).values():
+            looks.add(label, role)

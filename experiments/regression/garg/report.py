@@ -161,7 +161,7 @@ def _baselines(name: str) -> dict[str, tuple[str, Role]]:
     if own is None:
         return dict(BASELINES)
     others = {key: value for key, value in BASELINES.items() if key != "ridge"}
-    return {"own": (own[0], "reference"), **others}
+    return {"own": (own[0], "second"), **others}
 
 
 def _table(config: Any, found: Mapping[str, Any], what: str) -> Table:
