@@ -144,14 +144,12 @@ class Gke:
     def _together(self, task: Task) -> dict[str, Any]:
         """One run on all hosts of a slice."""
         options = self.options
-        job = {
-            "completionMode": "Indexed",
-            "completions": options.hosts,
-            "parallelism": options.hosts,
-            "backoffLimit": 0,  # One that is lost ends all, and the JobSet starts all again.
-            "podFailurePolicy": _failures("FailJob"),
-            "template": {"spec": self._pod([*task.command("python"), "--distributed"])},
-        }
+        job = _indexed(
+            options.hosts,
+            "FailJob",
+            self._pod([*task.command("python"), "--distributed"]),
+            backoffLimit=0,  # One that is lost ends all, and the JobSet starts all again.
+        )
         return {
             "apiVersion": "jobset.x-k8s.io/v1alpha2",
             "kind": "JobSet",
@@ -179,17 +177,14 @@ class Gke:
 
     def _jobset(self, batch: Batch) -> dict[str, Any]:
         options = self.options
-        job = {
-            "completionMode": "Indexed",
-            "completions": options.shards,
-            "parallelism": options.shards,
-            "backoffLimitPerIndex": options.retries,
-            "podFailurePolicy": _failures("FailIndex"),
-            # Kubernetes sets the variable in every pod of an indexed job, and expands it here.
-            "template": {
-                "spec": self._pod(driver(batch, f"$(JOB_COMPLETION_INDEX)/{options.shards}"))
-            },
-        }
+        # Kubernetes sets the variable in every pod of an indexed job, and expands it here.
+        shard = f"$(JOB_COMPLETION_INDEX)/{options.shards}"
+        job = _indexed(
+            options.shards,
+            "FailIndex",
+            self._pod(driver(batch, shard)),
+            backoffLimitPerIndex=options.retries,
+        )
         return {
             "apiVersion": "jobset.x-k8s.io/v1alpha2",
             "kind": "JobSet",
@@ -230,6 +225,18 @@ class Gke:
             claim = {"claimName": options.claim}
             pod["volumes"] = [{"name": "sweeps", "persistentVolumeClaim": claim}]
         return {**pod, "containers": [container]}
+
+
+def _indexed(count: int, failure: str, pod: Mapping[str, Any], **limit: int) -> dict[str, Any]:
+    """A job of so many pods, each with its number."""
+    return {
+        "completionMode": "Indexed",
+        "completions": count,
+        "parallelism": count,
+        **limit,
+        "podFailurePolicy": _failures(failure),
+        "template": {"spec": pod},
+    }
 
 
 def _failures(final: str) -> dict[str, Any]:
